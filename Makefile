@@ -1,0 +1,74 @@
+# Everything runs in .venv, with the tested set of constraints.txt. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+SYSTEM_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# Alone and first: a later `pip install` would otherwise fetch gigabytes of CUDA libraries
+# where a CPU build of this version is to be had.
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.venv/stamp-created:
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || "$(SYSTEM_PYTHON)" -m venv --clear .venv || { \
+	  rm -rf .venv; \
+	  echo "Python's venv module is not complete. On Debian or Ubuntu, type:" >&2; \
+	  echo "  sudo apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+.venv/stamp-torch: .venv/stamp-created constraints.txt
+	@echo "Installing $(TORCH) into .venv" >&2
+	@$(PIP) "$(TORCH)"
+	@touch $@
+
+.venv/stamp-run: .venv/stamp-torch pyproject.toml
+	@echo "Installing optbench into .venv" >&2
+	@$(PIP) -e .
+	@touch $@
+
+.venv/stamp-dev: .venv/stamp-torch pyproject.toml
+	@echo "Installing optbench and its tools into .venv" >&2
+	@$(PIP) -e '.[dev]'
+	@touch $@ .venv/stamp-run
+
+.PHONY: setup
+setup: .venv/stamp-dev ## Make .venv with optbench and all its tools
+
+.PHONY: demo
+demo: .venv/stamp-run ## Train, render and compare a small sweep; prints the report's path
+	@$(PYTHON) -m optbench sweep=demo
+
+.PHONY: test
+test: .venv/stamp-dev ## Run the whole test suite
+	@$(PYTHON) -m pytest
+
+.PHONY: check
+check: .venv/stamp-dev ## Format, lint, types, import ranks and other rules; changes nothing
+	@echo "ruff format" && .venv/bin/ruff format --check --quiet .
+	@echo "ruff check" && .venv/bin/ruff check --quiet .
+	@echo "mypy" && .venv/bin/mypy --no-error-summary
+	@echo "architecture" && $(PYTHON) -m pytest --quiet tests/architecture
+
+.PHONY: fix
+fix: .venv/stamp-dev ## Format and repair what can be repaired by itself
+	@.venv/bin/ruff format --quiet .
+	@.venv/bin/ruff check --fix .
+
+.PHONY: bench
+bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
+	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done
+
+.PHONY: wheel-smoke
+wheel-smoke: .venv/stamp-dev ## Build a wheel, install it apart, use it from an empty folder
+	@$(PYTHON) -m pytest tests/packaging
+
+.PHONY: clean
+clean: ## Remove .venv and everything the tools made; keeps runs/
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

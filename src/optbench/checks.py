@@ -1,0 +1,262 @@
+"""What is impossible or without effect in a config, section by section, without torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from optbench.errors import Problem
+from optbench.options import (
+    BaseOptions,
+    NetworkOptions,
+    PromptOptions,
+    RenderOptions,
+    TrainOptions,
+)
+
+_BASES = Path(__file__).resolve().parent / "bases"
+_BASE_PARTS = ("unet", "vae", "text_encoder", "tokenizer")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
+_PIXELS_STEP = 8
+_SEED_BITS = 63
+_IMAGE_SEED_BITS = 64
+
+
+def check_base(options: BaseOptions) -> list[Problem]:
+    """Return a problem for every folder of the base that is not there."""
+    problems = []
+    families = sorted(path.stem for path in _BASES.glob("[a-z]*.py"))
+    if options.family not in families:
+        problems.append(
+            Problem(
+                found=f"the family {options.family!r}",
+                expected=f"one of {', '.join(families)}",
+                where="base.family",
+                fix="choose the family your weights belong to",
+            )
+        )
+    path = Path(options.path)
+    absent = [part for part in _BASE_PARTS if not (path / part).is_dir()]
+    if not path.is_dir():
+        problems.append(_no_folder("base.path", path, "a model in diffusers layout"))
+    elif absent:
+        problems.append(
+            Problem(
+                found=f"{path} without {', '.join(absent)}",
+                expected=f"a model in diffusers layout: the folders {', '.join(_BASE_PARTS)}",
+                where="base.path",
+                fix="convert a single .safetensors file with diffusers "
+                "(StableDiffusionPipeline.from_single_file(...).save_pretrained(FOLDER))",
+            )
+        )
+    if options.vae is not None and not (Path(options.vae) / "config.json").is_file():
+        problems.append(_no_folder("base.vae", Path(options.vae), "an autoencoder's config.json"))
+    return problems
+
+
+def check_network(options: NetworkOptions) -> list[Problem]:
+    """Return everything impossible or without effect in the LoRA's own settings."""
+    problems = [
+        *_at_least(1, "network", {"dim": options.dim, "conv_dim": options.conv_dim}),
+        # With dim 0 the default alpha, half of it, is 0 too: one mistake, not two.
+        *(_above_zero("network.alpha", options.alpha) if options.dim >= 1 else []),
+        *_above_zero("network.conv_alpha", options.conv_alpha),
+        *_above_zero("network.scale_weight_norms", options.scale_weight_norms),
+    ]
+    shares = {
+        "dropout": options.dropout,
+        "rank_dropout": options.rank_dropout,
+        "module_dropout": options.module_dropout,
+    }
+    problems += [
+        Problem(
+            found=f"{share:g}",
+            expected="a share from 0 up to, but not including, 1",
+            where=f"network.{name}",
+            fix=f"write network.{name}=0.1, or 0 for none",
+        )
+        for name, share in shares.items()
+        if not 0 <= share < 1
+    ]
+    if options.conv_alpha is not None and options.conv_dim is None:
+        problems.append(
+            Problem(
+                found=f"{options.conv_alpha:g} while network.conv_dim is null",
+                expected="a conv_dim with it, because alone it has no effect",
+                where="network.conv_alpha",
+                fix="add network.conv_dim=8, or write network.conv_alpha=null",
+            )
+        )
+    if options.conv_dim is not None and options.conv_alpha is None:
+        problems.append(
+            Problem(
+                found=f"null while network.conv_dim is {options.conv_dim}",
+                expected="an alpha, since 3x3 layers are scaled by conv_alpha / conv_dim",
+                where="network.conv_alpha",
+                fix=f"add network.conv_alpha={options.conv_dim / 2:g}",
+            )
+        )
+    if not (options.train_unet or options.train_text_encoder):
+        problems.append(
+            Problem(
+                found="neither unet nor text encoder",
+                expected="at least one part to train",
+                where="network.train_unet and network.train_text_encoder",
+                fix="write network.train_unet=true",
+            )
+        )
+    return problems
+
+
+def check_train(options: TrainOptions) -> list[Problem]:
+    """Return everything impossible in the length, batches and device of the training."""
+    counts = {
+        "batch_size": options.batch_size,
+        "epochs": options.epochs,
+        "max_steps": options.max_steps,
+        "gradient_accumulation": options.gradient_accumulation,
+        "clip_skip": options.clip_skip,
+        "num_threads": options.num_threads,
+    }
+    problems = _at_least(1, "train", counts)
+    if not 0 <= options.max_grad_norm < math.inf:
+        problems.append(
+            Problem(
+                found=f"{options.max_grad_norm:g}",
+                expected="a finite norm above 0, or 0 for no clipping",
+                where="train.max_grad_norm",
+                fix="write train.max_grad_norm=1",
+            )
+        )
+    if not _DEVICE.fullmatch(options.device):
+        problems.append(
+            Problem(
+                found=repr(options.device),
+                expected="auto, cpu, mps, cuda or cuda:NUMBER",
+                where="train.device",
+                fix="write train.device=auto",
+            )
+        )
+    return problems
+
+
+def check_prompts(options: PromptOptions) -> list[Problem]:
+    """Return a problem for every prompt that cannot become a file or a picture."""
+    problems = []
+    if not options.prompts:
+        problems.append(
+            Problem(
+                found="no prompt at all",
+                expected="at least one",
+                where="prompts.prompts",
+                fix="write prompts=mirelle, or render=off with any prompt set",
+            )
+        )
+    for prompt in options.prompts:
+        where = f"prompts.prompts.{prompt.name}"
+        problems += check_name(where, prompt.name)
+        problems += [
+            Problem(
+                found=f"{side} pixels",
+                expected=f"a multiple of {_PIXELS_STEP} above 0",
+                where=f"{where}.{name}",
+                fix=f"write {where}.{name}=512",
+            )
+            for name, side in (("width", prompt.width), ("height", prompt.height))
+            if side < _PIXELS_STEP or side % _PIXELS_STEP
+        ]
+    return problems
+
+
+def check_render(options: RenderOptions) -> list[Problem]:
+    """Return everything impossible in how pictures are made."""
+    problems = _at_least(1, "render", {"steps": options.steps, "batch_size": options.batch_size})
+    problems += _above_zero("render.cfg_scale", options.cfg_scale)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        problems.append(
+            Problem(
+                found=str(list(options.seeds)),
+                expected="at least one seed, and none twice",
+                where="render.seeds",
+                fix="write 'render.seeds=[112233,445566]'",
+            )
+        )
+    for seed in options.seeds:
+        problems += check_seed("render.seeds", seed, bits=_IMAGE_SEED_BITS)
+    return problems
+
+
+def check_seed(where: str, seed: int, *, bits: int = _SEED_BITS) -> list[Problem]:
+    """Return a problem if a seed does not fit into so many bits."""
+    if 0 <= seed < 2**bits:
+        return []
+    return [
+        Problem(
+            found=str(seed),
+            expected=f"a whole number from 0 to 2^{bits} - 1",
+            where=where,
+            fix="take a smaller one, for instance 1234",
+        )
+    ]
+
+
+def check_name(where: str, name: str) -> list[Problem]:
+    """Return a problem if a name cannot be part of a file name everywhere."""
+    if _FILE_NAME.fullmatch(name):
+        return []
+    return [
+        Problem(
+            found=repr(name),
+            expected="letters, digits and _ . , + - only, for it becomes a file's name",
+            where=where,
+            fix="choose another name, for instance my-sweep",
+        )
+    ]
+
+
+def check_multiplier(where: str, value: float) -> list[Problem]:
+    """Return a problem if a factor is not a finite number above 0."""
+    return _above_zero(where, value)
+
+
+def _no_folder(where: str, path: Path, wanted: str) -> Problem:
+    return Problem(
+        found=f"{path}, where there is none",
+        expected=f"a folder with {wanted}",
+        where=where,
+        fix=f"write {where}=FOLDER, relative to {Path.cwd()} or absolute",
+    )
+
+
+def _at_least(least: int, section: str, values: dict[str, int | None]) -> list[Problem]:
+    return [
+        Problem(
+            found=str(value),
+            expected=f"a whole number of {least} or more",
+            where=f"{section}.{name}",
+            fix=f"write {section}.{name}={least} or more",
+        )
+        for name, value in values.items()
+        if value is not None and value < least
+    ]
+
+
+def _above_zero(where: str, value: float | None) -> list[Problem]:
+    if value is None or (math.isfinite(value) and value > 0):
+        return []
+    return [
+        Problem(
+            found=f"{value:g}",
+            expected="a finite number above 0",
+            where=where,
+            fix=f"write {where}=1",
+        )
+    ]
+
+
+def without_repeats(problems: Iterable[Problem]) -> list[Problem]:
+    """Return every problem once, in the order of its first appearance."""
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,305 @@
+"""A command line -> every run it asks for, composed and checked, with nothing on disk.
+
+Hydra stops at the first problem; here an override that Hydra refuses is noted and left out, and
+composing goes on, so that one look shows everything that is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from optbench import checks, paths, refusals
+from optbench.config import build_config, register_resolvers
+from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.identity import RunIdentity, identify
+from optbench.options import RunConfig
+from optbench.refusals import first_line
+
+CONFIG_NAME = "config"
+VERSION_BASE = "1.3"
+_MAX_NAME_LENGTH = 120
+_NUM_HASH_DIGITS = 8
+_SINGLE = "single"
+_BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRun:
+    """One run of a command line: its settings and the folder it has or will have."""
+
+    overrides: tuple[str, ...]
+    config: RunConfig
+    identity: RunIdentity
+    run_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedRuns:
+    """Everything a command line asks for."""
+
+    runs: tuple[AskedRun, ...]
+    sweep_dir: Path
+    is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
+
+
+def compose_runs(arguments: Sequence[str]) -> AskedRuns:
+    """Return all runs of a command line; creates nothing and loads no weights.
+
+    Raises:
+        ConfigError: With the problems of all runs together.
+    """
+    parsed = get_args_parser().parse_args(list(arguments))
+    problems: list[Problem] = []
+    with _hydra(parsed.config_dir) as hydra:
+        asked = _parsable(parsed.overrides, problems)
+        master, asked = _compose(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
+        is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
+        is_whole = str(master.hydra.sweeper._target_) == _BASIC_SWEEPER
+        if is_multirun and is_whole:
+            expanded, swept = _expand(hydra, master, asked, problems)
+        else:
+            expanded, swept = [_without_sweeps(asked, problems, is_multirun=is_multirun)], []
+        own = [override for override in asked if override.startswith("hydra")]
+        place = master.hydra.runtime.choices.get("sweep") or _swept_name(swept)
+        runs = [
+            run
+            for overrides in expanded
+            if (run := _build_run(hydra, own, overrides, place, problems))
+        ]
+    if not problems:
+        problems += _check_together(runs)
+    if problems:
+        raise ConfigError(*checks.without_repeats(problems))
+    return AskedRuns(runs=tuple(runs), sweep_dir=runs[0].run_dir.parent, is_whole=is_whole)
+
+
+@contextlib.contextmanager
+def _hydra(config_dir: str | None) -> Iterator[Hydra]:
+    """Return Hydra as `hydra.main` builds it, and leave no trace of it in the process."""
+    register_resolvers()
+    version.setbase(VERSION_BASE)
+    search_path = create_automatic_config_search_path(None, None, str(paths.conf_dir()))
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise ConfigError(_no_config_dir(config_dir))
+        search_path.prepend(
+            provider="command-line",
+            path=f"file://{Path(config_dir).resolve()}",
+            anchor=SearchPathQuery(provider="schema", path=None),
+        )
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2(task_name="optbench", config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _parsable(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
+    """Return the overrides that obey Hydra's grammar, after noting those that do not."""
+    parser = OverridesParser.create()
+    good = []
+    for override in overrides:
+        try:
+            parser.parse_override(override)
+        except HydraException as error:
+            problems.append(
+                Problem(
+                    found=repr(override),
+                    expected="key=value, group=option or key=value,value",
+                    where="the command line",
+                    fix=f"quote values with spaces, brackets or commas ({first_line(error)})",
+                )
+            )
+        else:
+            good.append(override)
+    return good
+
+
+def _compose(
+    hydra: Hydra,
+    overrides: Sequence[str],
+    *,
+    mode: RunMode = RunMode.RUN,
+    problems: list[Problem],
+) -> tuple[DictConfig, list[str]]:
+    """Return the composed tree and the overrides in it, after noting those Hydra refuses.
+
+    Raises:
+        ConfigError: If even without them nothing can be composed: a file is wrong.
+    """
+    kept = list(overrides)
+    refused: list[tuple[str, HydraException]] = []
+    while True:
+        try:
+            tree = _compose_once(hydra, kept, mode)
+            break
+        except HydraException as error:
+            guilty = _guilty(hydra, kept, mode, error)
+            if guilty is None:
+                raise ConfigError(*problems, _broken_file(error)) from error
+            refused.append((guilty, error))
+            kept.remove(guilty)
+    problems += [refusals.explain(override, error, tree) for override, error in refused]
+    return tree, kept
+
+
+def _compose_once(hydra: Hydra, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+    return hydra.compose_config(
+        config_name=CONFIG_NAME,
+        overrides=list(overrides),
+        run_mode=mode,
+        with_log_configuration=False,
+        validate_sweep_overrides=False,
+    )
+
+
+def _guilty(
+    hydra: Hydra, overrides: Sequence[str], mode: RunMode, error: HydraException
+) -> str | None:
+    """Return the override that an error is about; without a name in it, by leaving each out."""
+    if isinstance(error, MissingConfigException):
+        for override in overrides:
+            group, _, option = override.lstrip("+").partition("=")
+            if f"{group.partition('@')[0]}/{option}" == error.missing_cfg_file:
+                return override
+    named = re.search(r"Could not \w+ (?:to |from )?[^']*'([^']+)'", str(error))
+    for override in overrides:
+        if named and _key(override) == named[1]:
+            return override
+    for override in overrides:
+        with contextlib.suppress(HydraException):
+            _compose_once(hydra, [other for other in overrides if other != override], mode)
+            return override
+    return None
+
+
+def _expand(
+    hydra: Hydra, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
+) -> tuple[list[list[str]], list[str]]:
+    """Return every run's overrides as Hydra's basic sweeper makes them, and the swept keys."""
+    params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    lines = []
+    for key, value in params.items():
+        if isinstance(value, str):
+            lines.append(f"{key!s}={value}")
+        else:
+            problems.append(refusals.not_a_string(str(key), value))
+    lines += [override for override in overrides if not override.startswith("hydra")]
+    try:
+        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(lines)
+        (expanded,) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        problems.append(refusals.cannot_expand(error))
+        return [], []
+    if not expanded:
+        problems.append(refusals.empty_sweep(lines))
+    last = {override.get_key_element(): override for override in parsed}
+    return expanded, [key for key, override in last.items() if override.is_sweep_override()]
+
+
+def _without_sweeps(
+    overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool
+) -> list[str]:
+    """Return one run's overrides; values to sweep are a problem unless a sweeper takes them."""
+    parser = OverridesParser.create()
+    kept = []
+    for override in overrides:
+        is_swept = parser.parse_override(override).is_sweep_override()
+        if is_swept and not is_multirun:
+            problems.append(refusals.needs_multirun(override))
+        if not is_swept and not override.startswith("hydra"):
+            kept.append(override)
+    return kept
+
+
+def _swept_name(swept: Sequence[str]) -> str:
+    """Return a folder name for a sweep over these keys, never too long for a file system."""
+    name = ",".join(key.replace("/", ".") for key in swept) or _SINGLE
+    if len(name) <= _MAX_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_NUM_HASH_DIGITS]
+    return f"{name[:_MAX_NAME_LENGTH]}-{digest}"
+
+
+def _build_run(
+    hydra: Hydra, own: Sequence[str], overrides: Sequence[str], place: str, problems: list[Problem]
+) -> AskedRun | None:
+    """Return one run, or None after noting everything wrong with it.
+
+    What an override got wrong may hide other mistakes: it is left out, and the rest looked at.
+    """
+    kept = list(overrides)
+    while True:
+        tree, _ = _compose(hydra, [*own, *kept], problems=problems)
+        with open_dict(tree):
+            del tree["hydra"]
+        try:
+            config = build_config(tree)
+            who = identify(config)
+        except OptbenchError as error:
+            problems += error.problems
+            wrong = {problem.where.partition(" ")[0] for problem in error.problems}
+            right = [override for override in kept if _key(override) not in wrong]
+            if right == kept:
+                return None
+            kept = right
+            continue
+        if len(kept) < len(overrides):
+            return None
+        run_dir = Path(config.runs_dir) / (config.sweep_name or place) / who.name
+        return AskedRun(overrides=tuple(overrides), config=config, identity=who, run_dir=run_dir)
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _check_together(runs: Sequence[AskedRun]) -> list[Problem]:
+    """Return what is wrong with the runs as a set: equal ones, or ones in different sweeps."""
+    seen: dict[Path, AskedRun] = {}
+    problems = []
+    for run in runs:
+        if run.run_dir in seen:
+            first = " ".join(seen[run.run_dir].overrides)
+            problems.append(refusals.equal_runs(first, " ".join(run.overrides)))
+        seen.setdefault(run.run_dir, run)
+    parents = {str(run.run_dir.parent) for run in runs}
+    if len(parents) > 1:
+        problems.append(refusals.several_sweeps(sorted(parents)))
+    return problems
+
+
+def _no_config_dir(config_dir: str) -> Problem:
+    return Problem(
+        found=f"{config_dir}, where there is no folder",
+        expected="a folder with config groups of your own",
+        where="--config-dir",
+        fix="give a folder that holds, for instance, optimizer/mine.yaml",
+    )
+
+
+def _broken_file(error: HydraException) -> Problem:
+    cause = error.__cause__ or error
+    return Problem(
+        found=" ".join(str(cause).split()),
+        expected="config files that compose",
+        where="conf/, sweep/ or your --config-dir",
+        fix="repair the file named above; python -m optbench --info searchpath lists all places",
+    )

@@ -1,0 +1,322 @@
+"""Hydra's tree of settings -> one frozen `RunConfig`, all problems at once; names for runs.
+
+The YAML files hold every default; the dataclasses of `options` hold every type. A key is spelled
+in the YAML, on the command line, in a run's config.yaml and in every table in one way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from optbench import checks, paths
+from optbench.dataset import check_dataset_options
+from optbench.errors import ConfigError, Problem
+from optbench.options import (
+    NetworkOptions,
+    OptimizerOptions,
+    Prompt,
+    RunConfig,
+    TrainOptions,
+)
+from optbench.recipes import check_recipe
+from optbench.refusals import first_line, unknown_key
+from optbench.schedules import check_schedule
+
+_SPELLED = {"target": "_target_"}  # field -> key, where Python would not like the key
+_Options = TypeVar("_Options")
+
+
+def register_resolvers() -> None:
+    """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
+    OmegaConf.register_new_resolver("mul", _multiply, replace=True)
+    OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
+    OmegaConf.register_new_resolver(
+        "optbench_asset", lambda name: str(paths.asset(name)), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "optbench_root", lambda: str(paths.resource_root()), replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "optbench_sweeps", lambda: ", ".join(paths.sweep_names()), replace=True
+    )
+
+
+def build_config(tree: DictConfig) -> RunConfig:
+    """Return the config of one run, checked as far as that is possible without loading a base.
+
+    Raises:
+        ConfigError: With every unknown, missing, ill-typed, impossible and ineffective setting.
+    """
+    values, problems = _read_sections(tree)
+    if problems:
+        raise ConfigError(*problems)
+    return RunConfig(**values)
+
+
+def _read_sections(tree: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the fields of `RunConfig`, None where one cannot be built, and every problem."""
+    register_resolvers()
+    problems: list[Problem] = []
+    hints = typing.get_type_hints(RunConfig)
+    problems += _unknown_keys(tree, list(hints), where="")
+    values = {
+        name: _read(hint, tree, name, where=name, problems=problems) for name, hint in hints.items()
+    }
+    problems += _check_sections(values)
+    return values, checks.without_repeats(problems)
+
+
+def config_yaml(config: RunConfig) -> str:
+    """Return the config as YAML with every value resolved and every key spelled like its override.
+
+    Read back through OmegaConf and `build_config` it gives an equal config.
+    """
+    return OmegaConf.to_yaml(OmegaConf.create(config_tree(config)))
+
+
+def config_tree(config: RunConfig) -> dict[str, Any]:
+    """Return the config as plain nested dictionaries and lists, keys spelled like overrides."""
+    plain = _plain(config)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _multiply(*factors: float) -> float:
+    product = 1.0
+    for factor in factors:
+        product *= factor
+    return product
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            _SPELLED.get(field.name, field.name): _plain(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        if value and all(isinstance(item, Prompt) for item in value):
+            return {item.name: _without(_plain(item), "name") for item in value}
+        return [_plain(item) for item in value]
+    return value
+
+
+def _without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def _read(hint: Any, node: DictConfig, key: str, *, where: str, problems: list[Problem]) -> Any:
+    """Return the value of one key as its type wants it, or None after noting a problem."""
+    if key not in node:
+        problems.append(_missing(where))
+        return None
+    if OmegaConf.is_missing(node, key):
+        problems.append(_missing(where))
+        return None
+    try:
+        value = node[key]
+    except OmegaConfBaseException as error:
+        problems.append(
+            Problem(
+                found=f"a value that cannot be worked out ({first_line(error)})",
+                expected=_described(hint),
+                where=where,
+                fix=f"write {where}=VALUE, or repair what it is computed from",
+            )
+        )
+        return None
+    return _convert(hint, value, where=where, problems=problems)
+
+
+def _convert(hint: Any, value: Any, *, where: str, problems: list[Problem]) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(inner, value, where=where, problems=problems)
+    if dataclasses.is_dataclass(hint) and isinstance(value, DictConfig):
+        return _build(typing.cast("type[Any]", hint), value, where=where, problems=problems)
+    if origin is tuple and arguments[0] is Prompt and isinstance(value, DictConfig):
+        return _build_prompts(value, where=where, problems=problems)
+    if origin is tuple and isinstance(value, ListConfig):
+        return _build_tuple(hint, value, where=where, problems=problems)
+    if isinstance(value, DictConfig) and origin is not None and issubclass(origin, Mapping):
+        return _container(value, where=where, problems=problems)
+    if (origin is Literal and _is_choice(value, arguments)) or (
+        hint in (bool, int, str) and type(value) is hint
+    ):
+        return value
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    problems.append(
+        Problem(
+            found=_shown(value),
+            expected=_described(hint),
+            where=where,
+            fix=_retyped(hint, value, where),
+        )
+    )
+    return None
+
+
+def _build(
+    kind: type[_Options], node: DictConfig, *, where: str, problems: list[Problem]
+) -> _Options | None:
+    """Return one options object, or None after noting everything wrong inside it."""
+    own: list[Problem] = []
+    hints = typing.get_type_hints(kind)
+    keys = {_SPELLED.get(field, field): field for field in hints}
+    own += _unknown_keys(node, list(keys), where=where)
+    values = {
+        field: _read(hints[field], node, key, where=f"{where}.{key}", problems=own)
+        for key, field in keys.items()
+    }
+    problems += own
+    return None if own else kind(**values)
+
+
+def _build_prompts(node: DictConfig, *, where: str, problems: list[Problem]) -> tuple[Prompt, ...]:
+    """Return the prompts of a mapping from name to prompt, in the mapping's order."""
+    built = []
+    for name in node:
+        named = OmegaConf.merge({"name": str(name)}, node[name])
+        assert isinstance(named, DictConfig)
+        built.append(_build(Prompt, named, where=f"{where}.{name!s}", problems=problems))
+    return tuple(prompt for prompt in built if prompt is not None)
+
+
+def _build_tuple(
+    hint: Any, value: ListConfig, *, where: str, problems: list[Problem]
+) -> tuple[Any, ...] | None:
+    arguments = typing.get_args(hint)
+    is_open = arguments[-1] is Ellipsis
+    if not is_open and len(value) != len(arguments):
+        problems.append(
+            Problem(
+                found=f"{len(value)} values: {_shown(value)}",
+                expected=_described(hint),
+                where=where,
+                fix=f"write '{where}=[{','.join(['VALUE'] * len(arguments))}]'",
+            )
+        )
+        return None
+    return tuple(
+        _convert(arguments[0 if is_open else index], item, where=where, problems=problems)
+        for index, item in enumerate(value)
+    )
+
+
+def _container(value: DictConfig, *, where: str, problems: list[Problem]) -> Any:
+    try:
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        problems.append(
+            Problem(
+                found=f"a value that cannot be worked out ({first_line(error)})",
+                expected="plain values",
+                where=where,
+                fix="give the missing argument a value",
+            )
+        )
+        return None
+
+
+def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
+    """Return what every section that could be built has to say, and the checks across them."""
+    single: dict[str, Any] = {
+        "base": checks.check_base,
+        "dataset": check_dataset_options,
+        "network": checks.check_network,
+        "lr_scheduler": check_schedule,
+        "train": checks.check_train,
+        "prompts": checks.check_prompts,
+        "render": checks.check_render,
+        "lr_mult": lambda value: checks.check_multiplier("lr_mult", value),
+        "seed": lambda value: checks.check_seed("seed", value),
+        "sweep_name": lambda value: checks.check_name("sweep_name", value),
+    }
+    problems: list[Problem] = []
+    for name, check in single.items():
+        if values[name] is not None:
+            problems += check(values[name])
+    recipe, network, train = values["optimizer"], values["network"], values["train"]
+    if isinstance(recipe, OptimizerOptions) and values["lr_scheduler"] is not None:
+        problems += check_recipe(
+            recipe,
+            lr_scheduler=values["lr_scheduler"],
+            max_grad_norm=train.max_grad_norm if isinstance(train, TrainOptions) else 0.0,
+            num_parts=_num_parts(network),
+        )
+    return problems
+
+
+def _num_parts(network: NetworkOptions | None) -> int:
+    return 0 if network is None else int(network.train_unet) + int(network.train_text_encoder)
+
+
+def _unknown_keys(node: DictConfig, known: Sequence[str], *, where: str) -> list[Problem]:
+    problems = []
+    for key in node:
+        if key in known:
+            continue
+        full = f"{where}.{key!s}" if where else str(key)
+        problems.append(unknown_key(full, [f"{where}.{name}" if where else name for name in known]))
+    return problems
+
+
+def _missing(where: str) -> Problem:
+    return Problem(
+        found="no value",
+        expected="one: this setting has no default",
+        where=where,
+        fix=f"write {where}=VALUE",
+    )
+
+
+def _is_choice(value: object, choices: Sequence[object]) -> bool:
+    return any(type(value) is type(choice) and value == choice for choice in choices)
+
+
+def _described(hint: Any) -> str:
+    """Return a type as a reader of YAML would call it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if hint in names:
+        return names[hint]
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else _described(part) for part in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in arguments)
+    if origin is tuple and arguments[0] is not Prompt:
+        number = (
+            "a list, each" if arguments[-1] is Ellipsis else f"a list of {len(arguments)}, each"
+        )
+        return f"{number} {_described(arguments[0])}"
+    return "a group of settings"
+
+
+def _retyped(hint: Any, value: object, where: str) -> str:
+    if hint is str or typing.get_origin(hint) is Literal:
+        return f"write {where}=VALUE; numbers and yes/no words in YAML need quotes"
+    if isinstance(value, str) and "," in value:
+        return "to run every value of the list, add -m"
+    if isinstance(value, ListConfig):
+        return f"one value only; to run each of them: -m {where}=A,B"
+    return f"write {where}=VALUE"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, (DictConfig, ListConfig)):
+        return str(OmegaConf.to_container(value))
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else repr(value)

@@ -1,0 +1,126 @@
+"""The three seams of the pipeline: what a base, a network and an optimizer promise.
+
+Shapes: B batch, C latent channels, H and W latent height and width (pixels / `pixels_per_latent`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from optbench.records import LoraTarget, Part
+
+Conditioning = Mapping[str, "Tensor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """Pictures to make in one batch: one seed per picture, all of one size."""
+
+    text: str
+    negative: str
+    seeds: tuple[int, ...]
+    width: int
+    height: int
+    cfg_scale: float
+    steps: int
+    sampler: str
+
+
+class Base(Protocol):
+    """A frozen model being adapted; everything that differs between families is behind this."""
+
+    name: str
+    family: str
+    fingerprint: str  # hex; changes with any weight
+    vae_fingerprint: str  # hex; changes with what turns pixels into latents
+    pixels_per_latent: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def encode_images(
+        self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Return scaled latents, float32; pixels in [-1, 1]; one generator per picture."""
+
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+        """Return what `predict` needs besides the latents, each tensor with leading size B."""
+
+    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return one timestep per generator, int64 of shape (B,)."""
+
+    def noisy_and_target(
+        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the unet's input at `timesteps_B` and what it should predict there."""
+
+    def predict(
+        self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the unet's prediction, shaped like `noisy_BCHW`."""
+
+    def lora_targets(self) -> tuple[LoraTarget, ...]:
+        """Return every layer that may carry a LoRA, in kohya's order: text encoder, then unet."""
+
+    def sample(self, request: SampleRequest) -> list[Image]:
+        """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""
+
+
+class Network(Protocol):
+    """A LoRA attached to a base: its parameters, its file form, its switches."""
+
+    def parameter_groups(self) -> Mapping[Part, Sequence[nn.Parameter]]:
+        """Return the trained parameters by part; parts without any are absent."""
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Return a context in which the base computes with this network."""
+
+    def begin_step(self, generator: torch.Generator) -> None:
+        """Draw this step's dropout from `generator`; without a call nothing is dropped."""
+
+    def end_step(self) -> Mapping[str, float]:
+        """Switch dropout off, apply max-norm where asked, and return the norms' statistics."""
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Return a context in which the network sits in the base's weights; restored bitwise."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return every tensor of the file under kohya's keys, float32."""
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put tensors under kohya's keys back, bit for bit; refuses missing and unknown keys."""
+
+
+class StepOptimizer(Protocol):
+    """A built recipe: steps, reports its rates, and shows its evaluation weights."""
+
+    def step(self, loss: Callable[[], float]) -> None:
+        """Update the parameters from their gradients; `loss` gives the step's loss if asked."""
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the parameters are those to save, validate and render."""
+
+    def rates(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Return lr, d and effective lr of the coming step, each by group name."""
+
+    def described(self) -> dict[str, Any]:
+        """Return what was really built: class, version, every argument and rate, read back."""
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Return the optimized parameters, for clipping."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on bit for bit, loadable with weights_only."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where `state` was taken, state dtypes included."""

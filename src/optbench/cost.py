@@ -1,0 +1,183 @@
+"""What a run costs before it is made.
+
+Steps come from its data, time from earlier runs, disk space from the shapes of the base. Everything is read from files' headers and records; nothing is loaded and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from optbench.options import NetworkOptions, RunConfig
+from optbench.records import Dataset
+
+_SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
+_STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
+_PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
+_PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
+_PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
+_HEADER_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+# Attention, feed-forward and projections; in the unet, the rest is for conv_dim.
+_UNET_LINEAR = ".attentions."
+_TEXT_LINEAR = (".self_attn.", ".mlp.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run takes; None where nothing is known yet."""
+
+    num_steps_per_epoch: int
+    num_steps: int
+    num_epochs: int  # fewer than asked when max_steps ends the run first
+    seconds: float | None
+    disk_bytes: int
+
+
+def estimate(config: RunConfig, dataset: Dataset) -> Cost:
+    """Return the cost of a run from its settings, its data, and earlier runs in its runs folder."""
+    per_epoch = steps_per_epoch(config, dataset)
+    num_steps = per_epoch * config.train.epochs
+    if config.train.max_steps is not None:
+        num_steps = min(num_steps, config.train.max_steps)
+    num_epochs = math.ceil(num_steps / per_epoch)
+    return Cost(
+        num_steps_per_epoch=per_epoch,
+        num_steps=num_steps,
+        num_epochs=num_epochs,
+        seconds=_seconds(config, num_steps=num_steps, num_epochs=num_epochs),
+        disk_bytes=_disk_bytes(config, num_epochs),
+    )
+
+
+def bucket_counts(dataset: Dataset) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return for every bucket (width, height) its pictures and their uses per epoch."""
+    pictures: Counter[tuple[int, int]] = Counter()
+    uses: Counter[tuple[int, int]] = Counter()
+    for image in dataset.images:
+        pictures[image.bucket] += 1
+        uses[image.bucket] += image.repeats
+    return {bucket: (pictures[bucket], uses[bucket]) for bucket in sorted(pictures)}
+
+
+def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
+    """Return the optimizer updates of one epoch; a batch never mixes buckets."""
+    num_batches = sum(
+        math.ceil(num_uses / config.train.batch_size)
+        for _, num_uses in bucket_counts(dataset).values()
+    )
+    return max(1, math.ceil(num_batches / config.train.gradient_accumulation))
+
+
+def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | None:
+    """Return the likely wall time: as the nearest earlier runs on this runs folder took."""
+    alike = [
+        (_likeness(config, stored), run_dir)
+        for run_dir, stored in _earlier_runs(Path(config.runs_dir))
+        if stored["base"]["name"] == config.base.name
+        and stored["train"]["batch_size"] == config.train.batch_size
+    ]
+    if not alike:
+        return None
+    best = max(likeness for likeness, _ in alike)
+    nearest = [run_dir for likeness, run_dir in alike if likeness == best]
+    steps: list[float] = [
+        sum(row.get(phase, 0.0) for phase in _PHASES)
+        for run_dir in nearest
+        for row in _rows(run_dir / "steps.jsonl")
+    ]
+    pauses: list[float] = [
+        sum(row.get(pause, 0.0) for pause in _PAUSES)
+        for run_dir in nearest
+        for row in _rows(run_dir / "epochs.jsonl")
+    ]
+    if not steps:
+        return None
+    pause = statistics.median(pauses) if pauses else 0.0
+    return statistics.median(steps) * num_steps + pause * num_epochs
+
+
+def _likeness(config: RunConfig, stored: Mapping[str, Any]) -> int:
+    is_same_recipe: bool = stored["optimizer"]["name"] == config.optimizer.name
+    is_same_dim: bool = stored["network"]["dim"] == config.network.dim
+    return 2 * is_same_recipe + is_same_dim
+
+
+def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for file in sorted(runs_dir.glob("*/*/config.yaml")):
+        stored = OmegaConf.to_container(OmegaConf.load(file))
+        if isinstance(stored, dict) and {"base", "train", "optimizer", "network"} <= stored.keys():
+            yield file.parent, {str(key): value for key, value in stored.items()}
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Return the whole records of a JSONL file; a run that is being written may end in half one."""
+    if not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def _disk_bytes(config: RunConfig, num_epochs: int) -> int:
+    num_weights = num_lora_weights(config)
+    files = num_weights * _SAVED_BYTES[config.train.save_precision] * (num_epochs + 1)
+    state = num_weights * _STATE_BYTES
+    pictures = 0.0
+    if config.render.enabled:
+        pixels = sum(prompt.width * prompt.height for prompt in config.prompts.prompts)
+        # Every picture lies there twice: alone, and in a sheet.
+        pictures = 2 * pixels * len(config.render.seeds) * _PNG_BYTES_PER_PIXEL * num_epochs
+    return round(files + state + pictures)
+
+
+def num_lora_weights(config: RunConfig) -> int:
+    """Return about how many numbers the LoRA has, from the shapes in the base's file headers."""
+    folder, network = Path(config.base.path), config.network
+    total = 0
+    if network.train_unet:
+        total += _weights_of(folder / "unet", network, linear=(_UNET_LINEAR,))
+    if network.train_text_encoder:
+        total += _weights_of(folder / "text_encoder", network, linear=_TEXT_LINEAR)
+    return total
+
+
+def _weights_of(folder: Path, network: NetworkOptions, *, linear: tuple[str, ...]) -> int:
+    total = 0
+    for name, shape in _shapes(folder):
+        if not name.endswith(".weight") or len(shape) not in (2, 4):
+            continue
+        num_out, num_in, *window = shape
+        if any(part in name for part in linear):
+            total += network.dim * (num_in * math.prod(window) + num_out)
+        elif network.conv_dim is not None and (".resnets." in name or "samplers." in name):
+            dim = network.dim if math.prod(window) == 1 else network.conv_dim
+            total += dim * (num_in * math.prod(window) + num_out)
+    return total
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
+            if length > _MAX_HEADER_BYTES:
+                return
+            try:
+                header = json.loads(stream.read(length))
+            except ValueError:
+                return  # the base's own reader says what is wrong with the file
+        for name, entry in header.items():
+            if name != "__metadata__":
+                yield name, entry["shape"]

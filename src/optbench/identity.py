@@ -1,0 +1,233 @@
+"""Who a run is: the hash of everything that affects its weights, its readable name, its data.
+
+Equal settings give equal names in every process and on every machine. What only affects pictures,
+places on disk or the report is in no hash.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench import paths
+from optbench.config import config_tree, register_resolvers
+from optbench.dataset import read_dataset
+from optbench.errors import BaseError, Problem
+from optbench.options import BaseOptions, DatasetOptions, RunConfig
+from optbench.records import Dataset
+
+_WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
+_NUM_HASH_DIGITS = 8
+_MAX_SLUG_LENGTH = 100
+_GROUPS_IN_SLUG = ("base", "dataset", "network", "lr_scheduler")
+_OPTIMIZER_KEYS = ("_target_", "lr", "unet_lr", "text_encoder_lr", "args", "traits")
+_DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
+_HASHED_ELSEWHERE = ("base", "prompts", "render")
+_UNSPOKEN = ("optimizer._target_", "optimizer.traits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    """A run's name, and the data and fingerprints it is made from."""
+
+    name: str  # <slug>-<8 hex>: the run's folder
+    weights_fingerprint: str
+    base_fingerprint: str
+    dataset: Dataset
+
+
+def identify(config: RunConfig) -> RunIdentity:
+    """Return who a run is; reads the data set and the base's files, the latter once.
+
+    Raises:
+        DatasetError: If pictures or captions cannot be read.
+        BaseError: If the base's autoencoder has no readable config.
+    """
+    dataset = _dataset(config.dataset, pixels_per_latent(config.base))
+    base = base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
+    weights = weights_fingerprint(
+        config, dataset_fingerprint=dataset.fingerprint, base_fingerprint=base
+    )
+    return RunIdentity(
+        name=f"{run_slug(config)}-{weights[:_NUM_HASH_DIGITS]}",
+        weights_fingerprint=weights,
+        base_fingerprint=base,
+        dataset=dataset,
+    )
+
+
+def weights_fingerprint(
+    config: RunConfig, *, dataset_fingerprint: str, base_fingerprint: str
+) -> str:
+    """Return 64 hex digits that change with everything that affects the weights, and only then.
+
+    Device and number of threads count: they change the last bits.
+    """
+    content = {
+        "schema": _WEIGHTS_SCHEMA,
+        "base": base_fingerprint,
+        "family": config.base.family,
+        "pictures": dataset_fingerprint,
+        **_weight_settings(config),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_slug(config: RunConfig) -> str:
+    """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
+    words = [config.optimizer.name, f"dim{config.network.dim}"]
+    shipped = _shipped_tree(config)
+    chosen = _flat(_shipped_choices())
+    words += [
+        name
+        for group in _GROUPS_IN_SLUG
+        if (name := getattr(config, group).name) != chosen.get(group)
+    ]
+    words += [
+        f"{key.rpartition('.')[2]}{_spelled(value)}"
+        for key, value in _changed(config, shipped)
+        if key != "network.dim"
+    ]
+    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
+    return slug[:_MAX_SLUG_LENGTH].strip(".")
+
+
+def base_fingerprint(options: BaseOptions, *, cache_dir: Path) -> str:
+    """Return hex that changes with any weight or config file of the base or its own autoencoder."""
+    parts = [paths.folder_fingerprint(Path(options.path), cache_dir=cache_dir)]
+    if options.vae is not None:
+        parts.append(paths.folder_fingerprint(Path(options.vae), cache_dir=cache_dir))
+    return "+".join(parts)
+
+
+def pixels_per_latent(options: BaseOptions) -> int:
+    """Return how many pixels one latent is wide, from the autoencoder's config alone.
+
+    Raises:
+        BaseError: If that config is missing or is none of an autoencoder.
+    """
+    folder = Path(options.path) / "vae" if options.vae is None else Path(options.vae)
+    file = folder / "config.json"
+    try:
+        num_levels = len(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseError(
+            Problem(
+                found=f"{type(error).__name__}: {error}",
+                expected="the config of an AutoencoderKL, with block_out_channels",
+                where=str(file),
+                fix="point base.path at a whole model in diffusers layout",
+            )
+        ) from error
+    return int(2 ** (num_levels - 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
+    return read_dataset(options, pixels_per_latent=num_pixels)
+
+
+def _weight_settings(config: RunConfig) -> dict[str, Any]:
+    tree = config_tree(config)
+    return {
+        "dataset": {key: tree["dataset"][key] for key in _DATASET_KEYS},
+        "network": {key: value for key, value in tree["network"].items() if key != "name"},
+        "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
+        "lr_scheduler": tree["lr_scheduler"],
+        "train": tree["train"],
+        "lr_mult": tree["lr_mult"],
+        "seed": tree["seed"],
+    }
+
+
+def _primary_config() -> DictConfig:
+    root = OmegaConf.load(paths.conf_dir() / "config.yaml")
+    assert isinstance(root, DictConfig)
+    return root
+
+
+def _shipped_choices() -> dict[str, Any]:
+    """Return what the defaults list of conf/config.yaml chooses, by group."""
+    entries = OmegaConf.to_container(_primary_config().defaults, resolve=False)
+    assert isinstance(entries, list)
+    choices: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            choices.update({str(key): value for key, value in entry.items()})
+    return choices
+
+
+def _shipped_tree(config: RunConfig) -> DictConfig:
+    """Return the weight settings as conf/ ships them for this run's choice of options."""
+    register_resolvers()
+    root = _primary_config()
+    tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult})
+    for group, default in _shipped_choices().items():
+        if default is None or " " in group or group == "sweep" or group in _HASHED_ELSEWHERE:
+            continue
+        option = getattr(getattr(config, group, None), "name", default)
+        file = paths.conf_dir() / group / f"{option}.yaml"
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            package = re.match(r"# @package (\w+)", text)
+            node = {package[1] if package else group: OmegaConf.create(text)}
+            tree.merge_with(OmegaConf.create(node))
+    return tree
+
+
+def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
+    """Return the settings that are not as shipped; values computed from changed ones are.
+
+    So dim 32 with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
+    """
+    actual = _flat(_weight_settings(config))
+    computed = []
+    changed = []
+    for key, value in actual.items():
+        is_known = key.partition(".")[0] in shipped  # a recipe of one's own is not
+        if not is_known or key.startswith(_UNSPOKEN) or key == "lr_scheduler.name":
+            continue
+        parent = OmegaConf.select(shipped, key.rpartition(".")[0]) if "." in key else shipped
+        last = key.rpartition(".")[2]
+        if isinstance(parent, DictConfig) and OmegaConf.is_interpolation(parent, last):
+            computed.append((key, value))
+        elif _plain_value(shipped, key) != value:
+            changed.append((key, value))
+            OmegaConf.update(shipped, key, value, force_add=True)
+    changed += [(key, value) for key, value in computed if _plain_value(shipped, key) != value]
+    return sorted(changed, key=lambda pair: list(actual).index(pair[0]))
+
+
+def _plain_value(tree: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(tree, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings under dotted keys, as they are written on the command line."""
+    return dict(_walk(tree, ""))
+
+
+def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, list):
+        return "_".join(_spelled(item).lstrip("_") for item in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"_{value}".lower()

@@ -1,0 +1,144 @@
+"""The run boundary: one run at a time, and nothing it does can stop or distort the others.
+
+Hydra starts the runs; here every run is given its place, finished ones are left alone without
+loading anything, and whatever goes wrong inside becomes a status with a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from optbench import paths, rundir
+from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns
+from optbench.config import build_config, config_tree
+from optbench.errors import DivergedError, MissingPackageError, OptbenchError
+from optbench.identity import identify
+from optbench.options import RunConfig
+from optbench.records import Status
+
+_NUM_TRACEBACK_LINES = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlace:
+    """Where in a sweep one run stands."""
+
+    sweep_dir: Path
+    run_index: int  # from 0
+    num_runs: int  # 0: not known, a sweeper plugin decides
+
+
+def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
+    """Make every run of a command line that is not finished yet, through Hydra.
+
+    Raises:
+        KeyboardInterrupt: If a person stopped it; everything finished is kept.
+    """
+    if asked.is_whole and all(is_finished(run.run_dir, run.config) for run in asked.runs):
+        return
+    asked.sweep_dir.mkdir(parents=True, exist_ok=True)
+    num_runs = len(asked.runs) if asked.is_whole else 0
+
+    def run_one_of_them(tree: DictConfig) -> str:
+        job = HydraConfig.get().job
+        run_index = 0 if OmegaConf.is_missing(job, "num") else int(job.num)
+        place = SweepPlace(sweep_dir=asked.sweep_dir, run_index=run_index, num_runs=num_runs)
+        return run_guarded(build_config(tree), place)
+
+    # Hydra leaves a multirun.yaml in this folder and makes no other.
+    quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
+    call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], run_one_of_them)
+
+
+def call_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> int:
+    """Return Hydra's exit code after it has done with `task` what the arguments say."""
+    main = hydra.main(
+        config_path=str(paths.conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE
+    )
+    with _command_line(arguments):
+        try:
+            main(task)()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+def is_finished(run_dir: Path, config: RunConfig) -> bool:
+    """Return whether nothing is left to do: trained to the end, and rendered as asked now."""
+    if rundir.read_status(run_dir).status != "done":
+        return False
+    stored = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(stored, DictConfig)
+    asked = config_tree(config)
+    return all(
+        OmegaConf.to_container(stored[name]) == asked[name] for name in ("prompts", "render")
+    )
+
+
+def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
+    """Return how one run ended; whatever it raises becomes its status and its reason.
+
+    Raises:
+        KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+    """
+    run_dir = place.sweep_dir / identify(config).name
+    if is_finished(run_dir, config):
+        return "done"
+    try:
+        from optbench.pipeline import run_one
+
+        return run_one(config, place)
+    except KeyboardInterrupt:
+        rundir.write_status(run_dir, "interrupted", reason="stopped by Ctrl-C")
+        raise
+    except (Exception, SystemExit) as error:
+        status, reason = judge(error)
+        rundir.write_status(run_dir, status, reason=reason)
+        # The traceback would keep the run's model and tensors alive for the rest of the sweep.
+        traceback.clear_frames(error.__traceback__)
+        return status
+    finally:
+        _free_memory()
+
+
+def judge(error: BaseException) -> tuple[Status, str]:
+    """Return the status and the reason that an exception leaves behind."""
+    if isinstance(error, DivergedError):
+        return "diverged", str(error)
+    if isinstance(error, MissingPackageError):
+        return "skipped", str(error)
+    if isinstance(error, OptbenchError):
+        return "failed", str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory", f"{type(error).__name__}: {error}"
+    lines = traceback.format_exception(error)
+    tail = "".join(lines).splitlines()[-_NUM_TRACEBACK_LINES:]
+    return "failed", "\n".join([f"{type(error).__name__}: {error}", *tail])
+
+
+@contextlib.contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Let Hydra, which reads sys.argv, see these arguments for a while."""
+    before = sys.argv
+    sys.argv = ["optbench", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")  # never imported here: a finished sweep must not wait for it
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,318 @@
+"""Build the optimizer a recipe names and prove that it is the one asked for.
+
+No optimizer is named here: a class comes from its recipe's dotted path, and what is special about
+it from the recipe's traits. What was built is read back: the class, every argument, every rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from optbench.errors import ConfigError, MissingPackageError, OptbenchError, Problem
+from optbench.options import LrSchedulerOptions, OptimizerOptions
+from optbench.recipes import asked_rate, check_package, missing_package
+from optbench.records import Part
+from optbench.schedules import check_schedule, multiplier, num_warmup_steps
+from optbench.stepping import RATE_KEYS, BuiltOptimizer
+
+
+def build_optimizer(
+    options: OptimizerOptions,
+    groups: Mapping[Part, Sequence[nn.Parameter]],
+    *,
+    lr_mult: float,
+    lr_scheduler: LrSchedulerOptions,
+    total_steps: int,
+) -> BuiltOptimizer:
+    """Return the optimizer a recipe names over one group per part, read back and found as asked.
+
+    Args:
+        options: The recipe with the rates of this run.
+        groups: The trained parameters by part; parts that are not trained are absent.
+        lr_mult: Every rate is multiplied by it.
+        lr_scheduler: How the rates change over the run.
+        total_steps: The updates of the whole run.
+
+    Raises:
+        ConfigError: If a rate, an argument or the schedule cannot be had, all listed together.
+        MissingPackageError: If the class's package is not installed.
+        OptbenchError: If what was built is not what was asked for.
+    """
+    rates = {part: asked_rate(options, part) * lr_mult for part in groups}
+    problems = check_package(options)
+    if problems:
+        raise MissingPackageError(*problems)
+    problems = [
+        *_check_groups(options, groups, rates),
+        *check_arguments(options),
+        *check_schedule(lr_scheduler, total_steps=total_steps),
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    torch_groups: list[dict[str, Any]] = [
+        {"params": list(parameters), "lr": rates[part], "name": part}
+        for part, parameters in groups.items()
+    ]
+    optimizer, said = _construct(options, torch_groups, lr=options.lr * lr_mult)
+    description = _read_back(optimizer, options, rates) | {"said": said}
+    description["schedule"] = {
+        "name": lr_scheduler.name,
+        "num_warmup_steps": num_warmup_steps(lr_scheduler, total_steps),
+        "num_cycles": lr_scheduler.num_cycles,
+        "total_steps": total_steps,
+    }
+    return BuiltOptimizer(
+        optimizer,
+        options=options,
+        schedule=lambda step_index: multiplier(lr_scheduler, step_index, total_steps),
+        description=description,
+    )
+
+
+def check_arguments(options: OptimizerOptions) -> list[Problem]:
+    """Return a problem for each argument or trait that does not fit the class; imports it."""
+    where = f"_target_ of recipe {options.name}"
+    try:
+        cls = _named_class(options)
+    except AttributeError:
+        return [
+            Problem(
+                found=f"no {options.target.rpartition('.')[2]} in that module",
+                expected=f"the class {options.target}",
+                where=where,
+                fix=f"correct the path, or install a version of {options.package} that has it",
+            )
+        ]
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        return [
+            Problem(
+                found=f"{options.target}, which is no torch.optim.Optimizer",
+                expected="an optimizer class",
+                where=where,
+                fix="name the class itself, not a function that makes it",
+            )
+        ]
+    return [*_check_modes(options, cls), *_check_signature(options, cls)]
+
+
+def _check_modes(options: OptimizerOptions, cls: type) -> list[Problem]:
+    has_modes = all(callable(getattr(cls, mode, None)) for mode in ("train", "eval"))
+    if has_modes == (options.traits.weights == "averaged"):
+        return []
+    return [
+        Problem(
+            found=f"weights: {options.traits.weights}, and a class "
+            + ("with" if has_modes else "without")
+            + " train() and eval()",
+            expected="weights: averaged for a class with both, else live",
+            where=f"traits of recipe {options.name}",
+            fix="correct the trait: weights: " + ("averaged" if has_modes else "live"),
+        )
+    ]
+
+
+def _check_signature(options: OptimizerOptions, cls: type) -> list[Problem]:
+    parameters = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    allowed = sorted(set(parameters) - {"params", "lr"})
+    return [
+        Problem(
+            found=f"the argument {name!r}, which {options.target} does not take",
+            expected=f"one of {', '.join(allowed)}",
+            where=f"optimizer.args.{name} (recipe {options.name})",
+            fix=f"remove it, or correct it: optimizer.args.{allowed[0]}=..." if allowed else "",
+        )
+        for name in options.args
+        if name not in allowed
+    ]
+
+
+def as_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's arguments as a class wants them: every YAML list becomes a tuple."""
+    return {name: _tuples(value) for name, value in args.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tuples(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _named_class(options: OptimizerOptions) -> Any:
+    module_name, _, class_name = options.target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(missing_package(options)) from error
+    return getattr(module, class_name)
+
+
+def _check_groups(
+    options: OptimizerOptions,
+    groups: Mapping[Part, Sequence[nn.Parameter]],
+    rates: Mapping[Part, float],
+) -> list[Problem]:
+    problems = []
+    where = f"optimizer.{{}} (recipe {options.name})"
+    if not groups or not all(groups.values()):
+        problems.append(
+            Problem(
+                found=f"no parameters in {', '.join(p for p in groups if not groups[p]) or 'all'}",
+                expected="at least one trained parameter in every part that is trained",
+                where="network",
+                fix="train a part that has layers: network.train_unet=true",
+            )
+        )
+    problems += [
+        Problem(
+            found=f"a rate of {rate:g} for {part}",
+            expected="a finite rate above 0; several classes move a group of rate 0 all the same",
+            where=where.format(f"{part}_lr"),
+            fix=f"switch the part off instead: network.train_{part}=false",
+        )
+        for part, rate in rates.items()
+        if not (math.isfinite(rate) and rate > 0)
+    ]
+    if options.traits.group_rates == "equal" and len(set(rates.values())) > 1:
+        problems.append(
+            Problem(
+                found=", ".join(f"{rate:g} for {part}" for part, rate in rates.items()),
+                expected="one rate, because this class estimates one step size for everything",
+                where=where.format("unet_lr and optimizer.text_encoder_lr"),
+                fix="set both to the same value or to null",
+            )
+        )
+    return problems
+
+
+def _construct(
+    options: OptimizerOptions, torch_groups: list[dict[str, Any]], *, lr: float
+) -> tuple[torch.optim.Optimizer, str]:
+    """Return the built class and what it printed or warned about while being built."""
+    cls = _named_class(options)
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
+            warnings.simplefilter("always")
+            optimizer = cls(torch_groups, lr=lr, **as_arguments(options.args))
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            Problem(
+                found=f"{type(error).__name__}: {error}" if str(error) else repr(error),
+                expected=f"arguments that {options.target} accepts",
+                where=f"optimizer.args (recipe {options.name})",
+                fix=f"arguments given: lr={lr:g}, {dict(options.args)}",
+            )
+        ) from error
+    said = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
+    return cast(torch.optim.Optimizer, optimizer), "\n".join(filter(None, said))
+
+
+def _read_back(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float]
+) -> dict[str, Any]:
+    """Return what was built as it is found in the object; raises where it is not what was asked."""
+    cls = type(optimizer)
+    arguments = {name: _found(optimizer, name) for name in options.args}
+    asked = {name: _plain(value) for name, value in options.args.items()}
+    differing = [
+        (f"{name}={value}", f"{name}={asked[name]}")
+        for name, values in arguments.items()
+        for value in values
+        if value != asked[name]
+    ]
+    differing += _differing_groups(optimizer, options, rates)
+    if cls is not _named_class(options) or cls.__name__ != options.target.rpartition(".")[2]:
+        differing.append((f"the class {cls.__qualname__}", f"the class {options.target}"))
+    if differing:
+        where = f"the built optimizer of recipe {options.name}"
+        fix = "the class is not what the recipe says; correct the recipe"
+        raise OptbenchError(
+            *(Problem(found=f, expected=e, where=where, fix=fix) for f, e in differing)
+        )
+    return {
+        "recipe": options.name,
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "package": options.package,
+        "package_version": _version(options.package),
+        "arguments": {
+            name: values[0] if values else asked[name] for name, values in arguments.items()
+        },
+        "arguments_not_found": [name for name, values in arguments.items() if not values],
+        "defaults": {name: _plain(value) for name, value in optimizer.defaults.items()},
+        "groups": {
+            group["name"]: {
+                "lr": float(group["lr"]),
+                "num_parameters": sum(parameter.numel() for parameter in group["params"]),
+            }
+            for group in optimizer.param_groups
+        },
+        "traits": asdict(options.traits),
+    }
+
+
+def _differing_groups(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float]
+) -> list[tuple[str, str]]:
+    """Return (found, expected) for each rate, and each key the rates are read from."""
+    built = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+    rule = options.traits.effective_lr
+    differing = [
+        (f"lr={built.get(part)} for {part}", f"lr={rate}")
+        for part, rate in rates.items()
+        if built.get(part) != rate
+    ]
+    differing += [
+        (f"no {key!r} in the group {group['name']}", f"one, for effective_lr: {rule}")
+        for group in optimizer.param_groups
+        for key in RATE_KEYS.get(rule, ())
+        if key not in group
+    ]
+    return differing
+
+
+def _found(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:
+    """Return every value an argument has in the object: defaults, groups, attributes."""
+    attributes = vars(optimizer)
+    places: list[Mapping[str, Any]] = [optimizer.defaults, *optimizer.param_groups, attributes]
+    # Some classes keep a few of their arguments in a namespace of their own, called args.
+    if hasattr(attributes.get("args"), "__dict__"):
+        places.append(vars(attributes["args"]))
+    return [_plain(place[name]) for place in places if name in place]
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; numbers JSON cannot hold become words."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return repr(value)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a recipe may name a class of the user's own

@@ -1,0 +1,166 @@
+"""The schema on one page: one frozen dataclass per config group, without defaults.
+
+YAML under conf/ holds every default once; a key missing there is an error and no surprise. Nothing
+here has behaviour, and nothing here imports torch, so that checking a config stays instant. The
+names are kohya's wherever kohya has the option.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Precision = Literal["no", "fp16", "bf16"]
+SavePrecision = Literal["float", "fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseOptions:
+    """The frozen model that is adapted (group `base`)."""
+
+    name: str
+    family: str  # a module of optbench.bases
+    path: str  # a folder in diffusers layout
+    vae: str | None  # a separate autoencoder folder, or None for the one in `path`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOptions:
+    """The pictures and captions to learn (group `dataset`)."""
+
+    name: str
+    dir: str  # holds folders named <repeats>_<class words>
+    resolution: tuple[int, int]  # width, height: the pixel budget of a bucket
+    enable_bucket: bool
+    bucket_no_upscale: bool
+    bucket_reso_steps: int
+    min_bucket_reso: int
+    max_bucket_reso: int
+    caption_extension: str
+    shuffle_caption: bool
+    keep_tokens: int  # the first n tags stay in place when captions are shuffled
+    caption_dropout_rate: float
+    flip_aug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkOptions:
+    """The LoRA that is trained (groups `network`, `dropout`, `scale_weight_norms`)."""
+
+    name: str
+    dim: int
+    alpha: float  # scale is alpha / dim; the YAML default is dim / 2
+    conv_dim: int | None  # None: 3x3 convolutions are left alone
+    conv_alpha: float | None
+    dropout: float
+    rank_dropout: float
+    module_dropout: float
+    scale_weight_norms: float | None
+    train_unet: bool
+    train_text_encoder: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerTraits:
+    """What is special about stepping one optimizer class, declared in its recipe."""
+
+    stepping: Literal["plain", "closure"]
+    weights: Literal["live", "averaged"]  # averaged: evaluated and saved at the averaged point
+    schedule: Literal["external", "constant", "own"]  # which lr_scheduler it tolerates
+    warmup: Literal["allowed", "refused"]
+    clip: Literal["external", "own", "refused"]  # refused: train.max_grad_norm must be 0
+    lr_role: Literal["manual", "multiplier", "automatic"]  # multiplier: the real rate is d x lr
+    group_rates: Literal["free", "equal"]  # equal: one rate for unet and text encoder
+    effective_lr: Literal["lr", "d*lr", "d*lr/g0_norm", "scheduled_lr", "relative"]
+    uses_global_rng: bool
+    exact_load: bool  # torch's load_state_dict would change state dtypes; put them back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerOptions:
+    """One recipe: a class, its arguments, its rates and its traits (group `optimizer`)."""
+
+    name: str
+    target: str  # YAML key `_target_`: the dotted path of the class
+    lr: float  # every rate is multiplied by the root key `lr_mult`
+    unet_lr: float | None  # None: `lr`
+    text_encoder_lr: float | None  # None: `lr`
+    args: Mapping[str, Any]
+    traits: OptimizerTraits
+    package: str  # what to install for it
+    paper: str
+    note: str  # printed and shown in the report when not empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LrSchedulerOptions:
+    """How the rate changes over a run (group `lr_scheduler`)."""
+
+    name: str
+    warmup_steps: float  # 1 and more: steps; below 1: that fraction of all steps
+    num_cycles: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions:
+    """How long, how much at once, and in which precision (group `train`)."""
+
+    batch_size: int
+    epochs: int
+    max_steps: int | None  # None: `epochs` decides; else the last epoch may be cut short
+    gradient_accumulation: int
+    mixed_precision: Precision
+    max_grad_norm: float  # 0: no clipping
+    clip_skip: int  # 1: the text encoder's last layer
+    save_precision: SavePrecision
+    device: str  # auto, cpu, cuda, mps
+    num_threads: int | None  # CPU threads; None: torch decides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a prompt set, rendered at one size."""
+
+    name: str
+    text: str
+    negative: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """The fixed prompts every run renders (group `prompts`)."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions:
+    """How pictures are made from the prompts (group `render`)."""
+
+    enabled: bool
+    seeds: tuple[int, ...]  # up to 64 bits
+    cfg_scale: float
+    steps: int
+    sampler: str  # the name A1111 gives it
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything one run is made from; only `pipeline` may take it whole."""
+
+    base: BaseOptions
+    dataset: DatasetOptions
+    network: NetworkOptions
+    optimizer: OptimizerOptions
+    lr_scheduler: LrSchedulerOptions
+    train: TrainOptions
+    prompts: PromptOptions
+    render: RenderOptions
+    seed: int
+    lr_mult: float
+    sweep_name: str | None
+    runs_dir: str
+    cache_dir: str

@@ -1,0 +1,90 @@
+"""Where conf/, sweep/ and the embedded assets lie, and what a folder of weights hashes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt")
+_CHUNK_BYTES = 1 << 20
+_FINGERPRINT_LENGTH = 16
+
+
+def resource_root(package: Path = _PACKAGE) -> Path:
+    """Return the folder that holds conf/ and sweep/: the package in a wheel, else the checkout.
+
+    Raises:
+        FileNotFoundError: If neither place holds conf/config.yaml; names both.
+    """
+    places = (package, package.parent.parent)
+    for place in places:
+        if (place / "conf" / "config.yaml").is_file():
+            return place
+    tried = " nor ".join(str(place / "conf" / "config.yaml") for place in places)
+    raise FileNotFoundError(f"optbench is not installed whole: neither {tried} exists")
+
+
+def conf_dir() -> Path:
+    """Return the folder of the config groups."""
+    return resource_root() / "conf"
+
+
+def sweep_names() -> tuple[str, ...]:
+    """Return the names of all sweeps that ship with optbench, sorted."""
+    return tuple(sorted(path.stem for path in (resource_root() / "sweep").glob("*.yaml")))
+
+
+def asset(name: str) -> Path:
+    """Return the folder of an embedded asset, for instance `tiny` or `mirelle`."""
+    return _PACKAGE / "assets" / name
+
+
+def folder_fingerprint(folder: Path, *, cache_dir: Path | None = None) -> str:
+    """Return 16 hex digits that change with the name or bytes of any weight or config file.
+
+    Only *.safetensors, *.json and *.txt count, at any depth. With `cache_dir`, files whose size
+    and time of change are known are not read again.
+    """
+    files = sorted(
+        path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file()
+    )
+    cache = None if cache_dir is None else cache_dir / "file-hashes.json"
+    known = _read_hashes(cache)
+    fresh: dict[str, str] = {}
+    total = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        fresh[stamp] = known.get(stamp) or _file_hash(path)
+        total.update(f"{path.relative_to(folder).as_posix()}\0{fresh[stamp]}\0".encode())
+    if cache is not None and cache.parent.is_dir() and not fresh.keys() <= known.keys():
+        _write_hashes(cache, {**known, **fresh})
+    return total.hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_hashes(cache: Path | None) -> dict[str, str]:
+    """Return what is known; a damaged cache is an empty one, because it can be made again."""
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write_hashes(cache: Path, hashes: dict[str, str]) -> None:
+    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(hashes, indent=0, sort_keys=True), encoding="utf-8")
+    partial.replace(cache)

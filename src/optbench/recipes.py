@@ -1,0 +1,211 @@
+"""What can be said about a recipe without torch: what is impossible, and what is special.
+
+Nothing is ever adjusted to make a recipe fit. A setting that a recipe cannot have is refused with
+the way out; what a recipe does differently while every setting is obeyed is a departure, which is
+printed before the run and stored with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+from optbench.errors import Problem
+from optbench.options import LrSchedulerOptions, OptimizerOptions
+from optbench.records import Part
+
+_CONSTANT = ("constant", "constant_with_warmup")
+
+
+def check_recipe(
+    options: OptimizerOptions,
+    *,
+    lr_scheduler: LrSchedulerOptions,
+    max_grad_norm: float,
+    num_parts: int,
+) -> list[Problem]:
+    """Return everything about `options` that cannot work together with the rest of the run.
+
+    Args:
+        options: The recipe with the rates of this run.
+        lr_scheduler: The schedule asked for; `schedules.check_schedule` checks it on its own.
+        max_grad_norm: The clipping asked for; 0 is none.
+        num_parts: How many parts of the base are trained: unet, text encoder, or both.
+    """
+    return [
+        *check_package(options),
+        *_check_argument_names(options),
+        *_check_supported(options),
+        *_check_rates(options),
+        *_check_group_rates(options, num_parts),
+        *_check_schedule_trait(options, lr_scheduler),
+        *_check_clip(options, max_grad_norm),
+    ]
+
+
+def asked_rate(options: OptimizerOptions, part: Part) -> float:
+    """Return the rate a recipe gives to one part, before `lr_mult` and the schedule."""
+    own = options.unet_lr if part == "unet" else options.text_encoder_lr
+    return options.lr if own is None else own
+
+
+def departures(options: OptimizerOptions) -> tuple[str, ...]:
+    """Return, as sentences, what a recipe does differently from plain stepping at a given rate."""
+    traits = options.traits
+    said = {
+        "optimizer.lr is a factor, not a rate: the class estimates its own step size d, and the "
+        "real rate is d x lr (recorded as effective_lr)": traits.lr_role == "multiplier",
+        "unet and text encoder train at one rate: the class takes no different ones": (
+            traits.group_rates == "equal"
+        ),
+        "the rate stays constant (lr_scheduler): the class replaces a schedule by its own rule": (
+            traits.schedule != "external"
+        ),
+        "no warm-up from lr_scheduler": traits.warmup == "refused",
+        "gradients are not clipped (train.max_grad_norm=0)": traits.clip == "refused",
+        "the class limits its own updates, besides train.max_grad_norm": traits.clip == "own",
+        "the class is given the loss at every step": traits.stepping == "closure",
+        "saved, validated and rendered with the class's averaged weights, which are not the ones "
+        "gradients are taken at": traits.weights == "averaged",
+        "draws from torch's global generator, which is seeded per run": traits.uses_global_rng,
+    }
+    return tuple(sentence for sentence, holds in said.items() if holds)
+
+
+def check_package(options: OptimizerOptions) -> list[Problem]:
+    """Return a problem if the package of a recipe's class is not installed; imports nothing."""
+    root, _, rest = options.target.partition(".")
+    if not root or not rest:
+        return [
+            Problem(
+                found=f"the class {options.target!r}",
+                expected="a dotted path, for instance torch.optim.AdamW",
+                where=f"_target_ of recipe {options.name}",
+                fix="write the path as you would import it",
+            )
+        ]
+    if importlib.util.find_spec(root) is not None:
+        return []
+    return [missing_package(options)]
+
+
+def missing_package(options: OptimizerOptions) -> Problem:
+    """Return the problem of a recipe whose package is not installed."""
+    return Problem(
+        found=f"no package {options.package}, which has {options.target}",
+        expected="it to be installed",
+        where=f"recipe {options.name}",
+        fix=f"pip install {options.package}; or leave the recipe out: "
+        f"'optimizer=glob(*,exclude={options.name})'",
+    )
+
+
+def _check_argument_names(options: OptimizerOptions) -> list[Problem]:
+    meant = {"lr": "optimizer.lr", "params": "nothing: the network gives them"}
+    return [
+        Problem(
+            found=f"the argument {name!r}",
+            expected="only arguments that no other setting gives",
+            where=f"optimizer.args.{name} (recipe {options.name})",
+            fix=f"remove it and use {meant[name]}",
+        )
+        for name in options.args
+        if name in meant
+    ]
+
+
+def _check_supported(options: OptimizerOptions) -> list[Problem]:
+    traits = options.traits
+    if traits.lr_role != "automatic" and traits.effective_lr != "relative":
+        return []
+    return [
+        Problem(
+            found=f"lr_role={traits.lr_role} with effective_lr={traits.effective_lr}",
+            expected="a class that is given its rate (lr_role manual or multiplier)",
+            where=f"traits of recipe {options.name}",
+            fix="switch the class's own rate off, for instance optimizer.args.relative_step=false",
+        )
+    ]
+
+
+def _check_rates(options: OptimizerOptions) -> list[Problem]:
+    rates = {"lr": options.lr, "unet_lr": options.unet_lr}
+    rates["text_encoder_lr"] = options.text_encoder_lr
+    return [
+        Problem(
+            found=f"{rate:g}",
+            expected="a finite rate above 0; several classes move a group of rate 0 all the same",
+            where=f"optimizer.{name} (recipe {options.name})",
+            fix="to leave a part untrained switch it off: network.train_text_encoder=false or "
+            "network.train_unet=false, and leave its rate out",
+        )
+        for name, rate in rates.items()
+        if rate is not None and not (math.isfinite(rate) and rate > 0)
+    ]
+
+
+def _check_group_rates(options: OptimizerOptions, num_parts: int) -> list[Problem]:
+    unet, text_encoder = asked_rate(options, "unet"), asked_rate(options, "text_encoder")
+    if options.traits.group_rates == "free" or num_parts < 2 or unet == text_encoder:
+        return []
+    return [
+        Problem(
+            found=f"{unet:g} for the unet and {text_encoder:g} for the text encoder",
+            expected="one rate for both, because this class estimates one step size for "
+            "everything: with different rates it raises at its first step, or silently uses the "
+            "first group's",
+            where=f"optimizer.unet_lr and optimizer.text_encoder_lr (recipe {options.name})",
+            fix="set both to the same value or to null, train one part only "
+            "(network.train_text_encoder=false), or use a recipe with group_rates: free",
+        )
+    ]
+
+
+def _check_schedule_trait(
+    options: OptimizerOptions, lr_scheduler: LrSchedulerOptions
+) -> list[Problem]:
+    if options.traits.schedule == "external" or lr_scheduler.name in _CONSTANT:
+        return _check_warmup_trait(options, lr_scheduler)
+    only = "constant" if options.traits.warmup == "refused" else "constant or constant_with_warmup"
+    return [
+        Problem(
+            found=f"the schedule {lr_scheduler.name}",
+            expected=f"{only}, because this class has its own rule instead of a schedule",
+            where=f"lr_scheduler (recipe {options.name})",
+            fix="write lr_scheduler=constant",
+        ),
+        *_check_warmup_trait(options, lr_scheduler),
+    ]
+
+
+def _check_warmup_trait(
+    options: OptimizerOptions, lr_scheduler: LrSchedulerOptions
+) -> list[Problem]:
+    if options.traits.warmup == "allowed" or lr_scheduler.warmup_steps == 0:
+        return []
+    has_own = "warmup_steps" in options.args
+    return [
+        Problem(
+            found=f"a warm-up of {lr_scheduler.warmup_steps:g}",
+            expected="none, because this class "
+            + ("has a warm-up of its own" if has_own else "cannot take a rate of 0, its first"),
+            where=f"lr_scheduler.warmup_steps (recipe {options.name})",
+            fix="write lr_scheduler=constant optimizer.args.warmup_steps=STEPS"
+            if has_own
+            else "write lr_scheduler.warmup_steps=0",
+        )
+    ]
+
+
+def _check_clip(options: OptimizerOptions, max_grad_norm: float) -> list[Problem]:
+    if options.traits.clip != "refused" or max_grad_norm == 0:
+        return []
+    return [
+        Problem(
+            found=f"gradients clipped to a norm of {max_grad_norm:g}",
+            expected="0 (no clipping): this class limits the size of its updates itself, and its "
+            "authors advise against clipping besides",
+            where=f"train.max_grad_norm (recipe {options.name})",
+            fix="write train.max_grad_norm=0, for the whole sweep if the runs are to be compared",
+        )
+    ]

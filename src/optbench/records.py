@@ -1,0 +1,123 @@
+"""Frozen values that travel between the stages of one run.
+
+Shapes: B pictures in a batch, C latent channels, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Part = Literal["unet", "text_encoder"]
+Status = Literal["running", "done", "diverged", "out_of_memory", "failed", "skipped", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionedImage:
+    """One picture of the data set, its caption, and the bucket it is trained in."""
+
+    path: Path
+    key: str  # hex of the SHA-256 of the file's bytes, shortened to 16
+    caption: str
+    class_words: str
+    repeats: int
+    width: int  # of the file, pixels
+    height: int
+    bucket: tuple[int, int]  # width, height in pixels after resizing and cropping
+    resized: tuple[int, int]  # width, height in pixels before cropping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """All pictures in a fixed order, and what they hash to together."""
+
+    images: tuple[CaptionedImage, ...]
+    fingerprint: str  # hex; changes with any picture, caption, repeat or bucket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One use of one picture in one epoch: its address for every draw."""
+
+    image_key: str
+    epoch: int  # counts from 1
+    occurrence: int  # which of the picture's repeats, from 0; for equal pictures counted on
+    caption: str  # after shuffling and dropping
+    flipped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Pictures of one bucket that go through the model together."""
+
+    latents_BCHW: Tensor  # scaled as the base's unet expects, float32 on the CPU
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraTarget:
+    """One layer of the base that may carry a LoRA."""
+
+    name: str  # kohya's key prefix, for instance lora_unet_mid_block_attentions_0_proj_in
+    module: nn.Module  # nn.Linear or nn.Conv2d
+    part: Part
+    needs_conv_dim: bool  # only with network.conv_dim (everything inside resnets and samplers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One optimizer update as a flat record; seconds are wall time of this step."""
+
+    step: int  # counts from 1
+    epoch: int
+    loss: float
+    grad_norm: float  # before clipping, over the trained parameters
+    lr: Mapping[str, float]  # per group
+    d: Mapping[str, float]  # per group; empty for classes that estimate no d
+    effective_lr: Mapping[str, float]
+    seconds_data: float
+    seconds_forward: float
+    seconds_backward: float
+    seconds_optimizer: float
+
+    def as_row(self) -> dict[str, float | int]:
+        """Return the record with one key per number: `lr/unet`, `d/unet`, `effective_lr/unet`."""
+        row: dict[str, float | int] = {"step": self.step, "epoch": self.epoch, "loss": self.loss}
+        row["grad_norm"] = self.grad_norm
+        for name, values in (("lr", self.lr), ("d", self.d), ("effective_lr", self.effective_lr)):
+            row.update({f"{name}/{group}": value for group, value in values.items()})
+        for phase in ("data", "forward", "backward", "optimizer"):
+            row[f"seconds_{phase}"] = getattr(self, f"seconds_{phase}")
+        return row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One whole epoch of training, before anything is saved or rendered."""
+
+    epoch: int  # counts from 1
+    step: int  # the last step taken
+    mean_loss: float  # over the epoch's steps
+    seconds_train: float
+    norms: Mapping[str, float]  # mean and largest module norm, modules scaled by max-norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One image of a grid: which prompt, which seed, at which size, after which epoch."""
+
+    prompt: str  # the prompt's name
+    width: int
+    height: int
+    seed: int
+    epoch: int  # 0: the untouched base
+
+    @property
+    def file_name(self) -> str:
+        """Return the image's file name inside its epoch's folder."""
+        return f"{self.prompt}-{self.width}x{self.height}-s{self.seed}.png"

@@ -1,0 +1,177 @@
+"""What Hydra refuses on a command line, in four parts and with the nearest thing that exists."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from optbench import paths
+from optbench.errors import Problem
+
+_NUM_SUGGESTIONS = 3
+_LEAST_LIKENESS = 0.6
+
+
+def explain(override: str, error: HydraException, tree: DictConfig) -> Problem:
+    """Return why Hydra refused one override.
+
+    Args:
+        override: What was typed.
+        error: What Hydra raised.
+        tree: What the other overrides compose to, for the keys that exist.
+    """
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _unknown_option(override, list(error.options))
+    key = override.lstrip("+~").partition("=")[0]
+    if override.startswith(("+", "~")) or OmegaConf.select(tree, key) is not None:
+        return Problem(
+            found=repr(override),
+            expected="+key=value for a new key, key=value for an old one, ~key to delete one",
+            where="the command line",
+            fix=first_line(error),
+        )
+    return unknown_key(key, _siblings(tree, key), everywhere=_leaves(tree))
+
+
+def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] = ()) -> Problem:
+    """Return the problem of a key that does not exist, with the nearest ones that do.
+
+    Args:
+        key: The whole dotted key.
+        siblings: The keys that exist in the same place.
+        everywhere: All keys, to find one typed without its group.
+    """
+    last = _last(key)
+    near = [
+        name
+        for part in _near(last, [_last(name) for name in siblings])
+        for name in siblings
+        if _last(name) == part
+    ]
+    near = near or [name for name in everywhere if _last(name) == last]
+    return Problem(
+        found="an unknown setting",
+        expected=f"one of {', '.join(siblings)}",
+        where=key,
+        fix=_did_you_mean(near) or "python -m optbench --help lists every key",
+    )
+
+
+def needs_multirun(override: str) -> Problem:
+    """Return the problem of several values for one run."""
+    return Problem(
+        found=repr(override),
+        expected="one value, because this is one run",
+        where=override.partition("=")[0],
+        fix=f"to train every value write: python -m optbench -m {override} ...",
+    )
+
+
+def not_a_string(key: str, value: object) -> Problem:
+    """Return the problem of a list in a sweep file, which Hydra would take as one value."""
+    values = value if isinstance(value, list) else [value]
+    return Problem(
+        found=f"{value!r}",
+        expected="a string; a YAML list would be one run with a list for a value",
+        where=f"hydra.sweeper.params.{key}",
+        fix=f'write {key}: "{",".join(str(item) for item in values)}"',
+    )
+
+
+def cannot_expand(error: HydraException) -> Problem:
+    """Return the problem of values that Hydra's basic sweeper cannot list."""
+    return Problem(
+        found=first_line(error),
+        expected="values that can be listed: key=a,b or choice(), range(), glob()",
+        where="the command line or hydra.sweeper.params",
+        fix="write the values out: key=0.1,0.2,0.3",
+    )
+
+
+def empty_sweep(lines: Sequence[str]) -> Problem:
+    """Return the problem of a sweep without a single run."""
+    return Problem(
+        found="no run at all: a key is swept over no value",
+        expected="at least one value per key",
+        where=" ".join(lines),
+        fix="check the pattern of glob(...) or the end of range(...)",
+    )
+
+
+def equal_runs(first: str, second: str) -> Problem:
+    """Return the problem of two runs that would train the same weights in one folder."""
+    return Problem(
+        found=f"{second!r}, the same weights as {first!r}",
+        expected="runs that differ in something that affects training",
+        where="the sweep",
+        fix="list every value once; to render one training with other prompts, run the second "
+        "setting as a command of its own with another sweep_name",
+    )
+
+
+def several_sweeps(folders: Sequence[str]) -> Problem:
+    """Return the problem of runs of one command in different sweep folders."""
+    return Problem(
+        found=f"runs for {', '.join(folders)}",
+        expected="one folder for all runs, so that they can be compared",
+        where="sweep_name and runs_dir",
+        fix="do not sweep over sweep_name or runs_dir",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's first line that says something."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _unknown_option(override: str, options: Sequence[str]) -> Problem:
+    group, _, option = override.lstrip("+").partition("=")
+    if group == "sweep":
+        options = [*options, *(name for name in paths.sweep_names() if name not in options)]
+    near = [f"{group}={name}" for name in _near(option, options)]
+    return Problem(
+        found=f"an unknown option {option!r}",
+        expected=f"one of {', '.join(options)}",
+        where=group,
+        fix=_did_you_mean(near)
+        or f"write {group}=OPTION, or add a file {group}/{option}.yaml "
+        "to a folder of your own and pass --config-dir FOLDER",
+    )
+
+
+def _siblings(tree: DictConfig, key: str) -> list[str]:
+    """Return the keys beside `key`, in the deepest group of it that exists."""
+    parent = key.rpartition(".")[0]
+    while parent and not isinstance(OmegaConf.select(tree, parent), DictConfig):
+        parent = parent.rpartition(".")[0]
+    node = OmegaConf.select(tree, parent) if parent else tree
+    prefix = f"{parent}." if parent else ""
+    return [f"{prefix}{name!s}" for name in node if name != "hydra"]
+
+
+def _leaves(tree: DictConfig) -> list[str]:
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    found: list[str] = []
+    todo = [(str(name), value) for name, value in plain.items() if name != "hydra"]
+    for key, value in todo:
+        if isinstance(value, dict):
+            todo += [(f"{key}.{name!s}", inner) for name, inner in value.items()]
+        else:
+            found.append(key)
+    return found
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=_NUM_SUGGESTIONS, cutoff=_LEAST_LIKENESS)
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,146 @@
+"""The autoencoder's training: latents that are fixed from the start, and a decoder for them.
+
+The latent space is not learned: it is the whitened principal components of 32x32 patches of the
+drawings (32 of 3072 directions). The encoder regresses these codes, the decoder learns to draw
+from them with noise added. A target that never moves skips the grey plateau in which a plain
+autoencoder sits for half an hour, gives white latents (scaling factor 1) without a KL term, and
+lets the unet train on exact codes while the decoder is still learning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from optbench import rng
+from optbench.tiny import stages, world
+from optbench.tiny.shapes import LATENT_CHANNELS, PIXELS_PER_LATENT, new_autoencoder
+
+_NUM_PATCH_DRAWINGS = 150
+_CODE_NOISE = 0.05  # what the unet leaves; the decoder must not mind it
+_LOG_VARIANCE = -6.0  # the posterior's spread, 0.05: encoding stays nearly deterministic
+_PEAK_RATE = 1.5e-3
+_AVERAGE_DECAY = 0.997
+
+
+class PatchCodes(torch.nn.Module):
+    """The fixed linear map from pictures to white latents, and its inverse."""
+
+    mean: Tensor
+    directions: Tensor
+    spread: Tensor
+
+    def __init__(self, *, mean: Tensor, directions: Tensor, spread: Tensor) -> None:
+        """Keep the patches' mean (3072), unit directions (32, 3072) and code spreads (32)."""
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("directions", directions)
+        self.register_buffer("spread", spread)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return codes of shape (B, 32, H / 32, W / 32) with unit variance over the world."""
+        size = PIXELS_PER_LATENT
+        kernel = (self.directions / self.spread[:, None]).view(LATENT_CHANNELS, 3, size, size)
+        offset = (self.directions @ self.mean) / self.spread
+        return F.conv2d(pixels_BCHW, kernel, stride=size) - offset[:, None, None]
+
+
+def fit_codes(folder: Path, *, seed: int) -> PatchCodes:
+    """Return the principal components of patches of 150 drawings, computed once per folder."""
+    path = folder / "codes.safetensors"
+    if not path.exists():
+        patches = torch.cat([_patches(seed, index) for index in range(_NUM_PATCH_DRAWINGS)])
+        mean = patches.mean(0)
+        centred = patches - mean
+        _, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+        directions = directions.flip(1)[:, :LATENT_CHANNELS].T.contiguous()
+        spread = (centred @ directions.T).std(0)
+        save_file({"mean": mean, "directions": directions, "spread": spread}, path)
+    return PatchCodes(**load_file(path))
+
+
+def _patches(seed: int, index: int) -> Tensor:
+    """Return one drawing's 32x32 patches as rows of 3072 numbers in [-1, 1]."""
+    width, height = world.SIZES[index % len(world.SIZES)]
+    place = rng.key(seed, "tiny", "patches", index)
+    image = world.draw_variety(place, width=width, height=height)
+    pixels = to_tensor([np.asarray(image)])
+    return F.unfold(pixels, PIXELS_PER_LATENT, stride=PIXELS_PER_LATENT)[0].T
+
+
+def to_tensor(pictures: list[np.ndarray]) -> Tensor:
+    """Return pictures (H, W, 3) of 0..255 as one (B, 3, H, W) tensor in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack(pictures).copy()).permute(0, 3, 1, 2)
+    return pixels.float() / 127.5 - 1
+
+
+def train_autoencoder(folder: Path, *, seed: int, num_steps: int) -> AutoencoderKL:
+    """Return the trained autoencoder; resumes from `folder` after a kill."""
+    codes = fit_codes(folder, seed=seed).to(stages.device())
+    torch.manual_seed(rng.key(seed, "tiny", "autoencoder"))
+    model = new_autoencoder().to(stages.device())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.95))
+    average = stages.WeightAverage(model.parameters(), decay=_AVERAGE_DECAY)
+
+    def step(step_index: int) -> dict[str, Tensor]:
+        stages.set_rate(optimizer, stages.falling_rate(step_index, num_steps, peak=_PEAK_RATE))
+        # Large crops at the end: group norm sees other statistics in whole pictures.
+        large = step_index > 0.8 * num_steps
+        pixels = _crops(seed, step_index, large=large).to(stages.device())
+        terms = _losses(model, codes, pixels)
+        optimizer.zero_grad()
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update()
+        return terms
+
+    parts = {"model": model, "optimizer": optimizer, "average": average}
+    stages.run_stage("autoencoder", folder, num_steps=num_steps, parts=parts, step=step)
+    average.copy_to_live()
+    return model
+
+
+def _losses(model: AutoencoderKL, codes: PatchCodes, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+    """Return the loss's terms: pixels, their gradients, the codes, the posterior's spread."""
+    pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
+    target = codes(pixels_BCHW)
+    posterior = model.encode(pixels_BCHW).latent_dist
+    drawn = model.decode(target + _CODE_NOISE * torch.randn_like(target)).sample
+    error = drawn - pixels_BCHW
+    across = error[..., 1:] - error[..., :-1]
+    down = error[..., 1:, :] - error[..., :-1, :]
+    return {
+        "l1": error.abs().mean(),
+        "l2": 0.5 * error.square().mean(),
+        "edges": 0.5 * (across.abs().mean() + down.abs().mean()),
+        "codes": (posterior.mean - target).square().mean(),
+        "spread": 0.02 * (posterior.logvar - _LOG_VARIANCE).square().mean(),
+    }
+
+
+def _crops(seed: int, step_index: int, *, large: bool) -> Tensor:
+    """Return one batch of crops, more often around faces than anywhere else."""
+    draw = rng.shuffler(seed, "tiny", "crops", step_index)
+    size, num_drawings, num_crops = (256, 3, 1) if large else (128, 4, 3)
+    crops = []
+    for _ in range(num_drawings):
+        width, height = draw.choices(world.SIZES, [0.45, 0.35, 0.2])[0]
+        image = world.draw_variety(draw.getrandbits(48), width=width, height=height)
+        pixels = np.asarray(image)
+        for _ in range(num_crops):
+            left = draw.randint(0, width - size)
+            top = draw.randint(0, height - size)
+            if draw.random() < 0.65:
+                left = round(draw.gauss((width - size) / 2, width * 0.12))
+                top = round(draw.gauss(height * 0.33 - size / 2, height * 0.2))
+            left = min(max(left, 0), width - size)
+            top = min(max(top, 0), height - size)
+            crops.append(pixels[top : top + size, left : left + size])
+    return to_tensor(crops)

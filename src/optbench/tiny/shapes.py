@@ -1,0 +1,87 @@
+"""The embedded base's architecture: standard classes in sizes a laptop can train.
+
+Everything that makes a 512x768 picture cheap: 32 pixels per latent with 32 channels (a 16x24 grid
+where SD1.5 has 64x96), no attention on the unet's top level, few channels at full resolution.
+The noise schedule and the eps target are SD1.5's, so every code path is the one it takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+LATENT_CHANNELS = 32
+PIXELS_PER_LATENT = 32
+TEXT_WIDTH = 80
+_AUTOENCODER_CHANNELS = (8, 16, 24, 40, 56, 72)
+_UNET_CHANNELS = (32, 64, 80)
+
+NOISE_SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """Return an untrained autoencoder; latents come out white, so its scaling factor is 1."""
+    num_levels = len(_AUTOENCODER_CHANNELS)
+    model = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * num_levels,
+        up_block_types=("UpDecoderBlock2D",) * num_levels,
+        block_out_channels=_AUTOENCODER_CHANNELS,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=512,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Return an untrained unet; attention only where the grid is 8x12 and 4x6."""
+    model = UNet2DConditionModel(
+        sample_size=(24, 16),
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=_UNET_CHANNELS,
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        # diffusers reads this as the number of heads for SD1.x unets: 16 channels a head.
+        attention_head_dim=tuple(width // 16 for width in _UNET_CHANNELS),
+        norm_num_groups=16,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return an untrained text encoder for `tokenizer`, 77 tokens wide as CLIP's."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Return SD1.5's noise schedule in the form its checkpoints store it."""
+    return DDIMScheduler(
+        **NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )

@@ -1,0 +1,172 @@
+"""A whole command line composed and checked at once, as Hydra's sweeper would expand it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from optbench import paths
+from optbench.composition import AskedRuns, compose_runs
+from optbench.errors import ConfigError, Problem
+
+pytestmark = pytest.mark.usefixtures("fake_assets")
+SWEEPS = sorted((paths.resource_root() / "sweep").glob("*.yaml"))
+
+
+def problems_of(*arguments: str) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        compose_runs(arguments)
+    return caught.value.problems
+
+
+def names(asked: AskedRuns) -> list[str]:
+    return [run.run_dir.name.rpartition("-")[0] for run in asked.runs]
+
+
+def test_the_main_command_is_twelve_runs() -> None:
+    asked = compose_runs(["-m", "optimizer=adamw,lion,dadaptlion", "network.dim=16,32,64,128"])
+    assert names(asked) == [
+        f"{recipe}-dim{dim}"
+        for recipe in ("adamw", "lion", "dadaptlion")
+        for dim in (16, 32, 64, 128)
+    ]
+    assert asked.sweep_dir == Path("runs/optimizer,network.dim")
+    assert asked.is_whole
+
+
+def test_nothing_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    compose_runs(["-m", "network.dim=1,2"])
+    problems_of("network.dim=0")
+    assert list(empty.iterdir()) == []
+
+
+def test_one_run_is_a_sweep_called_single() -> None:
+    asked = compose_runs(["optimizer=lion"])
+    assert (names(asked), asked.sweep_dir) == (["lion-dim16"], Path("runs/single"))
+
+
+def test_a_sweep_name_wins_over_the_file_and_the_keys() -> None:
+    assert compose_runs(["sweep=demo"]).sweep_dir == Path("runs/demo")
+    assert compose_runs(["sweep=demo", "sweep_name=mine"]).sweep_dir == Path("runs/mine")
+    assert compose_runs(["-m", "seed=1,2", "runs_dir=here"]).sweep_dir == Path("here/seed")
+
+
+def test_overriding_a_swept_key_replaces_its_axis() -> None:
+    whole = compose_runs(["sweep=demo"])
+    assert {run.config.optimizer.name for run in whole.runs} == {"adamw", "lion", "dadaptlion"}
+    one = compose_runs(["sweep=demo", "optimizer=came"])
+    assert {run.config.optimizer.name for run in one.runs} == {"came"}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path) -> None:
+    head = path.read_text().splitlines()[:5]
+    patterns = (
+        "# @package _global_",
+        "# Question: .+",
+        "# Source: .+",
+        r"# Runs: \d+",
+        "# Hours: .+",
+    )
+    for line, pattern in zip(head, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+    assert len(compose_runs([f"sweep={path.stem}"]).runs) == int(head[3].removeprefix("# Runs: "))
+    params = OmegaConf.load(path).hydra.sweeper.params  # type: ignore[union-attr]
+    assert all(isinstance(value, str) for value in params.values())
+
+
+def test_a_list_in_a_sweep_file_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "sweep"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
+        "      network.dim: [16, 32]\n"
+    )
+    (problem,) = problems_of("sweep=mine", "--config-dir", str(own.parent))
+    assert problem.where == "hydra.sweeper.params.network.dim"
+    assert '"16,32"' in problem.fix
+
+
+def test_a_recipe_of_your_own_is_found(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "optimizer"
+    own.mkdir(parents=True)
+    text = (paths.conf_dir() / "optimizer" / "adamw.yaml").read_text()
+    (own / "mine.yaml").write_text(text.replace("name: adamw", "name: mine"))
+    asked = compose_runs(["optimizer=mine", "--config-dir", str(own.parent)])
+    assert names(asked) == ["mine-dim16"]
+
+
+def test_everything_wrong_is_told_at_once_with_the_nearest_thing_that_exists() -> None:
+    found = problems_of(
+        "x y",
+        "optimizer=adamww",
+        "network.dimm=3",
+        "dim=3",
+        "lr_schedular=linear",
+        "train.epochs=many",
+        "train.batch_size=0",
+        "network.alpha=1,2",
+    )
+    fixes = {problem.where: problem.fix for problem in found}
+    assert set(fixes) == {
+        "the command line",
+        "optimizer",
+        "network.dimm",
+        "dim",
+        "lr_schedular",
+        "train.epochs",
+        "train.batch_size",
+        "network.alpha",
+    }
+    assert "optimizer=adamw" in fixes["optimizer"]
+    assert "network.dim" in fixes["network.dimm"]
+    assert "network.dim" in fixes["dim"]
+    assert "lr_scheduler" in fixes["lr_schedular"]
+    assert "-m network.alpha=1,2" in fixes["network.alpha"]
+
+
+def test_a_problem_of_one_run_is_told_once() -> None:
+    found = problems_of("-m", "optimizer=adamw,lion", "network.dim=0,16")
+    assert [problem.where for problem in found] == ["network.dim"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "optimizer=glob(nothing*)"],
+        ["-m", "network.dim=range(5,5)"],
+        ["-m", "seed=interval(1,2)"],
+        ["-m", "network.dim=16,16"],
+        ["-m", "render.steps=3,4"],
+        ["-m", "sweep_name=a,b"],
+        ["sweep=unheard_of"],
+        ["--config-dir", "/nowhere"],
+        ["+network.dim.deep=1"],
+        ["~nothing"],
+        ["optimizer="],
+    ],
+)
+def test_a_bad_command_line_is_a_message_and_no_traceback(arguments: list[str]) -> None:
+    assert problems_of(*arguments)
+
+
+def test_unreadable_pictures_are_told_beside_a_bad_dim(fake_assets: Path) -> None:
+    (fake_assets / "mirelle" / "3_girl" / "0.png").write_bytes(b"no picture")
+    found = problems_of("network.dim=0")
+    assert any(problem.where == "network.dim" for problem in found)
+    assert any("0.png" in f"{problem.where} {problem.found}" for problem in found)
+
+
+def test_many_swept_keys_give_a_name_a_file_system_can_hold() -> None:
+    keys = ["network.dim", "network.alpha", "train.batch_size", "train.gradient_accumulation"]
+    keys += ["optimizer.args.weight_decay", "dataset.caption_dropout_rate", "dataset.keep_tokens"]
+    swept = [f"{key}=choice({0.5 if 'rate' in key or 'decay' in key else 1})" for key in keys]
+    name = compose_runs(["-m", *swept]).sweep_dir.name
+    assert name.startswith("network.dim,network.alpha")
+    assert len(name) < 140
