@@ -65,7 +65,11 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
         ConfigError: With the problems of all runs together.
     """
     parsed = get_args_parser().parse_args(list(arguments))
-    problems: list[Problem] = []
+    problems = [
+        refusals.unsupported_flag(flag)
+        for flag in ("config_name", "config_path", "experimental_rerun")
+        if getattr(parsed, flag) is not None
+    ]
     with _hydra(parsed.config_dir) as hydra:
         asked = _parsable(parsed.overrides, problems)
         master, asked = _compose(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)

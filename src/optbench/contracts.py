@@ -31,7 +31,8 @@ class SampleRequest:
     height: int
     cfg_scale: float
     steps: int
-    sampler: str
+    sampler: str  # the name A1111 gives it
+    clip_skip: int  # as in training
 
 
 class Base(Protocol):
@@ -45,12 +46,10 @@ class Base(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def encode_images(
-        self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return scaled latents, float32; pixels in [-1, 1]; one generator per picture."""
 
-    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+    def encode_captions(self, captions: Sequence[str], *, clip_skip: int) -> Conditioning:
         """Return what `predict` needs besides the latents, each tensor with leading size B."""
 
     def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -91,6 +90,12 @@ class Network(Protocol):
     def merged(self) -> AbstractContextManager[None]:
         """Return a context in which the network sits in the base's weights; restored bitwise."""
 
+    def norms(self) -> Mapping[str, float]:
+        """Return the mean and the largest Frobenius norm over the modules' weight changes."""
+
+    def is_finite(self) -> bool:
+        """Return whether every parameter is a finite number."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return every tensor of the file under kohya's keys, float32."""
 
@@ -100,6 +105,8 @@ class Network(Protocol):
 
 class StepOptimizer(Protocol):
     """A built recipe: steps, reports its rates, and shows its evaluation weights."""
+
+    optimizer: torch.optim.Optimizer
 
     def step(self, loss: Callable[[], float]) -> None:
         """Update the parameters from their gradients; `loss` gives the step's loss if asked."""

@@ -1,6 +1,7 @@
 """What a run costs before it is made.
 
-Steps come from its data, time from earlier runs, disk space from the shapes of the base. Everything is read from files' headers and records; nothing is loaded and nothing is measured.
+Steps come from its data, time from earlier runs, disk space from the shapes of the base.
+Everything is read from headers and records; nothing is loaded and nothing is measured.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from optbench.batches import num_batches
 from optbench.options import NetworkOptions, RunConfig
 from optbench.records import Dataset
+from optbench.rundir import RunDir, read_rows
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
@@ -70,11 +73,8 @@ def bucket_counts(dataset: Dataset) -> dict[tuple[int, int], tuple[int, int]]:
 
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
     """Return the optimizer updates of one epoch; a batch never mixes buckets."""
-    num_batches = sum(
-        math.ceil(num_uses / config.train.batch_size)
-        for _, num_uses in bucket_counts(dataset).values()
-    )
-    return max(1, math.ceil(num_batches / config.train.gradient_accumulation))
+    batches = num_batches(dataset, batch_size=config.train.batch_size)
+    return max(1, math.ceil(batches / config.train.gradient_accumulation))
 
 
 def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | None:
@@ -92,12 +92,12 @@ def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | N
     steps: list[float] = [
         sum(row.get(phase, 0.0) for phase in _PHASES)
         for run_dir in nearest
-        for row in _rows(run_dir / "steps.jsonl")
+        for row in read_rows(RunDir(run_dir).steps_path)
     ]
     pauses: list[float] = [
         sum(row.get(pause, 0.0) for pause in _PAUSES)
         for run_dir in nearest
-        for row in _rows(run_dir / "epochs.jsonl")
+        for row in read_rows(RunDir(run_dir).epochs_path)
     ]
     if not steps:
         return None
@@ -116,19 +116,6 @@ def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
         stored = OmegaConf.to_container(OmegaConf.load(file))
         if isinstance(stored, dict) and {"base", "train", "optimizer", "network"} <= stored.keys():
             yield file.parent, {str(key): value for key, value in stored.items()}
-
-
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Return the whole records of a JSONL file; a run that is being written may end in half one."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _disk_bytes(config: RunConfig, num_epochs: int) -> int:

@@ -1,12 +1,12 @@
 """Errors that teach: every message says what was found, what was expected, where, and what to type.
 
-    OptbenchError
-    |-- ConfigError            a setting is unknown, ill-typed, impossible or without effect
-    |-- DatasetError           pictures or captions are missing or cannot be read
-    |-- BaseError              the base's weights are missing, damaged or of another family
-    |-- MissingPackageError    an optional package is asked for and not installed
-    |-- DivergedError          the loss or the weights are no longer finite
-    `-- DamagedFileError       a file of ours is truncated or was written by something else
+OptbenchError
+|-- ConfigError            a setting is unknown, ill-typed, impossible or without effect
+|-- DatasetError           pictures or captions are missing or cannot be read
+|-- BaseError              the base's weights are missing, damaged or of another family
+|-- MissingPackageError    an optional package is asked for and not installed
+|-- DivergedError          the loss or the weights are no longer finite
+`-- DamagedFileError       a file of ours is truncated or was written by something else
 """
 
 from collections.abc import Iterable

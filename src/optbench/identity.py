@@ -7,8 +7,8 @@ places on disk or the report is in no hash.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from optbench.dataset import read_dataset
 from optbench.errors import BaseError, Problem
 from optbench.options import BaseOptions, DatasetOptions, RunConfig
 from optbench.records import Dataset
+from optbench.rundir import fingerprint
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
 _NUM_HASH_DIGITS = 8
@@ -67,7 +68,7 @@ def identify(config: RunConfig) -> RunIdentity:
 def weights_fingerprint(
     config: RunConfig, *, dataset_fingerprint: str, base_fingerprint: str
 ) -> str:
-    """Return 64 hex digits that change with everything that affects the weights, and only then.
+    """Return 16 hex digits that change with everything that affects the weights, and only then.
 
     Device and number of threads count: they change the last bits.
     """
@@ -78,8 +79,7 @@ def weights_fingerprint(
         "pictures": dataset_fingerprint,
         **_weight_settings(config),
     }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return fingerprint(_with_words_for_infinity(content))
 
 
 def run_slug(config: RunConfig) -> str:
@@ -134,6 +134,15 @@ def pixels_per_latent(options: BaseOptions) -> int:
 @functools.lru_cache(maxsize=64)
 def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
     return read_dataset(options, pixels_per_latent=num_pixels)
+
+
+def _with_words_for_infinity(value: Any) -> Any:
+    """Return the value with inf and nan as text: recipes may say .inf, JSON cannot."""
+    if isinstance(value, Mapping):
+        return {key: _with_words_for_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_words_for_infinity(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _weight_settings(config: RunConfig) -> dict[str, Any]:

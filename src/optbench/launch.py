@@ -11,7 +11,6 @@ import gc
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -24,18 +23,9 @@ from optbench.config import build_config, config_tree
 from optbench.errors import DivergedError, MissingPackageError, OptbenchError
 from optbench.identity import identify
 from optbench.options import RunConfig
-from optbench.records import Status
+from optbench.records import Status, SweepPlace
 
 _NUM_TRACEBACK_LINES = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepPlace:
-    """Where in a sweep one run stands."""
-
-    sweep_dir: Path
-    run_index: int  # from 0
-    num_runs: int  # 0: not known, a sweeper plugin decides
 
 
 def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
@@ -75,9 +65,10 @@ def call_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -
 
 def is_finished(run_dir: Path, config: RunConfig) -> bool:
     """Return whether nothing is left to do: trained to the end, and rendered as asked now."""
-    if rundir.read_status(run_dir).status != "done":
+    file = rundir.RunDir(run_dir).config_path
+    if rundir.read_status(run_dir).status != "done" or not file.is_file():
         return False
-    stored = OmegaConf.load(run_dir / "config.yaml")
+    stored = OmegaConf.load(file)
     assert isinstance(stored, DictConfig)
     asked = config_tree(config)
     return all(
@@ -94,16 +85,18 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
     run_dir = place.sweep_dir / identify(config).name
     if is_finished(run_dir, config):
         return "done"
+    if rundir.read_status(run_dir).status == "running":
+        return "running"  # another command is at it; two would write into one folder
     try:
         from optbench.pipeline import run_one
 
         return run_one(config, place)
     except KeyboardInterrupt:
-        rundir.write_status(run_dir, "interrupted", reason="stopped by Ctrl-C")
+        _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise
     except (Exception, SystemExit) as error:
         status, reason = judge(error)
-        rundir.write_status(run_dir, status, reason=reason)
+        _end(run_dir, status, reason)
         # The traceback would keep the run's model and tensors alive for the rest of the sweep.
         traceback.clear_frames(error.__traceback__)
         return status
@@ -124,6 +117,11 @@ def judge(error: BaseException) -> tuple[Status, str]:
     lines = traceback.format_exception(error)
     tail = "".join(lines).splitlines()[-_NUM_TRACEBACK_LINES:]
     return "failed", "\n".join([f"{type(error).__name__}: {error}", *tail])
+
+
+def _end(run_dir: Path, status: Status, reason: str) -> None:
+    """Write how a run ended, beside the facts that are already known of it."""
+    rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
 
 
 @contextlib.contextmanager

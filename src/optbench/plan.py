@@ -22,18 +22,21 @@ from optbench.recipes import departures
 _FINE = 0
 _BAD_INPUT = 2
 _MIB = 1 << 20
+_WIDTH_WITHOUT_TERMINAL = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of a command line; return 0, or 2 when something is wrong with it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console = Console(soft_wrap=True, highlight=False)
+    # A pipe has no width of its own, and a name cut at column 80 cannot be searched for.
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    console = Console(soft_wrap=True, highlight=False, width=width)
     try:
         asked = compose_runs(arguments)
+        costs = [estimate(run.config, run.identity.dataset) for run in asked.runs]
     except OptbenchError as error:
         console.print(escape(str(error)))
         return _BAD_INPUT
-    costs = [estimate(run.config, run.identity.dataset) for run in asked.runs]
     todo = [not is_finished(run.run_dir, run.config) for run in asked.runs]
     console.print(_table(asked, costs, todo))
     _print_departures(console, asked)
@@ -60,7 +63,7 @@ def _table(asked: AskedRuns, costs: Sequence[Cost], todo: Sequence[bool]) -> Tab
 
 def _state(run: AskedRun, *, is_open: bool) -> str:
     status = rundir.read_status(run.run_dir)
-    if status is None:
+    if status.status == "pending":
         return "to do"
     if status.status == "done" and is_open:
         return "done, other pictures to render"

@@ -5,9 +5,11 @@ Nothing here names the machine or the person: no host name, and the home folder 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _GIT_TIMEOUT_SECONDS = 10
+_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _BYTES_PER_KIB = 1024
 
@@ -41,7 +44,7 @@ def collect(
         "memory_bytes": _memory_bytes(),
         "gpus": _gpu_names(),
         "packages": {name: _version(name) for name in packages},
-        "git": _git_state(_CHECKOUT),
+        "git": git_state(_CHECKOUT),
         **extra,
     }
     shortened = _without_home(content)
@@ -87,8 +90,12 @@ def _gpu_names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def _git_state(checkout: Path) -> dict[str, Any] | None:
-    """Return commit and whether files differ from it; None outside a checkout of our own."""
+@functools.cache
+def git_state(checkout: Path) -> Mapping[str, Any] | None:
+    """Return commit and whether files differ from it; None outside a checkout of our own.
+
+    Asked once per process: the code in memory stays the same however the files are edited.
+    """
     if not (checkout / ".git").exists():
         return None
     commit = _git(checkout, "rev-parse", "HEAD")
@@ -99,6 +106,8 @@ def _git_state(checkout: Path) -> dict[str, Any] | None:
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
+    # Inside a hook, these variables would lead git to the hook's repository.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
@@ -106,6 +115,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
             text=True,
             timeout=_GIT_TIMEOUT_SECONDS,
             check=False,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -123,9 +133,9 @@ def _without_home(value: Any) -> Any:
     home = str(Path.home())
     if isinstance(value, (str, Path)):
         text = str(value)
-        return text if home in ("", "/") else text.replace(home, "~")
+        return text if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)
     if isinstance(value, Mapping):
-        return {str(key): _without_home(item) for key, item in value.items()}
+        return {_without_home(str(key)): _without_home(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_home(item) for item in value]
     return value

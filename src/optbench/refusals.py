@@ -60,6 +60,16 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
     )
 
 
+def unsupported_flag(name: str) -> Problem:
+    """Return the problem of a flag of Hydra's that would replace optbench's own config."""
+    return Problem(
+        found=f"--{name.replace('_', '-')}",
+        expected="the config that ships with optbench, and groups of your own beside it",
+        where="the command line",
+        fix="put your files into a folder like conf/ and pass --config-dir FOLDER",
+    )
+
+
 def needs_multirun(override: str) -> Problem:
     """Return the problem of several values for one run."""
     return Problem(

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from optbench.errors import DamagedFileError, Problem
 from optbench.records import Cell, Status
@@ -191,8 +191,14 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def truncate_rows(path: Path, *, max_epoch: int) -> int:
-    """Drop the records after `max_epoch`, atomically; return how many were dropped."""
+    """Drop the records after `max_epoch`, atomically; return how many were dropped.
+
+    Raises:
+        DamagedFileError: If a line is no JSON object, or a record does not say its epoch.
+    """
     rows = read_rows(path)
+    if not all(isinstance(row.get("epoch"), int) for row in rows):
+        raise _damaged(path, "a record without its epoch", "an `epoch` in every record")
     kept = [row for row in rows if row["epoch"] <= max_epoch]
     if path.is_file():
         write_atomic(path, "".join(_line(row) for row in kept))
@@ -250,7 +256,7 @@ def _status_record(path: Path) -> StatusRecord:
         raise _damaged(path, f"status {status!r}", f"one of {', '.join(get_args(Status))}")
     facts, process = content.get("facts"), content.get("process")
     return StatusRecord(
-        status=status,
+        status=cast(Status, status),
         reason=str(content.get("reason", "")),
         updated=str(content.get("updated", "")),
         facts=facts if isinstance(facts, dict) else {},

@@ -150,6 +150,7 @@ def test_a_problem_of_one_run_is_told_once() -> None:
         ["+network.dim.deep=1"],
         ["~nothing"],
         ["optimizer="],
+        ["--config-name", "other"],
     ],
 )
 def test_a_bad_command_line_is_a_message_and_no_traceback(arguments: list[str]) -> None:

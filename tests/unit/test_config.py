@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -19,6 +21,11 @@ def tree_of(*overrides: str) -> DictConfig:
     register_resolvers()
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         return compose("config", overrides=list(overrides))
+
+
+@functools.cache
+def default_tree() -> DictConfig:
+    return tree_of()
 
 
 def config_of(*overrides: str) -> RunConfig:
@@ -105,7 +112,7 @@ def test_all_kinds_of_problems_are_told_together() -> None:
         ("dataset.resolution=[512]", "dataset.resolution"),
         ("seed=-1", "seed"),
         ("lr_mult=0", "lr_mult"),
-        ("lr_mult=nan", "lr_mult"),
+        ("lr_mult=.nan", "lr_mult"),
         ("sweep_name=../up", "sweep_name"),
         ("base.path=/nowhere", "base.path"),
         ("base.vae=/nowhere", "base.vae"),
@@ -116,10 +123,14 @@ def test_all_kinds_of_problems_are_told_together() -> None:
     ],
 )
 def test_one_setting(override: str, where: str) -> None:
-    if where:
-        assert places(override) == [where]
-    else:
-        config_of(override)
+    tree = default_tree().copy()
+    tree.merge_with_dotlist([override])
+    if not where:
+        build_config(tree)
+        return
+    with pytest.raises(ConfigError) as caught:
+        build_config(tree)
+    assert [problem.where for problem in caught.value.problems] == [where]
 
 
 def test_no_part_to_train_is_refused() -> None:

@@ -40,10 +40,11 @@ def fingerprint(*overrides: str, data: str = "d", base: str = "b") -> str:
         "scale_weight_norms=one",
         "lr_scheduler=linear",
         "lr_mult=2",
+        "+optimizer.args.bound=inf",
         "train.epochs=2",
         "train.batch_size=1",
         "train.num_threads=1",
-        "dataset.shuffle_caption=false",
+        "dataset.keep_tokens=2",
         "seed=0",
     ],
 )

@@ -87,4 +87,3 @@ def _draw_shard(shards: Path, codes: PatchCodes, *, seed: int, start: int) -> No
         shards / f"{start:06d}.safetensors",
     )
     (shards / f"{start:06d}.json").write_text(json.dumps(rows))
-

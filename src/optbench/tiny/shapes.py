@@ -17,7 +17,9 @@ LATENT_CHANNELS = 32
 PIXELS_PER_LATENT = 32
 TEXT_WIDTH = 80
 _AUTOENCODER_CHANNELS = (8, 16, 24, 40, 56, 72)
-_UNET_CHANNELS = (32, 64, 80)
+# The top level must be several times wider than the latents, or the noise to predict does not pass
+# through it: with 32 channels for 32 latents nothing but noise was ever drawn (docs/lab-log.md).
+_UNET_CHANNELS = (96, 80, 80)
 
 NOISE_SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,
@@ -58,7 +60,7 @@ def new_unet() -> UNet2DConditionModel:
         cross_attention_dim=TEXT_WIDTH,
         # diffusers reads this as the number of heads for SD1.x unets: 16 channels a head.
         attention_head_dim=tuple(width // 16 for width in _UNET_CHANNELS),
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
     return model.to(memory_format=torch.channels_last)
 

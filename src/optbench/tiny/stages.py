@@ -64,8 +64,7 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved average."""
         self._mean = [
-            saved.to(live.device)
-            for saved, live in zip(state["mean"], self._live, strict=True)
+            saved.to(live.device) for saved, live in zip(state["mean"], self._live, strict=True)
         ]
         self._num_updates = state["num_updates"]
 

@@ -16,10 +16,10 @@ from optbench.tiny.drawings import Drawings
 from optbench.tiny.shapes import NOISE_SCHEDULE, new_unet
 from optbench.tiny.text import tokenize
 
-_BATCH_SIZE = 16
-_PEAK_RATE = 1.2e-3
+_BATCH_SIZE = 8
+_PEAK_RATE = 1e-3
 _TEXT_RATE_RATIO = 0.25
-_AVERAGE_DECAY = 0.9995
+_AVERAGE_DECAY = 0.999
 _MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 _EMPTY_CAPTION_SHARE = 0.1  # what classifier-free guidance needs
 

@@ -1,0 +1,304 @@
+"""Stable Diffusion 1.x, and everything of its architecture: the embedded base is one of them.
+
+Shapes: B batch, C latent channels, H and W latent height and width (pixels / pixels per latent),
+T tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from optbench.contracts import Conditioning, SampleRequest
+from optbench.errors import BaseError, Problem
+from optbench.options import BaseOptions
+from optbench.paths import asset, folder_fingerprint
+from optbench.records import LoraTarget
+from optbench.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODEL_VERSION = "sd_v1"  # kohya's word for ss_base_model_version
+
+# Both libraries talk about packages nobody needs here, and draw bars of their own.
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+diffusers.utils.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+
+# kohya's lists: a LoRA goes on every linear and convolution inside these classes.
+_TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
+_UNET_CLASSES = ("Transformer2DModel",)
+_UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+_SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """The loaded pieces of one checkpoint."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    schedule: Mapping[str, Any]
+
+
+class StableDiffusion:
+    """A frozen Stable Diffusion 1.x behind `contracts.Base`."""
+
+    family = "stable_diffusion"
+
+    def __init__(self, parts: _Parts, *, name: str, fingerprint: str, vae_fingerprint: str) -> None:
+        """Freeze the parts and keep them; the autoencoder stays in float32."""
+        self.name = name
+        self.fingerprint = fingerprint
+        self.vae_fingerprint = vae_fingerprint
+        self.tokenizer = parts.tokenizer
+        self.text_encoder = parts.text_encoder.eval().requires_grad_(False)
+        self.vae = parts.vae.eval().requires_grad_(False)
+        self.unet = parts.unet.eval().requires_grad_(False)
+        self.device = self.unet.device
+        self.dtype = self.unet.dtype
+        self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._schedule = {key: parts.schedule[key] for key in _SCHEDULE_KEYS}
+        self._schedule["prediction_type"] = parts.schedule.get("prediction_type", "epsilon")
+        self._noiser = DDPMScheduler(**self._schedule)
+
+    def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
+        pixels_BCHW = pixels_BCHW.to(self.device, torch.float32)
+        posterior = self.vae.encode(pixels_BCHW).latent_dist
+        mean_BCHW, spread_BCHW = posterior.mean.cpu(), posterior.std.cpu()
+        shape = mean_BCHW.shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
+        scaled: Tensor = (mean_BCHW + spread_BCHW * noise) * self.vae.config.scaling_factor
+        return scaled
+
+    def encode_captions(self, captions: Sequence[str], *, clip_skip: int) -> Conditioning:
+        """Return {"states_BTE"}: the text encoder's states of 77 tokens.
+
+        With `clip_skip` n the states after the n-th last layer, through the final norm, as A1111.
+        """
+        ids = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            max_length=77,
+            return_tensors="pt",
+        ).input_ids.to(self.device)
+        if clip_skip == 1:
+            return {"states_BTE": self.text_encoder(input_ids=ids).last_hidden_state}
+        encoded = self.text_encoder(input_ids=ids, output_hidden_states=True)
+        states_BTE = encoded.hidden_states[-clip_skip]
+        return {"states_BTE": _text_model(self.text_encoder).final_layer_norm(states_BTE)}
+
+    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """Return uniform timesteps in [0, 1000), int64 of shape (B,), on the CPU."""
+        limit = self._schedule["num_train_timesteps"]
+        return torch.cat([torch.randint(0, limit, (1,), generator=one) for one in generators])
+
+    def noisy_and_target(
+        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return sqrt(a) x + sqrt(1 - a) e and its target: e, or v for v-prediction."""
+        noisy_BCHW = self._noiser.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+        if self._schedule["prediction_type"] == "v_prediction":
+            return noisy_BCHW, self._noiser.get_velocity(latents_BCHW, noise_BCHW, timesteps_B)
+        return noisy_BCHW, noise_BCHW
+
+    def predict(
+        self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """Return the unet's prediction, shaped like `noisy_BCHW`."""
+        predicted: Tensor = self.unet(
+            noisy_BCHW.to(self.dtype), timesteps_B, conditioning["states_BTE"], return_dict=False
+        )[0]
+        return predicted
+
+    def lora_targets(self) -> tuple[LoraTarget, ...]:
+        """Return every layer that may carry a LoRA under kohya's names, text encoder first."""
+        text_root = _text_model(self.text_encoder)
+        text = _layers(text_root, _TEXT_CLASSES, prefix="lora_te_text_model")
+        unet = _layers(self.unet, _UNET_CLASSES, prefix="lora_unet")
+        convs = _layers(self.unet, _UNET_CONV_CLASSES, prefix="lora_unet")
+        targets = [
+            LoraTarget(name=name, module=layer, part="text_encoder", needs_conv_dim=False)
+            for name, layer in text
+        ]
+        for found, needs_conv_dim in ((unet, False), (convs, True)):
+            targets += [
+                LoraTarget(name=name, module=layer, part="unet", needs_conv_dim=needs_conv_dim)
+                for name, layer in found
+            ]
+        return tuple(targets)
+
+    def sample(self, request: SampleRequest) -> list[Image]:
+        """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""
+        class_name, settings = SAMPLERS[request.sampler]
+        sampler = getattr(diffusers, class_name)(**self._schedule, **settings, steps_offset=1)
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=self.unet,
+            scheduler=sampler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
+        size = self.pixels_per_latent
+        shape = (self.unet.config.in_channels, request.height // size, request.width // size)
+        latents = torch.stack([torch.randn(shape, generator=one) for one in generators])
+        texts = [request.text, request.negative]
+        states = self.encode_captions(texts, clip_skip=request.clip_skip)["states_BTE"]
+        num_pictures = len(request.seeds)
+        images: list[Image] = pipeline(
+            prompt_embeds=states[:1].repeat(num_pictures, 1, 1),
+            negative_prompt_embeds=states[1:].repeat(num_pictures, 1, 1),
+            latents=latents.to(self.device, self.dtype),
+            generator=generators,
+            width=request.width,
+            height=request.height,
+            guidance_scale=request.cfg_scale,
+            num_inference_steps=request.steps,
+        ).images
+        return images
+
+
+def load(options: BaseOptions, *, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
+    """Return the checkpoint in diffusers layout at `options.path`.
+
+    Raises:
+        BaseError: If a part is missing, damaged, or not Stable Diffusion 1.x.
+    """
+    folder = Path(options.path)
+    vae_folder = folder / "vae" if options.vae is None else Path(options.vae)
+    try:
+        parts = _Parts(
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
+            vae=AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32),
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
+            schedule=_read_schedule(folder / "scheduler" / "scheduler_config.json"),
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise BaseError(
+            Problem(
+                found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                expected="a Stable Diffusion 1.x in diffusers layout: tokenizer, text_encoder, "
+                "vae, unet and scheduler folders with safetensors weights",
+                where=f"base.path={options.path}",
+                fix="save the model again with save_pretrained, or choose another base",
+            )
+        ) from error
+    for module in (parts.text_encoder, parts.vae, parts.unet):
+        module.to(device, memory_format=torch.channels_last)
+    _check_family(parts, where=f"base.path={options.path}")
+    return StableDiffusion(
+        parts,
+        name=options.name,
+        fingerprint=folder_fingerprint(folder),
+        vae_fingerprint=folder_fingerprint(vae_folder),
+    )
+
+
+def tiny(seed: int) -> StableDiffusion:
+    """Return a random Stable Diffusion of a few thousand weights, for tests."""
+    torch.manual_seed(seed)
+    tokenizer = CLIPTokenizer.from_pretrained(asset("tiny") / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(4, 4, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        mid_block_add_attention=False,
+    )
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    schedule = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+    }
+    parts = _Parts(
+        tokenizer=tokenizer,
+        text_encoder=CLIPTextModel(config),
+        vae=vae,
+        unet=unet,
+        schedule=schedule,
+    )
+    name = f"random-{seed}"
+    return StableDiffusion(parts, name=name, fingerprint=name, vae_fingerprint=name)
+
+
+def _text_model(encoder: CLIPTextModel) -> Any:
+    """Return what kohya's keys call text_model; transformers 5 made it the encoder itself."""
+    return getattr(encoder, "text_model", encoder)
+
+
+def _layers(
+    root: nn.Module, classes: Sequence[str], *, prefix: str
+) -> Iterator[tuple[str, nn.Module]]:
+    """Yield kohya's name and the layer for every linear and convolution inside `classes`."""
+    for block_name, block in root.named_modules():
+        if type(block).__name__ not in classes:
+            continue
+        for layer_name, layer in block.named_modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                yield f"{prefix}_{block_name}_{layer_name}".replace(".", "_"), layer
+
+
+def _read_schedule(path: Path) -> Mapping[str, Any]:
+    schedule: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {key: schedule[key] for key in (*_SCHEDULE_KEYS, "prediction_type") if key in schedule}
+
+
+def _check_family(parts: _Parts, *, where: str) -> None:
+    """Refuse a checkpoint whose unet and text encoder do not fit together as SD1.x's do."""
+    wanted = parts.unet.config.cross_attention_dim
+    given = parts.text_encoder.config.hidden_size
+    is_sdxl = parts.unet.config.addition_embed_type is not None
+    if wanted == given and not is_sdxl:
+        return
+    found = "an SDXL unet" if is_sdxl else f"a unet that reads {wanted} numbers per token"
+    raise BaseError(
+        Problem(
+            found=f"{found} and a text encoder that writes {given}",
+            expected="Stable Diffusion 1.x: both the same, and no second text encoder",
+            where=where,
+            fix="choose a Stable Diffusion 1.x checkpoint",
+        )
+    )

@@ -1,0 +1,385 @@
+"""Contact sheets from image files: labelled rows and columns, and no cell without an answer.
+
+A cell without its picture prints why. Sheets that show what they would show again are left alone.
+The font is the one Pillow carries (Aileron: Latin letters; others print as boxes).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from optbench.options import Prompt
+from optbench.records import Cell
+from optbench.rundir import RunDir, fingerprint, read_status, write_atomic
+
+MAX_WIDTH_PX = 2000
+_KEY = "optbench-key"
+_LAYOUT_VERSION = 1  # raise it when equal inputs begin to give other sheets
+_RUN_CELL_PX = 320
+_EPOCH_CELL_PX = 256
+_MARGIN_PX = 28
+_GAP_PX = 6
+_LABEL_WIDTH_PX = 210
+_MIN_TEXT_WIDTH_PX = 640
+_TITLE_SIZE_PX, _TEXT_SIZE_PX, _LABEL_SIZE_PX, _NOTE_SIZE_PX = 26, 17, 20, 15
+_MAX_LABEL_LINES = 8
+_LINE_HEIGHT = 1.3
+_PNG_COMPRESS_LEVEL = 4
+_PAPER, _INK, _FAINT, _MISSING, _RULE = "#ffffff", "#16181d", "#5b6270", "#eceef2", "#c9ced8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One place of a sheet: a picture, or why there is none."""
+
+    path: Path | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One labelled row of tiles."""
+
+    title: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetPlan:
+    """Everything a sheet shows."""
+
+    title: str
+    text: str  # printed under the title, wrapped
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    size_px: tuple[int, int]  # width and height of the pictures themselves
+    cell_height_px: int  # at most; smaller where the sheet would get too wide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetRun:
+    """One run after one epoch as a row of a sheet."""
+
+    run: RunDir
+    epoch: int  # 0: the base alone
+    title: str
+    prompt: Prompt  # as this run rendered it; sizes may differ between runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """Where a picture lies in its sheet, in pixels."""
+
+    path: Path
+    row: str
+    column: str
+    box: tuple[int, int, int, int]  # left, top, width, height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """A written sheet, its size, and where its pictures lie in it."""
+
+    path: Path
+    width_px: int
+    height_px: int
+    pictures: tuple[Placed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    width: int
+    height: int
+    cell: tuple[int, int]
+    title: tuple[str, ...]
+    text: tuple[str, ...]
+    row_titles: tuple[tuple[str, ...], ...]
+    grid_top: int
+
+    def box(self, row_index: int, column_index: int) -> tuple[int, int, int, int]:
+        left = _MARGIN_PX + _LABEL_WIDTH_PX + column_index * (self.cell[0] + _GAP_PX)
+        top = self.grid_top + row_index * (self.cell[1] + _GAP_PX)
+        return left, top, *self.cell
+
+
+def run_sheet(run: RunDir, prompt: Prompt, *, seeds: Sequence[int], num_epochs: int) -> Sheet:
+    """Return a run's sheet of one prompt: rows are epochs (0 is the base), columns are seeds.
+
+    Args:
+        run: Where the pictures are; the sheet goes to its folder of sheets.
+        prompt: What was rendered.
+        seeds: The columns.
+        num_epochs: Rows after the base's: the epochs asked for; those not there say why.
+    """
+    reason = _reason(run)
+    rows = tuple(
+        Row(
+            title="base, no LoRA" if epoch == 0 else f"epoch {epoch}",
+            tiles=_tiles(run, prompt, seeds=seeds, epoch=epoch, reason=reason),
+        )
+        for epoch in range(num_epochs + 1)
+    )
+    plan = SheetPlan(
+        title=f"{run.name}: prompt {prompt.name}, every epoch",
+        text=prompt.text,
+        columns=tuple(f"seed {seed}" for seed in seeds),
+        rows=rows,
+        size_px=(prompt.width, prompt.height),
+        cell_height_px=_RUN_CELL_PX,
+    )
+    return write_sheet(run.sheets_dir / f"{prompt.name}.png", plan)
+
+
+def epoch_sheet(path: Path, runs: Sequence[SheetRun], *, seeds: Sequence[int], title: str) -> Sheet:
+    """Return a sheet of one prompt that compares runs: rows are runs, columns are seeds.
+
+    The first row's prompt gives the text and the cells' shape; put the base alone, epoch 0, first.
+    """
+    first = runs[0].prompt
+    plan = SheetPlan(
+        title=title,
+        text=first.text,
+        columns=tuple(f"seed {seed}" for seed in seeds),
+        rows=tuple(
+            Row(
+                title=row.title,
+                tiles=_tiles(
+                    row.run, row.prompt, seeds=seeds, epoch=row.epoch, reason=_reason(row.run)
+                ),
+            )
+            for row in runs
+        ),
+        size_px=(first.width, first.height),
+        cell_height_px=_EPOCH_CELL_PX,
+    )
+    return write_sheet(path, plan)
+
+
+def write_sheet(path: Path, plan: SheetPlan) -> Sheet:
+    """Return a sheet on disk; drawn only if it would show anything else than the file there."""
+    layout = _lay_out(plan)
+    key = _content_key(plan)
+    if _stored_key(path) != key:
+        info = PngInfo()
+        info.add_text(_KEY, key)
+        buffer = io.BytesIO()
+        image = _draw(plan, layout)
+        image.save(buffer, "PNG", pnginfo=info, compress_level=_PNG_COMPRESS_LEVEL)
+        write_atomic(path, buffer.getvalue())
+    pictures = tuple(
+        Placed(path=tile.path, row=row.title, column=column, box=layout.box(row_index, index))
+        for row_index, row in enumerate(plan.rows)
+        for index, (column, tile) in enumerate(zip(plan.columns, row.tiles, strict=True))
+        if tile.path is not None
+    )
+    return Sheet(path=path, width_px=layout.width, height_px=layout.height, pictures=pictures)
+
+
+def compose_sheet(plan: SheetPlan) -> Image.Image:
+    """Return the sheet as a picture; every tile is filled, with its picture or with its note."""
+    return _draw(plan, _lay_out(plan))
+
+
+def _tiles(
+    run: RunDir, prompt: Prompt, *, seeds: Sequence[int], epoch: int, reason: str
+) -> tuple[Tile, ...]:
+    note = "base not rendered" if epoch == 0 else reason
+    tiles = []
+    for seed in seeds:
+        cell = Cell(
+            prompt=prompt.name, width=prompt.width, height=prompt.height, seed=seed, epoch=epoch
+        )
+        path = run.image_path(cell)
+        tiles.append(Tile(path=path) if path.is_file() else Tile(path=None, note=note))
+    return tuple(tiles)
+
+
+def _reason(run: RunDir) -> str:
+    """Return why a picture of this run may be missing."""
+    record = read_status(run.path)
+    if record.status == "done":
+        return "not rendered"
+    if record.status in ("running", "pending"):
+        return "not there yet"
+    first_line = record.reason.strip().partition("\n")[0]
+    return f"{record.status.replace('_', ' ')}: {first_line}".removesuffix(": ")
+
+
+def _content_key(plan: SheetPlan) -> str:
+    """Return what changes with anything a sheet shows; the pictures count by time and size."""
+    rows: list[Any] = []
+    for row in plan.rows:
+        tiles: list[Any] = []
+        for tile in row.tiles:
+            stat = None if tile.path is None else tile.path.stat()
+            tiles.append(tile.note if stat is None else [stat.st_size, stat.st_mtime_ns])
+        rows.append([row.title, tiles])
+    content = {
+        "version": _LAYOUT_VERSION,
+        "texts": [plan.title, plan.text, list(plan.columns)],
+        "sizes": [*plan.size_px, plan.cell_height_px],
+        "rows": rows,
+    }
+    return fingerprint(content)
+
+
+def _stored_key(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            return str(image.info.get(_KEY))
+    except (OSError, SyntaxError, ValueError):
+        return None  # not a sheet any more: drawn again
+
+
+def _lay_out(plan: SheetPlan) -> _Layout:
+    num_columns = max(1, len(plan.columns))
+    room = MAX_WIDTH_PX - 2 * _MARGIN_PX - _LABEL_WIDTH_PX - (num_columns - 1) * _GAP_PX
+    width_px, height_px = plan.size_px
+    scale = min(plan.cell_height_px / height_px, room / num_columns / width_px)
+    cell = max(1, int(width_px * scale)), max(1, int(height_px * scale))
+    cells_width = num_columns * cell[0] + (num_columns - 1) * _GAP_PX
+    inner = max(_LABEL_WIDTH_PX + cells_width, _MIN_TEXT_WIDTH_PX)
+    title = _wrap(plan.title, _font(_TITLE_SIZE_PX), inner)
+    text = _wrap(plan.text, _font(_TEXT_SIZE_PX), inner)
+    num_header_lines = max(len(lines) for lines in _column_titles(plan, cell[0]))
+    grid_top = (
+        _MARGIN_PX
+        + _lines_height(len(title), _TITLE_SIZE_PX)
+        + _lines_height(len(text), _TEXT_SIZE_PX)
+        + 2 * _GAP_PX
+        + _lines_height(num_header_lines, _NOTE_SIZE_PX)
+        + 2 * _GAP_PX
+    )
+    label_font = _font(_LABEL_SIZE_PX)
+    row_titles = tuple(
+        _wrap(row.title, label_font, _LABEL_WIDTH_PX - 2 * _GAP_PX)[:_MAX_LABEL_LINES]
+        for row in plan.rows
+    )
+    return _Layout(
+        width=inner + 2 * _MARGIN_PX,
+        height=grid_top + len(plan.rows) * (cell[1] + _GAP_PX) - _GAP_PX + _MARGIN_PX,
+        cell=cell,
+        title=title,
+        text=text,
+        row_titles=row_titles,
+        grid_top=grid_top,
+    )
+
+
+def _column_titles(plan: SheetPlan, width: int) -> list[tuple[str, ...]]:
+    return [_wrap(title, _font(_NOTE_SIZE_PX), width) for title in plan.columns] or [()]
+
+
+def _draw(plan: SheetPlan, layout: _Layout) -> Image.Image:
+    sheet = Image.new("RGB", (layout.width, layout.height), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    top = _MARGIN_PX
+    _write(pen, layout.title, (_MARGIN_PX, top), size=_TITLE_SIZE_PX)
+    top += _lines_height(len(layout.title), _TITLE_SIZE_PX)
+    _write(pen, layout.text, (_MARGIN_PX, top), size=_TEXT_SIZE_PX, fill=_FAINT)
+    for index, lines in enumerate(_column_titles(plan, layout.cell[0])):
+        if not lines:
+            continue
+        left, grid_top, width, _ = layout.box(0, index)
+        top = grid_top - _GAP_PX - _lines_height(len(lines), _NOTE_SIZE_PX)
+        _write(pen, lines, (left + width // 2, top), size=_NOTE_SIZE_PX, is_centred=True)
+    for row_index, (row, lines) in enumerate(zip(plan.rows, layout.row_titles, strict=True)):
+        _, top, _, height = layout.box(row_index, 0)
+        middle = top + (height - _lines_height(len(lines), _LABEL_SIZE_PX)) // 2
+        _write(pen, lines, (_MARGIN_PX, max(top, middle)), size=_LABEL_SIZE_PX)
+        for index, tile in enumerate(row.tiles):
+            _draw_tile(sheet, pen, tile, layout.box(row_index, index))
+    return sheet
+
+
+def _draw_tile(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, box: tuple[int, int, int, int]
+) -> None:
+    left, top, width, height = box
+    picture, note = _picture(tile, (width, height))
+    if picture is not None:
+        # Centred: a picture of another shape than the sheet's keeps its own.
+        place = left + (width - picture.width) // 2, top + (height - picture.height) // 2
+        sheet.paste(picture, place)
+        return
+    pen.rectangle((left, top, left + width - 1, top + height - 1), fill=_MISSING, outline=_RULE)
+    inner = width - 4 * _GAP_PX
+    max_lines = max(1, int((height - 2 * _GAP_PX) / (_NOTE_SIZE_PX * _LINE_HEIGHT)))
+    lines = _wrap(note, _font(_NOTE_SIZE_PX), inner)[:max_lines]
+    middle = top + (height - _lines_height(len(lines), _NOTE_SIZE_PX)) // 2
+    place = left + width // 2, middle
+    _write(pen, lines, place, size=_NOTE_SIZE_PX, fill=_FAINT, is_centred=True)
+
+
+def _picture(tile: Tile, size: tuple[int, int]) -> tuple[Image.Image | None, str]:
+    """Return the tile's picture fitted into a size, or None and why."""
+    if tile.path is None:
+        return None, tile.note or "no picture"
+    try:
+        with Image.open(tile.path) as image:
+            image.load()
+            scale = min(size[0] / image.width, size[1] / image.height)
+            fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+            resample = Image.Resampling.LANCZOS
+            return image.convert("RGB").resize(fitted, resample, reducing_gap=2.0), ""
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None, f"{tile.path.name} cannot be read"
+
+
+def _write(
+    pen: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    place: tuple[int, int],
+    *,
+    size: int,
+    fill: str = _INK,
+    is_centred: bool = False,
+) -> None:
+    left, top = place
+    for index, line in enumerate(lines):
+        place = left, top + round(index * size * _LINE_HEIGHT)
+        pen.text(place, line, font=_font(size), fill=fill, anchor="ma" if is_centred else "la")
+
+
+def _lines_height(num_lines: int, size: int) -> int:
+    return round(num_lines * size * _LINE_HEIGHT)
+
+
+@functools.cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _wrap(text: str, font: Any, width: int) -> tuple[str, ...]:
+    """Return the lines of a text that fit a width; only a word too long for a line is cut."""
+    lines: list[str] = []
+    current = ""
+    for word in text.split():
+        longer = f"{current} {word}" if current else word
+        if font.getlength(longer) <= width:
+            current = longer
+            continue
+        if current:
+            lines.append(current)
+        *full, current = _cut(word, font, width)
+        lines += full
+    return (*lines, current) if current else tuple(lines)
+
+
+def _cut(word: str, font: Any, width: int) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces

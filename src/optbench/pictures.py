@@ -1,0 +1,149 @@
+"""The pictures of a run's folder: which are missing, rendered from the files they belong to.
+
+A LoRA's pictures are rendered from its saved file, in the file's precision, so that they show what
+a person will load, and can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from optbench import grid, rundir
+from optbench.checkpoint import read_lora
+from optbench.contracts import Base, Network
+from optbench.options import Prompt, PromptOptions, RenderOptions
+from optbench.records import Cell
+from optbench.render import cells_of, parameters_text, png_bytes, render_prompts
+from optbench.rundir import RunDir
+
+_KEY_FILE = "rendered-as.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Where pictures go, and everything besides the LoRA that decides how they look."""
+
+    run: RunDir
+    base: Base
+    prompts: tuple[Prompt, ...]
+    options: RenderOptions
+    clip_skip: int
+    cache_dir: Path
+
+    @property
+    def key(self) -> str:
+        """Hex that changes with anything but the LoRA that a picture depends on."""
+        looks = asdict(self.options)
+        # Neither changes a picture: noise is per seed, and rows of a batch do not mix.
+        del looks["enabled"], looks["batch_size"], looks["seeds"]
+        content = {
+            "base": self.base.fingerprint,
+            "vae": self.base.vae_fingerprint,
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "render": looks,
+            "clip_skip": self.clip_skip,
+        }
+        return rundir.fingerprint(content)
+
+
+def render_base(gallery: Gallery) -> None:
+    """Give the run its epoch 0: the base alone, rendered once and shared by all runs."""
+    _forget_other_looks(gallery)
+    shared = gallery.cache_dir / "base-pictures" / gallery.key
+    _render(gallery, folder=shared, epoch=0, lora="")
+    own = gallery.run.images_dir(0)
+    own.mkdir(parents=True, exist_ok=True)
+    for prompt in gallery.prompts:
+        for cell in cells_of(prompt, gallery.options, epoch=0):
+            if not (own / cell.file_name).is_file():
+                _link(shared / cell.file_name, own / cell.file_name)
+
+
+def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
+    """Render what is missing of one epoch from its LoRA file; `network` is as before afterwards."""
+    folder = gallery.run.images_dir(epoch)
+    if not _missing(gallery, folder, epoch=epoch):
+        return
+    path = gallery.run.lora_path(epoch)
+    with _as_in_file(network, path), network.merged():
+        _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+
+
+def draw_run_sheets(
+    run: RunDir, prompts: PromptOptions, options: RenderOptions, *, num_epochs: int
+) -> None:
+    """Compose the run's own sheets: rows are epochs (0 = the base), columns are seeds."""
+    for prompt in prompts.prompts:
+        grid.run_sheet(run, prompt, seeds=options.seeds, num_epochs=num_epochs)
+
+
+def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
+    """Render the missing cells of one epoch into `folder`."""
+    missing = _missing(gallery, folder, epoch=epoch)
+    if not missing:
+        return
+    with torch.inference_mode():
+        for cell, prompt, image in render_prompts(
+            gallery.base,
+            gallery.prompts,
+            gallery.options,
+            epoch=epoch,
+            clip_skip=gallery.clip_skip,
+            is_wanted=missing.__contains__,
+        ):
+            text = parameters_text(
+                cell,
+                prompt,
+                gallery.options,
+                clip_skip=gallery.clip_skip,
+                model=gallery.base.name,
+                lora=lora,
+            )
+            rundir.write_atomic(folder / cell.file_name, png_bytes(image, text))
+
+
+def _missing(gallery: Gallery, folder: Path, *, epoch: int) -> set[Cell]:
+    cells = [
+        cell
+        for prompt in gallery.prompts
+        for cell in cells_of(prompt, gallery.options, epoch=epoch)
+    ]
+    return {cell for cell in cells if not (folder / cell.file_name).is_file()}
+
+
+def _forget_other_looks(gallery: Gallery) -> None:
+    """Remove pictures made with other prompts or settings; their file names cannot tell."""
+    images = gallery.run.path / "images"
+    key_path = images / _KEY_FILE
+    if key_path.is_file() and rundir.read_json(key_path).get("key") == gallery.key:
+        return
+    if images.is_dir():
+        shutil.rmtree(images)
+    rundir.write_json(key_path, {"key": gallery.key})
+
+
+@contextmanager
+def _as_in_file(network: Network, path: Path) -> Iterator[None]:
+    """Give the network a file's weights for a while, and then its own back, bit for bit."""
+    tensors, _ = read_lora(path)
+    own = network.state_dict()
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link one file to a second place, or copy it where links cannot go."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

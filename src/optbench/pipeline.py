@@ -1,0 +1,333 @@
+"""The straight line of one run: config -> dataset -> latents -> network -> optimizer -> train ->
+checkpoint -> render -> grid. The report is built afterwards, from the files left here.
+"""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from optbench import allocator, pictures, provenance, rundir
+from optbench.bases import load_base
+from optbench.batches import num_batches, plan_epoch
+from optbench.checkpoint import LoraCard, kohya_metadata, save_lora
+from optbench.config import config_yaml
+from optbench.contracts import Base
+from optbench.curves import write_scalars
+from optbench.errors import ConfigError, Problem
+from optbench.identity import RunIdentity, identify
+from optbench.latents import LatentCache, encode_dataset
+from optbench.network import LoraNetwork, build_network
+from optbench.optimizers import build_optimizer
+from optbench.options import BaseOptions, RunConfig, TrainOptions
+from optbench.progress import RunProgress
+from optbench.recipes import departures
+from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.resume import Progressed, read_state, write_state
+from optbench.rundir import RunDir
+from optbench.stepping import BuiltOptimizer
+from optbench.train import Course, Lane, train_epochs
+
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def run_one(config: RunConfig, place: SweepPlace) -> Status:
+    """Make one run from wherever its folder stands: train, save, render, every epoch.
+
+    Returns "done"; anything else is raised, for the caller to write down as the run's status.
+    """
+    allocator.keep_freed_memory()
+    identity = identify(config)
+    run = RunDir(place.sweep_dir / identity.name)
+    rundir.write_status(run.path, "running")
+    accelerator = _accelerator(config.train)
+    base = _base(config.base, accelerator.device, config.train.mixed_precision)
+    latents = encode_dataset(
+        identity.dataset, base, cache_dir=Path(config.cache_dir), flips=config.dataset.flip_aug
+    )
+    network = build_network(base.lora_targets(), config.network, seed=config.seed)
+    network_to_device(network, accelerator.device)
+    optimizer = build_optimizer(
+        config.optimizer,
+        network.parameter_groups(),
+        lr_mult=config.lr_mult,
+        lr_scheduler=config.lr_scheduler,
+        total_steps=total_steps(config, identity),
+    )
+    stage = _Run(config, identity, run, base, network, optimizer, accelerator)
+    stage.begin()
+    with _progress(stage, place) as progress:
+        for line in (*departures(config.optimizer), config.optimizer.note):
+            if line:
+                progress.say(f"{config.optimizer.name}: {line}")
+        _train(stage, latents, progress)
+    if config.render.enabled:
+        pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+    rundir.write_status(run.path, "done")
+    return "done"
+
+
+def total_steps(config: RunConfig, identity: RunIdentity) -> int:
+    """Return how many optimizer updates the run takes: `train.max_steps`, or all its epochs."""
+    per_epoch = steps_per_epoch(config, identity)
+    all_epochs = config.train.epochs * per_epoch
+    return all_epochs if config.train.max_steps is None else min(config.train.max_steps, all_epochs)
+
+
+def steps_per_epoch(config: RunConfig, identity: RunIdentity) -> int:
+    """Return the optimizer updates of one epoch; a last window of fewer batches counts too."""
+    batches = num_batches(identity.dataset, batch_size=config.train.batch_size)
+    return -(-batches // config.train.gradient_accumulation)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run in progress: what its stages share."""
+
+    config: RunConfig
+    identity: RunIdentity
+    run: RunDir
+    base: Base
+    network: LoraNetwork
+    optimizer: BuiltOptimizer
+    accelerator: Accelerator
+    done: Progressed = Progressed(epoch=0, step=0)
+
+    def begin(self) -> None:
+        """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
+        run = self.run
+        rundir.write_atomic(run.config_path, config_yaml(self.config))
+        described = self._described()
+        restored = read_state(run, self.network, self.optimizer, self.accelerator)
+        self.done = restored or Progressed(epoch=0, step=0)
+        for path in (run.steps_path, run.epochs_path):
+            rundir.truncate_rows(path, max_epoch=self.done.epoch)
+        rundir.write_json(run.provenance_path, described)
+        self.render_missing()
+        if self.done.row is not None:
+            self._write_epoch_row(self.done.row, {})
+
+    def end_epoch(self, record: EpochRecord, rows: list[dict[str, float | int]]) -> None:
+        """Keep one trained epoch: LoRA file, records, state, and then its pictures.
+
+        The state is the commit: killed before it, the epoch is trained again, to the same bits;
+        killed after it, only the missing pictures are rendered.
+        """
+        started = time.perf_counter()
+        self._save_lora(record)
+        row: dict[str, Any] = {
+            "epoch": record.epoch,
+            "step": record.step,
+            "mean_loss": record.mean_loss,
+            "seconds_train": record.seconds_train,
+            "peak_memory_bytes": _peak_memory_bytes(self.base.device),
+            **record.norms,
+        }
+        rundir.append_rows(self.run.steps_path, rows)
+        self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
+        write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
+        write_scalars(self.run.tensorboard_dir, [*rows, row])
+        saved = time.perf_counter()
+        self.render_missing()
+        seconds = {
+            "seconds_save": saved - started,
+            "seconds_render": time.perf_counter() - saved,
+        }
+        self._write_epoch_row(row, seconds)
+
+    def render_missing(self) -> None:
+        """Render every picture of every epoch so far that is not on disk yet."""
+        if not self.config.render.enabled:
+            return
+        gallery = pictures.Gallery(
+            run=self.run,
+            base=self.base,
+            prompts=self.config.prompts.prompts,
+            options=self.config.render,
+            clip_skip=self.config.train.clip_skip,
+            cache_dir=Path(self.config.cache_dir),
+        )
+        pictures.render_base(gallery)
+        for epoch in range(1, self.done.epoch + 1):
+            pictures.render_epoch(gallery, self.network, epoch=epoch)
+
+    def _save_lora(self, record: EpochRecord) -> None:
+        """Write the epoch's LoRA file from the weights to evaluate; the last one under two names."""
+        config = self.config
+        card = LoraCard(
+            name=self.run.name,
+            model_version="sd_v1",
+            seed=config.seed,
+            lr_mult=config.lr_mult,
+            epoch=record.epoch,
+            step=record.step,
+            num_epochs=config.train.epochs,
+            num_steps=total_steps(config, self.identity),
+            num_batches_per_epoch=num_batches(
+                self.identity.dataset, batch_size=config.train.batch_size
+            ),
+            images=self.identity.dataset.images,
+            base=config.base,
+            dataset=config.dataset,
+            network=config.network,
+            optimizer=config.optimizer,
+            lr_scheduler=config.lr_scheduler,
+            train=config.train,
+        )
+        with self.optimizer.evaluation_weights():
+            tensors = self.network.state_dict()
+        paths = [self.run.lora_path(record.epoch)]
+        if record.step == card.num_steps:
+            paths.append(self.run.lora_path(None))
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            precision = config.train.save_precision
+            save_lora(path, tensors, precision=precision, metadata=kohya_metadata(card))
+
+    def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
+        """Append the epoch's record unless a killed process had got as far as that."""
+        rows = rundir.read_rows(self.run.epochs_path)
+        if not any(one["epoch"] == row["epoch"] for one in rows):
+            rundir.append_rows(self.run.epochs_path, [{**row, **seconds}])
+
+    def _described(self) -> dict[str, Any]:
+        """Return versions, hardware and what was really built, read back."""
+        config, dataset = self.config, self.identity.dataset
+        extra = {
+            "departures": list(departures(config.optimizer)),
+            "note": config.optimizer.note,
+            "optimizer": self.optimizer.described(),
+            "paper": config.optimizer.paper,
+            "base": {"name": config.base.name, "fingerprint": self.identity.base_fingerprint},
+            "dataset": {
+                "num_images": len(dataset.images),
+                "num_samples_per_epoch": sum(image.repeats for image in dataset.images),
+                "fingerprint": dataset.fingerprint,
+            },
+            "weights_fingerprint": self.identity.weights_fingerprint,
+            "total_steps": total_steps(config, self.identity),
+            "device": str(self.base.device),
+            "num_threads": torch.get_num_threads(),
+            "num_parameters": sum(one.numel() for one in self.optimizer.parameters()),
+        }
+        packages = ["torch", "diffusers", "transformers", "accelerate", "safetensors"]
+        packages.append(config.optimizer.package)
+        return provenance.collect(
+            packages=list(dict.fromkeys(packages)), command=sys.argv, extra=extra
+        )
+
+
+def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
+    """Train what is left of the run, keeping every epoch as soon as it is whole."""
+    config, identity = stage.config, stage.identity
+    last_step = total_steps(config, identity)
+    if stage.done.step == last_step:
+        return
+    course = Course(
+        seed=config.seed,
+        first_epoch=stage.done.epoch + 1,
+        first_step=stage.done.step,
+        total_steps=last_step,
+    )
+
+    def epoch_batches(epoch: int) -> Iterable[Batch]:
+        planned = plan_epoch(
+            identity.dataset,
+            config.dataset,
+            seed=config.seed,
+            epoch=epoch,
+            batch_size=config.train.batch_size,
+        )
+        return (latents.batch(one) for one in planned)
+
+    rows: list[dict[str, float | int]] = []
+    lane = Lane(network=stage.network, optimizer=stage.optimizer)
+    for (record,) in train_epochs(
+        stage.base,
+        [lane],
+        epoch_batches,
+        options=config.train,
+        course=course,
+        accelerator=stage.accelerator,
+    ):
+        if isinstance(record, StepRecord):
+            rows.append(record.as_row())
+            progress.advance(record)
+            continue
+        stage.end_epoch(record, rows)
+        progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
+        rows = []
+
+
+def _accelerator(options: TrainOptions) -> Accelerator:
+    """Return accelerate's view of the device and precision this run asks for."""
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    is_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    if options.device not in ("auto", "cpu") and is_cpu:
+        _refuse_device(f"train.device={options.device}", "a device this machine has")
+    if is_cpu and options.mixed_precision == "fp16":
+        _refuse_device("train.mixed_precision=fp16 on a CPU", "no or bf16; fp16 needs a GPU")
+    # accelerate keeps these for the life of the process; the next run may ask for another one.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(
+        cpu=is_cpu,
+        mixed_precision=options.mixed_precision,
+        gradient_accumulation_steps=options.gradient_accumulation,
+    )
+
+
+def _refuse_device(found: str, expected: str) -> None:
+    raise ConfigError(
+        Problem(
+            found=found,
+            expected=expected,
+            where="train",
+            fix="leave train.device=auto, and train.mixed_precision=no on a CPU",
+        )
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _base(options: BaseOptions, device: torch.device, precision: str) -> Base:
+    """Return the base, loaded once per process and shared by its runs."""
+    return load_base(options, device=device, dtype=_DTYPES[precision])
+
+
+def network_to_device(network: LoraNetwork, device: torch.device) -> None:
+    """Move the network's parameters in place, before an optimizer sees them."""
+    for parameters in network.parameter_groups().values():
+        for parameter in parameters:
+            parameter.data = parameter.data.to(device)
+
+
+@contextmanager
+def _progress(stage: _Run, place: SweepPlace) -> Iterator[RunProgress]:
+    with RunProgress(
+        stage.run.name,
+        num_steps=total_steps(stage.config, stage.identity),
+        num_steps_done=stage.done.step,
+        run_index=place.run_index,
+        num_runs=place.num_runs,
+    ) as progress:
+        yield progress
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: of the GPU, or of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

@@ -1,0 +1,49 @@
+"""The frames as CSV and Parquet, for spreadsheets and notebooks."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from optbench.results import Frames, is_missing, shown
+from optbench.rundir import write_atomic
+
+TABLES = ("runs", "epochs", "steps", "pairs", "images", "validation")
+# A spreadsheet takes a cell that begins so for a formula; captions and names are not ours.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_tables(frames: Frames, folder: Path) -> tuple[str, ...]:
+    """Return the names of the files written: every frame that has columns, in both formats."""
+    written: list[str] = []
+    for name in TABLES:
+        frame: pd.DataFrame = getattr(frames, name)
+        if name == "validation" and frame.empty:
+            continue
+        safe = frame.apply(_column) if len(frame.columns) else frame
+        buffer = io.BytesIO()
+        safe.to_parquet(buffer, index=False)
+        write_atomic(folder / f"{name}.parquet", buffer.getvalue())
+        text = safe.map(_spreadsheet_safe).to_csv(index=False, lineterminator="\n")
+        write_atomic(folder / f"{name}.csv", text)
+        written += [f"{name}.csv", f"{name}.parquet"]
+    return tuple(written)
+
+
+def _column(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of one type, because Parquet has no others."""
+    kinds = {type(value) for value in column if not is_missing(value)}
+    if len(kinds) <= 1:
+        return column
+    if kinds <= {int, float}:
+        return column.astype(float)
+    return column.map(lambda value: None if is_missing(value) else shown(value))
+
+
+def _spreadsheet_safe(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value

@@ -1,0 +1,112 @@
+"""report/index.html: the evidence of a sweep as one page that opens by double click, offline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from optbench.report import charts, curves, exports, origins, sheets, tables
+from optbench.report.evidence import RunEvidence, SweepEvidence, gather
+from optbench.report.links import address
+from optbench.report.wording import seconds_text
+from optbench.results import no_runs
+from optbench.rundir import write_atomic
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(sweep_dir: Path) -> Path:
+    """Return the path of the page, after writing it, its sheets and its tables.
+
+    Raises:
+        DatasetError: If there is no such folder.
+    """
+    if not sweep_dir.is_dir():
+        raise no_runs(sweep_dir)
+    report_dir = sweep_dir / "report"
+    sweep = gather(sweep_dir)
+    files = exports.write_tables(sweep.frames, report_dir)
+    shared = origins.shared_facts(sweep.runs)
+    page = (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            title=_title(sweep),
+            name=sweep_dir.resolve().name,
+            sweep=sweep,
+            counts=Counter(run.status for run in sweep.runs).most_common(),
+            undone=[run for run in sweep.runs if run.row["status"] != "done"],
+            seeds=_num_seeds(sweep),
+            noise=tables.seed_noise(sweep),
+            shared_settings=origins.shared_settings(sweep),
+            ranking=tables.ranking(sweep),
+            epoch_times=tables.epoch_times(sweep),
+            prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(sweep, report_dir)),
+            charts=curves.make_charts(sweep),
+            pairs=tables.pair_summaries(sweep),
+            has_equal_draws=curves.has_equal_draws(sweep),
+            run_sheets={run.anchor: sheets.run_sheets(run, report_dir) for run in sweep.runs},
+            lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
+            settings={run.anchor: origins.setting_facts(run) for run in sweep.runs},
+            own={run.anchor: origins.own_facts(run, shared) for run in sweep.runs},
+            shared=shared,
+            recipes=origins.recipes(sweep),
+            files=files,
+        )
+    )
+    path = report_dir / "index.html"
+    write_atomic(path, page)
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=charts.number_text, seconds=seconds_text)
+    # Ours, and meant as CSS and script: not to be escaped.
+    environment.globals.update(
+        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        clip_definition=charts.clip_definition(),
+        swatch=charts.swatch,
+    )
+    return environment
+
+
+def _title(sweep: SweepEvidence) -> str:
+    """Return the question the sweep asks, in plain words."""
+    if not sweep.runs:
+        return "No runs yet"
+    names = list(sweep.factors)
+    if not names:
+        return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"Which {listed}?"
+
+
+def _num_seeds(sweep: SweepEvidence) -> int:
+    """Return with how many seeds the least repeated combination of settings was run."""
+    names = [name for name in sweep.factors if name != "seed"]
+    found: dict[tuple[str, ...], set[str]] = {}
+    for run in sweep.runs:
+        if run.config:
+            key = tuple(repr(run.row.get(name)) for name in names)
+            found.setdefault(key, set()).add(repr(run.row.get("seed")))
+    return min((len(seeds) for seeds in found.values()), default=0)
+
+
+def _lora_files(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
+    if not run.run.lora_dir.is_dir():
+        return []
+    return [
+        (path.name, address(path, report_dir))
+        for path in sorted(run.run.lora_dir.glob("*.safetensors"))
+    ]

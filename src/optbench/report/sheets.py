@@ -1,0 +1,176 @@
+"""The sheets a page shows, drawn where missing or out of date, with a link on every picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optbench import grid
+from optbench.options import Prompt
+from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.links import address
+
+_BASE = "base, no LoRA"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spot:
+    """One picture in a sheet, as percentages of the sheet, and where it is at full size."""
+
+    address: str
+    title: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSheet:
+    """One sheet as the page shows it; addresses are relative to the report's folder."""
+
+    address: str
+    prompt: Prompt
+    width_px: int
+    height_px: int
+    spots: tuple[Spot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochSheets:
+    """All prompts after one epoch, every run a row."""
+
+    epoch: int
+    sheets: tuple[ShownSheet, ...]
+
+
+def run_sheets(run: RunEvidence, report_dir: Path) -> list[ShownSheet]:
+    """Return a run's own sheets, one per prompt; none where it has no pictures at all."""
+    if not _epochs_with_pictures([run]):
+        return []
+    return [
+        _shown(
+            grid.run_sheet(run.run, prompt, seeds=run.seeds, num_epochs=run.num_epochs_asked),
+            prompt,
+            report_dir,
+        )
+        for prompt in run.prompts
+        if run.seeds
+    ]
+
+
+def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
+    """Return the sheets that compare the runs, for every epoch that has pictures of any run."""
+    found = []
+    prompts = _all_prompts(sweep.runs)
+    seeds = tuple(dict.fromkeys(seed for run in sweep.runs for seed in run.seeds))
+    epochs = _epochs_with_pictures(sweep.runs)
+    bases = _base_runs(sweep.runs)
+    for epoch in [epoch for epoch in epochs if epoch > 0] or epochs:
+        sheets = []
+        for name, prompt in prompts.items():
+            rows = [*_rows(bases, name, epoch=0, has_base_titles=True)]
+            if epoch > 0:
+                rows += _rows(sweep.runs, name, epoch=epoch)
+            if not rows or not seeds:
+                continue
+            sheet = grid.epoch_sheet(
+                report_dir / "sheets" / f"epoch-{epoch:04d}" / f"{name}.png",
+                rows,
+                seeds=seeds,
+                title=f"prompt {name}, {_epoch_title(epoch)}, one row per run",
+            )
+            sheets.append(_shown(sheet, prompt, report_dir))
+        if sheets:
+            found.append(EpochSheets(epoch=epoch, sheets=tuple(sheets)))
+    return found
+
+
+def _epoch_title(epoch: int) -> str:
+    return f"after epoch {epoch}" if epoch else "before training"
+
+
+def _rows(
+    runs: Sequence[RunEvidence], name: str, *, epoch: int, has_base_titles: bool = False
+) -> list[grid.SheetRun]:
+    """Return a row per run that was asked to render a prompt."""
+    titles = {}
+    for run in runs:
+        base = _BASE if len(runs) == 1 else f"{run.base_name}, no LoRA"
+        titles[run.anchor] = base if has_base_titles else run.label
+    return [
+        grid.SheetRun(run=run.run, epoch=epoch, title=titles[run.anchor], prompt=prompt)
+        for run in runs
+        for prompt in run.prompts
+        if prompt.name == name
+    ]
+
+
+def _all_prompts(runs: Sequence[RunEvidence]) -> dict[str, Prompt]:
+    found: dict[str, Prompt] = {}
+    for run in runs:
+        for prompt in run.prompts:
+            found.setdefault(prompt.name, prompt)
+    return found
+
+
+def _base_runs(runs: Sequence[RunEvidence]) -> list[RunEvidence]:
+    """Return one run per base that has pictures of the base alone."""
+    found: dict[str, RunEvidence] = {}
+    for run in runs:
+        if 0 in _epochs_with_pictures([run]):
+            found.setdefault(run.base_name, run)
+    return list(found.values())
+
+
+def _epochs_with_pictures(runs: Sequence[RunEvidence]) -> list[int]:
+    epochs: set[int] = set()
+    for run in runs:
+        for folder in (run.run.path / "images").glob("epoch-*"):
+            number = folder.name.removeprefix("epoch-")
+            if number.isdecimal() and next(folder.glob("*.png"), None):
+                epochs.add(int(number))
+    return sorted(epochs)
+
+
+def _shown(sheet: grid.Sheet, prompt: Prompt, report_dir: Path) -> ShownSheet:
+    across, down = 100 / sheet.width_px, 100 / sheet.height_px
+    return ShownSheet(
+        address=address(sheet.path, report_dir),
+        prompt=prompt,
+        width_px=sheet.width_px,
+        height_px=sheet.height_px,
+        spots=tuple(
+            Spot(
+                address=address(picture.path, report_dir),
+                title=f"{picture.row}, {picture.column}: full size",
+                left=picture.box[0] * across,
+                top=picture.box[1] * down,
+                width=picture.box[2] * across,
+                height=picture.box[3] * down,
+            )
+            for picture in sheet.pictures
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSheets:
+    """One prompt after every epoch."""
+
+    prompt: Prompt
+    anchor: str  # prompt-1, prompt-2 ...: safe in HTML whatever the prompt is called
+    epochs: tuple[tuple[int, ShownSheet], ...]
+
+
+def by_prompt(found: Sequence[EpochSheets]) -> list[PromptSheets]:
+    """Return the same sheets under their prompts, so that one picks a prompt, then an epoch."""
+    prompts: dict[str, list[tuple[int, ShownSheet]]] = {}
+    for epoch in found:
+        for sheet in epoch.sheets:
+            prompts.setdefault(sheet.prompt.name, []).append((epoch.epoch, sheet))
+    return [
+        PromptSheets(prompt=shown[0][1].prompt, anchor=f"prompt-{number}", epochs=tuple(shown))
+        for number, shown in enumerate(prompts.values(), start=1)
+    ]

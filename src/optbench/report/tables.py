@@ -1,0 +1,203 @@
+"""The page's tables as cells: what is shown, what it sorts by, how long its bar is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optbench import results
+from optbench.report.charts import number_text
+from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.wording import bytes_text, difference_text, seconds_text
+
+_MAX_EPOCH_COLUMNS = 12
+_NONE = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One cell of a table."""
+
+    text: str
+    sort: float | str | None  # None: unknown, sorted last in both directions
+    bar_percent: float = 0.0  # of the column's largest value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One run's row."""
+
+    run: RunEvidence
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Titles and one row per run."""
+
+    titles: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSummary:
+    """What one change of one setting did, over all pairs of runs equal in everything else."""
+
+    setting: str
+    from_value: str
+    to_value: str
+    num_pairs: int
+    num_lower_loss: int
+    num_losses: int
+    loss_text: str
+    time_text: str
+    pairs: tuple[PairLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairLine:
+    """One pair of runs."""
+
+    from_run: RunEvidence
+    to_run: RunEvidence
+    loss_text: str
+    step_text: str
+    total_text: str
+
+
+def ranking(sweep: SweepEvidence) -> Table:
+    """Return every run with its settings, costs and loss; fastest step first."""
+    columns: list[tuple[str, str, Callable[[float | None], str]]] = [
+        ("seconds_per_step", "time per step", seconds_text),
+        ("seconds_total", "training time", seconds_text),
+        ("final_loss", "final loss", _number_or_none),
+        ("peak_memory_bytes", "peak memory", bytes_text),
+        ("lora_bytes", "LoRA file", bytes_text),
+    ]
+    shown = [column for column in columns if _values(sweep.runs, column[0])]
+    largest = {name: max(_values(sweep.runs, name)) for name, _, _ in shown}
+    lines = []
+    for run in sweep.runs:
+        entries = [_setting_entry(run.row.get(name)) for name in sweep.factors]
+        for name, _, text in shown:
+            value = _float(run.row.get(name))
+            share = 0.0 if value is None or largest[name] <= 0 else 100 * value / largest[name]
+            entries.append(Entry(text=text(value), sort=value, bar_percent=max(0.0, share)))
+        lines.append(Line(run=run, entries=tuple(entries)))
+    titles = (*sweep.factors, *(title for _, title, _ in shown))
+    return Table(titles=titles, lines=tuple(lines))
+
+
+def epoch_times(sweep: SweepEvidence) -> Table | None:
+    """Return the training time to the end of each epoch; of many epochs an even choice."""
+    by_run = [
+        {
+            int(row["epoch"]): seconds
+            for row in run.epochs
+            if (seconds := _float(row.get("seconds_train_cumulative"))) is not None
+            and row.get("epoch") is not None
+        }
+        for run in sweep.runs
+    ]
+    epochs = _chosen(sorted({epoch for times in by_run for epoch in times}))
+    if not epochs:
+        return None
+    lines = []
+    for run, times in zip(sweep.runs, by_run, strict=True):
+        entries = [Entry(text=seconds_text(times.get(e)), sort=times.get(e)) for e in epochs]
+        lines.append(Line(run=run, entries=tuple(entries)))
+    return Table(titles=tuple(f"epoch {epoch}" for epoch in epochs), lines=tuple(lines))
+
+
+def pair_summaries(sweep: SweepEvidence) -> list[PairSummary]:
+    """Return every change of one setting with the pairs of runs that show it."""
+    runs = {run.run.name: run for run in sweep.runs}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record in sweep.frames.pairs.to_dict("records"):
+        key = record["setting"], record["from_value"], record["to_value"]
+        groups.setdefault(key, []).append({str(name): value for name, value in record.items()})
+    return [_summary(key, records, runs) for key, records in groups.items()]
+
+
+def seed_noise(sweep: SweepEvidence) -> float | None:
+    """Return the largest difference in final loss that the seed alone made, where it is known."""
+    found = [
+        abs(value)
+        for record in sweep.frames.pairs.to_dict("records")
+        if record["setting"] == "seed" and (value := _float(record["loss_difference"])) is not None
+    ]
+    return max(found, default=None)
+
+
+def _summary(
+    key: tuple[str, str, str],
+    records: Sequence[Mapping[str, Any]],
+    runs: Mapping[str, RunEvidence],
+) -> PairSummary:
+    losses = _known(record["loss_difference"] for record in records)
+    ratios = [
+        to_seconds / from_seconds
+        for record in records
+        if (to_seconds := _float(record["to_seconds_per_step"])) is not None
+        and (from_seconds := _float(record["from_seconds_per_step"]))
+    ]
+    return PairSummary(
+        setting=key[0],
+        from_value=key[1],
+        to_value=key[2],
+        num_pairs=len(records),
+        num_lower_loss=sum(value < 0 for value in losses),
+        num_losses=len(losses),
+        loss_text=difference_text(statistics.median(losses)) if losses else _NONE,
+        time_text=f"x {statistics.median(ratios):.2f}" if ratios else _NONE,
+        pairs=tuple(
+            PairLine(
+                from_run=runs[record["from_run"]],
+                to_run=runs[record["to_run"]],
+                loss_text=difference_text(_float(record["loss_difference"])),
+                step_text=_time_difference(record["seconds_per_step_difference"]),
+                total_text=_time_difference(record["seconds_total_difference"]),
+            )
+            for record in records
+        ),
+    )
+
+
+def _time_difference(value: Any) -> str:
+    seconds = _float(value)
+    if seconds is None:
+        return _NONE
+    return f"{'-' if seconds < 0 else '+'}{seconds_text(abs(seconds))}"
+
+
+def _chosen(epochs: Sequence[int]) -> list[int]:
+    if len(epochs) <= _MAX_EPOCH_COLUMNS:
+        return list(epochs)
+    last = len(epochs) - 1
+    places = {round(last * part / (_MAX_EPOCH_COLUMNS - 1)) for part in range(_MAX_EPOCH_COLUMNS)}
+    return [epochs[place] for place in sorted(places)]
+
+
+def _setting_entry(value: Any) -> Entry:
+    if results.is_missing(value):
+        return Entry(text=results.shown(value), sort=None)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Entry(text=results.shown(value), sort=value if is_number else results.shown(value))
+
+
+def _values(runs: Sequence[RunEvidence], name: str) -> list[float]:
+    return _known(run.row.get(name) for run in runs)
+
+
+def _known(values: Any) -> list[float]:
+    return [number for value in values if (number := _float(value)) is not None]
+
+
+def _float(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value == value else None
+
+
+def _number_or_none(value: float | None) -> str:
+    return _NONE if value is None else number_text(value)

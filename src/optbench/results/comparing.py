@@ -1,0 +1,194 @@
+"""What differs between runs: settings, those that only follow others, names, and pairs.
+
+A settings column of `runs` is spelled exactly like its override (`network.dim`); every other
+column is listed in `MEASURED`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+MEASURED = (
+    "sweep",
+    "run",
+    "status",
+    "reason",
+    "num_epochs",
+    "num_steps",
+    "seconds_total",
+    "seconds_per_step",
+    "seconds_data",
+    "seconds_forward",
+    "seconds_backward",
+    "seconds_optimizer",
+    "seconds_validate",
+    "seconds_render",
+    "seconds_save",
+    "final_loss",
+    "peak_memory_bytes",
+    "lora_bytes",
+)
+GROUPS = ("base", "dataset", "network", "optimizer", "lr_scheduler", "prompts")
+# A default computed from another setting follows it, unless it was varied on its own.
+_COMPUTED_FROM = {
+    "network.alpha": "network.dim",
+    "network.conv_alpha": "network.conv_dim",
+    "optimizer.unet_lr": "optimizer.lr",
+    "optimizer.text_encoder_lr": "optimizer.lr",
+}
+_PAIR_COLUMNS = (
+    "sweep",
+    "setting",
+    "from_value",
+    "to_value",
+    "from_run",
+    "to_run",
+    "from_loss",
+    "to_loss",
+    "loss_difference",
+    "from_seconds_per_step",
+    "to_seconds_per_step",
+    "seconds_per_step_difference",
+    "seconds_total_difference",
+)
+
+
+def settings_of(runs: pd.DataFrame) -> list[str]:
+    """Return the names of all settings columns."""
+    return [str(column) for column in runs.columns if column not in MEASURED]
+
+
+def followers(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the settings that differ only because another one does, by their name.
+
+    `optimizer.*` follows the recipe where every recipe has one value of it in these runs, and
+    `network.alpha` follows `network.dim` where every dim has one.
+    """
+    varied = _varied(runs)
+    found: dict[str, str] = {}
+    for column in varied:
+        group = column.partition(".")[0]
+        leaders = [_COMPUTED_FROM.get(column, ""), group if group != column else ""]
+        for leader in leaders:
+            if leader in varied and _is_function_of(runs, column, leader):
+                found[column] = leader
+                break
+    return found
+
+
+def differing(runs: pd.DataFrame) -> list[str]:
+    """Return the settings in which runs differ, without those that only follow another one."""
+    following = followers(runs)
+    return [column for column in _varied(runs) if column not in following]
+
+
+def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return a short unique name for every (sweep, run): its recipe and what else differs."""
+    columns = differing(runs)
+    named = [column for column in columns if column in GROUPS]
+    others = [column for column in columns if column not in GROUPS]
+    found: dict[tuple[str, str], str] = {}
+    for row in _records(runs):
+        words = [str(row[column]) for column in named if not is_missing(row[column])]
+        words += [
+            f"{column}={shown(row[column])}" for column in others if not is_missing(row[column])
+        ]
+        found[row["sweep"], row["run"]] = " ".join(words) or str(row["run"])
+    taken = list(found.values())
+    return {
+        key: label if taken.count(label) == 1 or label == key[1] else f"{label} ({key[1][-8:]})"
+        for key, label in found.items()
+    }
+
+
+def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every pair of runs of one sweep that differ in exactly one setting.
+
+    Differences are `to` minus `from`; numbers go upwards, other values as runs are listed.
+    """
+    rows: list[dict[str, Any]] = []
+    for _, sweep in runs.groupby("sweep", sort=False):
+        columns, names = differing(sweep), settings_of(sweep)
+        records = [record for record in _records(sweep) if _has_config(record, names)]
+        for one, other in itertools.combinations(records, 2):
+            changed = [name for name in columns if _spelled(one[name]) != _spelled(other[name])]
+            if len(changed) == 1:
+                rows.append(_pair(changed[0], one, other))
+    frame = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
+    return frame.sort_values("setting", kind="stable", ignore_index=True)
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as one would type it."""
+    if is_missing(value):
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a single value of a frame is absent."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _varied(runs: pd.DataFrame) -> list[str]:
+    """Return the settings with more than one value among the runs whose config is known."""
+    names = settings_of(runs)
+    known = [record for record in _records(runs) if _has_config(record, names)]
+    return [name for name in names if len({_spelled(record[name]) for record in known}) > 1]
+
+
+def _is_function_of(runs: pd.DataFrame, column: str, leader: str) -> bool:
+    names = settings_of(runs)
+    values: dict[str, set[str]] = {}
+    for record in _records(runs):
+        if _has_config(record, names):
+            values.setdefault(_spelled(record[leader]), set()).add(_spelled(record[column]))
+    return all(len(found) == 1 for found in values.values())
+
+
+def _pair(setting: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    values = one[setting], other[setting]
+    if all(isinstance(value, (int, float)) for value in values) and values[0] > values[1]:
+        one, other = other, one
+    row: dict[str, Any] = {
+        "sweep": one["sweep"],
+        "setting": setting,
+        "from_value": shown(one[setting]),
+        "to_value": shown(other[setting]),
+        "from_run": one["run"],
+        "to_run": other["run"],
+    }
+    for end, record in (("from", one), ("to", other)):
+        row[f"{end}_loss"] = record["final_loss"]
+        row[f"{end}_seconds_per_step"] = record["seconds_per_step"]
+    row["loss_difference"] = _minus(other["final_loss"], one["final_loss"])
+    for name in ("seconds_per_step", "seconds_total"):
+        row[f"{name}_difference"] = _minus(other[name], one[name])
+    return row
+
+
+def _minus(one: Any, other: Any) -> float | None:
+    return None if is_missing(one) or is_missing(other) else one - other
+
+
+def _records(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in runs.to_dict("records")]
+
+
+def _has_config(record: Mapping[str, Any], names: list[str]) -> bool:
+    return any(not is_missing(record[name]) for name in names)
+
+
+def _spelled(value: Any) -> str:
+    """Return a value as text that is equal exactly when the values are; 16 is 16.0."""
+    if is_missing(value):
+        return "null"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return repr(float(value))
+    return f"{type(value).__name__} {value}"

@@ -1,0 +1,314 @@
+"""Many run folders -> a few tidy frames. Reads only; what cannot be read is said, never fatal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from optbench import rundir
+from optbench.errors import DamagedFileError, DatasetError, Problem
+from optbench.results.comparing import MEASURED, find_pairs
+from optbench.rundir import RunDir
+
+NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
+_PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
+_PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
+# Places on this machine, texts about a recipe, and what only names the sweep.
+_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name")
+_TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "prompts.prompts")
+_IMAGE_COLUMNS = ("sweep", "run", "epoch", "prompt", "width", "height", "seed", "path")
+_EPOCH_FOLDER = re.compile(r"epoch-(?P<epoch>\d+)")
+_IMAGE_NAME = re.compile(r"(?P<prompt>.+)-(?P<width>\d+)x(?P<height>\d+)-s(?P<seed>\d+)\.png")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Everything known about some runs, as pandas frames, and what could not be read."""
+
+    runs: pd.DataFrame  # one row per run: settings, status, costs, final loss
+    epochs: pd.DataFrame
+    steps: pd.DataFrame
+    validation: pd.DataFrame
+    images: pd.DataFrame  # paths relative to `root`
+    pairs: pd.DataFrame  # runs that differ in exactly one setting
+    problems: tuple[str, ...]
+    root: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """One run folder as read."""
+
+    run: RunDir
+    row: dict[str, Any]
+    epochs: list[rundir.Row]
+    steps: list[rundir.Row]
+    validation: list[rundir.Row]
+    problems: list[str]
+
+
+def load(path: str | Path) -> Frames:
+    """Return the frames of one run, of a sweep's folder, or of all sweeps under a folder.
+
+    Raises:
+        DatasetError: If there is no such folder, or no run in it.
+    """
+    root = Path(path)
+    run_dirs = [found for sweep in sweep_dirs(root) for found in find_runs(sweep)]
+    if not run_dirs and is_run(root):
+        run_dirs = [root]
+    if not run_dirs:
+        raise no_runs(root)
+    return load_runs(root, run_dirs)
+
+
+def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
+    """Return the frames of these run folders, which may be none; paths are relative to `root`."""
+    read = [_read_run(RunDir(path)) for path in run_dirs]
+    runs = _runs_frame(read)
+    epochs = _records(read, "epochs")
+    if "seconds_train" in epochs:
+        by_run = epochs.groupby(["sweep", "run"], sort=False)["seconds_train"]
+        epochs["seconds_train_cumulative"] = by_run.cumsum()
+    images = [row for one in read for row in _image_rows(one.run, root)]
+    return Frames(
+        runs=runs,
+        epochs=epochs,
+        steps=_records(read, "steps"),
+        validation=_records(read, "validation"),
+        images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
+        pairs=find_pairs(runs),
+        problems=tuple(problem for one in read for problem in one.problems),
+        root=root,
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's, finished or not."""
+    run = RunDir(path)
+    return run.status_path.is_file() or run.config_path.is_file()
+
+
+def find_runs(sweep_dir: Path) -> list[Path]:
+    """Return the run folders directly inside a sweep's folder, by name."""
+    if not sweep_dir.is_dir():
+        return []
+    return sorted(path for path in sweep_dir.iterdir() if path.is_dir() and is_run(path))
+
+
+def sweep_dirs(root: Path) -> list[Path]:
+    """Return the folder itself if it holds runs, else those folders in it that do."""
+    if find_runs(root):
+        return [root]
+    if not root.is_dir() or is_run(root):
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and find_runs(path))
+
+
+def no_runs(root: Path) -> DatasetError:
+    """Return the error for a folder without runs."""
+    found = "a folder without runs" if root.is_dir() else "no such folder"
+    return DatasetError(
+        Problem(
+            found=found,
+            expected="a sweep's folder with runs in it, or a folder of sweeps",
+            where=str(root),
+            fix="give the folder that `python -m optbench` made, for instance runs/single",
+        )
+    )
+
+
+def read_config(run: RunDir) -> dict[str, Any]:
+    """Return a run's config as plain nested dictionaries.
+
+    Raises:
+        DamagedFileError: If the file is missing or is not the YAML we wrote.
+    """
+    path = run.config_path
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"a {type(content).__name__}")
+    return content
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's settings by override name; a group's own key holds its option's name."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in _NOT_SETTINGS:
+            continue
+        if isinstance(value, Mapping):
+            rest = dict(value)
+            if "name" in rest:
+                flat[str(key)] = rest.pop("name")
+            flat.update(_flat(rest, f"{key}."))
+        else:
+            flat[str(key)] = _plain(value)
+    home = str(Path.home())
+    return {
+        key: value.replace(home, "~", 1) if isinstance(value, str) else value
+        for key, value in flat.items()
+        if not key.startswith(_TEXT_SETTINGS)
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+
+
+def _read_run(run: RunDir) -> _Read:
+    problems: list[str] = []
+    config: dict[str, Any] = {}
+    try:
+        config = read_config(run)
+    except DamagedFileError as error:
+        problems.append(str(error))
+    epochs = _read_records(run.epochs_path, problems)
+    steps = _read_records(run.steps_path, problems)
+    status = rundir.read_status(run.path)
+    reason = status.reason or ("" if config or not problems else problems[0])
+    row: dict[str, Any] = {
+        "sweep": run.path.parent.name,
+        "run": run.name,
+        "status": status.status,
+        "reason": reason,
+        **settings(config),
+        **_measured(run, epochs, steps),
+    }
+    return _Read(
+        run=run,
+        row=row,
+        epochs=epochs,
+        steps=steps,
+        validation=_read_records(run.validation_path, problems),
+        problems=problems,
+    )
+
+
+def _read_records(path: Path, problems: list[str]) -> list[rundir.Row]:
+    try:
+        return rundir.read_rows(path)
+    except (DamagedFileError, OSError) as error:
+        problems.append(str(error))
+        return []
+
+
+def _measured(
+    run: RunDir, epochs: Sequence[rundir.Row], steps: Sequence[rundir.Row]
+) -> dict[str, Any]:
+    settled = steps[NUM_WARMUP_STEPS:] or steps
+    phases = {phase: _median(row.get(phase) for row in settled) for phase in _PHASES}
+    sums = {name: _total(row.get(name) for row in epochs) for name in ("seconds_train", *_PAUSES)}
+    peaks = _numbers(row.get("peak_memory_bytes") for row in epochs)
+    return {
+        "num_epochs": len(epochs),
+        "num_steps": len(steps),
+        "seconds_total": sums.pop("seconds_train"),
+        "seconds_per_step": _median(_sum_of_phases(row) for row in settled),
+        **phases,
+        **sums,
+        "final_loss": epochs[-1].get("mean_loss") if epochs else None,
+        "peak_memory_bytes": max(peaks) if peaks else None,
+        "lora_bytes": _lora_bytes(run),
+    }
+
+
+def _sum_of_phases(row: rundir.Row) -> float | None:
+    known = _numbers(row.get(phase) for phase in _PHASES)
+    return sum(known) if known else None
+
+
+def _numbers(values: Iterable[Any]) -> list[float]:
+    return [value for value in values if isinstance(value, (int, float)) and value == value]
+
+
+def _median(values: Iterable[Any]) -> float | None:
+    known = sorted(_numbers(values))
+    if not known:
+        return None
+    middle = len(known) // 2
+    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
+
+
+def _total(values: Iterable[Any]) -> float | None:
+    known = _numbers(values)
+    return sum(known) if known else None
+
+
+def _lora_bytes(run: RunDir) -> int | None:
+    """Return the size of the run's LoRA file: the finished one, else the last epoch's."""
+    files = sorted(run.lora_dir.glob("*.safetensors")) if run.lora_dir.is_dir() else []
+    finished = run.lora_path(None)
+    last = finished if finished in files else (files[-1] if files else None)
+    return None if last is None else last.stat().st_size
+
+
+def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
+    """Return one row per run: what was measured first, then every setting."""
+    frame = pd.DataFrame([one.row for one in read])
+    missing = [column for column in MEASURED if column not in frame]
+    frame = frame.assign(**dict.fromkeys(missing))
+    others = [column for column in frame.columns if column not in MEASURED]
+    return _with_numbers(frame[[*MEASURED, *others]])
+
+
+def _records(read: Sequence[_Read], name: str) -> pd.DataFrame:
+    rows = [
+        {"sweep": one.row["sweep"], "run": one.run.name, **row}
+        for one in read
+        for row in getattr(one, name)
+    ]
+    return _with_numbers(pd.DataFrame(rows, columns=None if rows else ["sweep", "run", "epoch"]))
+
+
+def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with columns that hold nothing but null as numbers that are missing."""
+    empty = [column for column in frame.columns if frame[column].isna().all() and len(frame)]
+    return frame.astype(dict.fromkeys(empty, float))
+
+
+def _image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(run.path.glob("images/epoch-*/*.png")):
+        folder, name = _EPOCH_FOLDER.fullmatch(path.parent.name), _IMAGE_NAME.fullmatch(path.name)
+        if folder is None or name is None:
+            continue  # not ours
+        yield {
+            "sweep": run.path.parent.name,
+            "run": run.name,
+            "epoch": int(folder["epoch"]),
+            "prompt": name["prompt"],
+            "width": int(name["width"]),
+            "height": int(name["height"]),
+            "seed": int(name["seed"]),
+            "path": Path(os.path.relpath(path, root)).as_posix(),
+        }
+
+
+def _damaged(path: Path, found: str) -> DamagedFileError:
+    return DamagedFileError(
+        Problem(
+            found=found,
+            expected="the run's config in YAML",
+            where=str(path),
+            fix="delete the run's folder and make the run again with the same command",
+        )
+    )

@@ -1,0 +1,61 @@
+"""`python -m optbench.tiny pretrain|character`: remake the embedded base and its data set."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from optbench import paths
+
+_NEEDED = ("skia", "tokenizers")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return the exit code after making what was asked for: 0, or 2 when packages are missing."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"found no package {' and no package '.join(missing)}; drawing needs them.\n"
+            "-> pip install -c constraints.txt 'optbench[tiny]'",
+            file=sys.stderr,
+        )
+        return 2
+    asked = _parser().parse_args(argv)
+    if asked.what == "character":
+        from optbench.tiny.mirelle_set import NUM_PICTURES, write_mirelle
+
+        num_bytes = write_mirelle(asked.out, seed=asked.seed)
+        print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
+        return 0
+    from optbench.tiny.pretrain import Budget, pretrain
+
+    budget = Budget(**{field.name: getattr(asked, field.name) for field in fields(Budget)})
+    pretrain(asked.work, asked.out, seed=asked.seed, budget=budget)
+    print(asked.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from optbench.tiny.pretrain import Budget
+
+    parser = argparse.ArgumentParser(prog="python -m optbench.tiny", description=__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    weights = commands.add_parser("pretrain", help="train the base; goes on after a kill")
+    weights.add_argument("--work", type=Path, default=Path("tiny-work"), help="checkpoints")
+    weights.add_argument("--out", type=Path, default=paths.asset("tiny"))
+    weights.add_argument("--seed", type=int, default=0)
+    for field in fields(Budget):
+        flag = "--" + field.name.replace("_", "-")
+        weights.add_argument(flag, type=int, default=field.default, dest=field.name)
+    character = commands.add_parser("character", help="draw the character's pictures")
+    character.add_argument("--out", type=Path, default=paths.asset("mirelle"))
+    character.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,304 @@
+"""The training loop: batch -> draw -> loss -> step -> record, and nothing else.
+
+Shapes: B batch, C latent channels, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from optbench import rng
+from optbench.contracts import Base, Network, StepOptimizer
+from optbench.errors import DivergedError, Problem
+from optbench.options import TrainOptions
+from optbench.records import Batch, EpochRecord, StepRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One network and what trains it; several lanes may share a base and its batches."""
+
+    network: Network
+    optimizer: StepOptimizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """Where a training begins and how far it goes."""
+
+    seed: int
+    first_epoch: int  # counts from 1; more than 1 when an interrupted run goes on
+    first_step: int  # steps already taken
+    total_steps: int
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Seconds by phase of the step in progress."""
+
+    device: torch.device
+    forward: float = 0.0
+    backward: float = 0.0
+    optimizer: float = 0.0
+    data: float = 0.0
+    started: float = 0.0
+
+    def start(self) -> None:
+        """Begin to time a phase."""
+        self.started = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        """Add the time since `start`; a GPU is waited for, or its work lands in a later phase."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        setattr(self, phase, getattr(self, phase) + now - self.started)
+        self.started = now
+
+
+def train_epochs(
+    base: Base,
+    lanes: Sequence[Lane],
+    epoch_batches: Callable[[int], Iterable[Batch]],
+    *,
+    options: TrainOptions,
+    course: Course,
+    accelerator: Accelerator,
+) -> Iterator[tuple[StepRecord, ...] | tuple[EpochRecord, ...]]:
+    """Yield one record per lane after every step, and one per lane after every epoch.
+
+    Writes nothing and renders nothing: whoever iterates saves, validates and renders between the
+    epochs, while the loop stands still. Every draw is keyed by (seed, epoch, picture), never by
+    lane, batch size or what was done in between.
+
+    Raises:
+        DivergedError: If a loss, a gradient or a weight is no longer finite.
+    """
+    step = course.first_step
+    for epoch in range(course.first_epoch, options.epochs + 1):
+        _seed_third_party_code(course.seed, epoch)
+        losses: list[list[float]] = [[] for _ in lanes]
+        seconds = 0.0
+        last_norms: list[Mapping[str, float]] = [{} for _ in lanes]
+        for window in _windows(epoch_batches(epoch), options.gradient_accumulation):
+            if step == course.total_steps:
+                break
+            step += 1
+            records = []
+            for lane_index, lane in enumerate(lanes):
+                stepper = _Stepper(base, lane, options, course, accelerator)
+                record, last_norms[lane_index] = stepper.step(window, step=step, epoch=epoch)
+                losses[lane_index].append(record.loss)
+                records.append(record)
+            seconds += sum(_seconds(record) for record in records)
+            yield tuple(records)
+        yield tuple(
+            _epoch_record(lane, epoch, step, losses[index], seconds, last_norms[index])
+            for index, lane in enumerate(lanes)
+        )
+        if step == course.total_steps:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The batches of one optimizer update, and the seconds it took to gather them."""
+
+    batches: tuple[Batch, ...]
+    seconds: float
+
+
+def _windows(batches: Iterable[Batch], num_batches: int) -> Iterator[_Window]:
+    """Yield `num_batches` batches at a time; the epoch's last window may hold fewer, as kohya's."""
+    iterator = iter(batches)
+    while True:
+        started = time.perf_counter()
+        gathered: list[Batch] = []
+        for batch in iterator:
+            gathered.append(batch)
+            if len(gathered) == num_batches:
+                break
+        if not gathered:
+            return
+        yield _Window(tuple(gathered), time.perf_counter() - started)
+
+
+class _Stepper:
+    """One optimizer update of one lane."""
+
+    def __init__(
+        self,
+        base: Base,
+        lane: Lane,
+        options: TrainOptions,
+        course: Course,
+        accelerator: Accelerator,
+    ) -> None:
+        self.base = base
+        self.lane = lane
+        self.options = options
+        self.course = course
+        self.accelerator = accelerator
+
+    def step(
+        self, window: _Window, *, step: int, epoch: int
+    ) -> tuple[StepRecord, Mapping[str, float]]:
+        """Return the update's record and the norms' statistics of its max-norm, if it has one."""
+        network, optimizer = self.lane.network, self.lane.optimizer
+        clock = _Clock(self.base.device, data=window.seconds)
+        loss_sum = 0.0
+        norms: Mapping[str, float] = {}
+        with network.attached():
+            for place, batch in enumerate(window.batches):
+                network.begin_step(rng.generator(self.course.seed, "dropout", step, place))
+                loss_sum += self._accumulate(batch, clock)
+                norms = network.end_step()
+        clock.start()
+        loss = loss_sum / len(window.batches)
+        lr, d, effective_lr = optimizer.rates()
+        grad_norm = self._update(loss, step=step, epoch=epoch)
+        clock.stop("optimizer")
+        record = StepRecord(
+            step=step,
+            epoch=epoch,
+            loss=loss,
+            grad_norm=grad_norm,
+            lr=lr,
+            d=d,
+            effective_lr=effective_lr,
+            seconds_data=clock.data,
+            seconds_forward=clock.forward,
+            seconds_backward=clock.backward,
+            seconds_optimizer=clock.optimizer,
+        )
+        return record, norms
+
+    def _accumulate(self, batch: Batch, clock: _Clock) -> float:
+        """Add one batch's gradients; return its mean squared error over pictures."""
+        clock.start()
+        noise_BCHW, timesteps_B = self._draw(batch)
+        device = self.base.device
+        latents_BCHW = batch.latents_BCHW.to(device, memory_format=torch.channels_last)
+        noise_BCHW = noise_BCHW.to(device, memory_format=torch.channels_last)
+        timesteps_B = timesteps_B.to(device)
+        captions = [sample.caption for sample in batch.samples]
+        clock.stop("data")
+        is_text_trained = "text_encoder" in self.lane.network.parameter_groups()
+        with self.accelerator.autocast():
+            with torch.set_grad_enabled(is_text_trained):
+                conditioning = self.base.encode_captions(captions, clip_skip=self.options.clip_skip)
+            noisy_BCHW, target_BCHW = self.base.noisy_and_target(
+                latents_BCHW, noise_BCHW, timesteps_B
+            )
+            predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, conditioning)
+        loss = torch.nn.functional.mse_loss(predicted_BCHW.float(), target_BCHW.float())
+        clock.stop("forward")
+        # accelerate divides by the number of accumulated batches and scales for fp16.
+        self.accelerator.backward(loss)
+        clock.stop("backward")
+        return loss.item()
+
+    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the batch's noise and timesteps, each picture's from its own address."""
+        places = [(one.epoch, one.image_key, one.occurrence) for one in batch.samples]
+        seed = self.course.seed
+        shape = batch.latents_BCHW.shape[1:]
+        noise_BCHW = torch.stack(
+            [torch.randn(shape, generator=rng.generator(seed, "noise", *at)) for at in places]
+        )
+        timesteps_B = self.base.sample_timesteps(
+            [rng.generator(seed, "timesteps", *at) for at in places]
+        )
+        return noise_BCHW, timesteps_B
+
+    def _update(self, loss: float, *, step: int, epoch: int) -> float:
+        """Clip, step and forget the gradients; return their norm before clipping.
+
+        Under fp16 a gradient that overflowed skips the update and lowers the loss scale, as
+        accelerate does; without a scaler it means that the run has diverged.
+        """
+        optimizer = self.lane.optimizer
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer.optimizer)
+        limit = self.options.max_grad_norm or math.inf
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(optimizer.parameters(), limit))
+        if scaler is None:
+            _check_finite(loss, grad_norm, step=step, epoch=epoch)
+        else:
+            _check_finite(loss, 0.0, step=step, epoch=epoch)
+        if math.isfinite(grad_norm):
+            optimizer.step(lambda: loss)
+        if scaler is not None:
+            scaler.update()
+        optimizer.zero_grad()
+        return grad_norm
+
+
+def _seed_third_party_code(seed: int, epoch: int) -> None:
+    """Seed the global generators, for libraries that draw from them; our own code never does."""
+    key = rng.key(seed, "third-party", epoch)
+    torch.manual_seed(key)
+    random.seed(key)
+    np.random.seed(key % 2**32)
+
+
+def _check_finite(loss: float, grad_norm: float, *, step: int, epoch: int) -> None:
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    raise DivergedError(
+        Problem(
+            found=f"a loss of {loss} and a gradient norm of {grad_norm}",
+            expected="finite numbers",
+            where=f"step {step} of epoch {epoch}",
+            fix="lower the rate, for instance lr_mult=0.3; the epochs before this one are kept",
+        )
+    )
+
+
+def _seconds(record: StepRecord) -> float:
+    return (
+        record.seconds_data
+        + record.seconds_forward
+        + record.seconds_backward
+        + record.seconds_optimizer
+    )
+
+
+def _epoch_record(
+    lane: Lane,
+    epoch: int,
+    step: int,
+    losses: Sequence[float],
+    seconds: float,
+    max_norms: Mapping[str, float],
+) -> EpochRecord:
+    """Return the epoch's record; weights that are not finite end the run here."""
+    if not lane.network.is_finite():
+        raise DivergedError(
+            Problem(
+                found="weights that are not finite",
+                expected="finite numbers",
+                where=f"the LoRA after epoch {epoch}",
+                fix="lower the rate, for instance lr_mult=0.3; the epochs before this one are kept",
+            )
+        )
+    return EpochRecord(
+        epoch=epoch,
+        step=step,
+        mean_loss=sum(losses) / len(losses),
+        seconds_train=seconds,
+        norms={**lane.network.norms(), **max_norms},
+    )

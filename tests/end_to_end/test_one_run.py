@@ -1,0 +1,137 @@
+"""What must be true of one run: repeatable, undisturbed by rendering, survives SIGKILL, loadable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from optbench import rundir
+from tests.end_to_end.conftest import Command, one_run
+
+
+def lora_bytes(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((run / "lora").iterdir())}
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in rundir.read_rows(run / "steps.jsonl")]
+
+
+def test_a_run_leaves_everything_schema_1_names(finished: Path) -> None:
+    assert json.loads((finished / "status.json").read_text())["status"] == "done"
+    assert {path.name for path in (finished / "lora").iterdir()} == {
+        f"{finished.name}-000001.safetensors",
+        f"{finished.name}-000002.safetensors",
+        f"{finished.name}.safetensors",
+    }
+    for epoch in range(3):
+        folder = finished / "images" / f"epoch-{epoch:04d}"
+        assert len(list(folder.glob("*.png"))) == 2, folder
+    rows = rundir.read_rows(finished / "steps.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert {"lr/unet", "lr/text_encoder", "effective_lr/unet", "seconds_forward"} <= set(rows[0])
+    assert len(rundir.read_rows(finished / "epochs.jsonl")) == 2
+    assert list((finished / "sheets").glob("*.png"))
+    assert list((finished / "tensorboard").iterdir())
+    assert (finished.parent / "report" / "index.html").is_file()
+
+
+def test_the_same_run_twice_gives_the_same_bytes(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    command.run(tmp_path)
+    assert lora_bytes(one_run(tmp_path)) == lora_bytes(finished)
+
+
+def test_rendering_changes_no_weight(command: Command, finished: Path, tmp_path: Path) -> None:
+    command.run(tmp_path, ["render=off"])
+    run = one_run(tmp_path)
+    assert not list(run.glob("images/epoch-*"))
+    assert lora_bytes(run) == lora_bytes(finished)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "dadaptlion"])
+def test_killed_and_run_again_ends_bit_identical(
+    command: Command, tmp_path: Path, optimizer: str
+) -> None:
+    extra = [f"optimizer={optimizer}", "train.epochs=4", "render=off"]
+    command.run(tmp_path / "whole", extra)
+    process = command.start(tmp_path / "killed", extra)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").glob("*/*/state/last.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    killed = one_run(tmp_path / "killed")
+    assert rundir.read_status(killed).status == "interrupted"
+    num_before = len(losses(killed))
+    command.run(tmp_path / "killed", extra)
+    whole = one_run(tmp_path / "whole")
+    assert lora_bytes(killed) == lora_bytes(whole)
+    assert losses(killed) == losses(whole)
+    assert num_before < len(losses(whole)), "the kill came too late to prove anything"
+
+
+def test_finished_runs_are_not_made_again(command: Command, finished: Path) -> None:
+    before = (finished / "steps.jsonl").stat().st_mtime_ns
+    done = command.run(finished.parent.parent)
+    assert (finished / "steps.jsonl").stat().st_mtime_ns == before
+    assert done.stdout.strip().endswith("index.html")
+
+
+def test_changed_prompts_render_again_and_train_nothing(command: Command, tmp_path: Path) -> None:
+    command.run(tmp_path)
+    run = one_run(tmp_path)
+    before = (run / "steps.jsonl").stat().st_mtime_ns
+    command.run(tmp_path, ["render.seeds=[7,8]"])
+    assert (run / "steps.jsonl").stat().st_mtime_ns == before
+    assert len(list((run / "images" / "epoch-0002").glob("*.png"))) == 4
+
+
+def test_diffusers_loads_every_key_and_draws_our_picture(finished: Path, command: Command) -> None:
+    """The file, loaded by diffusers, must draw what our own merged network drew."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(finished / "config.yaml")
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        config.base.path, safety_checker=None, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False
+    )
+    lora = finished / "lora" / f"{finished.name}.safetensors"
+    pipeline.load_lora_weights(str(lora))  # raises on keys it cannot place
+    prompt = config.prompts.prompts[0]
+    ours = finished / f"images/epoch-0002/{prompt.name}-{prompt.width}x{prompt.height}-s7.png"
+    theirs = pipeline(
+        prompt.text,
+        negative_prompt=prompt.negative,
+        width=prompt.width,
+        height=prompt.height,
+        guidance_scale=config.render.cfg_scale,
+        num_inference_steps=config.render.steps,
+        generator=[torch.Generator().manual_seed(7)],
+    ).images[0]
+    difference = np.abs(np.asarray(theirs, int) - np.asarray(Image.open(ours), int))
+    assert difference.max() <= 2
+    base = finished / f"images/epoch-0000/{prompt.name}-{prompt.width}x{prompt.height}-s7.png"
+    moved = np.abs(np.asarray(Image.open(base), int) - np.asarray(Image.open(ours), int))
+    assert moved.max() > 2, "the LoRA changes nothing, so the comparison proves nothing"
+    num_keys = sum(1 for name, _ in pipeline.unet.named_parameters() if "lora_A" in name)
+    num_keys += sum(1 for name, _ in pipeline.text_encoder.named_parameters() if "lora_A" in name)
+    from safetensors import safe_open
+
+    with safe_open(lora, "pt") as file:
+        assert num_keys == sum(1 for key in file.keys() if key.endswith("lora_down.weight"))  # noqa: SIM118

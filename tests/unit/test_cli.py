@@ -1,0 +1,129 @@
+"""What a person types and sees: messages, exit codes, the report's path at the end."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optbench import cli, launch, paths, rundir
+from optbench.composition import AskedRuns
+from optbench.config import config_yaml
+from optbench.errors import DamagedFileError, Problem
+from optbench.records import Status
+
+pytestmark = pytest.mark.usefixtures("fake_assets")
+
+
+@pytest.fixture
+def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Stand in for training and report: runs end as told, the report is only a path."""
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    told = types.SimpleNamespace(status={}, stop=False, reports=[], broken=False)
+
+    def fake_launch(arguments: list[str], asked: AskedRuns) -> None:
+        if told.stop:
+            raise KeyboardInterrupt
+        for run in asked.runs:
+            status: Status = told.status.get(run.config.network.dim, "done")
+            rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
+            rundir.write_status(run.run_dir, status, "" if status == "done" else "a reason")
+
+    def build_report(sweep_dir: Path) -> Path:
+        told.reports.append(sweep_dir)
+        if told.broken:
+            raise DamagedFileError(Problem(found="f", expected="e", where="steps", fix="x"))
+        return sweep_dir / "report" / "index.html"
+
+    module: Any = types.ModuleType("optbench.report")
+    module.build_report = build_report
+    monkeypatch.setitem(sys.modules, "optbench.report", module)
+    monkeypatch.setattr(launch, "launch", fake_launch)
+    return told
+
+
+def test_all_done_is_0_and_ends_in_the_reports_path(
+    outcome: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["-m", "network.dim=1,2"]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == str(Path("runs/network.dim/report/index.html"))
+    assert outcome.reports == [Path("runs/network.dim")]
+
+
+def test_one_not_done_is_1_and_named_with_its_reason(
+    outcome: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome.status = {2: "diverged"}
+    assert cli.main(["-m", "network.dim=1,2,3"]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 3 runs are not done" in captured.err
+    assert "adamw-dim2-" in captured.err
+    assert "diverged: a reason" in captured.err
+    assert captured.out.splitlines()[-1].endswith("index.html")
+
+
+def test_bad_input_is_2_and_leaves_nothing(
+    outcome: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["optimizer=adamww", "network.dim=0", "colour=[red]"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "3 problems; nothing was run or written." in captured.err
+    for said in ("did you mean optimizer=adamw", "network.dim", "colour"):
+        assert said in captured.err
+    assert "Traceback" not in captured.err
+    assert list(Path().iterdir()) == []
+    assert outcome.reports == []
+
+
+def test_ctrl_c_is_130_with_one_line(outcome: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome.stop = True
+    assert cli.main(["network.dim=1"]) == 130
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "same command" in captured.err
+
+
+def test_a_report_that_cannot_be_built_is_a_message(
+    outcome: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome.broken = True
+    assert cli.main(["network.dim=1"]) == 1
+    assert "steps" in capsys.readouterr().err
+
+
+def test_brackets_in_a_message_are_text_and_no_markup(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cli.print_problems([Problem(found="[red]x[/]", expected="[a,b]", where="[w]", fix="[f]")])
+    err = capsys.readouterr().err
+    assert all(part in err for part in ("[red]x[/]", "[a,b]", "[w]", "[f]"))
+
+
+def test_help_lists_groups_keys_and_sweeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in paths.sweep_names():
+        assert name in out
+    for said in ("optimizer:", "dadaptlion", "lr_mult: 1.0", "sweep=NAME"):
+        assert said in out
+
+
+def test_the_config_of_a_run_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--cfg", "job", "--resolve", "network.dim=64"]) == 0
+    assert "alpha: 32.0" in capsys.readouterr().out
+
+
+def test_the_module_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    from optbench import __main__
+
+    monkeypatch.setattr(__main__, "run_command_line", lambda: 7)
+    with pytest.raises(SystemExit) as caught:
+        __main__.main()
+    assert caught.value.code == 7

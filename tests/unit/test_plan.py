@@ -1,0 +1,110 @@
+"""What a command would run and cost, told without running it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from optbench import cost, plan, rundir
+from optbench.composition import AskedRun, compose_runs
+from optbench.config import config_yaml
+
+pytestmark = pytest.mark.usefixtures("fake_assets")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+
+
+def only(*arguments: str) -> AskedRun:
+    (run,) = compose_runs(arguments).runs
+    return run
+
+
+def cost_of(*arguments: str) -> cost.Cost:
+    run = only(*arguments)
+    return cost.estimate(run.config, run.identity.dataset)
+
+
+def write_run(run: AskedRun, *, step_seconds: float, pause_seconds: float) -> None:
+    rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
+    row = {"step": 1, "epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
+    rundir.append_rows(run.run_dir / "steps.jsonl", [row, row])
+    pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
+    rundir.append_rows(run.run_dir / "epochs.jsonl", [pause])
+    rundir.write_status(run.run_dir, "done")
+
+
+def write_base(folder: Path, part: str, shapes: dict[str, list[int]]) -> None:
+    header = {name: {"dtype": "F16", "shape": shape} for name, shape in shapes.items()}
+    text = json.dumps({"__metadata__": {}, **header}).encode()
+    file = folder / "tiny" / part / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def test_the_plan_of_the_main_command(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["-m", "optimizer=adamw,lion,dadaptlion", "network.dim=16,32,64,128"]
+    assert plan.main(command) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"(adamw|lion|dadaptlion)-dim\d+-[0-9a-f]{8}\s+to do", out)) == 12
+    assert "12 runs: 0 done, 12 to do" in out
+    assert "bucket 512x768: 2 pictures, 6 uses" in out
+    assert "bucket 768x512: 1 pictures, 3 uses" in out
+    assert "optimizer.lr is a factor" in out
+    assert "time: unknown" in out
+    assert list(Path().iterdir()) == []
+
+
+def test_problems_are_all_told_and_the_exit_code_is_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert plan.main(["network.dim=0", "seed=-1"]) == 2
+    out = capsys.readouterr().out
+    assert "network.dim" in out
+    assert "seed" in out
+
+
+def test_finished_runs_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(only("network.dim=8"), step_seconds=1, pause_seconds=1)
+    plan.main(["network.dim=8"])
+    assert "1 runs: 1 done, 0 to do" in capsys.readouterr().out
+    plan.main(["network.dim=8", "render.steps=3"])
+    assert "other pictures to render" in capsys.readouterr().out
+
+
+def test_steps_are_counted_by_bucket_and_update() -> None:
+    # 6 and 3 uses: 3 + 2 batches of 2.
+    assert cost_of().num_steps_per_epoch == 5
+    assert cost_of().num_steps == 40
+    assert cost_of("train.gradient_accumulation=2").num_steps_per_epoch == 3
+    assert cost_of("train.batch_size=4").num_steps_per_epoch == 3
+    short = cost_of("train.max_steps=12")
+    assert (short.num_steps, short.num_epochs) == (12, 3)
+
+
+def test_time_is_judged_by_the_nearest_earlier_run() -> None:
+    assert cost_of().seconds is None
+    write_run(only("optimizer=lion"), step_seconds=1.0, pause_seconds=10.0)
+    assert cost_of().seconds == pytest.approx(40 * 1.0 + 8 * 10.0)
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    assert cost_of().seconds == pytest.approx(40 * 2.0 + 8 * 20.0)
+    assert cost_of("train.batch_size=1").seconds is None
+
+
+def test_disk_is_judged_by_the_shapes_of_the_base(fake_assets: Path) -> None:
+    block = "down.0.attentions.0.to_q.weight"
+    conv = "down.0.resnets.0.conv1.weight"
+    write_base(fake_assets, "unet", {block: [10, 20], conv: [4, 6, 3, 3], "time.weight": [9, 9]})
+    write_base(fake_assets, "text_encoder", {"layers.0.self_attn.k.weight": [7, 7]})
+    assert cost.num_lora_weights(only("network.dim=2").config) == 2 * 30 + 2 * 14
+    only_unet = only("network.dim=2", "network.train_text_encoder=false").config
+    assert cost.num_lora_weights(only_unet) == 2 * 30
+    locon = only("network=locon", "network.dim=2", "network.conv_dim=3").config
+    assert cost.num_lora_weights(locon) == 2 * 30 + 2 * 14 + 3 * (6 * 9 + 4)
+    assert cost_of("render=off").disk_bytes < cost_of().disk_bytes
