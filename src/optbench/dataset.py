@@ -172,9 +172,9 @@ def _cover_nearest(size: Size, *, buckets: Sequence[Size]) -> tuple[Size, Size]:
     """Return the bucket of the nearest width / height, and the size that just covers it."""
     width, height = size
     ratio = width / height
+    # kohya looks for a bucket of the picture's own size first; no two buckets share a ratio, so
+    # that one is the nearest anyway.
     bucket = min(buckets, key=lambda one: abs(one[0] / one[1] - ratio))
-    if size in buckets:
-        bucket = size
     scale = bucket[1] / height if ratio > bucket[0] / bucket[1] else bucket[0] / width
     return bucket, (int(width * scale + 0.5), int(height * scale + 0.5))
 

@@ -256,7 +256,7 @@ def _lay_out(plan: SheetPlan) -> _Layout:
         _MARGIN_PX
         + _lines_height(len(title), _TITLE_SIZE_PX)
         + _lines_height(len(text), _TEXT_SIZE_PX)
-        + 2 * _GAP_PX
+        + 3 * _GAP_PX
         + _lines_height(num_header_lines, _NOTE_SIZE_PX)
         + 2 * _GAP_PX
     )

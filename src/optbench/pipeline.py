@@ -68,7 +68,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage = _Run(config, identity, run, base, network, optimizer, accelerator)
     stage.begin()
     with _progress(stage, place) as progress:
-        for line in (*departures(config.optimizer), config.optimizer.note):
+        for line in (*departures(config.optimizer), config.optimizer.note, *latents.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
         _train(stage, latents, progress)
@@ -163,7 +163,7 @@ class _Run:
             pictures.render_epoch(gallery, self.network, epoch=epoch)
 
     def _save_lora(self, record: EpochRecord) -> None:
-        """Write the epoch's LoRA file from the weights to evaluate; the last one under two names."""
+        """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
         config = self.config
         card = LoraCard(
             name=self.run.name,

@@ -1,4 +1,4 @@
-"""What must be true of one run: repeatable, undisturbed by rendering, survives SIGKILL, loadable."""
+"""What must be true of one run: repeatable, undisturbed by rendering, killable, loadable."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def test_diffusers_loads_every_key_and_draws_our_picture(finished: Path, command
     )
     lora = finished / "lora" / f"{finished.name}.safetensors"
     pipeline.load_lora_weights(str(lora))  # raises on keys it cannot place
-    prompt = config.prompts.prompts[0]
-    ours = finished / f"images/epoch-0002/{prompt.name}-{prompt.width}x{prompt.height}-s7.png"
+    prompt = config.prompts.prompts.a
+    ours = finished / f"images/epoch-0002/a-{prompt.width}x{prompt.height}-s7.png"
     theirs = pipeline(
         prompt.text,
         negative_prompt=prompt.negative,
@@ -126,7 +126,7 @@ def test_diffusers_loads_every_key_and_draws_our_picture(finished: Path, command
     ).images[0]
     difference = np.abs(np.asarray(theirs, int) - np.asarray(Image.open(ours), int))
     assert difference.max() <= 2
-    base = finished / f"images/epoch-0000/{prompt.name}-{prompt.width}x{prompt.height}-s7.png"
+    base = finished / f"images/epoch-0000/a-{prompt.width}x{prompt.height}-s7.png"
     moved = np.abs(np.asarray(Image.open(base), int) - np.asarray(Image.open(ours), int))
     assert moved.max() > 2, "the LoRA changes nothing, so the comparison proves nothing"
     num_keys = sum(1 for name, _ in pipeline.unet.named_parameters() if "lora_A" in name)

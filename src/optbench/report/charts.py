@@ -16,7 +16,8 @@ WIDTH_PX, HEIGHT_PX = 640, 320
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 68, 12, 12, 40
 _MAX_POINTS = 400
 _NUM_TICKS = 5
-_OUTLIER_FACTOR = 4.0  # beyond so many times the 95 % range, a curve leaves the chart
+_OUTLIERS = 0.02  # of all points at either end; a curve leaves the chart ...
+_ROOM = 0.4  # ... beyond so much of the range of the others
 # Told apart on white and on black, also with the common colour blindnesses (after Tol, Okabe-Ito).
 COLOURS = (
     "#2f6fd6",
@@ -84,7 +85,9 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
         parts.append(_vertical_tick(left, number_text(tick)))
     for tick in _ticks(low_y, high_y, is_log=axes.is_log_y):
         _, top = place(low_x, _unscaled(tick, axes))
-        parts.append(_horizontal_tick(top, number_text(_unscaled(tick, axes))))
+        is_decade = axes.is_log_y and tick == round(tick)
+        text = f"1e{tick:.0f}" if is_decade else number_text(_unscaled(tick, axes))
+        parts.append(_horizontal_tick(top, text))
     curves = Markup("").join(_path(line, [place(*at) for at in _points(line)]) for line in drawable)
     parts.append(Markup('<g clip-path="url(#plot)">{}</g>').format(curves))
     label = f"{axes.y_title} over {axes.x_title}, {len(drawable)} runs"
@@ -123,8 +126,9 @@ def _y_range(lines: Sequence[Line], axes: Axes) -> tuple[float, float]:
     """Return the ends of the y axis; one run that explodes must not flatten all others."""
     values = sorted(_scaled(y, axes) for line in lines for y in line.y)
     low, high = values[0], values[-1]
-    usual_low, usual_high = values[len(values) // 20], values[-1 - len(values) // 20]
-    room = (usual_high - usual_low) * _OUTLIER_FACTOR
+    num_outliers = int(len(values) * _OUTLIERS)
+    usual_low, usual_high = values[num_outliers], values[-1 - num_outliers]
+    room = (usual_high - usual_low) * _ROOM
     if room > 0:
         low, high = max(low, usual_low - room), min(high, usual_high + room)
     margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5

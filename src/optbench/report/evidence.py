@@ -138,7 +138,7 @@ def _values(records: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
     values = {results.shown(row.get(name)): row.get(name) for row in records}
     values.pop("null", None)
     if all(isinstance(value, (int, float)) for value in values.values()):
-        return tuple(sorted(values, key=lambda text: values[text]))
+        return tuple(sorted(values, key=lambda text: float(values[text] or 0.0)))
     return tuple(values)
 
 

@@ -44,6 +44,10 @@ def _column(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _spreadsheet_safe(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+    if not isinstance(value, str) or not value.startswith(_FORMULA_STARTS):
+        return value
+    try:
+        float(value)
+    except ValueError:
         return f"'{value}"
     return value

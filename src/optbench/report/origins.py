@@ -10,7 +10,7 @@ from typing import Any
 from optbench import results
 from optbench.report.evidence import RunEvidence, SweepEvidence
 
-_RECIPE_KEYS = ("departures", "notes", "optimizer")  # shown with the recipe
+_RECIPE_KEYS = ("departures", "note", "notes", "paper", "optimizer")  # shown with the recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +96,9 @@ def shared_settings(sweep: SweepEvidence) -> list[Fact]:
 
 
 def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
-    stored = [config for run in runs if isinstance(config := run.config.get("optimizer"), Mapping)]
+    stored = [part for run in runs if isinstance(part := run.config.get("optimizer"), Mapping)]
     config: Mapping[str, Any] = stored[0] if stored else {}
-    built = next((run.provenance["optimizer"] for run in runs if "optimizer" in run.provenance), {})
+    built = [run.provenance["optimizer"] for run in runs if "optimizer" in run.provenance]
     return Recipe(
         name=name,
         num_runs=len(runs),
@@ -106,7 +106,7 @@ def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
         note=str(config.get("note") or ""),
         paper=str(config.get("paper") or ""),
         package=str(config.get("package") or ""),
-        built=tuple(_facts(built)),
+        built=tuple(_facts(built[0])) if built else (),
     )
 
 

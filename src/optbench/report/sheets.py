@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optbench import grid
+from optbench import grid, results
 from optbench.options import Prompt
 from optbench.report.evidence import RunEvidence, SweepEvidence
 from optbench.report.links import address
@@ -72,7 +72,7 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
         for name, prompt in prompts.items():
             rows = [*_rows(bases, name, epoch=0, has_base_titles=True)]
             if epoch > 0:
-                rows += _rows(sweep.runs, name, epoch=epoch)
+                rows += _rows(_by_settings(sweep), name, epoch=epoch)
             if not rows or not seeds:
                 continue
             sheet = grid.epoch_sheet(
@@ -89,6 +89,19 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
 
 def _epoch_title(epoch: int) -> str:
     return f"after epoch {epoch}" if epoch else "before training"
+
+
+def _by_settings(sweep: SweepEvidence) -> list[RunEvidence]:
+    """Return the runs ordered by what was varied, so that measured times never reorder a sheet."""
+
+    def key(run: RunEvidence) -> tuple[list[int], str]:
+        places = []
+        for name, values in sweep.factors.items():
+            value = results.shown(run.row.get(name))
+            places.append(values.index(value) if value in values else len(values))
+        return places, run.run.name
+
+    return sorted(sweep.runs, key=key)
 
 
 def _rows(

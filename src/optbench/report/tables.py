@@ -14,6 +14,7 @@ from optbench.report.wording import bytes_text, difference_text, seconds_text
 
 _MAX_EPOCH_COLUMNS = 12
 _NONE = "-"
+_OF_WHOLE_RUNS = ("seconds_total", "final_loss")  # of shorter runs they compare with nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,7 @@ class Entry:
 
     text: str
     sort: float | str | None  # None: unknown, sorted last in both directions
+    is_number: bool = True
     bar_percent: float = 0.0  # of the column's largest value
 
 
@@ -83,8 +85,12 @@ def ranking(sweep: SweepEvidence) -> Table:
         entries = [_setting_entry(run.row.get(name)) for name in sweep.factors]
         for name, _, text in shown:
             value = _float(run.row.get(name))
-            share = 0.0 if value is None or largest[name] <= 0 else 100 * value / largest[name]
-            entries.append(Entry(text=text(value), sort=value, bar_percent=max(0.0, share)))
+            has_bar = value is not None and largest[name] > 0 and name != "final_loss"
+            share = 100 * (value or 0.0) / largest[name] if has_bar else 0.0
+            if value is not None and name in _OF_WHOLE_RUNS and run.row["status"] != "done":
+                entries.append(Entry(text=f"{text(value)} *", sort=None))
+            else:
+                entries.append(Entry(text=text(value), sort=value, bar_percent=max(0.0, share)))
         lines.append(Line(run=run, entries=tuple(entries)))
     titles = (*sweep.factors, *(title for _, title, _ in shown))
     return Table(titles=titles, lines=tuple(lines))
@@ -115,20 +121,42 @@ def pair_summaries(sweep: SweepEvidence) -> list[PairSummary]:
     """Return every change of one setting with the pairs of runs that show it."""
     runs = {run.run.name: run for run in sweep.runs}
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for record in sweep.frames.pairs.to_dict("records"):
+    for record in _pair_records(sweep):
         key = record["setting"], record["from_value"], record["to_value"]
-        groups.setdefault(key, []).append({str(name): value for name, value in record.items()})
-    return [_summary(key, records, runs) for key, records in groups.items()]
+        groups.setdefault(key, []).append(record)
+    order = {
+        (name, value): (number, index)
+        for number, (name, values) in enumerate(sweep.factors.items())
+        for index, value in enumerate(values)
+    }
+    last = (len(order), 0)
+    listed = sorted(groups, key=lambda key: [order.get((key[0], value), last) for value in key[1:]])
+    return [_summary(key, groups[key], runs) for key in listed]
 
 
 def seed_noise(sweep: SweepEvidence) -> float | None:
     """Return the largest difference in final loss that the seed alone made, where it is known."""
     found = [
         abs(value)
-        for record in sweep.frames.pairs.to_dict("records")
+        for record in _pair_records(sweep)
         if record["setting"] == "seed" and (value := _float(record["loss_difference"])) is not None
     ]
     return max(found, default=None)
+
+
+def _pair_records(sweep: SweepEvidence) -> list[dict[str, Any]]:
+    """Return the pairs; without loss and total time where one run took more steps than the other.
+
+    Losses are paired at equal steps only, because the loss falls along a run.
+    """
+    num_steps = {run.run.name: run.row.get("num_steps") for run in sweep.runs}
+    records = []
+    for pair in sweep.frames.pairs.to_dict("records"):
+        record = {str(name): value for name, value in pair.items()}
+        if num_steps[record["from_run"]] != num_steps[record["to_run"]]:
+            record["loss_difference"] = record["seconds_total_difference"] = None
+        records.append(record)
+    return records
 
 
 def _summary(
@@ -181,10 +209,11 @@ def _chosen(epochs: Sequence[int]) -> list[int]:
 
 
 def _setting_entry(value: Any) -> Entry:
+    text = results.shown(value)
     if results.is_missing(value):
-        return Entry(text=results.shown(value), sort=None)
+        return Entry(text=text, sort=None, is_number=False)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Entry(text=results.shown(value), sort=value if is_number else results.shown(value))
+    return Entry(text=text, sort=value if is_number else text, is_number=is_number)
 
 
 def _values(runs: Sequence[RunEvidence], name: str) -> list[float]:

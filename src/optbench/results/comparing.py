@@ -32,7 +32,7 @@ MEASURED = (
     "peak_memory_bytes",
     "lora_bytes",
 )
-GROUPS = ("base", "dataset", "network", "optimizer", "lr_scheduler", "prompts")
+GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")
 # A default computed from another setting follows it, unless it was varied on its own.
 _COMPUTED_FROM = {
     "network.alpha": "network.dim",
@@ -81,9 +81,13 @@ def followers(runs: pd.DataFrame) -> dict[str, str]:
 
 
 def differing(runs: pd.DataFrame) -> list[str]:
-    """Return the settings in which runs differ, without those that only follow another one."""
+    """Return the settings in which runs differ, without those that only follow another one.
+
+    Recipes and other groups come first.
+    """
     following = followers(runs)
-    return [column for column in _varied(runs) if column not in following]
+    found = [column for column in _varied(runs) if column not in following]
+    return sorted(found, key=lambda column: (*GROUPS, column).index(column))
 
 
 def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -3,8 +3,7 @@
 The latent space is not learned: it is the whitened principal components of 32x32 patches of the
 drawings (32 of 3072 directions). The encoder regresses these codes, the decoder learns to draw
 from them with noise added. A target that never moves skips the grey plateau in which a plain
-autoencoder sits for half an hour, gives white latents (scaling factor 1) without a KL term, and
-lets the unet train on exact codes while the decoder is still learning.
+autoencoder sits for half an hour, needs no KL term, and lets the unet train on exact codes while the decoder is still learning.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ _NUM_PATCH_DRAWINGS = 150
 _CODE_NOISE = 0.05  # what the unet leaves; the decoder must not mind it
 _LOG_VARIANCE = -6.0  # the posterior's spread, 0.05: encoding stays nearly deterministic
 _PEAK_RATE = 1.5e-3
+_GAIN_POWER = 0.75
 _AVERAGE_DECAY = 0.997
 
 
@@ -78,6 +78,27 @@ def to_tensor(pictures: list[np.ndarray]) -> Tensor:
     """Return pictures (H, W, 3) of 0..255 as one (B, 3, H, W) tensor in [-1, 1]."""
     pixels = torch.from_numpy(np.stack(pictures).copy()).permute(0, 3, 1, 2)
     return pixels.float() / 127.5 - 1
+
+
+def latent_gains(codes: PatchCodes) -> Tensor:
+    """Return the factors (32) that turn white codes into the base's latents, of mean square 1.
+
+    Between white latents, whose faint details drown the layout in the unet's loss, and latents
+    in their natural proportions (24 to 1), whose first channel the last timestep cannot hide.
+    """
+    gains = codes.spread**_GAIN_POWER
+    return gains / gains.square().mean().sqrt()
+
+
+@torch.no_grad()
+def apply_gains(model: AutoencoderKL, gains: Tensor) -> None:
+    """Let a trained autoencoder write and read latents multiplied by `gains`, exactly."""
+    quantize, dequantize = model.quant_conv, model.post_quant_conv
+    means = slice(0, LATENT_CHANNELS)
+    quantize.weight[means] *= gains[:, None, None, None]
+    quantize.bias[means] *= gains
+    quantize.bias[LATENT_CHANNELS:] += 2 * gains.log()  # the posterior's log-variances
+    dequantize.weight /= gains[None, :, None, None]
 
 
 def train_autoencoder(folder: Path, *, seed: int, num_steps: int) -> AutoencoderKL:

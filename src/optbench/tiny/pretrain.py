@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from optbench.tiny.autoencoder import fit_codes, train_autoencoder
+from optbench.tiny.autoencoder import apply_gains, fit_codes, latent_gains, train_autoencoder
 from optbench.tiny.drawings import make_drawings
 from optbench.tiny.shapes import new_scheduler
 from optbench.tiny.text import train_text_encoder
@@ -25,7 +25,7 @@ class Budget:
     num_drawings: int = 16_000
     autoencoder_steps: int = 3_600
     text_steps: int = 2_000
-    unet_steps: int = 5_500
+    unet_steps: int = 6_000
 
 
 def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
@@ -44,9 +44,17 @@ def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
     text_encoder = train_text_encoder(
         folder, tokenizer, drawings, seed=seed, num_steps=budget.text_steps
     )
+    gains = latent_gains(codes)
     unet = train_unet(
-        folder, text_encoder, tokenizer, drawings, seed=seed, num_steps=budget.unet_steps
+        folder,
+        text_encoder,
+        tokenizer,
+        drawings,
+        gains=gains,
+        seed=seed,
+        num_steps=budget.unet_steps,
     )
+    apply_gains(vae, gains)
     export(target, tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, unet=unet)
 
 

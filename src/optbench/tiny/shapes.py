@@ -18,8 +18,8 @@ PIXELS_PER_LATENT = 32
 TEXT_WIDTH = 80
 _AUTOENCODER_CHANNELS = (8, 16, 24, 40, 56, 72)
 # The top level must be several times wider than the latents, or the noise to predict does not pass
-# through it: with 32 channels for 32 latents nothing but noise was ever drawn (docs/lab-log.md).
-_UNET_CHANNELS = (96, 80, 80)
+# through it: a top level of 32 channels for 32 latents never drew anything but noise (docs/lab-log.md).
+_UNET_CHANNELS = (64, 80, 80)
 
 NOISE_SCHEDULE: dict[str, Any] = {
     "beta_start": 0.00085,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -142,7 +141,7 @@ def _save(path: Path, num_steps_done: int, parts: Mapping[str, Stateful]) -> Non
     state = {name: part.state_dict() for name, part in parts.items()}
     temporary = path.with_suffix(".tmp")
     torch.save({"num_steps_done": num_steps_done, "parts": state}, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _load(path: Path, parts: Mapping[str, Stateful]) -> int:

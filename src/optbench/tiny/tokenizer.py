@@ -51,7 +51,7 @@ _SCENERY: Final = (
     "dark skin",
 )
 # Words people type although the world does not draw them, so that they cost few tokens.
-_COMMON_WORDS: Final = """
+_FREQUENT_WORDS: Final = """
     a photo of the girl boy woman in on with and looking at viewer standing sitting red blue
     green white skirt smile sky ocean grass tree trees moonlight background detailed anime
     illustration cute character hair ornament star horns drill split color heterochromia starry
@@ -106,7 +106,7 @@ def _corpus() -> list[str]:
             rng.choice(_SCENERY),
         ]
         texts.append(caption(tags, rng, degraded=rng.random() < 0.1))
-    texts += [" ".join(rng.sample(_COMMON_WORDS.split(), 12)) for _ in range(_NUM_WORD_LISTS)]
+    texts += [" ".join(rng.sample(_FREQUENT_WORDS.split(), 12)) for _ in range(_NUM_WORD_LISTS)]
     return texts
 
 

@@ -1,0 +1,91 @@
+"""How much a training step of ours costs beyond a bare forward and backward of the same model.
+
+Prints: seconds of a bare step (same base, same attached LoRA, same batch), of a step of
+`train_epochs` without its optimizer, their ratio, and the split by phase. Asserts nothing.
+The two are interleaved, so that a busy machine disturbs both alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from optbench import allocator, rng
+from optbench.bases import load_base
+from optbench.batches import plan_epoch
+from optbench.composition import compose_runs
+from optbench.latents import encode_dataset
+from optbench.network import build_network
+from optbench.optimizers import build_optimizer
+from optbench.records import StepRecord
+from optbench.train import Course, Lane, train_epochs
+
+NUM_STEPS = 60
+NUM_WARMUP_STEPS = 5
+
+
+def main() -> None:
+    """Measure on the embedded base with the default config, and print."""
+    is_tuned = allocator.keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        asked = compose_runs([f"runs_dir={folder}", f"cache_dir={folder}"])
+        (run,) = asked.runs
+        config = run.config
+        base = load_base(config.base, device=torch.device("cpu"), dtype=torch.float32)
+        latents = encode_dataset(run.identity.dataset, base, cache_dir=Path(folder), flips=False)
+    network = build_network(base.lora_targets(), config.network, seed=0)
+    optimizer = build_optimizer(
+        config.optimizer,
+        network.parameter_groups(),
+        lr_mult=1.0,
+        lr_scheduler=config.lr_scheduler,
+        total_steps=NUM_STEPS,
+    )
+    planned = plan_epoch(run.identity.dataset, config.dataset, seed=0, epoch=1, batch_size=2)
+    batches = [latents.batch(one) for one in planned if len(one.samples) == 2][:NUM_STEPS]
+    batches = [one for one in batches if one.latents_BCHW.shape == batches[0].latents_BCHW.shape]
+    steps = train_epochs(
+        base,
+        [Lane(network=network, optimizer=optimizer)],
+        lambda epoch: batches,
+        options=config.train,
+        course=Course(seed=0, first_epoch=1, first_step=0, total_steps=len(batches)),
+        accelerator=Accelerator(cpu=True),
+    )
+    bare, ours, records = [], [], []
+    for batch in batches:
+        noise = torch.randn(batch.latents_BCHW.shape, generator=rng.generator(0, "noise"))
+        captions = [sample.caption for sample in batch.samples]
+        latents_BCHW = batch.latents_BCHW.contiguous(memory_format=torch.channels_last)
+        with network.attached():
+            started = time.perf_counter()
+            states = base.encode_captions(captions, clip_skip=1)
+            predicted = base.predict(latents_BCHW, torch.tensor([500, 500]), states)
+            torch.nn.functional.mse_loss(predicted, noise).backward()
+            bare.append(time.perf_counter() - started)
+        optimizer.zero_grad()
+        started = time.perf_counter()
+        (record,) = next(steps)
+        assert isinstance(record, StepRecord)
+        ours.append(time.perf_counter() - started - record.seconds_optimizer)
+        records.append(record)
+    _print(bare[NUM_WARMUP_STEPS:], ours[NUM_WARMUP_STEPS:], records[NUM_WARMUP_STEPS:], is_tuned)
+
+
+def _print(bare: list[float], ours: list[float], records: list[StepRecord], is_tuned: bool) -> None:
+    floor, step = statistics.median(bare), statistics.median(ours)
+    print(f"threads {torch.get_num_threads()}, freed memory kept: {is_tuned}, {len(bare)} steps")
+    print(f"bare forward + backward   {floor * 1e3:8.2f} ms")
+    print(f"our step, no optimizer    {step * 1e3:8.2f} ms   ratio {step / floor:.3f}")
+    for phase in ("data", "forward", "backward", "optimizer"):
+        seconds = statistics.median(getattr(record, f"seconds_{phase}") for record in records)
+        print(f"  of which {phase:<14} {seconds * 1e3:8.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
