@@ -200,7 +200,7 @@ def truncate_rows(path: Path, *, max_epoch: int) -> int:
     if not all(isinstance(row.get("epoch"), int) for row in rows):
         raise _damaged(path, "a record without its epoch", "an `epoch` in every record")
     kept = [row for row in rows if row["epoch"] <= max_epoch]
-    if path.is_file():
+    if len(kept) < len(rows):
         write_atomic(path, "".join(_line(row) for row in kept))
     return len(rows) - len(kept)
 

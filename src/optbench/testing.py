@@ -60,7 +60,7 @@ class ToyTask:
             output_BO = input_BI @ down_RI.T @ up_OR.T
             wanted_BO = input_BI.float() @ self._change_OI[part].T
             loss = loss + (output_BO.float() - wanted_BO).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
     def exact_loss(self) -> float:

@@ -86,7 +86,8 @@ def test_neither_the_machine_nor_the_person_is_named(monkeypatch: pytest.MonkeyP
 
 def test_a_home_folder_that_is_the_root_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/")
-    assert collected(command=["/usr/bin/optbench"])["command"] == ["/usr/bin/optbench"]
+    command = ["/usr/bin/optbench", "dataset.dir=/.pictures"]
+    assert collected(command=command)["command"] == command
 
 
 def test_torch_is_never_loaded_for_it() -> None:

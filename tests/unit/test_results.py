@@ -107,6 +107,15 @@ def test_a_run_becomes_one_row_with_settings_spelled_like_overrides(tmp_path: Pa
     assert not [name for name in frames.runs if name.startswith(("prompts.", "optimizer.note"))]
 
 
+def test_an_unfinished_run_has_the_size_of_its_last_epoch(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "sweep", "a", config())
+    run.lora_dir.mkdir()
+    for epoch in (1, 2, 10):
+        run.lora_path(epoch).write_bytes(b"1" * epoch)
+    (run.lora_dir / "zzz.safetensors").write_bytes(b"123")
+    assert results.load(tmp_path / "sweep").runs.iloc[0]["lora_bytes"] == 10
+
+
 def test_the_first_steps_do_not_count_in_the_time_per_step(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep", "a", config(), seconds=0.2)
     row = results.load(tmp_path / "sweep").runs.iloc[0]

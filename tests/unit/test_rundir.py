@@ -154,7 +154,10 @@ def test_killed_at_any_moment_files_are_whole(tmp_path: Path) -> None:
 
 
 def test_rows_come_back_as_they_were(run: RunDir) -> None:
-    rows = [{"step": 1, "lr/unet": 1e-4, "text": "a\u2028b\nc"}, {"step": 2, "lr/unet": 0.1 + 0.2}]
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "lr/unet": 1e-4, "text": "a\u2028b\nc"},
+        {"step": 2, "lr/unet": 0.1 + 0.2},
+    ]
     rundir.append_rows(run.steps_path, rows[:1])
     rundir.append_rows(run.steps_path, rows[1:])
     assert rundir.read_rows(run.steps_path) == rows

@@ -19,6 +19,7 @@ from optbench.results.comparing import MEASURED, find_pairs
 from optbench.rundir import RunDir
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
+_LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 # Places on this machine, texts about a recipe, and what only names the sweep.
@@ -55,6 +56,19 @@ class _Read:
     problems: list[str]
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, which we never write: they let a short file hold itself or a billion lines.
+
+    Everything else is read as `yaml.safe_load` reads it.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node unless it is an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which no config of ours has")
+        return super().compose_node(parent, index)
+
+
 def load(path: str | Path) -> Frames:
     """Return the frames of one run, of a sweep's folder, or of all sweeps under a folder.
 
@@ -76,7 +90,8 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     runs = _runs_frame(read)
     epochs = _records(read, "epochs")
     if "seconds_train" in epochs:
-        by_run = epochs.groupby(["sweep", "run"], sort=False)["seconds_train"]
+        seconds = epochs["seconds_train"].map(_number).astype(float)
+        by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
         epochs["seconds_train_cumulative"] = by_run.cumsum()
     images = [row for one in read for row in _image_rows(one.run, root)]
     return Frames(
@@ -134,8 +149,9 @@ def read_config(run: RunDir) -> dict[str, Any]:
     """
     path = run.config_path
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        # A safe loader: it builds plain values only.
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise _damaged(path, f"a {type(content).__name__}")
@@ -226,7 +242,7 @@ def _measured(
         "seconds_per_step": _median(_sum_of_phases(row) for row in settled),
         **phases,
         **sums,
-        "final_loss": epochs[-1].get("mean_loss") if epochs else None,
+        "final_loss": _number(epochs[-1].get("mean_loss")) if epochs else None,
         "peak_memory_bytes": max(peaks) if peaks else None,
         "lora_bytes": _lora_bytes(run),
     }
@@ -238,7 +254,13 @@ def _sum_of_phases(row: rundir.Row) -> float | None:
 
 
 def _numbers(values: Iterable[Any]) -> list[float]:
-    return [value for value in values if isinstance(value, (int, float)) and value == value]
+    return [known for value in values if (known := _number(value)) is not None]
+
+
+def _number(value: Any) -> float | None:
+    """Return a value that a column of numbers can hold, None for anything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= _LARGEST else None
 
 
 def _median(values: Iterable[Any]) -> float | None:
@@ -256,10 +278,13 @@ def _total(values: Iterable[Any]) -> float | None:
 
 def _lora_bytes(run: RunDir) -> int | None:
     """Return the size of the run's LoRA file: the finished one, else the last epoch's."""
-    files = sorted(run.lora_dir.glob("*.safetensors")) if run.lora_dir.is_dir() else []
     finished = run.lora_path(None)
-    last = finished if finished in files else (files[-1] if files else None)
-    return None if last is None else last.stat().st_size
+    if finished.is_file():
+        return finished.stat().st_size
+    saved = [
+        path for path in run.lora_dir.glob("*.safetensors") if path.name.startswith(f"{run.name}-")
+    ]
+    return max(saved).stat().st_size if saved else None
 
 
 def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:

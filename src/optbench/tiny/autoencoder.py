@@ -3,7 +3,8 @@
 The latent space is not learned: it is the whitened principal components of 32x32 patches of the
 drawings (32 of 3072 directions). The encoder regresses these codes, the decoder learns to draw
 from them with noise added. A target that never moves skips the grey plateau in which a plain
-autoencoder sits for half an hour, needs no KL term, and lets the unet train on exact codes while the decoder is still learning.
+autoencoder sits for half an hour, needs no KL term, and lets the unet train on exact codes while
+the decoder is still learning. Afterwards each latent is scaled by its gain (`latent_gains`).
 """
 
 from __future__ import annotations

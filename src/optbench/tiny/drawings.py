@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,17 @@ def make_drawings(
     return {
         size: Drawings(latents_NCHW=torch.cat(latents[size]), drawn=tuple(drawn[size]))
         for size in world.SIZES
+    }
+
+
+def with_gains(
+    drawings: dict[tuple[int, int], Drawings], gains: Tensor
+) -> dict[tuple[int, int], Drawings]:
+    """Return the drawings with their white codes (32 channels) turned into the base's latents."""
+    factors = gains[:, None, None].half()
+    return {
+        size: dataclasses.replace(one, latents_NCHW=one.latents_NCHW * factors)
+        for size, one in drawings.items()
     }
 
 

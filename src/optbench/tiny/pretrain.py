@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from optbench.tiny.autoencoder import apply_gains, fit_codes, latent_gains, train_autoencoder
-from optbench.tiny.drawings import make_drawings
+from optbench.tiny.drawings import make_drawings, with_gains
 from optbench.tiny.shapes import new_scheduler
 from optbench.tiny.text import train_text_encoder
 from optbench.tiny.tokenizer import build_tokenizer
@@ -45,14 +45,9 @@ def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
         folder, tokenizer, drawings, seed=seed, num_steps=budget.text_steps
     )
     gains = latent_gains(codes)
+    scaled = with_gains(drawings, gains)
     unet = train_unet(
-        folder,
-        text_encoder,
-        tokenizer,
-        drawings,
-        gains=gains,
-        seed=seed,
-        num_steps=budget.unet_steps,
+        folder, text_encoder, tokenizer, scaled, seed=seed, num_steps=budget.unet_steps
     )
     apply_gains(vae, gains)
     export(target, tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, unet=unet)

@@ -17,8 +17,8 @@ LATENT_CHANNELS = 32
 PIXELS_PER_LATENT = 32
 TEXT_WIDTH = 80
 _AUTOENCODER_CHANNELS = (8, 16, 24, 40, 56, 72)
-# The top level must be several times wider than the latents, or the noise to predict does not pass
-# through it: a top level of 32 channels for 32 latents never drew anything but noise (docs/lab-log.md).
+# The top level must be wider than the latents, or the noise to predict does not pass through it:
+# 32 channels for 32 latents never drew anything but noise (docs/lab-log.md).
 _UNET_CHANNELS = (64, 80, 80)
 
 NOISE_SCHEDULE: dict[str, Any] = {

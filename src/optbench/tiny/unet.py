@@ -30,13 +30,12 @@ def train_unet(
     tokenizer: CLIPTokenizer,
     drawings: dict[tuple[int, int], Drawings],
     *,
-    gains: Tensor,
     seed: int,
     num_steps: int,
 ) -> UNet2DConditionModel:
     """Return the trained unet (averaged weights); `text_encoder` is trained along in place.
 
-    The drawings' white codes are multiplied by `gains` (32): that is what the unet denoises.
+    The drawings come with their codes already multiplied by the latents' gains.
     """
     torch.manual_seed(rng.key(seed, "tiny", "unet"))
     unet = new_unet().to(stages.device())
@@ -54,7 +53,6 @@ def train_unet(
         optimizer.param_groups[1]["lr"] = rate * _TEXT_RATE_RATIO
         generator = rng.generator(seed, "tiny", "unet", step_index)
         latents, texts = _draw_batch(drawings, rng.shuffler(seed, "tiny", "unet", step_index))
-        latents = latents * gains[:, None, None]
         latents = latents.to(stages.device()).contiguous(memory_format=torch.channels_last)
         ids = tokenize(tokenizer, texts).to(stages.device())
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
