@@ -107,6 +107,7 @@ class _Run:
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
         run = self.run
+        rundir.clean_partial_files(run.path)
         rundir.write_atomic(run.config_path, config_yaml(self.config))
         described = self._described()
         restored = read_state(run, self.network, self.optimizer, self.accelerator)

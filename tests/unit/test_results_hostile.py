@@ -83,3 +83,10 @@ def test_alien_settings_are_rows_like_others(tmp_path: Path, text: str) -> None:
     assert list(frames.runs["run"]) == ["a", "b"]
     assert list(frames.runs["status"]) == ["done", "done"]
     assert len(results.labels(frames.runs)) == 2
+
+
+def test_a_record_cannot_speak_for_another_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep", "a", CONFIG, [{"run": "b", "sweep": "x", "epoch": 1}])
+    frames = results.load(tmp_path / "sweep")
+    assert frames.epochs[["sweep", "run"]].to_numpy().tolist() == [["sweep", "a"]]
+    assert list(frames.epochs.columns)[:2] == ["sweep", "run"]

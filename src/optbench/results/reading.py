@@ -202,12 +202,13 @@ def _read_run(run: RunDir) -> _Read:
     steps = _read_records(run.steps_path, problems)
     status = rundir.read_status(run.path)
     reason = status.reason or ("" if config or not problems else problems[0])
+    # What we found out comes last: no key of a file may speak for it.
     row: dict[str, Any] = {
+        **settings(config),
         "sweep": run.path.parent.name,
         "run": run.name,
         "status": status.status,
         "reason": reason,
-        **settings(config),
         **_measured(run, epochs, steps),
     }
     return _Read(
@@ -298,8 +299,9 @@ def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
 
 def _records(read: Sequence[_Read], name: str) -> pd.DataFrame:
     rows = [
-        {"sweep": one.row["sweep"], "run": one.run.name, **row}
+        place | row | place
         for one in read
+        for place in [{"sweep": one.row["sweep"], "run": one.run.name}]
         for row in getattr(one, name)
     ]
     return _with_numbers(pd.DataFrame(rows, columns=None if rows else ["sweep", "run", "epoch"]))

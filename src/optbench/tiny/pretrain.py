@@ -25,7 +25,7 @@ class Budget:
     num_drawings: int = 16_000
     autoencoder_steps: int = 3_600
     text_steps: int = 2_000
-    unet_steps: int = 6_000
+    unet_steps: int = 4_200
 
 
 def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
