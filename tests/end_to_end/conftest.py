@@ -59,9 +59,10 @@ class Command:
                 sys.executable,
                 "-m",
                 "optbench",
+                *(["-m"] if "-m" in extra else []),  # Hydra wants its flags first
                 *self.arguments,
                 f"runs_dir={runs_dir}",
-                *extra,
+                *(word for word in extra if word != "-m"),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

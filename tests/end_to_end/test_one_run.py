@@ -98,14 +98,22 @@ def test_changed_prompts_render_again_and_train_nothing(command: Command, tmp_pa
     assert len(list((run / "images" / "epoch-0002").glob("*.png"))) == 4
 
 
-def test_diffusers_loads_every_key_and_draws_our_picture(finished: Path, command: Command) -> None:
+@pytest.mark.parametrize("network", ["lora", "locon"])
+def test_diffusers_loads_every_key_and_draws_our_picture(
+    command: Command, tmp_path: Path, network: str
+) -> None:
     """The file, loaded by diffusers, must draw what our own merged network drew."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from omegaconf import OmegaConf
 
+    command.run(tmp_path, [f"network={network}", "network.dim=4", "lr_mult=100"])
+    finished = one_run(tmp_path)
     config = OmegaConf.load(finished / "config.yaml")
     pipeline = StableDiffusionPipeline.from_pretrained(
-        config.base.path, safety_checker=None, requires_safety_checker=False
+        config.base.path,
+        torch_dtype=torch.float32,
+        safety_checker=None,
+        requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DDIMScheduler.from_config(

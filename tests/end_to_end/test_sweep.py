@@ -36,7 +36,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(command: Command, tmp_path:
         (["dataset.dir=/no/such/folder"], ["/no/such/folder"]),
         (["network.dim=0", "train.epochs=0", "train.batch_size=x"], ["dim", "epochs", "batch"]),
         (["-m", "optimizer=dadaptlion", "optimizer.unet_lr=1", "optimizer.text_encoder_lr=0.5"],
-         ["equal"]),
+         ["one rate for both"]),
     ],
 )  # fmt: skip
 def test_bad_input_is_told_at_once_and_writes_nothing(

@@ -291,6 +291,16 @@ def _check_family(parts: _Parts, *, where: str) -> None:
     wanted = parts.unet.config.cross_attention_dim
     given = parts.text_encoder.config.hidden_size
     is_sdxl = parts.unet.config.addition_embed_type is not None
+    num_words, num_rows = len(parts.tokenizer), parts.text_encoder.config.vocab_size
+    if num_words != num_rows:
+        raise BaseError(
+            Problem(
+                found=f"a tokenizer of {num_words} tokens and a text encoder of {num_rows}",
+                expected="as many tokens as the text encoder knows",
+                where=where,
+                fix="copy vocab.json and merges.txt of the original model into tokenizer/",
+            )
+        )
     if wanted == given and not is_sdxl:
         return
     found = "an SDXL unet" if is_sdxl else f"a unet that reads {wanted} numbers per token"

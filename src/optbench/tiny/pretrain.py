@@ -25,7 +25,7 @@ class Budget:
     num_drawings: int = 16_000
     autoencoder_steps: int = 3_600
     text_steps: int = 2_000
-    unet_steps: int = 4_200
+    unet_steps: int = 3_600
 
 
 def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
@@ -50,21 +50,19 @@ def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
         folder, text_encoder, tokenizer, scaled, seed=seed, num_steps=budget.unet_steps
     )
     apply_gains(vae, gains)
-    export(target, tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, unet=unet)
+    export(target, text_encoder=text_encoder, vae=vae, unet=unet)
 
 
 def export(
     target: Path,
     *,
-    tokenizer: CLIPTokenizer,
     text_encoder: CLIPTextModel,
     vae: AutoencoderKL,
     unet: UNet2DConditionModel,
 ) -> None:
     """Write the base as a diffusers folder whose weights are float16 safetensors."""
-    tokenizer.save_pretrained(target / "tokenizer")
-    # One file with both vocabularies in another form; the CLIP files say the same.
-    (target / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    # Not save_pretrained: since transformers 5 it leaves out the two files CLIP checkpoints have.
+    build_tokenizer(target / "tokenizer")
     for name, model in (("text_encoder", text_encoder), ("vae", vae), ("unet", unet)):
         model.to("cpu", torch.float16).save_pretrained(target / name)
     new_scheduler().save_pretrained(target / "scheduler")

@@ -62,7 +62,33 @@ def new_unet() -> UNet2DConditionModel:
         attention_head_dim=tuple(width // 16 for width in _UNET_CHANNELS),
         norm_num_groups=8,
     )
+    _start_as_identity(model)
     return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _start_as_identity(model: UNet2DConditionModel) -> None:
+    """Let the untrained unet answer with its input, which at high noise is nearly the answer.
+
+    There an error of 0.02 in the noise is an error of 2 standard deviations in the picture, so a
+    unet that must first learn to pass its input through draws nothing for a long time. The first
+    convolution writes x and -x side by side, the last resnet hands its skip on, and the last
+    convolution takes silu(x) - silu(-x), which is x.
+    """
+    width = _UNET_CHANNELS[0]
+    last = model.up_blocks[-1].resnets[-1]
+    written = (model.conv_in, last.conv_shortcut, last.conv2, model.conv_out)
+    for layer in written:
+        layer.weight.zero_()
+        layer.bias.zero_()
+    for channel in range(LATENT_CHANNELS):
+        mirrored = channel + LATENT_CHANNELS
+        model.conv_in.weight[channel, channel, 1, 1] = 1
+        model.conv_in.weight[mirrored, channel, 1, 1] = -1
+        model.conv_out.weight[channel, channel, 1, 1] = 1
+        model.conv_out.weight[channel, mirrored, 1, 1] = -1
+    for channel in range(width):
+        last.conv_shortcut.weight[channel, width + channel, 0, 0] = 1
 
 
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
