@@ -15,6 +15,7 @@ from optbench.options import (
     RenderOptions,
     TrainOptions,
 )
+from optbench.samplers import SAMPLERS
 
 _BASES = Path(__file__).resolve().parent / "bases"
 _BASE_PARTS = ("unet", "vae", "text_encoder", "tokenizer")
@@ -175,6 +176,15 @@ def check_render(options: RenderOptions) -> list[Problem]:
     """Return everything impossible in how pictures are made."""
     problems = _at_least(1, "render", {"steps": options.steps, "batch_size": options.batch_size})
     problems += _above_zero("render.cfg_scale", options.cfg_scale)
+    if options.sampler not in SAMPLERS:
+        problems.append(
+            Problem(
+                found=repr(options.sampler),
+                expected=f"one of {', '.join(SAMPLERS)}",
+                where="render.sampler",
+                fix="write render.sampler=DDIM, or 'render.sampler=Euler a' in quotes",
+            )
+        )
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         problems.append(
             Problem(

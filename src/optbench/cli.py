@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optbench import launch, rundir
-from optbench.composition import AskedRuns, compose_runs
+from optbench.composition import AskedRuns, compose_runs, flags_first
 from optbench.config import register_resolvers
 from optbench.errors import OptbenchError, Problem
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The last line on the standard output is the report's path.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = flags_first(sys.argv[1:] if argv is None else argv)
     if _asks_for_information(arguments):
         register_resolvers()
         return launch.call_hydra(arguments, lambda tree: None)

@@ -58,6 +58,18 @@ class AskedRuns:
     is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with all overrides behind the flags.
+
+    Hydra's parser refuses a flag between overrides; people write -m where it comes to mind.
+    """
+    return sorted(arguments, key=_is_override)
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+
+
 def compose_runs(arguments: Sequence[str]) -> AskedRuns:
     """Return all runs of a command line; creates nothing and loads no weights.
 

@@ -52,6 +52,9 @@ class Base(Protocol):
     def encode_captions(self, captions: Sequence[str], *, clip_skip: int) -> Conditioning:
         """Return what `predict` needs besides the latents, each tensor with leading size B."""
 
+    def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Return those texts that `encode_captions` does not read to their end."""
+
     def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one timestep per generator, int64 of shape (B,)."""
 

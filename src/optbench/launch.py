@@ -90,7 +90,8 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
     try:
         from optbench.pipeline import run_one
 
-        return run_one(config, place)
+        with rundir.heartbeat(run_dir):
+            return run_one(config, place)
     except KeyboardInterrupt:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise

@@ -65,10 +65,11 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=total_steps(config, identity),
     )
-    stage = _Run(config, identity, run, base, network, optimizer, accelerator)
+    notices = (*latents.notices, *_cut_texts(config, identity, base))
+    stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     with _progress(stage, place) as progress:
-        for line in (*departures(config.optimizer), config.optimizer.note, *latents.notices):
+        for line in (*departures(config.optimizer), config.optimizer.note, *notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
         _train(stage, latents, progress)
@@ -102,6 +103,7 @@ class _Run:
     network: LoraNetwork
     optimizer: BuiltOptimizer
     accelerator: Accelerator
+    notices: tuple[str, ...]
     done: Progressed = Progressed(epoch=0, step=0)
 
     def begin(self) -> None:
@@ -208,6 +210,7 @@ class _Run:
         extra = {
             "departures": list(departures(config.optimizer)),
             "note": config.optimizer.note,
+            "notices": list(self.notices),
             "optimizer": self.optimizer.described(),
             "paper": config.optimizer.paper,
             "base": {"name": config.base.name, "fingerprint": self.identity.base_fingerprint},
@@ -275,11 +278,15 @@ def _accelerator(options: TrainOptions) -> Accelerator:
     """Return accelerate's view of the device and precision this run asks for."""
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    is_cpu = options.device == "cpu" or not torch.cuda.is_available()
-    if options.device not in ("auto", "cpu") and is_cpu:
+    kind, _, index = options.device.partition(":")
+    devices = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    is_cpu = kind == "cpu" or not any(devices.values())
+    if kind in devices and int(index or 0) >= devices[kind]:
         _refuse_device(f"train.device={options.device}", "a device this machine has")
     if is_cpu and options.mixed_precision == "fp16":
         _refuse_device("train.mixed_precision=fp16 on a CPU", "no or bf16; fp16 needs a GPU")
+    if index:
+        torch.cuda.set_device(int(index))
     # accelerate keeps these for the life of the process; the next run may ask for another one.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -305,6 +312,18 @@ def _refuse_device(found: str, expected: str) -> None:
 def _base(options: BaseOptions, device: torch.device, precision: str) -> Base:
     """Return the base, loaded once per process and shared by its runs."""
     return load_base(options, device=device, dtype=_DTYPES[precision])
+
+
+def _cut_texts(config: RunConfig, identity: RunIdentity, base: Base) -> Iterator[str]:
+    """Yield a sentence on captions and prompts whose end the base never reads."""
+    captions = [image.caption for image in identity.dataset.images]
+    prompts = [text for one in config.prompts.prompts for text in (one.text, one.negative)]
+    for kind, texts in (("captions", captions), ("prompts", prompts)):
+        if cut := base.cut_texts(texts):
+            yield (
+                f"{len(cut)} of {len(texts)} {kind} are longer than the text encoder reads "
+                f"(75 tokens); the rest of them has no effect: {cut[0][:60]}..."
+            )
 
 
 def network_to_device(network: LoraNetwork, device: torch.device) -> None:

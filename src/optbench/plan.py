@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench import rundir
-from optbench.composition import AskedRun, AskedRuns, compose_runs
+from optbench.composition import AskedRun, AskedRuns, compose_runs, flags_first
 from optbench.cost import Cost, bucket_counts, estimate, steps_per_epoch
 from optbench.errors import OptbenchError
 from optbench.launch import is_finished
@@ -27,7 +27,7 @@ _WIDTH_WITHOUT_TERMINAL = 200
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the plan of a command line; return 0, or 2 when something is wrong with it."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = flags_first(sys.argv[1:] if argv is None else argv)
     # A pipe has no width of its own, and a name cut at column 80 cannot be searched for.
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     console = Console(soft_wrap=True, highlight=False, width=width)

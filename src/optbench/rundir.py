@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from optbench.records import Cell, Status
 
 SCHEMA = 1
 SILENCE_SECONDS = 600.0  # a run of another machine that wrote nothing for so long counts as dead
+_HEARTBEAT_SECONDS = 60.0
 Row = dict[str, Any]
 FoundStatus = Status | Literal["pending"]
 
@@ -219,6 +221,27 @@ def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) 
     if status == "running":
         content["process"] = _process_mark(os.getpid())
     write_json(RunDir(run_dir).status_path, content)
+
+
+@contextlib.contextmanager
+def heartbeat(run_dir: Path) -> Iterator[None]:
+    """Touch status.json every minute, so that a slow epoch does not look dead from elsewhere."""
+    path = RunDir(run_dir).status_path
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    # A daemon: it must die with the process, and never keep it alive.
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def read_status(run_dir: Path) -> StatusRecord:

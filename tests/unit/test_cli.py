@@ -56,6 +56,20 @@ def test_all_done_is_0_and_ends_in_the_reports_path(
     assert outcome.reports == [Path("runs/network.dim")]
 
 
+@pytest.mark.usefixtures("outcome")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["network.dim=1,2", "-m", "lr_mult=0.5,1"],
+        ["network.dim=1,2", "lr_mult=0.5,1", "--multirun"],
+        ["~sweep", "-m", "network.dim=1,2", "lr_mult=0.5,1"],
+    ],
+)
+def test_the_flag_of_a_sweep_may_stand_anywhere(arguments: list[str]) -> None:
+    assert cli.main(arguments) == 0
+    assert len(list(Path("runs/network.dim,lr_mult").iterdir())) == 4
+
+
 def test_one_not_done_is_1_and_named_with_its_reason(
     outcome: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -348,6 +348,24 @@ def test_seen_from_elsewhere_records_decide(run: RunDir, process: Any) -> None:
     assert rundir.read_status(run.path).status == "running"
 
 
+def test_a_heartbeat_keeps_a_silent_run_alive_elsewhere_and_ends_with_it(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "_HEARTBEAT_SECONDS", 0.01)
+    rundir.write_status(run.path, "running")
+    age(run, rundir.SILENCE_SECONDS + 60)
+    before = run.status_path.stat().st_mtime
+    with rundir.heartbeat(run.path):
+        deadline = time.monotonic() + 20
+        while run.status_path.stat().st_mtime == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    age(run, rundir.SILENCE_SECONDS + 60)
+    after = run.status_path.stat().st_mtime
+    time.sleep(0.05)
+    assert run.status_path.stat().st_mtime == after
+
+
 def test_only_running_names_a_process(run: RunDir) -> None:
     rundir.write_status(run.path, "done")
     assert "process" not in json.loads(run.status_path.read_text())

@@ -41,6 +41,7 @@ diffusers.utils.logging.disable_progress_bar()
 _TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
 _UNET_CLASSES = ("Transformer2DModel",)
 _UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+_NUM_TOKENS = 77  # what CLIP's text encoder has positions for
 _SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 
@@ -95,7 +96,7 @@ class StableDiffusion:
             list(captions),
             padding="max_length",
             truncation=True,
-            max_length=77,
+            max_length=_NUM_TOKENS,
             return_tensors="pt",
         ).input_ids.to(self.device)
         if clip_skip == 1:
@@ -103,6 +104,10 @@ class StableDiffusion:
         encoded = self.text_encoder(input_ids=ids, output_hidden_states=True)
         states_BTE = encoded.hidden_states[-clip_skip]
         return {"states_BTE": _text_model(self.text_encoder).final_layer_norm(states_BTE)}
+
+    def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Return the texts of more than 77 tokens, the first and the last mark included."""
+        return tuple(one for one in texts if len(self.tokenizer(one).input_ids) > _NUM_TOKENS)
 
     def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Return uniform timesteps in [0, 1000), int64 of shape (B,), on the CPU."""
