@@ -28,7 +28,7 @@ _IMAGE_SEED_BITS = 64
 
 def check_base(options: BaseOptions) -> list[Problem]:
     """Return a problem for every folder of the base that is not there."""
-    problems = []
+    problems = _above_zero("base.lr_scale", options.lr_scale)
     families = sorted(path.stem for path in _BASES.glob("[a-z]*.py"))
     if options.family not in families:
         problems.append(

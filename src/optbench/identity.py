@@ -179,7 +179,9 @@ def _shipped_tree(config: RunConfig) -> DictConfig:
     """Return the weight settings as conf/ ships them for this run's choice of options."""
     register_resolvers()
     root = _primary_config()
-    tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult})
+    # The base is hashed by its content; only the rates' scale enters other settings.
+    base = {"lr_scale": config.base.lr_scale}
+    tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
     for group, default in _shipped_choices().items():
         if default is None or " " in group or group == "sweep" or group in _HASHED_ELSEWHERE:
             continue
@@ -212,7 +214,11 @@ def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
         elif _plain_value(shipped, key) != value:
             changed.append((key, value))
             OmegaConf.update(shipped, key, value, force_add=True)
-    changed += [(key, value) for key, value in computed if _plain_value(shipped, key) != value]
+    # One computed value may hang on another one before it: text_encoder_lr on lr.
+    for key, value in computed:
+        if _plain_value(shipped, key) != value:
+            changed.append((key, value))
+            OmegaConf.update(shipped, key, value)
     return sorted(changed, key=lambda pair: list(actual).index(pair[0]))
 
 

@@ -21,6 +21,7 @@ class BaseOptions:
     family: str  # a module of optbench.bases
     path: str  # a folder in diffusers layout
     vae: str | None  # a separate autoencoder folder, or None for the one in `path`
+    lr_scale: float  # recipes' default rates are for SD1.x; this times as much suits this base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

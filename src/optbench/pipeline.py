@@ -72,6 +72,8 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         for line in (*departures(config.optimizer), config.optimizer.note, *notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
+        with progress.doing("rendering what is missing"):
+            stage.catch_up()
         _train(stage, latents, progress)
     if config.render.enabled:
         pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
@@ -117,6 +119,9 @@ class _Run:
         for path in (run.steps_path, run.epochs_path):
             rundir.truncate_rows(path, max_epoch=self.done.epoch)
         rundir.write_json(run.provenance_path, described)
+
+    def catch_up(self) -> None:
+        """Render what is not on disk: the base alone, and epochs that a kill left without."""
         self.render_missing()
         if self.done.row is not None:
             self._write_epoch_row(self.done.row, {})
@@ -269,7 +274,8 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
             rows.append(record.as_row())
             progress.advance(record)
             continue
-        stage.end_epoch(record, rows)
+        with progress.doing(f"saving and rendering epoch {record.epoch}"):
+            stage.end_epoch(record, rows)
         progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
         rows = []
 

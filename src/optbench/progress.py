@@ -1,13 +1,17 @@
-"""The bar a person watches: the run's loss, rate, speed and time left, and the sweep's."""
+"""What a person watches: the run's loss, rates, speed and time left, and the sweep's."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
 from optbench.records import StepRecord
 
@@ -15,37 +19,35 @@ _SMOOTHING = 0.05  # weight of the newest loss in the number shown
 
 
 class RunProgress:
-    """A bar over one run's steps; on a screen that is no terminal, one line per epoch."""
+    """Three lines over one run's steps; on a screen that is no terminal, one line per epoch."""
 
     def __init__(
         self, name: str, *, num_steps: int, num_steps_done: int, run_index: int, num_runs: int
     ) -> None:
-        """Prepare the bar of run `run_index` of `num_runs` (0: their number is not known)."""
+        """Prepare the lines of run `run_index` of `num_runs` (0: their number is not known)."""
         self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        place = f"run {run_index + 1}/{num_runs}  " if num_runs > 1 else ""
-        self._label = f"{place}{name}"
+        self._place = f"run {run_index + 1}/{num_runs}  " if num_runs > 1 else ""
+        self._name = name
         self._num_runs_left = max(0, num_runs - run_index - 1)
         self._num_steps = num_steps
         self._first_step = num_steps_done
         self._step = num_steps_done
         self._loss: float | None = None
+        self._doing = ""
         self._started = time.monotonic()
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            self._label, total=num_steps, completed=num_steps_done, numbers=""
-        )
+        self._task = self._bar.add_task(name, total=num_steps, completed=num_steps_done, numbers="")
+        self._live = Live(console=self._console, get_renderable=self._lines, transient=True)
 
     def __enter__(self) -> RunProgress:
-        """Show the bar."""
-        self._bar.start()
+        """Show the lines."""
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -54,8 +56,14 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away, whatever happened."""
-        self._bar.stop()
+        """Take the lines away, whatever happened, and leave one that says how far it got."""
+        if not self._console.is_terminal:
+            return
+        self._live.stop()
+        loss = "" if self._loss is None else f"  loss {self._loss:.4f}"
+        seconds = _clock(time.monotonic() - self._started)
+        place = f"{self._place}{self._name}"
+        self.say(f"{place}  step {self._step}/{self._num_steps}{loss}  {seconds}")
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -67,16 +75,29 @@ class RunProgress:
         before = record.loss if self._loss is None else self._loss
         self._loss = before + _SMOOTHING * (record.loss - before)
         rates = " ".join(f"{group} {rate:.1e}" for group, rate in record.effective_lr.items())
-        self._bar.update(
-            self._task,
-            completed=record.step,
-            numbers=f"loss {self._loss:.4f}  lr {rates}  {self._pace()}",
-        )
+        numbers = f"loss {self._loss:.4f}  lr {rates}"
+        self._bar.update(self._task, completed=record.step, numbers=numbers)
 
     def end_epoch(self, epoch: int, *, mean_loss: float) -> None:
         """Leave one line per epoch where no bar can be drawn, as in a log file."""
         if not self._console.is_terminal:
-            self.say(f"{self._label}  epoch {epoch}  loss {mean_loss:.4f}  {self._pace()}")
+            place = f"{self._place}{self._name}"
+            self.say(f"{place}  epoch {epoch}  loss {mean_loss:.4f}  {self._pace()}")
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what takes the time while no step is taken."""
+        self._doing = what
+        try:
+            yield
+        finally:
+            self._doing = ""
+
+    def _lines(self) -> Group:
+        """Return the run's name with what it is doing, and the bar with its numbers."""
+        head = Text(f"{self._place}{self._name}", style="bold", no_wrap=True, overflow="ellipsis")
+        pace = Text(self._doing or self._pace(), no_wrap=True, overflow="ellipsis")
+        return Group(head, pace, self._bar)
 
     def _pace(self) -> str:
         """Return speed and time left, pictures and saving included."""

@@ -1,13 +1,17 @@
 """How much a training step of ours costs beyond a bare forward and backward of the same model.
 
 Prints: seconds of a bare step (same base, same attached LoRA, same batch), of a step of
-`train_epochs` without its optimizer, their ratio, and the split by phase. Asserts nothing.
-The two are interleaved, so that a busy machine disturbs both alike.
+`train_epochs` with and without its optimizer, their ratios, and the split by phase; all of it
+twice, with malloc as it is and then told to keep freed memory, as every run does. Asserts nothing.
+The two kinds of step are interleaved, so that a busy machine disturbs both alike.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,8 +34,19 @@ NUM_WARMUP_STEPS = 5
 
 
 def main() -> None:
+    """Measure in two processes of their own, because malloc cannot be told to forget."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--malloc", choices=["plain", "keeping"])
+    malloc = parser.parse_args().malloc
+    if malloc is not None:
+        measure(is_tuned=malloc == "keeping" and allocator.keep_freed_memory())
+        return
+    for choice in ("plain", "keeping"):
+        subprocess.run([sys.executable, __file__, "--malloc", choice], check=True)
+
+
+def measure(*, is_tuned: bool) -> None:
     """Measure on the embedded base with the default config, and print."""
-    is_tuned = allocator.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         asked = compose_runs([f"runs_dir={folder}", f"cache_dir={folder}"])
         (run,) = asked.runs
@@ -58,6 +73,8 @@ def main() -> None:
         accelerator=Accelerator(cpu=True),
     )
     bare, ours, records = [], [], []
+    assert config.train.num_threads is not None
+    torch.set_num_threads(config.train.num_threads)
     for batch in batches:
         noise = torch.randn(batch.latents_BCHW.shape, generator=rng.generator(0, "noise"))
         captions = [sample.caption for sample in batch.samples]
@@ -82,6 +99,8 @@ def _print(bare: list[float], ours: list[float], records: list[StepRecord], is_t
     print(f"threads {torch.get_num_threads()}, freed memory kept: {is_tuned}, {len(bare)} steps")
     print(f"bare forward + backward   {floor * 1e3:8.2f} ms")
     print(f"our step, no optimizer    {step * 1e3:8.2f} ms   ratio {step / floor:.3f}")
+    whole = step + statistics.median(record.seconds_optimizer for record in records)
+    print(f"our step, all of it       {whole * 1e3:8.2f} ms   ratio {whole / floor:.3f}")
     for phase in ("data", "forward", "backward", "optimizer"):
         seconds = statistics.median(getattr(record, f"seconds_{phase}") for record in records)
         print(f"  of which {phase:<14} {seconds * 1e3:8.2f} ms")

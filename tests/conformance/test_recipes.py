@@ -19,7 +19,7 @@ RECIPES = sorted((CONF / "optimizer").glob("*.yaml"))
 def load_recipe(path: Path) -> OptimizerOptions:
     # As optbench.config registers it; alone, because recipes are checked without the rest.
     OmegaConf.register_new_resolver("mul", lambda *factors: math.prod(factors), replace=True)
-    tree = OmegaConf.create({"optimizer": OmegaConf.load(path)})
+    tree = OmegaConf.create({"base": {"lr_scale": 1.0}, "optimizer": OmegaConf.load(path)})
     plain: Any = OmegaConf.to_container(tree, resolve=True)
     settings = plain["optimizer"]
     settings["target"] = settings.pop("_target_")

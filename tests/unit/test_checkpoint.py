@@ -319,7 +319,11 @@ CARD = LoraCard(
         an_image("1_other", "forest", repeats=1),
     ),
     base=BaseOptions(
-        name="tiny", family="stable_diffusion", path="/secret/place/tiny", vae="/secret/vae/fine"
+        name="tiny",
+        family="stable_diffusion",
+        path="/secret/place/tiny",
+        vae="/secret/vae/fine",
+        lr_scale=1.0,
     ),
     dataset=DatasetOptions(
         name="mirelle",

@@ -43,7 +43,7 @@ def fingerprint(*overrides: str, data: str = "d", base: str = "b") -> str:
         "+optimizer.args.bound=inf",
         "train.epochs=2",
         "train.batch_size=1",
-        "train.num_threads=1",
+        "train.num_threads=2",
         "dataset.keep_tokens=2",
         "seed=0",
     ],

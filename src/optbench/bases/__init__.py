@@ -22,6 +22,21 @@ def load_base(options: BaseOptions, *, device: torch.device, dtype: torch.dtype)
     Raises:
         BaseError: If weights are missing, damaged, or of another family.
     """
+    _quiet_libraries()
     module = importlib.import_module(f"optbench.bases.{options.family}")
     base: Base = module.load(options, device=device, dtype=dtype)
     return base
+
+
+def _quiet_libraries() -> None:
+    """Keep both libraries from drawing bars and naming packages that nobody needs here.
+
+    Before a family is imported: transformers speaks of torchvision as soon as diffusers' pipelines
+    are.
+    """
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

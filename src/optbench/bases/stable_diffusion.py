@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODEL_VERSION = "sd_v1"  # kohya's word for ss_base_model_version
-
-# Both libraries talk about packages nobody needs here, and draw bars of their own.
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-diffusers.utils.logging.set_verbosity_error()
-diffusers.utils.logging.disable_progress_bar()
 
 # kohya's lists: a LoRA goes on every linear and convolution inside these classes.
 _TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
