@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -142,6 +143,25 @@ def check_train(options: TrainOptions) -> list[Problem]:
             )
         )
     return problems
+
+
+def check_clip_skip(base: BaseOptions, train: TrainOptions) -> list[Problem]:
+    """Return a problem if the text encoder has not that many layers; its config alone is read."""
+    file = Path(base.path) / "text_encoder" / "config.json"
+    try:
+        num_layers = int(json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # what is wrong with the base is said where the base is looked at
+    if train.clip_skip <= num_layers:
+        return []
+    return [
+        Problem(
+            found=f"{train.clip_skip} with a text encoder of {num_layers} layers",
+            expected=f"a whole number from 1 to {num_layers}",
+            where="train.clip_skip",
+            fix="write train.clip_skip=1, or 2 for most anime checkpoints",
+        )
+    ]
 
 
 def check_prompts(options: PromptOptions) -> list[Problem]:

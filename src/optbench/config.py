@@ -250,6 +250,8 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
         if values[name] is not None:
             problems += check(values[name])
     recipe, network, train = values["optimizer"], values["network"], values["train"]
+    if isinstance(train, TrainOptions) and values["base"] is not None:
+        problems += checks.check_clip_skip(values["base"], train)
     if isinstance(recipe, OptimizerOptions) and values["lr_scheduler"] is not None:
         problems += check_recipe(
             recipe,

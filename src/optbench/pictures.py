@@ -46,6 +46,7 @@ class Gallery:
         content = {
             "base": self.base.fingerprint,
             "vae": self.base.vae_fingerprint,
+            "dtype": str(self.base.dtype),
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "render": looks,
             "clip_skip": self.clip_skip,
@@ -146,4 +147,4 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        rundir.write_atomic(target, source.read_bytes())

@@ -24,7 +24,7 @@ from optbench.batches import num_batches, plan_epoch
 from optbench.checkpoint import LoraCard, kohya_metadata, save_lora
 from optbench.config import config_yaml
 from optbench.contracts import Base
-from optbench.curves import write_scalars
+from optbench.curves import rewrite_scalars, write_scalars
 from optbench.errors import ConfigError, Problem
 from optbench.identity import RunIdentity, identify
 from optbench.latents import LatentCache, encode_dataset
@@ -118,6 +118,11 @@ class _Run:
         self.done = restored or Progressed(epoch=0, step=0)
         for path in (run.steps_path, run.epochs_path):
             rundir.truncate_rows(path, max_epoch=self.done.epoch)
+        epochs = [
+            row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
+        ]
+        epochs += [] if self.done.row is None else [self.done.row]
+        rewrite_scalars(run.tensorboard_dir, [*rundir.read_rows(run.steps_path), *epochs])
         rundir.write_json(run.provenance_path, described)
 
     def catch_up(self) -> None:

@@ -25,7 +25,7 @@ class RunProgress:
         self, name: str, *, num_steps: int, num_steps_done: int, run_index: int, num_runs: int
     ) -> None:
         """Prepare the lines of run `run_index` of `num_runs` (0: their number is not known)."""
-        self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+        self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
         self._place = f"run {run_index + 1}/{num_runs}  " if num_runs > 1 else ""
         self._name = name
         self._num_runs_left = max(0, num_runs - run_index - 1)

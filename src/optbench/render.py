@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +63,9 @@ def parameters_text(
     cell: Cell, prompt: Prompt, options: RenderOptions, *, clip_skip: int, model: str, lora: str
 ) -> str:
     """Return a picture's settings as A1111 writes and reads them; `lora` is "" for the base."""
-    text = f"{prompt.text} <lora:{lora}:1>" if lora else prompt.text
+    lines = [f"{prompt.text} <lora:{lora}:1>" if lora else prompt.text]
+    if prompt.negative:
+        lines.append(f"Negative prompt: {prompt.negative}")
     settings = {
         "Steps": options.steps,
         "Sampler": options.sampler,
@@ -69,11 +73,17 @@ def parameters_text(
         "Seed": cell.seed,
         "Size": f"{cell.width}x{cell.height}",
         "Model": model,
-        "Clip skip": clip_skip,
+        **({"Clip skip": clip_skip} if clip_skip > 1 else {}),  # A1111 leaves 1 out
         "RNG": "CPU",
     }
-    line = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    return f"{text}\nNegative prompt: {prompt.negative}\n{line}"
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    """Return a value as A1111 writes it: as JSON where it could be taken for more than one."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
 def png_bytes(image: Image, parameters: str) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _FILE_NAME = "last.pt"
+_NUM_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,8 @@ def write_state(
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     torch.save(content, buffer)
-    write_atomic(run.state_dir / _FILE_NAME, buffer.getvalue())
+    blob = buffer.getvalue()
+    write_atomic(run.state_dir / _FILE_NAME, hashlib.sha256(blob).digest() + blob)
 
 
 def read_state(
@@ -59,24 +61,27 @@ def read_state(
     """Put the last whole epoch's state back and return how far it is; None: from the beginning.
 
     Raises:
-        DamagedFileError: If the state cannot be read.
+        DamagedFileError: If the state is not bit for bit what was written.
     """
     path = run.state_dir / _FILE_NAME
     if not path.is_file():
         return None
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    data = path.read_bytes()
+    digest, blob = data[:_NUM_DIGEST_BYTES], data[_NUM_DIGEST_BYTES:]
+    # torch.load notices neither a wrong bit in a weight nor every cut-off file.
+    if hashlib.sha256(blob).digest() != digest:
         raise DamagedFileError(
             Problem(
-                found=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+                found=f"{len(data)} bytes that are not what was written",
                 expected="the state this run goes on from",
                 where=str(path),
                 fix="delete this file; the same command then trains the run from its beginning",
             )
-        ) from error
-    network.load_state_dict(content["network"])
+        )
+    content = torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
+    # First: it refuses the state of another recipe, and then nothing has been changed.
     optimizer.load_state_dict(content["optimizer"])
+    network.load_state_dict(content["network"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(content["scaler"])
     return Progressed(epoch=content["epoch"], step=content["step"], row=content["row"])

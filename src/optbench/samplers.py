@@ -7,7 +7,6 @@ SAMPLERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "DDIM": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "Euler": ("EulerDiscreteScheduler", {}),
     "Euler a": ("EulerAncestralDiscreteScheduler", {}),
-    "LMS": ("LMSDiscreteScheduler", {}),
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "DPM++ 2M Karras": (
         "DPMSolverMultistepScheduler",

@@ -159,16 +159,15 @@ class _Stepper:
         network, optimizer = self.lane.network, self.lane.optimizer
         clock = _Clock(self.base.device, data=window.seconds)
         loss_sum = 0.0
-        norms: Mapping[str, float] = {}
         with network.attached():
             for place, batch in enumerate(window.batches):
                 network.begin_step(rng.generator(self.course.seed, "dropout", step, place))
                 loss_sum += self._accumulate(batch, clock)
-                norms = network.end_step()
         clock.start()
         loss = loss_sum / len(window.batches)
         lr, d, effective_lr = optimizer.rates()
         grad_norm = self._update(loss, step=step, epoch=epoch)
+        norms = network.end_step()  # after the update: what is saved keeps the max-norm
         clock.stop("optimizer")
         record = StepRecord(
             step=step,
@@ -205,8 +204,10 @@ class _Stepper:
             predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, conditioning)
         loss = torch.nn.functional.mse_loss(predicted_BCHW.float(), target_BCHW.float())
         clock.stop("forward")
-        # accelerate divides by the number of accumulated batches and scales for fp16.
-        self.accelerator.backward(loss)
+        # Module dropout may leave no layer to learn from this batch.
+        if loss.requires_grad:
+            # accelerate divides by the number of accumulated batches and scales for fp16.
+            self.accelerator.backward(loss)
         clock.stop("backward")
         return loss.item()
 
@@ -227,18 +228,17 @@ class _Stepper:
         """Clip, step and forget the gradients; return their norm before clipping.
 
         Under fp16 a gradient that overflowed skips the update and lowers the loss scale, as
-        accelerate does; without a scaler it means that the run has diverged.
+        accelerate does, down to 1; without a scaler it means that the run has diverged.
         """
         optimizer = self.lane.optimizer
-        scaler = self.accelerator.scaler
+        has_gradient = any(one.grad is not None for one in optimizer.parameters())
+        scaler = self.accelerator.scaler if has_gradient else None
         if scaler is not None:
             scaler.unscale_(optimizer.optimizer)
         limit = self.options.max_grad_norm or math.inf
         grad_norm = float(torch.nn.utils.clip_grad_norm_(optimizer.parameters(), limit))
-        if scaler is None:
-            _check_finite(loss, grad_norm, step=step, epoch=epoch)
-        else:
-            _check_finite(loss, 0.0, step=step, epoch=epoch)
+        may_overflow = scaler is not None and scaler.get_scale() > 1
+        _check_finite(loss, 0.0 if may_overflow else grad_norm, step=step, epoch=epoch)
         if math.isfinite(grad_norm):
             optimizer.step(lambda: loss)
         if scaler is not None:

@@ -59,10 +59,9 @@ class Command:
                 sys.executable,
                 "-m",
                 "optbench",
-                *(["-m"] if "-m" in extra else []),  # Hydra wants its flags first
                 *self.arguments,
                 f"runs_dir={runs_dir}",
-                *(word for word in extra if word != "-m"),
+                *extra,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -6,8 +6,9 @@ T tokens, E embedding width.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -35,6 +37,11 @@ _TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
 _UNET_CLASSES = ("Transformer2DModel",)
 _UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 _NUM_TOKENS = 77  # what CLIP's text encoder has positions for
+_TARGETS = ("epsilon", "v_prediction")
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_SD2_TEXT_WIDTH = 1024
+# All that the three libraries are known to raise for a file that is missing, cut off or other.
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 _SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 
@@ -66,8 +73,7 @@ class StableDiffusion:
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self._schedule = {key: parts.schedule[key] for key in _SCHEDULE_KEYS}
-        self._schedule["prediction_type"] = parts.schedule.get("prediction_type", "epsilon")
+        self._schedule = parts.schedule
         self._noiser = DDPMScheduler(**self._schedule)
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -164,7 +170,7 @@ class StableDiffusion:
         texts = [request.text, request.negative]
         states = self.encode_captions(texts, clip_skip=request.clip_skip)["states_BTE"]
         num_pictures = len(request.seeds)
-        images: list[Image] = pipeline(
+        latents = pipeline(
             prompt_embeds=states[:1].repeat(num_pictures, 1, 1),
             negative_prompt_embeds=states[1:].repeat(num_pictures, 1, 1),
             latents=latents.to(self.device, self.dtype),
@@ -173,7 +179,11 @@ class StableDiffusion:
             height=request.height,
             guidance_scale=request.cfg_scale,
             num_inference_steps=request.steps,
+            output_type="latent",
         ).images
+        # Not the pipeline's own decoding: it would hand 16-bit latents to a float32 autoencoder.
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        images: list[Image] = pipeline.image_processor.postprocess(self.vae.decode(scaled).sample)
         return images
 
 
@@ -185,24 +195,17 @@ def load(options: BaseOptions, *, device: torch.device, dtype: torch.dtype) -> S
     """
     folder = Path(options.path)
     vae_folder = folder / "vae" if options.vae is None else Path(options.vae)
-    try:
-        parts = _Parts(
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-            vae=AutoencoderKL.from_pretrained(vae_folder, torch_dtype=torch.float32),
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
-            schedule=_read_schedule(folder / "scheduler" / "scheduler_config.json"),
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise BaseError(
-            Problem(
-                found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                expected="a Stable Diffusion 1.x in diffusers layout: tokenizer, text_encoder, "
-                "vae, unet and scheduler folders with safetensors weights",
-                where=f"base.path={options.path}",
-                fix="save the model again with save_pretrained, or choose another base",
-            )
-        ) from error
+    schedule = folder / "scheduler" / "scheduler_config.json"
+    text = functools.partial(_whole, CLIPTextModel, dtype=dtype)
+    vae = functools.partial(_whole, AutoencoderKL, torch_dtype=torch.float32)
+    unet = functools.partial(_whole, UNet2DConditionModel, torch_dtype=dtype)
+    parts = _Parts(
+        tokenizer=_part(folder / "tokenizer", _read_tokenizer),
+        text_encoder=_part(folder / "text_encoder", text),
+        vae=_part(vae_folder, vae, where="base.path" if options.vae is None else "base.vae"),
+        unet=_part(folder / "unet", unet),
+        schedule=_part(schedule, _read_schedule),
+    )
     for module in (parts.text_encoder, parts.vae, parts.unet):
         module.to(device, memory_format=torch.channels_last)
     _check_family(parts, where=f"base.path={options.path}")
@@ -216,7 +219,12 @@ def load(options: BaseOptions, *, device: torch.device, dtype: torch.dtype) -> S
 
 def tiny(seed: int) -> StableDiffusion:
     """Return a random Stable Diffusion of a few thousand weights, for tests."""
-    torch.manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _random_base(f"random-{seed}")
+
+
+def _random_base(name: str) -> StableDiffusion:
     tokenizer = CLIPTokenizer.from_pretrained(asset("tiny") / "tokenizer")
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -250,6 +258,7 @@ def tiny(seed: int) -> StableDiffusion:
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
         "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
     }
     parts = _Parts(
         tokenizer=tokenizer,
@@ -258,7 +267,6 @@ def tiny(seed: int) -> StableDiffusion:
         unet=unet,
         schedule=schedule,
     )
-    name = f"random-{seed}"
     return StableDiffusion(parts, name=name, fingerprint=name, vae_fingerprint=name)
 
 
@@ -279,34 +287,76 @@ def _layers(
                 yield f"{prefix}_{block_name}_{layer_name}".replace(".", "_"), layer
 
 
+def _part(path: Path, load: Callable[[Path], Any], *, where: str = "base.path") -> Any:
+    """Return what `load` makes of one part of a checkpoint, or say which part is damaged."""
+    try:
+        return load(path)
+    except _UNREADABLE as error:
+        first_line = str(error).partition("\n")[0]
+        raise BaseError(
+            Problem(
+                found=f"{path}: {type(error).__name__}: {first_line}",
+                expected="a part of a Stable Diffusion 1.x in diffusers layout, with "
+                "safetensors weights",
+                where=where,
+                fix="save the model again with save_pretrained, or choose another base",
+            )
+        ) from error
+
+
+def _whole(kind: Any, folder: Path, **settings: Any) -> Any:
+    """Return the model in `folder`; a weight that is not there would else be a random one."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    model, found = kind.from_pretrained(
+        folder, output_loading_info=True, use_safetensors=True, local_files_only=True, **settings
+    )
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"{len(missing)} weights are missing, for instance {missing[0]}")
+    return model
+
+
+def _read_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Return the tokenizer; its library says nothing useful of a damaged file, so look first."""
+    json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(merges, start=1):
+        if line and not line.startswith("#version") and len(line.split(" ")) != 2:
+            raise ValueError(f"merges.txt, line {number}: {line!r} is no pair")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
 def _read_schedule(path: Path) -> Mapping[str, Any]:
-    schedule: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {key: schedule[key] for key in (*_SCHEDULE_KEYS, "prediction_type") if key in schedule}
+    """Return the noise schedule and what the unet predicts, "epsilon" where nothing is said."""
+    schedule = {"prediction_type": "epsilon", **json.loads(path.read_text(encoding="utf-8"))}
+    if absent := [key for key in _SCHEDULE_KEYS if key not in schedule]:
+        raise ValueError(f"no {', '.join(absent)}")
+    for key, known in (("prediction_type", _TARGETS), ("beta_schedule", _BETA_SCHEDULES)):
+        if schedule[key] not in known:
+            raise ValueError(f"{key} {schedule[key]!r}, not one of {', '.join(known)}")
+    return {key: schedule[key] for key in (*_SCHEDULE_KEYS, "prediction_type")}
 
 
 def _check_family(parts: _Parts, *, where: str) -> None:
-    """Refuse a checkpoint whose unet and text encoder do not fit together as SD1.x's do."""
+    """Refuse a checkpoint whose parts do not fit together as SD1.x's do."""
     wanted = parts.unet.config.cross_attention_dim
     given = parts.text_encoder.config.hidden_size
-    is_sdxl = parts.unet.config.addition_embed_type is not None
     num_words, num_rows = len(parts.tokenizer), parts.text_encoder.config.vocab_size
+    num_read, num_written = parts.unet.config.in_channels, parts.vae.config.latent_channels
     if num_words != num_rows:
-        raise BaseError(
-            Problem(
-                found=f"a tokenizer of {num_words} tokens and a text encoder of {num_rows}",
-                expected="as many tokens as the text encoder knows",
-                where=where,
-                fix="copy vocab.json and merges.txt of the original model into tokenizer/",
-            )
-        )
-    if wanted == given and not is_sdxl:
+        found = f"a tokenizer of {num_words} tokens and a text encoder of {num_rows}"
+        fix = "copy vocab.json and merges.txt of the original model into tokenizer/"
+    elif parts.unet.config.addition_embed_type is not None:
+        found, fix = "an SDXL unet", "choose a Stable Diffusion 1.x checkpoint"
+    elif given == _SD2_TEXT_WIDTH:
+        found, fix = "the text encoder of Stable Diffusion 2.x", "choose a 1.x checkpoint"
+    elif wanted != given:
+        found = f"a unet that reads {wanted} numbers per token, a text encoder that writes {given}"
+        fix = "choose a Stable Diffusion 1.x checkpoint"
+    elif num_read != num_written:
+        found = f"a unet that reads {num_read} channels, an autoencoder that writes {num_written}"
+        fix = "choose a checkpoint that is not for inpainting, and base.vae of the same family"
+    else:
         return
-    found = "an SDXL unet" if is_sdxl else f"a unet that reads {wanted} numbers per token"
-    raise BaseError(
-        Problem(
-            found=f"{found} and a text encoder that writes {given}",
-            expected="Stable Diffusion 1.x: both the same, and no second text encoder",
-            where=where,
-            fix="choose a Stable Diffusion 1.x checkpoint",
-        )
-    )
+    expected = "Stable Diffusion 1.x, its parts made for one another"
+    raise BaseError(Problem(found=found, expected=expected, where=where, fix=fix))

@@ -1,4 +1,4 @@
-"""`python -m optbench.tiny pretrain|character`: remake the embedded base and its data set."""
+"""`python -m optbench.tiny pretrain|evaluate|character`: the embedded base and its data set."""
 
 from __future__ import annotations
 
@@ -31,12 +31,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_bytes = write_mirelle(asked.out, seed=asked.seed)
         print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
         return 0
+    if asked.what == "evaluate":
+        _evaluate(asked)
+        return 0
     from optbench.tiny.pretrain import Budget, pretrain
 
     budget = Budget(**{field.name: getattr(asked, field.name) for field in fields(Budget)})
     pretrain(asked.work, asked.out, seed=asked.seed, budget=budget)
     print(asked.out)
     return 0
+
+
+def _evaluate(asked: argparse.Namespace) -> None:
+    """Measure the base and print the numbers of docs/embedded-base.md."""
+    from optbench.tiny.evaluate import evaluate
+
+    found = evaluate(
+        asked.work,
+        asked.base,
+        asked.sheet,
+        seed=asked.seed,
+        num_drawings=asked.num_drawings,
+        num_prompts=asked.num_prompts,
+    )
+    print(f"autoencoder, held-out drawings       PSNR {found.psnr:.1f} dB")
+    rows = [("judge on held-out drawings", found.judge, found.clipped_drawings)]
+    rows += [
+        (f"base, {found.num_prompts} unseen prompts, CFG {one.cfg_scale:g}", one.right, one.clipped)
+        for one in found.obedience
+    ]
+    for title, right, clipped in rows:
+        shares = "  ".join(f"{name} {share:.1%}" for name, share in right.items())
+        print(f"{title:<36} {shares}  clipped {clipped:.1%}")
+    print(asked.sheet)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     for field in fields(Budget):
         flag = "--" + field.name.replace("_", "-")
         weights.add_argument(flag, type=int, default=field.default, dest=field.name)
+    measured = commands.add_parser("evaluate", help="measure the base: PSNR and obedience")
+    measured.add_argument("--work", type=Path, default=Path("tiny-work"), help="of pretrain")
+    measured.add_argument("--base", type=Path, default=paths.asset("tiny"))
+    measured.add_argument("--sheet", type=Path, default=Path("embedded-base.png"))
+    measured.add_argument("--seed", type=int, default=0)
+    measured.add_argument("--num-drawings", type=int, default=Budget().num_drawings)
+    measured.add_argument("--num-prompts", type=int, default=200)
     character = commands.add_parser("character", help="draw the character's pictures")
     character.add_argument("--out", type=Path, default=paths.asset("mirelle"))
     character.add_argument("--seed", type=int, default=0)

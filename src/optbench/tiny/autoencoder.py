@@ -115,7 +115,8 @@ def train_autoencoder(folder: Path, *, seed: int, num_steps: int) -> Autoencoder
         # Large crops at the end: group norm sees other statistics in whole pictures.
         large = step_index > 0.8 * num_steps
         pixels = _crops(seed, step_index, large=large).to(stages.device())
-        terms = _losses(model, codes, pixels)
+        generator = rng.generator(seed, "tiny", "code noise", step_index)
+        terms = _losses(model, codes, pixels, generator)
         optimizer.zero_grad()
         sum(terms.values()).backward()  # type: ignore[union-attr]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -129,12 +130,15 @@ def train_autoencoder(folder: Path, *, seed: int, num_steps: int) -> Autoencoder
     return model
 
 
-def _losses(model: AutoencoderKL, codes: PatchCodes, pixels_BCHW: Tensor) -> dict[str, Tensor]:
+def _losses(
+    model: AutoencoderKL, codes: PatchCodes, pixels_BCHW: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
     """Return the loss's terms: pixels, their gradients, the codes, the posterior's spread."""
     pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
     target = codes(pixels_BCHW)
     posterior = model.encode(pixels_BCHW).latent_dist
-    drawn = model.decode(target + _CODE_NOISE * torch.randn_like(target)).sample
+    noise = torch.randn(target.shape, generator=generator).to(target.device)
+    drawn = model.decode(target + _CODE_NOISE * noise).sample
     error = drawn - pixels_BCHW
     across = error[..., 1:] - error[..., :-1]
     down = error[..., 1:, :] - error[..., :-1, :]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optbench import rng
+from optbench.rundir import write_atomic
 from optbench.tiny import world
 from optbench.tiny.autoencoder import PatchCodes, to_tensor
 
@@ -98,4 +99,5 @@ def _draw_shard(shards: Path, codes: PatchCodes, *, seed: int, start: int) -> No
         {key: torch.stack(values) for key, values in latents.items()},
         shards / f"{start:06d}.safetensors",
     )
-    (shards / f"{start:06d}.json").write_text(json.dumps(rows))
+    # Last and whole: its presence is what counts the shard as done.
+    write_atomic(shards / f"{start:06d}.json", json.dumps(rows))

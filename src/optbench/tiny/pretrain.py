@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from optbench.tiny.autoencoder import apply_gains, fit_codes, latent_gains, train_autoencoder
@@ -25,7 +26,7 @@ class Budget:
     num_drawings: int = 16_000
     autoencoder_steps: int = 3_600
     text_steps: int = 2_000
-    unet_steps: int = 3_600
+    unet_steps: int = 13_000
 
 
 def pretrain(folder: Path, target: Path, *, seed: int, budget: Budget) -> None:
@@ -65,6 +66,7 @@ def export(
     build_tokenizer(target / "tokenizer")
     for name, model in (("text_encoder", text_encoder), ("vae", vae), ("unet", unet)):
         model.to("cpu", torch.float16).save_pretrained(target / name)
+    _name_as_in_checkpoints(target / "text_encoder" / "model.safetensors")
     new_scheduler().save_pretrained(target / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -79,3 +81,9 @@ def export(
         "vae": ["diffusers", "AutoencoderKL"],
     }
     (target / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _name_as_in_checkpoints(path: Path) -> None:
+    """Put `text_model.` before every key: transformers 5 reads both, all others only this."""
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})

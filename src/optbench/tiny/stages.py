@@ -102,6 +102,7 @@ def run_stage(
     path = folder / f"{name}.state"
     first_step = _load(path, parts)
     sums: dict[str, Tensor] = {}
+    num_summed = 0  # after a kill the first record covers fewer steps than the others
     saved_at = time.monotonic()
     started_at = saved_at
     with _progress() as progress:
@@ -109,10 +110,11 @@ def run_stage(
         for step_index in range(first_step, num_steps):
             for key, value in step(step_index).items():
                 sums[key] = sums.get(key, torch.zeros(())) + value.detach().cpu()
+            num_summed += 1
             progress.advance(task)
             if (step_index + 1) % _LOG_EVERY_STEPS == 0:
-                means = {key: float(value) / _LOG_EVERY_STEPS for key, value in sums.items()}
-                sums = {}
+                means = {key: float(value) / num_summed for key, value in sums.items()}
+                sums, num_summed = {}, 0
                 numbers = " ".join(f"{key} {value:.4f}" for key, value in means.items())
                 progress.update(task, numbers=numbers)
                 row = {"step": step_index + 1, "seconds": time.monotonic() - started_at, **means}
@@ -121,7 +123,7 @@ def run_stage(
             if time.monotonic() - saved_at > _SAVE_EVERY_SECONDS:
                 _save(path, step_index + 1, parts)
                 saved_at = time.monotonic()
-    _save(path, num_steps, parts)
+    _save(path, max(first_step, num_steps), parts)
 
 
 def _progress() -> Progress:
