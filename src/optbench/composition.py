@@ -262,6 +262,7 @@ def _build_run(
     What an override got wrong may hide other mistakes: it is left out, and the rest looked at.
     """
     kept = list(overrides)
+    named: set[str] = set()  # keys a problem was already noted for; left out they lack a value
     while True:
         tree, _ = _compose(hydra, [*own, *kept], problems=problems)
         with open_dict(tree):
@@ -270,8 +271,9 @@ def _build_run(
             config = build_config(tree)
             who = identify(config)
         except OptbenchError as error:
-            problems += error.problems
-            wrong = {problem.where.partition(" ")[0] for problem in error.problems}
+            problems += [one for one in error.problems if _about(one) not in named]
+            wrong = {_about(one) for one in error.problems}
+            named |= wrong
             right = [override for override in kept if _key(override) not in wrong]
             if right == kept:
                 return None
@@ -281,6 +283,11 @@ def _build_run(
             return None
         run_dir = Path(config.runs_dir) / (config.sweep_name or place) / who.name
         return AskedRun(overrides=tuple(overrides), config=config, identity=who, run_dir=run_dir)
+
+
+def _about(problem: Problem) -> str:
+    """Return the key a problem is about; what follows in `where` says more."""
+    return problem.where.partition(" ")[0]
 
 
 def _key(override: str) -> str:

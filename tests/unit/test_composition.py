@@ -164,6 +164,14 @@ def test_unreadable_pictures_are_told_beside_a_bad_dim(fake_assets: Path) -> Non
     assert any("0.png" in f"{problem.where} {problem.found}" for problem in found)
 
 
+def test_a_wrong_value_is_not_also_called_missing() -> None:
+    """dataset=folder has no folder of its own to fall back to."""
+    with pytest.raises(ConfigError) as caught:
+        compose_runs(["dataset=folder", "dataset.dir=/nowhere/at/all"])
+    (problem,) = caught.value.problems
+    assert "/nowhere/at/all" in problem.found
+
+
 def test_many_swept_keys_give_a_name_a_file_system_can_hold() -> None:
     keys = ["network.dim", "network.alpha", "train.batch_size", "train.gradient_accumulation"]
     keys += ["optimizer.args.weight_decay", "dataset.caption_dropout_rate", "dataset.keep_tokens"]
