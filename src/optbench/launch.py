@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from optbench import paths, rundir
 from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns
 from optbench.config import build_config, config_tree
-from optbench.errors import DivergedError, MissingPackageError, OptbenchError
+from optbench.errors import DamagedFileError, DivergedError, MissingPackageError, OptbenchError
 from optbench.identity import identify
 from optbench.options import RunConfig
 from optbench.records import Status, SweepPlace
+from optbench.render import cells_of
 
 _NUM_TRACEBACK_LINES = 12
 
@@ -64,16 +65,34 @@ def call_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -
 
 
 def is_finished(run_dir: Path, config: RunConfig) -> bool:
-    """Return whether nothing is left to do: trained to the end, and rendered as asked now."""
+    """Return whether nothing is left to do: trained to the end, and rendered as asked now.
+
+    A picture somebody deleted counts as left to do; a LoRA file does not, for it takes room.
+    """
     file = rundir.RunDir(run_dir).config_path
     if rundir.read_status(run_dir).status != "done" or not file.is_file():
         return False
     stored = OmegaConf.load(file)
     assert isinstance(stored, DictConfig)
     asked = config_tree(config)
-    return all(
+    is_same = all(
         OmegaConf.to_container(stored[name]) == asked[name] for name in ("prompts", "render")
     )
+    try:
+        return is_same and all(path.is_file() for path in _pictures(rundir.RunDir(run_dir), config))
+    except DamagedFileError:
+        return False  # the run itself will say what is wrong with its records
+
+
+def _pictures(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
+    """Yield where every picture of a finished run lies."""
+    if not config.render.enabled:
+        return
+    epochs = [row["epoch"] for row in rundir.read_rows(run.epochs_path)]
+    for epoch in (0, *epochs):
+        for prompt in config.prompts.prompts:
+            for cell in cells_of(prompt, config.render, epoch=epoch):
+                yield run.image_path(cell)
 
 
 def run_guarded(config: RunConfig, place: SweepPlace) -> Status:

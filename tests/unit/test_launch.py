@@ -38,6 +38,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         rundir.write_status(run_dir, "running", fact=1)
         module.behave.get(config.network.dim, lambda: None)()
         rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
+        for path in launch._pictures(rundir.RunDir(run_dir), config):
+            rundir.write_atomic(path, b"")
         rundir.write_status(run_dir, "done", fact=1)
         return "done"
 
@@ -51,6 +53,18 @@ def raiser(error: BaseException) -> Callable[[], None]:
         raise error
 
     return fail
+
+
+def test_a_picture_somebody_deleted_is_made_again(pipeline: Any) -> None:
+    asked = run("network.dim=1")
+    run("network.dim=1")
+    assert len(pipeline.places) == 1
+    pictures = sorted(asked.runs[0].run_dir.rglob("*.png"))
+    assert len(pictures) == 8  # two prompts, four seeds, the base alone
+    pictures[3].unlink()
+    run("network.dim=1")
+    assert len(pipeline.places) == 2
+    assert pictures[3].is_file()
 
 
 def run(*arguments: str) -> AskedRuns:

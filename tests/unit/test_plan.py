@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optbench import cost, plan, rundir
+from optbench import cost, launch, plan, rundir
 from optbench.composition import AskedRun, compose_runs
 from optbench.config import config_yaml
 
@@ -38,6 +38,8 @@ def write_run(run: AskedRun, *, step_seconds: float, pause_seconds: float) -> No
     rundir.append_rows(run.run_dir / "steps.jsonl", [row, row])
     pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
     rundir.append_rows(run.run_dir / "epochs.jsonl", [pause])
+    for path in launch._pictures(rundir.RunDir(run.run_dir), run.config):
+        rundir.write_atomic(path, b"")
     rundir.write_status(run.run_dir, "done")
 
 
@@ -81,7 +83,7 @@ def test_finished_runs_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
 def test_steps_are_counted_by_bucket_and_update() -> None:
     # 6 and 3 uses: 3 + 2 batches of 2.
     assert cost_of().num_steps_per_epoch == 5
-    assert cost_of().num_steps == 40
+    assert cost_of("train.epochs=8").num_steps == 40
     assert cost_of("train.gradient_accumulation=2").num_steps_per_epoch == 3
     assert cost_of("train.batch_size=4").num_steps_per_epoch == 3
     short = cost_of("train.max_steps=12")
@@ -91,9 +93,9 @@ def test_steps_are_counted_by_bucket_and_update() -> None:
 def test_time_is_judged_by_the_nearest_earlier_run() -> None:
     assert cost_of().seconds is None
     write_run(only("optimizer=lion"), step_seconds=1.0, pause_seconds=10.0)
-    assert cost_of().seconds == pytest.approx(40 * 1.0 + 8 * 10.0)
+    assert cost_of("train.epochs=8").seconds == pytest.approx(40 * 1.0 + 8 * 10.0)
     write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
-    assert cost_of().seconds == pytest.approx(40 * 2.0 + 8 * 20.0)
+    assert cost_of("train.epochs=8").seconds == pytest.approx(40 * 2.0 + 8 * 20.0)
     assert cost_of("train.batch_size=1").seconds is None
 
 
