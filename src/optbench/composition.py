@@ -36,6 +36,7 @@ VERSION_BASE = "1.3"
 _MAX_NAME_LENGTH = 120
 _NUM_HASH_DIGITS = 8
 _SINGLE = "single"
+_PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
@@ -83,7 +84,7 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
         if getattr(parsed, flag) is not None
     ]
     with _hydra(parsed.config_dir) as hydra:
-        asked = _parsable(parsed.overrides, problems)
+        asked = _with_quoted_texts(_parsable(parsed.overrides, problems), problems)
         master, asked = _compose(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
         is_whole = str(master.hydra.sweeper._target_) == _BASIC_SWEEPER
@@ -145,6 +146,23 @@ def _parsable(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
         else:
             good.append(override)
     return good
+
+
+def _with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
+    """Return the overrides with prompts as one text each, after noting those that are a list.
+
+    A prompt full of commas looks like values to sweep; nobody sweeps prompts, which train nothing.
+    """
+    parser = OverridesParser.create()
+    whole = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if _PROMPT_TEXT.fullmatch(key) and parser.parse_override(override).is_sweep_override():
+            problems.append(refusals.unquoted_text(key, text))
+            escaped = text.replace("'", "\\'")
+            override = f"{key}='{escaped}'"
+        whole.append(override)
+    return whole
 
 
 def _compose(

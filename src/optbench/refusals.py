@@ -70,6 +70,16 @@ def unsupported_flag(name: str) -> Problem:
     )
 
 
+def unquoted_text(key: str, text: str) -> Problem:
+    """Return the problem of a prompt whose commas make it a list of values."""
+    return Problem(
+        found=f"{text}: its commas make it a list of values",
+        expected="one text, in quotes that reach Hydra",
+        where=key,
+        fix=f"write \"{key}='{text}'\", with both kinds of quotes",
+    )
+
+
 def needs_multirun(override: str) -> Problem:
     """Return the problem of several values for one run."""
     return Problem(

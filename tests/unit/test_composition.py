@@ -172,6 +172,18 @@ def test_a_wrong_value_is_not_also_called_missing() -> None:
     assert "/nowhere/at/all" in problem.found
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_prompt_with_commas_is_no_list_of_values(flags: list[str]) -> None:
+    asked = [*flags, "prompts=folder"]
+    with pytest.raises(ConfigError) as caught:
+        compose_runs([*asked, "prompts.prompts.a.text=me, 1girl", "network.dim=0"])
+    wrong = {one.where: one for one in caught.value.problems}
+    assert set(wrong) == {"prompts.prompts.a.text", "network.dim"}
+    assert "\"prompts.prompts.a.text='me, 1girl'\"" in wrong["prompts.prompts.a.text"].fix
+    (run,) = compose_runs([*asked, "prompts.prompts.a.text='me, 1girl'"]).runs
+    assert run.config.prompts.prompts[0].text == "me, 1girl"
+
+
 def test_many_swept_keys_give_a_name_a_file_system_can_hold() -> None:
     keys = ["network.dim", "network.alpha", "train.batch_size", "train.gradient_accumulation"]
     keys += ["optimizer.args.weight_decay", "dataset.caption_dropout_rate", "dataset.keep_tokens"]
