@@ -8,12 +8,12 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from rich.console import Console
-from rich.markup import escape
 
 from optbench import launch, rundir
 from optbench.composition import AskedRuns, compose_runs, flags_first
 from optbench.config import register_resolvers
-from optbench.errors import OptbenchError, Problem
+from optbench.errors import OptbenchError
+from optbench.refusals import print_problems
 
 DONE = 0
 NOT_ALL_DONE = 1
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked = compose_runs(arguments)
     except OptbenchError as error:
-        print_problems(error.problems)
+        print_problems(error.problems, _errors())
         return BAD_INPUT
     try:
         launch.launch(arguments, asked)
@@ -43,16 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _conclude(asked)
 
 
-def print_problems(problems: Sequence[Problem]) -> None:
-    """Print every problem in its four parts on the standard error."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    plural = "problem" if len(problems) == 1 else "problems"
-    console.print(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
-    for number, problem in enumerate(problems, start=1):
-        console.print(f"\n[bold]{number}. {escape(problem.where)}[/]")
-        console.print(f"   found     {escape(problem.found)}")
-        console.print(f"   expected  {escape(problem.expected)}")
-        console.print(f"   [green]->[/] {escape(problem.fix)}")
+def _errors() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def _asks_for_information(arguments: Sequence[str]) -> bool:
@@ -80,7 +72,7 @@ def _conclude(asked: AskedRuns) -> int:
     try:
         report = build_report(asked.sweep_dir)
     except OptbenchError as error:
-        print_problems(error.problems)
+        print_problems(error.problems, _errors())
         return NOT_ALL_DONE
     if undone:
         _print_error(f"{len(undone)} of {len(run_dirs)} runs are not done:")

@@ -264,6 +264,17 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
     )
 
 
+def uncaptioned(dataset: Dataset) -> str:
+    """Return a sentence on the pictures that only class words describe, "" if there are none."""
+    names = [image.path.name for image in dataset.images if image.caption == image.class_words]
+    if not names:
+        return ""
+    return (
+        f"{len(names)} of {len(dataset.images)} pictures have no caption but their folder's class "
+        f"words: {_named(names)}"
+    )
+
+
 def _captions(folder: _Folder, suffix: str, problems: list[Problem]) -> Mapping[Path, str]:
     """Return each picture's caption; a wrong or missing one is a problem instead."""
     captions: dict[Path, str] = {}

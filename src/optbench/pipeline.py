@@ -25,6 +25,7 @@ from optbench.checkpoint import LoraCard, kohya_metadata, save_lora
 from optbench.config import config_yaml
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
+from optbench.dataset import uncaptioned
 from optbench.errors import ConfigError, Problem
 from optbench.identity import RunIdentity, identify
 from optbench.latents import LatentCache, encode_dataset
@@ -65,7 +66,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=total_steps(config, identity),
     )
-    notices = (*latents.notices, *_cut_texts(config, identity, base))
+    notices = (*latents.notices, *_text_notices(config, identity, base))
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     with _progress(stage, place) as progress:
@@ -325,8 +326,10 @@ def _base(options: BaseOptions, device: torch.device, precision: str) -> Base:
     return load_base(options, device=device, dtype=_DTYPES[precision])
 
 
-def _cut_texts(config: RunConfig, identity: RunIdentity, base: Base) -> Iterator[str]:
-    """Yield a sentence on captions and prompts whose end the base never reads."""
+def _text_notices(config: RunConfig, identity: RunIdentity, base: Base) -> Iterator[str]:
+    """Yield a sentence on missing captions, and on texts whose end the base never reads."""
+    if sentence := uncaptioned(identity.dataset):
+        yield sentence
     captions = [image.caption for image in identity.dataset.images]
     prompts = [text for one in config.prompts.prompts for text in (one.text, one.negative)]
     for kind, texts in (("captions", captions), ("prompts", prompts)):

@@ -15,9 +15,11 @@ from rich.table import Table
 from optbench import rundir
 from optbench.composition import AskedRun, AskedRuns, compose_runs, flags_first
 from optbench.cost import Cost, bucket_counts, estimate, steps_per_epoch
+from optbench.dataset import uncaptioned
 from optbench.errors import OptbenchError
 from optbench.launch import is_finished
 from optbench.recipes import departures
+from optbench.refusals import print_problems
 
 _FINE = 0
 _BAD_INPUT = 2
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = compose_runs(arguments)
         costs = [estimate(run.config, run.identity.dataset) for run in asked.runs]
     except OptbenchError as error:
-        console.print(escape(str(error)))
+        print_problems(error.problems, console)
         return _BAD_INPUT
     todo = [not is_finished(run.run_dir, run.config) for run in asked.runs]
     console.print(_table(asked, costs, todo))
@@ -84,6 +86,8 @@ def _print_data(console: Console, runs: Sequence[AskedRun]) -> None:
         console.print(f"\ndata set {escape(name)}: {len(run.identity.dataset.images)} pictures")
         for (width, height), (pictures, uses) in bucket_counts(run.identity.dataset).items():
             console.print(f"  bucket {width}x{height}: {pictures} pictures, {uses} uses an epoch")
+        if sentence := uncaptioned(run.identity.dataset):
+            console.print(f"  {escape(sentence)}")
     per_epoch = sorted({steps_per_epoch(run.config, run.identity.dataset) for run in runs})
     console.print(f"  steps an epoch: {', '.join(map(str, per_epoch))}")
 

@@ -1,4 +1,4 @@
-"""What Hydra refuses on a command line, in four parts and with the nearest thing that exists."""
+"""Refusals in four parts: what Hydra refuses, with the nearest thing that exists, and on screen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
 
 from optbench import paths
 from optbench.errors import Problem
@@ -195,3 +197,14 @@ def _near(name: str, names: Sequence[str]) -> list[str]:
 
 def _did_you_mean(near: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def print_problems(problems: Sequence[Problem], console: Console) -> None:
+    """Print every problem in its four parts."""
+    plural = "problem" if len(problems) == 1 else "problems"
+    console.print(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
+    for number, problem in enumerate(problems, start=1):
+        console.print(f"\n[bold]{number}. {escape(problem.where)}[/]")
+        console.print(f"   found     {escape(problem.found)}")
+        console.print(f"   expected  {escape(problem.expected)}")
+        console.print(f"   [green]->[/] {escape(problem.fix)}")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from optbench import cli, launch, paths, rundir
 from optbench.composition import AskedRuns
 from optbench.config import config_yaml
 from optbench.errors import DamagedFileError, Problem
 from optbench.records import Status
+from optbench.refusals import print_problems
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
@@ -115,9 +117,10 @@ def test_a_report_that_cannot_be_built_is_a_message(
 def test_brackets_in_a_message_are_text_and_no_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cli.print_problems([Problem(found="[red]x[/]", expected="[a,b]", where="[w]", fix="[f]")])
-    err = capsys.readouterr().err
-    assert all(part in err for part in ("[red]x[/]", "[a,b]", "[w]", "[f]"))
+    problem = Problem(found="[red]x[/]", expected="[a,b]", where="[w]", fix="[f]")
+    print_problems([problem], Console(soft_wrap=True))
+    out = capsys.readouterr().out
+    assert all(part in out for part in ("[red]x[/]", "[a,b]", "[w]", "[f]"))
 
 
 def test_help_lists_groups_keys_and_sweeps(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,19 @@ def test_the_plan_of_the_main_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert "bucket 768x512: 1 pictures, 3 uses" in out
     assert "optimizer.lr is a factor" in out
     assert "time: unknown" in out
+    assert "class words" not in out
     assert list(Path().iterdir()) == []
+
+
+def test_pictures_without_captions_are_named(
+    fake_assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caption = sorted((fake_assets / "mirelle").rglob("*.txt"))[0]
+    caption.unlink()
+    assert plan.main([]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 pictures have no caption but their folder's class words" in out
+    assert caption.stem in out
 
 
 def test_problems_are_all_told_and_the_exit_code_is_2(
