@@ -20,7 +20,7 @@ from optbench import rng
 from optbench.bases import load_base
 from optbench.contracts import Base, SampleRequest
 from optbench.options import BaseOptions
-from optbench.tiny import captions, world
+from optbench.tiny import world
 from optbench.tiny.autoencoder import fit_codes, to_tensor
 from optbench.tiny.drawings import make_drawings
 from optbench.tiny.judge import ASKED, Judge, train_judge
@@ -117,7 +117,7 @@ def _render(base: Base, asked: list[Drawing], *, cfg_scale: float) -> list[Image
     for index, one in enumerate(track(asked, description=f"CFG {cfg_scale:g}")):
         request = SampleRequest(
             text=", ".join(("masterpiece", "best quality", *one.tags)),
-            negative=", ".join(captions.LOW_QUALITY_WORDS),
+            negative="",  # as conf/prompts/mirelle.yaml
             seeds=(1000 + index,),
             width=one.image.width,
             height=one.image.height,
