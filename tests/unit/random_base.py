@@ -25,10 +25,13 @@ def write_base(folder: Path) -> Path:
         torch.manual_seed(1)
         text_encoder = shapes.new_text_encoder(CLIPTokenizer.from_pretrained(folder / "words"))
         vae, unet = shapes.new_autoencoder(), shapes.new_unet()
+        image_encoder = shapes.new_image_encoder()
         # Untrained it is the identity, whatever the text says.
         for weight in unet.parameters():
             weight.data += 0.05 * torch.randn(weight.shape)
-    pretrain.export(folder / "base", text_encoder=text_encoder, vae=vae, unet=unet)
+    pretrain.export(
+        folder / "base", text_encoder=text_encoder, vae=vae, unet=unet, image_encoder=image_encoder
+    )
     return folder / "base"
 
 

@@ -196,7 +196,9 @@ def test_gains_scale_latents_and_leave_pictures_alone(codes: PatchCodes) -> None
 
 def test_drawings_get_the_gains_of_the_autoencoder(codes: PatchCodes) -> None:
     gains = autoencoder.latent_gains(codes)
-    plain = Drawings(latents_NCHW=randn(2, 32, 24, 16).half(), drawn=())
+    thumbnails = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
+    latents = randn(2, 32, 24, 16).half()
+    plain = Drawings(latents_NCHW=latents, thumbnails_NHWC=thumbnails, drawn=())
     found = with_gains({TALL: plain}, gains)[TALL].latents_NCHW
     assert found.dtype == torch.float16
     expected = plain.latents_NCHW.float() * gains[:, None, None]
@@ -266,6 +268,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_folder_is_what_diffusers_calls_a_pipeline(folder: Path) -> None:
     found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*"))
     assert found == [
+        "image_encoder/config.json",
+        "image_encoder/model.safetensors",
+        "image_encoder/preprocessor_config.json",
         "model_index.json",
         "scheduler/scheduler_config.json",
         "text_encoder/config.json",

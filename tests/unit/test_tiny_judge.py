@@ -49,7 +49,9 @@ def shown(color: str) -> dict[str, str]:
 def plain_drawings(codes: PatchCodes) -> dict[tuple[int, int], Drawings]:
     pictures = [codes(to_tensor([np.asarray(plain(color))]))[0] for color in COLORS]
     drawn = tuple(Drawn(tags=(), attributes=shown(color), degraded=False) for color in COLORS)
-    return {SIZE: Drawings(latents_NCHW=torch.stack(pictures).half(), drawn=drawn)}
+    latents = torch.stack(pictures).half()
+    thumbnails = torch.zeros(len(drawn), 128, 128, 3, dtype=torch.uint8)
+    return {SIZE: Drawings(latents_NCHW=latents, thumbnails_NHWC=thumbnails, drawn=drawn)}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,12 @@ def _small(monkeypatch: pytest.MonkeyPatch, codes: PatchCodes) -> None:
     """Make every part of the evaluation as small as it goes."""
     monkeypatch.setattr(drawings, "_SHARD_SIZE", 30)
     monkeypatch.setattr(evaluate, "fit_codes", lambda folder, *, seed: codes)
-    for name, value in (("_NUM_DRAWINGS", 2), ("_JUDGE_STEPS", 1), ("_STEPS", 1)):
+    for name, value in (
+        ("_NUM_DRAWINGS", 2),
+        ("_JUDGE_STEPS", 1),
+        ("_STEPS", 1),
+        ("NUM_OTHERS", 2),
+    ):
         monkeypatch.setattr(evaluate, name, value)
 
 
@@ -110,7 +117,9 @@ def test_the_command_prints_every_number_and_writes_the_sheet(
     assert command.main([str(word) for word in words]) == 0
     out = capsys.readouterr().out
     assert "PSNR" in out
-    for title in ("judge on held-out", "prompts, CFG 7 ", "prompts, CFG 12 "):
+    assert "mirelle among others" in out
+    conditions = ("CFG 7 ", "CFG 12 ", "CFG 7, negative prompt ")
+    for title in ("judge on held-out", *(f"prompts, {condition}" for condition in conditions)):
         (line,) = (line for line in out.splitlines() if title in line)
         assert all(name in line for name in (*judge.ASKED, "clipped"))
     assert out.splitlines()[-1] == str(sheet)

@@ -18,9 +18,11 @@ from PIL import Image
 
 pytest.importorskip("skia")
 
+from optbench import paths
 from optbench.tiny import character, scenes, world
 from optbench.tiny.captions import LOW_QUALITY_WORDS, SYLLABLES, caption, make_name
 from optbench.tiny.mirelle import TRAITS
+from optbench.tiny.mirelle_set import write_mirelle
 from optbench.tiny.tokenizer import build_tokenizer
 from optbench.tiny.variety import choose_odd_character
 
@@ -30,28 +32,28 @@ TALL, WIDE, SQUARE = world.SIZES
 # version and by the CPU, and both may round the edge of a shape differently.
 GOLDEN_GRIDS = {
     "tall": (
-        "181c45817d949590a422264d686478d8c6b3d8beb6a4a2b4"
-        "757181baac85c5b2449b8b6c4e4958433f567d80825e5a66"
+        "181c46837f969792a622264d6a667adbc9b5dbc0b8a7a6b7"
+        "767282bdae86c9b5449f8e6d4e4958433f568083855f5b67"
     ),
     "wide": (
-        "73b4f25b94e572b2f173b4f2a9d1f6bbaeb29ec5f0b8daf9"
-        "97cbafbd8a82a1c2b6a0d1c17ab76895a27695a46e7db56e"
+        "73b4f25b94e572b2f173b4f2aad1f6bdb0b59ec5f1b8daf9"
+        "97cbafbf8b83a2c2b7a0d1c17ab76896a37695a46e7db56e"
     ),
     "square": (
-        "5a97925e97d55d98d58cb49d4c8b5a6976816275774b8856"
-        "70a1656a9b5f6c9c5970a16568a05478975b939c6568a054"
+        "5a97925e97d55d98d68cb49d4c8b5a6977836376784b8856"
+        "71a1656b9d606d9e5a70a16568a05479985b939c6568a054"
     ),
     "dress": (
-        "695b4458716a818d90766542566a7eb5bab1ddccbba19ba5"
-        "55676b413a574c42606562764b47576e605d74655f4b4657"
+        "6d5e445a736a838f917a6742596d80b7bdb3decdbca6a0a9"
+        "55686d423b574c42616764794c47576e615d76665f4b4657"
     ),
     "armor": (
-        "b3d2eeb2c9c5b7cac7b3d2ecb4d1ea9bc9a6dddac8b4d0e7"
-        "afd3f3aec6c3e1d4c8b4d4f4b2d4f699bdbeaec1c5b2d3f5"
+        "b3d2eeb4cac5b9ccc8b4d2ecb4d1ea9ecca7e1ddcab5d1e7"
+        "b0d3f4b0c9c5e5d7cbb4d4f5b2d4f69cc1c2b2c5c9b2d4f5"
     ),
     "variety": (
-        "c8cad0b8a1c6b69cc6c8cad0b9b0ca9d70c09f73c3b4a7c9"
-        "c3c2ced2b2abd7b6aac1bfcdc8cacfd1706cd26560c9cacf"
+        "c8cad0b9a2c8b79dc8c8cad0bab0cc9e71c2a073c4b5a8cb"
+        "c4c2cfd4b4acd9b7acc2bfcec8cad0d4716dd46561c9cacf"
     ),
 }
 GOLDEN_TAGS = {
@@ -112,6 +114,19 @@ def test_pictures_are_those_the_weights_were_trained_on(name: str) -> None:
 @pytest.mark.parametrize("seed", GOLDEN_TAGS)
 def test_tags_are_those_the_weights_were_trained_on(seed: int) -> None:
     assert ", ".join(draw_inhabitant(seed).tags) == GOLDEN_TAGS[seed]
+
+
+def test_the_shipped_pictures_of_mirelle_are_what_the_command_draws(tmp_path: Path) -> None:
+    write_mirelle(tmp_path, seed=0)
+    drawn = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))
+    shipped = paths.asset("mirelle")
+    assert drawn == sorted(path.relative_to(shipped) for path in shipped.rglob("*.*"))
+    for name in drawn:
+        if name.suffix == ".txt":
+            assert (tmp_path / name).read_text() == (shipped / name).read_text()
+            continue
+        with Image.open(tmp_path / name) as ours, Image.open(shipped / name) as theirs:
+            np.testing.assert_allclose(grid_means(ours), grid_means(theirs), atol=1.5)
 
 
 @pytest.mark.parametrize("size", world.SIZES)

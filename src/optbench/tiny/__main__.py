@@ -1,4 +1,4 @@
-"""`python -m optbench.tiny pretrain|evaluate|character`: the embedded base and its data set."""
+"""`python -m optbench.tiny`: pre-train the embedded base, measure it, make its data sets."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_bytes = write_mirelle(asked.out, seed=asked.seed)
         print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
         return 0
+    if asked.what == "regularization":
+        from optbench.tiny.class_pictures import NUM_PICTURES, write_class_pictures
+
+        num_bytes = write_class_pictures(asked.base, asked.out, seed=asked.seed)
+        print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
+        return 0
+    if asked.what == "resemblance":
+        _resemblance(asked)
+        return 0
     if asked.what == "evaluate":
         _evaluate(asked)
         return 0
@@ -55,15 +64,30 @@ def _evaluate(asked: argparse.Namespace) -> None:
         num_prompts=asked.num_prompts,
     )
     print(f"autoencoder, held-out drawings       PSNR {found.psnr:.1f} dB")
+    print(f"image encoder, mirelle among others  rank {found.own_rank:.1%}")
     rows = [("judge on held-out drawings", found.judge, found.clipped_drawings)]
     rows += [
-        (f"base, {found.num_prompts} unseen prompts, CFG {one.cfg_scale:g}", one.right, one.clipped)
+        (f"base, {found.num_prompts} unseen prompts, {one.condition}", one.right, one.clipped)
         for one in found.obedience
     ]
     for title, right, clipped in rows:
         shares = "  ".join(f"{name} {share:.1%}" for name, share in right.items())
-        print(f"{title:<36} {shares}  clipped {clipped:.1%}")
+        print(f"{title:<46} {shares}  clipped {clipped:.1%}")
     print(asked.sheet)
+
+
+def _resemblance(asked: argparse.Namespace) -> None:
+    """Print how much pictures look like the character, as the base's image encoder sees it."""
+    from PIL import Image
+
+    from optbench.tiny.resemblance import NUM_OTHERS, Resemblance
+
+    own = [Image.open(path) for path in sorted(asked.character.rglob("*.webp"))]
+    pictures = [Image.open(path) for path in asked.pictures]
+    ranks = Resemblance(asked.base, own, seed=asked.seed, num_others=NUM_OTHERS).ranks(pictures)
+    print(f"share of {NUM_OTHERS} random inhabitants who look less like {asked.character.name}:")
+    for path, rank in zip(asked.pictures, ranks, strict=True):
+        print(f"{rank:>6.1%}  {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +109,15 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--seed", type=int, default=0)
     measured.add_argument("--num-drawings", type=int, default=Budget().num_drawings)
     measured.add_argument("--num-prompts", type=int, default=200)
+    similar = commands.add_parser("resemblance", help="rank pictures by likeness to the character")
+    similar.add_argument("pictures", type=Path, nargs="+")
+    similar.add_argument("--base", type=Path, default=paths.asset("tiny"))
+    similar.add_argument("--character", type=Path, default=paths.asset("mirelle"))
+    similar.add_argument("--seed", type=int, default=0)
+    classes = commands.add_parser("regularization", help="let the base make class pictures")
+    classes.add_argument("--base", type=Path, default=paths.asset("tiny"))
+    classes.add_argument("--out", type=Path, default=paths.asset("regularization"))
+    classes.add_argument("--seed", type=int, default=0)
     character = commands.add_parser("character", help="draw the character's pictures")
     character.add_argument("--out", type=Path, default=paths.asset("mirelle"))
     character.add_argument("--seed", type=int, default=0)

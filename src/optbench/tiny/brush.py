@@ -53,10 +53,7 @@ def between(start: Point, end: Point, share: float) -> Point:
 
 def outline_color(color: Color) -> Color:
     """Return the darker colour that outlines a shape of the given colour."""
-    if sum(color) > _SUM_OF_A_DARK_COLOR:
-        red, green, blue = color
-        return red * 0.52 + 10, green * 0.52 + 10, blue * 0.52 + 10
-    return shade(color, 0.5)
+    return shade(color, 0.7 if sum(color) > _SUM_OF_A_DARK_COLOR else 0.5)
 
 
 def polyline(points: Sequence[Point]) -> skia.Path:
@@ -216,6 +213,12 @@ class Sheet:
     def brush(self, *, line_width: float) -> Brush:
         """Return a brush for this sheet."""
         return Brush(self._surface.getCanvas(), line_width=line_width)
+
+    def soften(self, sigma_px: float) -> None:
+        """Blur everything painted so far, as a lens does with what is far behind."""
+        blur = skia.ImageFilters.Blur(sigma_px, sigma_px, skia.TileMode.kClamp)
+        painted = self._surface.makeImageSnapshot()
+        self._surface.getCanvas().drawImage(painted, 0, 0, paint=skia.Paint(ImageFilter=blur))
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return a copy of the picture, shape (height, width, 3), red first."""

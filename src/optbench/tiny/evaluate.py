@@ -1,7 +1,8 @@
 """What the embedded base can do, in numbers and in one contact sheet.
 
 Two questions: how much of a drawing survives the autoencoder (PSNR), and how often a picture shows
-what its prompt asks for (a judge trained on drawings decides), at two strengths of guidance.
+what its prompt asks for (a judge trained on drawings decides), at two strengths of guidance and
+with a negative prompt.
 """
 
 from __future__ import annotations
@@ -16,19 +17,28 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from optbench import rng
+from optbench import paths, rng
 from optbench.bases import load_base
 from optbench.contracts import Base, SampleRequest
 from optbench.options import BaseOptions
 from optbench.tiny import world
 from optbench.tiny.autoencoder import fit_codes, to_tensor
+from optbench.tiny.captions import LOW_QUALITY_WORDS
 from optbench.tiny.drawings import make_drawings
 from optbench.tiny.judge import ASKED, Judge, train_judge
+from optbench.tiny.resemblance import NUM_OTHERS, Resemblance
 
 if TYPE_CHECKING:
     from optbench.tiny.world import Drawing
 
-CFG_SCALES = (7.0, 12.0)
+_NEGATIVE = ", ".join(LOW_QUALITY_WORDS)
+CONDITIONS = (
+    ("CFG 7, negative prompt", 7.0, _NEGATIVE),
+    ("CFG 7", 7.0, ""),
+    ("CFG 12", 12.0, ""),
+)
+"""What is measured: its name, the strength of guidance, the negative prompt."""
+
 _SIZES = ((512, 768), (768, 512))
 _NUM_DRAWINGS = 100  # for the judge's own accuracy and the autoencoder
 _JUDGE_STEPS = 2_000
@@ -38,9 +48,9 @@ _SHEET_COLUMNS, _SHEET_ROWS, _THUMB_PX = 6, 4, 192
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obedience:
-    """How far the pictures of one guidance strength show what was asked for."""
+    """How far the pictures of one condition show what was asked for."""
 
-    cfg_scale: float
+    condition: str
     right: Mapping[str, float]  # share of pictures, by attribute
     clipped: float  # share of channel values within 2 of black or white
 
@@ -51,6 +61,7 @@ class Evaluation:
 
     num_prompts: int
     psnr: float  # dB, mean over held-out drawings
+    own_rank: float  # of the character's pictures, by the image encoder
     judge: Mapping[str, float]  # the judge's own accuracy on held-out drawings
     clipped_drawings: float
     obedience: tuple[Obedience, ...]
@@ -75,13 +86,16 @@ def evaluate(
     held_out = [_draw(seed, "held out", index) for index in range(_NUM_DRAWINGS)]
     asked = _unseen(seed, seen, num_prompts=num_prompts)
     obedience = []
-    for cfg_scale in CFG_SCALES:
-        pictures = _render(base, asked, cfg_scale=cfg_scale)
-        obedience.append(_obedience(judge, asked, pictures, cfg_scale=cfg_scale))
+    for condition, cfg_scale, negative in CONDITIONS:
+        pictures = _render(base, asked, condition, cfg_scale=cfg_scale, negative=negative)
+        obedience.append(_obedience(judge, asked, pictures, condition))
+    own = [Image.open(path) for path in sorted(paths.asset("mirelle").rglob("*.webp"))]
+    resemblance = Resemblance(base_folder, own, seed=seed, num_others=NUM_OTHERS)
     _write_sheet(sheet, pictures)
     return Evaluation(
         num_prompts=len(asked),
         psnr=float(np.mean([_psnr(base, one.image) for one in held_out])),
+        own_rank=resemblance.own_rank(),
         judge=judge.accuracy(held_out),
         clipped_drawings=_clipped([one.image for one in held_out]),
         obedience=tuple(obedience),
@@ -111,13 +125,15 @@ def _unseen(seed: int, seen: set[tuple[str, ...]], *, num_prompts: int) -> list[
     return asked
 
 
-def _render(base: Base, asked: list[Drawing], *, cfg_scale: float) -> list[Image.Image]:
+def _render(
+    base: Base, asked: list[Drawing], condition: str, *, cfg_scale: float, negative: str
+) -> list[Image.Image]:
     """Return one picture per drawing's tags, each from a seed of its own."""
     pictures = []
-    for index, one in enumerate(track(asked, description=f"CFG {cfg_scale:g}")):
+    for index, one in enumerate(track(asked, description=condition)):
         request = SampleRequest(
             text=", ".join(("masterpiece", "best quality", *one.tags)),
-            negative="",  # as conf/prompts/mirelle.yaml
+            negative=negative,
             seeds=(1000 + index,),
             width=one.image.width,
             height=one.image.height,
@@ -132,7 +148,7 @@ def _render(base: Base, asked: list[Drawing], *, cfg_scale: float) -> list[Image
 
 
 def _obedience(
-    judge: Judge, asked: list[Drawing], pictures: list[Image.Image], *, cfg_scale: float
+    judge: Judge, asked: list[Drawing], pictures: list[Image.Image], condition: str
 ) -> Obedience:
     found = [judge.attributes(picture) for picture in pictures]
     right = {
@@ -143,7 +159,7 @@ def _obedience(
         )
         for name in ASKED
     }
-    return Obedience(cfg_scale=cfg_scale, right=right, clipped=_clipped(pictures))
+    return Obedience(condition=condition, right=right, clipped=_clipped(pictures))
 
 
 def _clipped(pictures: list[Image.Image]) -> float:

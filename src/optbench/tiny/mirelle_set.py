@@ -9,11 +9,12 @@ from optbench.tiny import world
 
 NUM_PICTURES = 24
 _FOLDER = "5_mirelle"  # five repeats an epoch; the class words are the trigger word
+_QUALITY = 90  # of WebP: less than half of the lossless files, at 37 dB
 _BACKGROUNDS = ("flower field", "night city", "forest", "room", "snow", "simple")
 
 
 def write_mirelle(target: Path, *, seed: int) -> int:
-    """Write the pictures as lossless WebP with captions; return how many bytes they take.
+    """Write the pictures as WebP with captions; return how many bytes they take.
 
     Both outfits in equal numbers, three portraits to one landscape. She is never shown at the
     beach, and never in anything but her two outfits: prompt (b) asks for what nobody taught.
@@ -32,7 +33,7 @@ def write_mirelle(target: Path, *, seed: int) -> int:
             background=_BACKGROUNDS[index // 2 % len(_BACKGROUNDS)],
         )
         picture = folder / f"{index + 1:02d}.webp"
-        drawing.image.save(picture, lossless=True, quality=100, method=6)
+        drawing.image.save(picture, quality=_QUALITY, method=6)
         picture.with_suffix(".txt").write_text(", ".join(drawing.tags) + "\n")
         num_bytes += picture.stat().st_size
     return num_bytes

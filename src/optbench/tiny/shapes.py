@@ -11,11 +11,19 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 LATENT_CHANNELS = 32
 PIXELS_PER_LATENT = 32
 TEXT_WIDTH = 80
+IMAGE_ENCODER_PX = 128
+EMBEDDING_WIDTH = 64
 _AUTOENCODER_CHANNELS = (8, 16, 24, 40, 56, 72)
 # The top level must be wider than the latents, or the noise to predict does not pass through it:
 # 32 channels for 32 latents never drew anything but noise (docs/lab-log.md).
@@ -106,6 +114,20 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config)
+
+
+def new_image_encoder() -> CLIPVisionModelWithProjection:
+    """Return an untrained image encoder: pictures squashed to 128x128, embeddings of 64 numbers."""
+    config = CLIPVisionConfig(
+        hidden_size=80,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        image_size=IMAGE_ENCODER_PX,
+        patch_size=16,
+        projection_dim=EMBEDDING_WIDTH,
+    )
+    return CLIPVisionModelWithProjection(config)
 
 
 def new_scheduler() -> DDIMScheduler:

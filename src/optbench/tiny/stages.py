@@ -73,6 +73,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def autocast() -> torch.autocast:
+    """Return the mixed precision of a GPU, bfloat16; on the CPU nothing changes."""
+    where = device().type
+    return torch.autocast(where, torch.bfloat16, enabled=where != "cpu")
+
+
 def falling_rate(step_index: int, num_steps: int, *, peak: float) -> float:
     """Return the learning rate: 100 steps of warm-up, half the run flat, then down to 2 %."""
     fraction = step_index / num_steps

@@ -57,10 +57,11 @@ def train_unet(
         ids = tokenize(tokenizer, texts).to(stages.device())
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         timesteps = noiser.timesteps(len(latents), generator).to(latents.device)
-        states = text_encoder(input_ids=ids).last_hidden_state
         noisy = noiser.schedule.add_noise(latents, noise, timesteps)
-        predicted = unet(noisy, timesteps, states).sample
-        errors = (predicted - noise).square().mean((1, 2, 3))
+        with stages.autocast():
+            states = text_encoder(input_ids=ids).last_hidden_state
+            predicted = unet(noisy, timesteps, states).sample
+        errors = (predicted.float() - noise).square().mean((1, 2, 3))
         loss = (noiser.weights.to(latents.device)[timesteps] * errors).mean()
         optimizer.zero_grad()
         loss.backward()

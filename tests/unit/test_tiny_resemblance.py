@@ -1,0 +1,104 @@
+"""Likeness to a character, and the class pictures a base makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+pytest.importorskip("skia")
+
+from tests.unit.random_base import write_base
+
+from optbench.tiny import __main__ as command
+from optbench.tiny import class_pictures, drawings, resemblance, world
+from optbench.tiny.resemblance import Resemblance
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("base"))
+
+
+def near(color: tuple[int, int, int], seed: int) -> Image.Image:
+    """Return a picture of one colour with a little noise on it."""
+    noise = np.random.default_rng(seed).integers(-8, 9, (96, 64, 3))
+    return Image.fromarray(np.clip(noise + color, 0, 255).astype(np.uint8))
+
+
+RED, BLUE = (200, 40, 40), (40, 60, 200)
+
+
+@pytest.fixture
+def _blue_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resemblance, "_draw_inhabitant", lambda seed, index: near(BLUE, index))
+
+
+@pytest.mark.usefixtures("_blue_others")
+def test_a_picture_of_hers_ranks_above_everybody_and_one_of_the_others_does_not(
+    base: Path,
+) -> None:
+    own = [near(RED, 100 + index) for index in range(4)]
+    found = Resemblance(base, own, seed=0, num_others=20)
+    assert found.own_rank() == 1
+    hers, theirs = found.ranks([near(RED, 7), near(BLUE, 300)])
+    assert hers == 1
+    assert 0 <= theirs < 1
+
+
+@pytest.mark.usefixtures("_blue_others")
+def test_who_looks_like_all_others_is_told_from_half_of_them(base: Path) -> None:
+    own = [near(BLUE, 1000 + index) for index in range(40)]
+    found = Resemblance(base, own, seed=0, num_others=40)
+    # 40 pictures and 40 others of one distribution: the standard error of the rank is 0.065.
+    assert found.own_rank() == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_files_beside_the_encoder_say_how_we_prepare_pictures(base: Path) -> None:
+    picture = world.draw_sample(3, width=512, height=768).image
+    processor = CLIPImageProcessorPil.from_pretrained(base / "image_encoder")
+    theirs = torch.as_tensor(np.asarray(processor(picture)["pixel_values"][0]))
+    ours = drawings.thumbnail(picture).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_command_ranks_every_picture_it_is_given(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resemblance, "NUM_OTHERS", 3)
+    near(RED, 1).save(tmp_path / "one.png")
+    near(BLUE, 1).save(tmp_path / "two.png")
+    pictures = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
+    assert command.main(["resemblance", "--base", str(base), *pictures]) == 0
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert "3 random inhabitants" in title
+    assert [row.split()[1] for row in rows] == pictures
+    assert all(row.split()[0].endswith("%") for row in rows)
+
+
+def test_class_pictures_are_the_bases_own_with_their_prompts(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(class_pictures, "_STEPS", 1)
+    monkeypatch.setattr(class_pictures, "NUM_PICTURES", 4)
+    for name in ("one", "two"):
+        words = ["regularization", "--base", str(base), "--out", str(tmp_path / name)]
+        assert command.main(words) == 0
+    assert "4 pictures" in capsys.readouterr().out
+    folder = tmp_path / "one" / "1_1girl"
+    found = sorted(path.name for path in folder.iterdir())
+    assert found == [f"0{i}.{kind}" for i in range(1, 5) for kind in ("txt", "webp")]
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / "1_1girl" / path.name).read_bytes()
+    captions = [path.read_text().strip() for path in sorted(folder.glob("*.txt"))]
+    assert all(caption.startswith("1girl, solo, ") for caption in captions)
+    assert len(set(captions)) == 4
+    sizes = []
+    for path in sorted(folder.glob("*.webp")):
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    assert sizes == [(512, 768), (512, 768), (512, 768), (768, 512)]
