@@ -48,7 +48,7 @@ RANKS = (
     ),
     ("results", "stats", "checks", "refusals", "pictures"),
     ("report", "config", "testing"),
-    ("identity",),
+    ("identity", "conformance"),
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "doctor"),
     ("plan",),
