@@ -126,7 +126,7 @@ def compose_recipe(file: Path) -> DictConfig:
         )
     with tempfile.TemporaryDirectory() as folder:
         # Hydra looks for optimizer/NAME.yaml; beside it may lie recipes it is based on.
-        (Path(folder) / "optimizer").symlink_to(file.resolve().parent)
+        (Path(folder) / "optimizer").symlink_to(file.parent.resolve())
         with _hydra(folder) as hydra:
             overrides = [f"optimizer={file.stem}", "base.lr_scale=1.0"]
             tree, _ = _compose(hydra, overrides, problems=problems)

@@ -34,6 +34,15 @@ from optbench.testing import (
 )
 
 _NUM_STEPS_IMPROVE = 60
+_RAISED_BY_CLASSES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 # A tenth of the rate moves most classes a tenth as far, D-Adaptation up to half: d keeps growing.
 _OBEYS = 0.6
 # A gradient 10000 times as large moves classes that limit their updates at most 1.5 times as far,
@@ -44,7 +53,19 @@ _LIMITED = 2.0
 
 def check_conformance(recipe: OptimizerOptions) -> list[str]:
     """Return every way in which a recipe does not do what it says; empty is good."""
-    return [sentence for check in RECIPE_CHECKS.values() for sentence in check(recipe)]
+    return [sentence for name in RECIPE_CHECKS for sentence in violations_of(name, recipe)]
+
+
+def violations_of(name: str, recipe: OptimizerOptions) -> list[str]:
+    """Return what one check finds; an exception from the class itself is found too.
+
+    Raises:
+        OptbenchError: If the recipe cannot be built at all.
+    """
+    try:
+        return RECIPE_CHECKS[name](recipe)
+    except _RAISED_BY_CLASSES as error:
+        return [f"the class raises {type(error).__name__}: {error}"]
 
 
 def check_accepted(recipe: OptimizerOptions) -> list[str]:

@@ -60,6 +60,7 @@ WITHOUT_TORCH = (
     "cli",
     "config",
     "composition",
+    "doctor",
     "identity",
     "launch",
     "plan",
