@@ -245,7 +245,7 @@ def _training_metadata(card: LoraCard) -> dict[str, str]:
             "ss_full_fp16": False,
             "ss_max_grad_norm": train.max_grad_norm,
             "ss_optimizer": f"{optimizer.target}({arguments})",
-            "ss_learning_rate": optimizer.lr * card.lr_mult,
+            "ss_learning_rate": None if optimizer.lr is None else optimizer.lr * card.lr_mult,
             "ss_unet_lr": rates["unet_lr"],
             "ss_text_encoder_lr": rates["te_lr"],
             "ss_lr_scheduler": card.lr_scheduler.name,

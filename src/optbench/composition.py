@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _MAX_NAME_LENGTH = 120
 _NUM_HASH_DIGITS = 8
 _SINGLE = "single"
 _PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
+_OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
@@ -104,6 +106,33 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
     return AskedRuns(runs=tuple(runs), sweep_dir=runs[0].run_dir.parent, is_whole=is_whole)
+
+
+def compose_recipe(file: Path) -> DictConfig:
+    """Return the tree of a default run with a recipe from any file; base.lr_scale is 1.
+
+    Raises:
+        ConfigError: If the file is not there or is no YAML that Hydra can compose.
+    """
+    problems: list[Problem] = []
+    if not (file.is_file() and file.suffix == ".yaml" and _OPTION_NAME.fullmatch(file.stem)):
+        raise ConfigError(
+            Problem(
+                found=f"{file}, which is no such file",
+                expected="a recipe NAME.yaml with letters, digits, _ and - in its name",
+                where="the command line",
+                fix="copy one of conf/optimizer/ and change it",
+            )
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        # Hydra looks for optimizer/NAME.yaml; beside it may lie recipes it is based on.
+        (Path(folder) / "optimizer").symlink_to(file.parent.resolve())
+        with _hydra(folder) as hydra:
+            overrides = [f"optimizer={file.stem}", "base.lr_scale=1.0"]
+            tree, _ = _compose(hydra, overrides, problems=problems)
+    if problems:
+        raise ConfigError(*problems)
+    return tree
 
 
 @contextlib.contextmanager

@@ -60,6 +60,20 @@ def build_config(tree: DictConfig) -> RunConfig:
     return RunConfig(**values)
 
 
+def build_recipe(tree: DictConfig) -> OptimizerOptions:
+    """Return the recipe of a composed tree alone, whatever else is in it.
+
+    Raises:
+        ConfigError: With every unknown, missing and ill-typed key of the recipe.
+    """
+    register_resolvers()
+    problems: list[Problem] = []
+    recipe = _read(OptimizerOptions, tree, "optimizer", where="optimizer", problems=problems)
+    if problems:
+        raise ConfigError(*checks.without_repeats(problems))
+    return typing.cast(OptimizerOptions, recipe)
+
+
 def _read_sections(tree: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     """Return the fields of `RunConfig`, None where one cannot be built, and every problem."""
     register_resolvers()
@@ -258,6 +272,7 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
             lr_scheduler=values["lr_scheduler"],
             max_grad_norm=train.max_grad_norm if isinstance(train, TrainOptions) else 0.0,
             num_parts=_num_parts(network),
+            lr_mult=1.0 if values["lr_mult"] is None else values["lr_mult"],
         )
     return problems
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +96,8 @@ class Network(Protocol):
     def norms(self) -> Mapping[str, float]:
         """Return the mean and the largest Frobenius norm over the modules' weight changes."""
 
-    def is_finite(self) -> bool:
-        """Return whether every parameter is a finite number."""
+    def broken_layers(self, of: Literal["weights", "gradients"]) -> tuple[str, ...]:
+        """Return the layers in whose weights or gradients a number is not finite."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return every tensor of the file under kohya's keys, float32."""

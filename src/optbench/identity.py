@@ -29,7 +29,15 @@ _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
 _NUM_HASH_DIGITS = 8
 _MAX_SLUG_LENGTH = 100
 _GROUPS_IN_SLUG = ("base", "dataset", "network", "lr_scheduler")
-_OPTIMIZER_KEYS = ("_target_", "lr", "unet_lr", "text_encoder_lr", "args", "traits")
+_OPTIMIZER_KEYS = (
+    "_target_",
+    "lr",
+    "unet_lr",
+    "text_encoder_lr",
+    "args",
+    "group_args",
+    "traits",
+)
 _DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
 _HASHED_ELSEWHERE = ("base", "prompts", "render")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")

@@ -153,10 +153,21 @@ class LoraNetwork:
         """Return the mean and the largest ||scale * up @ down||_F over all layers."""
         return _statistics(self._layer_norms())
 
-    def is_finite(self) -> bool:
-        """Return whether every weight is a finite number."""
-        weights = [weight for layer in self._layers for weight in (layer.down, layer.up)]
-        return bool(torch.stack([weight.detach().isfinite().all() for weight in weights]).all())
+    def broken_layers(self, of: Literal["weights", "gradients"]) -> tuple[str, ...]:
+        """Return the layers in whose weights or gradients a number is not finite."""
+        names, checks = [], []
+        for layer in self._layers:
+            for weight in (layer.down, layer.up):
+                tensor = weight.detach() if of == "weights" else weight.grad
+                if tensor is not None:
+                    names.append(layer.name)
+                    checks.append(tensor.isfinite().all())
+        if not checks:
+            return ()
+        # Stacked first, so that an accelerator is waited for once and not once per tensor.
+        are_finite = torch.stack(checks).tolist()
+        broken = [name for name, is_fine in zip(names, are_finite, strict=True) if not is_fine]
+        return tuple(dict.fromkeys(broken))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of every tensor of the file under kohya's keys: CPU, float32."""

@@ -27,6 +27,10 @@ from optbench.records import Part
 from optbench.schedules import check_schedule, multiplier, num_warmup_steps
 from optbench.stepping import RATE_KEYS, BuiltOptimizer
 
+# Where an argument is kept that is found nowhere under its name: bitsandbytes puts the decay of
+# every moment into betas.
+_KEPT_IN = {"momentum": ("betas", 0)}
+
 
 def build_optimizer(
     options: OptimizerOptions,
@@ -50,7 +54,7 @@ def build_optimizer(
         MissingPackageError: If the class's package is not installed.
         OptbenchError: If what was built is not what was asked for.
     """
-    rates = {part: asked_rate(options, part) * lr_mult for part in groups}
+    rates = {part: _times(asked_rate(options, part), lr_mult) for part in groups}
     problems = check_package(options)
     if problems:
         raise MissingPackageError(*problems)
@@ -61,16 +65,16 @@ def build_optimizer(
     ]
     if problems:
         raise ConfigError(*problems)
+    shared = as_arguments(options.group_args)
     torch_groups: list[dict[str, Any]] = [
-        {"params": list(parameters), "lr": rates[part], "name": part}
+        {"params": list(parameters), "lr": rates[part], "name": part, **shared}
         for part, parameters in groups.items()
     ]
-    optimizer, said = _construct(options, torch_groups, lr=options.lr * lr_mult)
+    optimizer, said = _construct(options, torch_groups, lr=_times(options.lr, lr_mult))
     description = _read_back(optimizer, options, rates) | {"said": said}
     description["schedule"] = {
-        "name": lr_scheduler.name,
+        **{name: value for name, value in asdict(lr_scheduler).items() if value is not None},
         "num_warmup_steps": num_warmup_steps(lr_scheduler, total_steps),
-        "num_cycles": lr_scheduler.num_cycles,
         "total_steps": total_steps,
     }
     return BuiltOptimizer(
@@ -124,10 +128,7 @@ def _check_modes(options: OptimizerOptions, cls: type) -> list[Problem]:
 
 
 def _check_signature(options: OptimizerOptions, cls: type) -> list[Problem]:
-    parameters = inspect.signature(cls).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return []
-    allowed = sorted(set(parameters) - {"params", "lr"})
+    allowed = sorted(_argument_names(cls) - {"self", "params", "lr"})
     return [
         Problem(
             found=f"the argument {name!r}, which {options.target} does not take",
@@ -138,6 +139,23 @@ def _check_signature(options: OptimizerOptions, cls: type) -> list[Problem]:
         for name in options.args
         if name not in allowed
     ]
+
+
+def _argument_names(cls: type) -> set[str]:
+    """Return what a class's constructor takes; through **kwargs also what its parents' take."""
+    names: set[str] = set()
+    for ancestor in cls.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= {one.name for one in parameters if one.kind in kinds}
+        # A class that takes anything and hands it to nobody would swallow a misspelt argument.
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+        if ancestor is torch.optim.Optimizer:
+            break
+    return names
 
 
 def as_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,7 +183,7 @@ def _named_class(options: OptimizerOptions) -> Any:
 def _check_groups(
     options: OptimizerOptions,
     groups: Mapping[Part, Sequence[nn.Parameter]],
-    rates: Mapping[Part, float],
+    rates: Mapping[Part, float | None],
 ) -> list[Problem]:
     problems = []
     where = f"optimizer.{{}} (recipe {options.name})"
@@ -186,7 +204,7 @@ def _check_groups(
             fix=f"switch the part off instead: network.train_{part}=false",
         )
         for part, rate in rates.items()
-        if not (math.isfinite(rate) and rate > 0)
+        if rate is not None and not (math.isfinite(rate) and rate > 0)
     ]
     if options.traits.group_rates == "equal" and len(set(rates.values())) > 1:
         problems.append(
@@ -201,7 +219,7 @@ def _check_groups(
 
 
 def _construct(
-    options: OptimizerOptions, torch_groups: list[dict[str, Any]], *, lr: float
+    options: OptimizerOptions, torch_groups: list[dict[str, Any]], *, lr: float | None
 ) -> tuple[torch.optim.Optimizer, str]:
     """Return the built class and what it printed or warned about while being built."""
     cls = _named_class(options)
@@ -216,7 +234,7 @@ def _construct(
                 found=f"{type(error).__name__}: {error}" if str(error) else repr(error),
                 expected=f"arguments that {options.target} accepts",
                 where=f"optimizer.args (recipe {options.name})",
-                fix=f"arguments given: lr={lr:g}, {dict(options.args)}",
+                fix=f"arguments given: lr={lr}, {dict(options.args)}",
             )
         ) from error
     said = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
@@ -224,7 +242,7 @@ def _construct(
 
 
 def _read_back(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float]
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float | None]
 ) -> dict[str, Any]:
     """Return what was built as it is found in the object; raises where it is not what was asked."""
     cls = type(optimizer)
@@ -257,7 +275,7 @@ def _read_back(
         "defaults": {name: _plain(value) for name, value in optimizer.defaults.items()},
         "groups": {
             group["name"]: {
-                "lr": float(group["lr"]),
+                "lr": _plain(group["lr"]),
                 "num_parameters": sum(parameter.numel() for parameter in group["params"]),
             }
             for group in optimizer.param_groups
@@ -267,10 +285,10 @@ def _read_back(
 
 
 def _differing_groups(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float]
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float | None]
 ) -> list[tuple[str, str]]:
     """Return (found, expected) for each rate, and each key the rates are read from."""
-    built = {group["name"]: float(group["lr"]) for group in optimizer.param_groups}
+    built = {group["name"]: _plain(group["lr"]) for group in optimizer.param_groups}
     rule = options.traits.effective_lr
     differing = [
         (f"lr={built.get(part)} for {part}", f"lr={rate}")
@@ -293,7 +311,11 @@ def _found(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:
     # Some classes keep a few of their arguments in a namespace of their own, called args.
     if hasattr(attributes.get("args"), "__dict__"):
         places.append(vars(attributes["args"]))
-    return [_plain(place[name]) for place in places if name in place]
+    found = [_plain(place[name]) for place in places if name in place]
+    if not found and name in _KEPT_IN:
+        key, index = _KEPT_IN[name]
+        found = [_plain(place[key][index]) for place in places if key in place]
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -309,6 +331,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_plain(item) for item in value]
     return repr(value)
+
+
+def _times(rate: float | None, lr_mult: float) -> float | None:
+    return None if rate is None else rate * lr_mult
 
 
 def _version(package: str) -> str | None:

@@ -60,6 +60,13 @@ class NetworkOptions:
     train_text_encoder: bool
 
 
+# Where the step size lives, by the keys of a param group; rect is RAdam's rectification, relative
+# the rate Adafactor works out for each tensor.
+EffectiveLr = Literal[
+    "lr", "d*lr", "rect*d*lr", "d*lr/g0_norm", "scheduled_lr", "rect*lr", "relative"
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerTraits:
     """What is special about stepping one optimizer class, declared in its recipe."""
@@ -71,7 +78,7 @@ class OptimizerTraits:
     clip: Literal["external", "own", "refused"]  # refused: train.max_grad_norm must be 0
     lr_role: Literal["manual", "multiplier", "automatic"]  # multiplier: the real rate is d x lr
     group_rates: Literal["free", "equal"]  # equal: one rate for unet and text encoder
-    effective_lr: Literal["lr", "d*lr", "d*lr/g0_norm", "scheduled_lr", "relative"]
+    effective_lr: EffectiveLr
     uses_global_rng: bool
     exact_load: bool  # torch's load_state_dict would change state dtypes; put them back
 
@@ -82,10 +89,12 @@ class OptimizerOptions:
 
     name: str
     target: str  # YAML key `_target_`: the dotted path of the class
-    lr: float  # every rate is multiplied by the root key `lr_mult`
+    lr: float | None  # multiplied by the root key `lr_mult`; None: the class finds its own rate
     unet_lr: float | None  # None: `lr`
     text_encoder_lr: float | None  # None: `lr`
     args: Mapping[str, Any]
+    group_args: Mapping[str, Any]  # what the class wants in every param group besides lr
+    refused_args: Mapping[str, str]  # arguments that are broken or ignored upstream, and why
     traits: OptimizerTraits
     package: str  # what to install for it
     paper: str
@@ -99,6 +108,11 @@ class LrSchedulerOptions:
     name: str
     warmup_steps: float  # 1 and more: steps; below 1: that fraction of all steps
     num_cycles: int
+    power: float | None  # this and what follows: None where the schedule has no use for it
+    min_lr_ratio: float | None  # the smallest rate, as a share of the whole one
+    timescale: float | None  # steps or a fraction, as for the warm-up
+    decay_steps: float | None  # steps or a fraction
+    step_rules: str | None  # "1:10,0.1:20,0.01": multiplier until an update, and the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from PIL import Image
 
 from optbench import grid, rundir
 from optbench.checkpoint import read_lora
@@ -24,6 +26,7 @@ from optbench.render import cells_of, parameters_text, png_bytes, render_prompts
 from optbench.rundir import RunDir
 
 _KEY_FILE = "rendered-as.json"
+_FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,23 @@ def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
     path = gallery.run.lora_path(epoch)
     with _as_in_file(network, path), network.merged():
         _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+
+
+def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
+    """Return the names of an epoch's pictures that are black or of one colour: nothing was drawn.
+
+    NaN and infinity on the way to a picture become such a one, and no error.
+    """
+    return tuple(
+        path.name for path in sorted(run.images_dir(epoch).glob("*.png")) if _is_flat(path)
+    )
+
+
+def _is_flat(path: Path) -> bool:
+    with Image.open(path) as image:
+        # One pair per channel, as for every picture of several.
+        ranges = cast(tuple[tuple[int, int], ...], image.convert("RGB").getextrema())
+    return all(high - low <= _FLAT_RANGE for low, high in ranges)
 
 
 def draw_run_sheets(

@@ -213,7 +213,9 @@ class _Run:
         """Append the epoch's record unless a killed process had got as far as that."""
         rows = rundir.read_rows(self.run.epochs_path)
         if not any(one["epoch"] == row["epoch"] for one in rows):
-            rundir.append_rows(self.run.epochs_path, [{**row, **seconds}])
+            flat = pictures.flat_pictures(self.run, epoch=row["epoch"])
+            row = {**row, **seconds, "num_flat_pictures": len(flat)}
+            rundir.append_rows(self.run.epochs_path, [row])
 
     def _described(self) -> dict[str, Any]:
         """Return versions, hardware and what was really built, read back."""
@@ -283,6 +285,8 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
         with progress.doing(f"saving and rendering epoch {record.epoch}"):
             stage.end_epoch(record, rows)
         progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
+        if flat := pictures.flat_pictures(stage.run, epoch=record.epoch):
+            progress.say(f"{len(flat)} pictures are black or of one colour: {', '.join(flat)}")
         rows = []
 
 

@@ -7,14 +7,21 @@ printed before the run and stored with it.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
+from collections.abc import Mapping
 
 from optbench.errors import Problem
 from optbench.options import LrSchedulerOptions, OptimizerOptions
 from optbench.records import Part
 
-_CONSTANT = ("constant", "constant_with_warmup")
+_OWN_RULE = "adafactor"
+_ALLOWED_SCHEDULES = {
+    "external": (),  # all but _OWN_RULE
+    "constant": ("constant", "constant_with_warmup"),
+    "own": ("constant", _OWN_RULE),
+}
 
 
 def check_recipe(
@@ -23,6 +30,7 @@ def check_recipe(
     lr_scheduler: LrSchedulerOptions,
     max_grad_norm: float,
     num_parts: int,
+    lr_mult: float,
 ) -> list[Problem]:
     """Return everything about `options` that cannot work together with the rest of the run.
 
@@ -31,20 +39,24 @@ def check_recipe(
         lr_scheduler: The schedule asked for; `schedules.check_schedule` checks it on its own.
         max_grad_norm: The clipping asked for; 0 is none.
         num_parts: How many parts of the base are trained: unet, text encoder, or both.
+        lr_mult: What every rate is multiplied by.
     """
     return [
         *check_package(options),
         *_check_argument_names(options),
-        *_check_supported(options),
-        *_check_rates(options),
+        *_check_traits(options),
+        *_check_rates(options, lr_mult),
         *_check_group_rates(options, num_parts),
         *_check_schedule_trait(options, lr_scheduler),
         *_check_clip(options, max_grad_norm),
     ]
 
 
-def asked_rate(options: OptimizerOptions, part: Part) -> float:
-    """Return the rate a recipe gives to one part, before `lr_mult` and the schedule."""
+def asked_rate(options: OptimizerOptions, part: Part) -> float | None:
+    """Return the rate a recipe gives to one part, before `lr_mult` and the schedule.
+
+    None where the class finds its own.
+    """
     own = options.unet_lr if part == "unet" else options.text_encoder_lr
     return options.lr if own is None else own
 
@@ -55,6 +67,8 @@ def departures(options: OptimizerOptions) -> tuple[str, ...]:
     said = {
         "optimizer.lr is a factor, not a rate: the class estimates its own step size d, and the "
         "real rate is d x lr (recorded as effective_lr)": traits.lr_role == "multiplier",
+        "optimizer.lr is null: the class works out a rate for each tensor (recorded as "
+        "effective_lr)": traits.lr_role == "automatic",
         "unet and text encoder train at one rate: the class takes no different ones": (
             traits.group_rates == "equal"
         ),
@@ -95,14 +109,33 @@ def missing_package(options: OptimizerOptions) -> Problem:
         found=f"no package {options.package}, which has {options.target}",
         expected="it to be installed",
         where=f"recipe {options.name}",
-        fix=f"pip install {options.package}; or leave the recipe out: "
-        f"'optimizer=glob(*,exclude={options.name})'",
+        fix=f"pip install {_installable(options.package)}; or leave the recipe out: "
+        f"'optimizer=glob(*,exclude=[dadaptation,{options.name}])'",
     )
+
+
+def _installable(package: str) -> str:
+    """Return what to give pip: our extra of that name, which knows the version, if there is one."""
+    try:
+        extras = importlib.metadata.metadata("optbench").get_all("Provides-Extra") or []
+    except importlib.metadata.PackageNotFoundError:
+        extras = []  # run from a checkout that is not installed
+    return f"'optbench[{package}]'" if package in extras else package
 
 
 def _check_argument_names(options: OptimizerOptions) -> list[Problem]:
     meant = {"lr": "optimizer.lr", "params": "nothing: the network gives them"}
-    return [
+    broken = [
+        Problem(
+            found=f"the argument {name}={options.args[name]}",
+            expected=f"it to be left out: {reason}",
+            where=f"optimizer.args.{name} (recipe {options.name})",
+            fix=f"leave out optimizer.args.{name}",
+        )
+        for name, reason in options.refused_args.items()
+        if name in options.args
+    ]
+    return broken + [
         Problem(
             found=f"the argument {name!r}",
             expected="only arguments that no other setting gives",
@@ -114,24 +147,31 @@ def _check_argument_names(options: OptimizerOptions) -> list[Problem]:
     ]
 
 
-def _check_supported(options: OptimizerOptions) -> list[Problem]:
+def _check_traits(options: OptimizerOptions) -> list[Problem]:
     traits = options.traits
-    if traits.lr_role != "automatic" and traits.effective_lr != "relative":
+    is_automatic = traits.lr_role == "automatic"
+    fits = is_automatic == (traits.effective_lr == "relative")
+    if fits and not (is_automatic and traits.schedule != "own"):
         return []
     return [
         Problem(
-            found=f"lr_role={traits.lr_role} with effective_lr={traits.effective_lr}",
-            expected="a class that is given its rate (lr_role manual or multiplier)",
+            found=f"lr_role={traits.lr_role}, schedule={traits.schedule} and "
+            f"effective_lr={traits.effective_lr}",
+            expected="schedule: own and effective_lr: relative with lr_role: automatic, and only "
+            "with it",
             where=f"traits of recipe {options.name}",
-            fix="switch the class's own rate off, for instance optimizer.args.relative_step=false",
+            fix="say automatic for a class that finds its own rate (Adafactor's relative_step), "
+            "else manual or multiplier",
         )
     ]
 
 
-def _check_rates(options: OptimizerOptions) -> list[Problem]:
+def _check_rates(options: OptimizerOptions, lr_mult: float) -> list[Problem]:
     rates = {"lr": options.lr, "unet_lr": options.unet_lr}
     rates["text_encoder_lr"] = options.text_encoder_lr
-    return [
+    if options.traits.lr_role == "automatic":
+        return _check_no_rates(options, rates, lr_mult)
+    problems = [
         Problem(
             found=f"{rate:g}",
             expected="a finite rate above 0; several classes move a group of rate 0 all the same",
@@ -142,12 +182,42 @@ def _check_rates(options: OptimizerOptions) -> list[Problem]:
         for name, rate in rates.items()
         if rate is not None and not (math.isfinite(rate) and rate > 0)
     ]
+    if options.lr is None:
+        problems.append(
+            Problem(
+                found="no rate",
+                expected="one, because this class does not find its own",
+                where=f"optimizer.lr (recipe {options.name})",
+                fix="write optimizer.lr=1e-4, or 1 for a class that estimates d",
+            )
+        )
+    return problems
+
+
+def _check_no_rates(
+    options: OptimizerOptions, rates: Mapping[str, float | None], lr_mult: float
+) -> list[Problem]:
+    given = {f"optimizer.{name}": rate for name, rate in rates.items() if rate is not None}
+    if lr_mult != 1:
+        given["lr_mult"] = lr_mult
+    return [
+        Problem(
+            found=f"{value:g}",
+            expected="none, because this class finds its own rates and would ignore it",
+            where=f"{key} (recipe {options.name})",
+            fix="leave it out; the smallest rate of adafactor_auto is the second value of "
+            "'optimizer.args.eps=[1e-30,1e-3]'",
+        )
+        for key, value in given.items()
+    ]
 
 
 def _check_group_rates(options: OptimizerOptions, num_parts: int) -> list[Problem]:
     unet, text_encoder = asked_rate(options, "unet"), asked_rate(options, "text_encoder")
     if options.traits.group_rates == "free" or num_parts < 2 or unet == text_encoder:
         return []
+    if unet is None or text_encoder is None:
+        return []  # _check_rates says it
     return [
         Problem(
             found=f"{unet:g} for the unet and {text_encoder:g} for the text encoder",
@@ -164,18 +234,31 @@ def _check_group_rates(options: OptimizerOptions, num_parts: int) -> list[Proble
 def _check_schedule_trait(
     options: OptimizerOptions, lr_scheduler: LrSchedulerOptions
 ) -> list[Problem]:
-    if options.traits.schedule == "external" or lr_scheduler.name in _CONSTANT:
-        return _check_warmup_trait(options, lr_scheduler)
-    only = "constant" if options.traits.warmup == "refused" else "constant or constant_with_warmup"
-    return [
-        Problem(
-            found=f"the schedule {lr_scheduler.name}",
-            expected=f"{only}, because this class has its own rule instead of a schedule",
-            where=f"lr_scheduler (recipe {options.name})",
-            fix="write lr_scheduler=constant",
-        ),
-        *_check_warmup_trait(options, lr_scheduler),
-    ]
+    allowed = _ALLOWED_SCHEDULES[options.traits.schedule]
+    name = lr_scheduler.name
+    problems = []
+    if options.traits.schedule == "external":
+        if name == _OWN_RULE:
+            problems.append(
+                Problem(
+                    found=f"the schedule {name}",
+                    expected="a class with a rule of its own; this one would stay at one rate",
+                    where=f"lr_scheduler (recipe {options.name})",
+                    fix="write lr_scheduler=constant for that, or optimizer=adafactor_auto",
+                )
+            )
+    elif name not in allowed:
+        words = [word for word in allowed if options.traits.warmup == "allowed" or "_" not in word]
+        problems.append(
+            Problem(
+                found=f"the schedule {name}",
+                expected=f"{' or '.join(words)}, because this class has its own rule instead of "
+                "a schedule: a falling rate would be undone by it or fall twice",
+                where=f"lr_scheduler (recipe {options.name})",
+                fix="write lr_scheduler=constant",
+            )
+        )
+    return problems + _check_warmup_trait(options, lr_scheduler)
 
 
 def _check_warmup_trait(

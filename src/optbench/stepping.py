@@ -16,12 +16,23 @@ from optbench.errors import DamagedFileError, Problem
 from optbench.options import OptimizerOptions
 
 # What a param group must hold for each way of saying where the step size lives.
-RATE_KEYS = {"d*lr": ("d",), "d*lr/g0_norm": ("d",), "scheduled_lr": ("k", "warmup_steps")}
+RATE_KEYS = {
+    "d*lr": ("d",),
+    "rect*d*lr": ("d", "k", "betas", "use_bias_correction"),
+    "d*lr/g0_norm": ("d",),
+    "scheduled_lr": ("k", "warmup_steps"),
+    "rect*lr": ("k", "betas"),
+    "relative": ("relative_step", "eps"),
+}
 
 
 class _Averaging(Protocol):
     def train(self) -> None: ...
     def eval(self) -> None: ...
+
+
+class _Relative(Protocol):
+    def _get_lr(self, group: Mapping[str, Any], state: Mapping[str, Any]) -> float: ...
 
 
 class BuiltOptimizer:
@@ -45,7 +56,12 @@ class BuiltOptimizer:
         self._description = description
         self._is_evaluating = False
         # The schedule is built before any state is loaded: building it overwrites the rates.
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        # A class that finds its own rate has none that could be multiplied.
+        self._schedule = (
+            None
+            if options.traits.lr_role == "automatic"
+            else torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        )
         self._start_training()
 
     def step(self, loss: Callable[[], float]) -> None:
@@ -57,7 +73,8 @@ class BuiltOptimizer:
             self.optimizer.step(lambda: torch.tensor(loss()))  # type: ignore[arg-type,return-value]
         else:
             self.optimizer.step()
-        self._schedule.step()
+        if self._schedule is not None:
+            self._schedule.step()
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -95,16 +112,18 @@ class BuiltOptimizer:
     def rates(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """Return lr, d and effective lr of the coming update, each by group name.
 
-        d is empty for classes that estimate none. A group is absent from effective lr as long as
-        the class has not measured what it depends on (`d*lr/g0_norm` before the first update).
+        lr is empty for classes that find their own, d for classes that estimate none. A group is
+        absent from effective lr as long as the class has not measured what it depends on
+        (`d*lr/g0_norm` before the first update).
         """
         lr: dict[str, float] = {}
         d: dict[str, float] = {}
         effective: dict[str, float] = {}
         for group in self.optimizer.param_groups:
             name = group["name"]
-            lr[name] = float(group["lr"])
-            if self._traits.effective_lr.startswith("d*lr"):
+            if group["lr"] is not None:
+                lr[name] = float(group["lr"])
+            if "d*lr" in self._traits.effective_lr:
                 d[name] = float(group["d"])
             rate = self._effective_rate(group)
             if rate is not None:
@@ -112,10 +131,17 @@ class BuiltOptimizer:
         return lr, d, effective
 
     def _effective_rate(self, group: Mapping[str, Any]) -> float | None:
+        if self._traits.effective_lr == "relative":
+            return self._relative_rate(group)
         lr = float(group["lr"])
         match self._traits.effective_lr:
             case "d*lr":
                 return float(group["d"]) * lr * _bias_correction(group)
+            case "rect*d*lr":
+                rect = _rectification(group, group["k"]) if group["use_bias_correction"] else 1.0
+                return float(group["d"]) * lr * rect
+            case "rect*lr":
+                return lr * _rectification(group, group["k"] + 1)
             case "d*lr/g0_norm":
                 # The class writes it to one group only, and which one depends on their order.
                 norms = [g["g0_norm"] for g in self.optimizer.param_groups if "g0_norm" in g]
@@ -125,6 +151,17 @@ class BuiltOptimizer:
                 return lr * min(1.0, (int(group["k"]) + 1) / max(1, int(group["warmup_steps"])))
             case _:
                 return lr
+
+    def _relative_rate(self, group: Mapping[str, Any]) -> float:
+        """Return the mean over the group's tensors of the rate the class will work out for each."""
+        rule = cast(_Relative, self.optimizer)._get_lr
+        parameters = group["params"]
+        step = self.optimizer.state.get(parameters[0], {}).get("step", 0) + 1
+        with torch.no_grad():
+            # Stacked first, so that an accelerator is waited for once and not once per tensor.
+            squares = torch.stack([one.float().square().mean() for one in parameters])
+        rms = squares.sqrt().tolist()
+        return sum(rule(group, {"step": step, "RMS": one}) for one in rms) / len(rms)
 
     def described(self) -> dict[str, Any]:
         """Return what was really built, ready for JSON: class, version, arguments, rates."""
@@ -140,7 +177,7 @@ class BuiltOptimizer:
             raise RuntimeError("state_dict() inside evaluation_weights(): leave the context first")
         return {
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "schedule": None if self._schedule is None else self._schedule.state_dict(),
             "built": self._identity(),
         }
 
@@ -159,7 +196,8 @@ class BuiltOptimizer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._traits.exact_load:
             self._restore_dtypes(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        if self._schedule is not None:
+            self._schedule.load_state_dict(state["schedule"])
         self._start_training()
 
     def _restore_dtypes(self, saved: Mapping[str, Any]) -> None:
@@ -188,3 +226,19 @@ def _bias_correction(group: Mapping[str, Any]) -> float:
     beta1, beta2 = group["betas"][0], group["betas"][1]
     update = group["k"] + 1
     return float((1 - beta2**update) ** 0.5 / (1 - beta1**update))
+
+
+def _rectification(group: Mapping[str, Any], update: int) -> float:
+    """Return RAdam's factor of update number `update`, from 1; 0 for its first few updates.
+
+    r = sqrt((p - 4) (p - 2) P / ((P - 4) (P - 2) p)), p = P - 2 t b2^t / (1 - b2^t) and
+    P = 2 / (1 - b2) - 1 (Liu et al., arXiv:1908.03265, algorithm 2).
+    """
+    beta2 = group["betas"][-1]
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * update * beta2**update / (1 - beta2**update)
+    if length <= 4:
+        # An update of RAdam's first few is none, unless the class is told to take it unscaled.
+        return float(not group.get("silent_sgd_phase", True))
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return float(ratio**0.5)

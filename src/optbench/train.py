@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from optbench.records import Batch, EpochRecord, StepRecord
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor
+
+
+_PLACES: tuple[Literal["weights", "gradients"], ...] = ("weights", "gradients")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +241,12 @@ class _Stepper:
         limit = self.options.max_grad_norm or math.inf
         grad_norm = float(torch.nn.utils.clip_grad_norm_(optimizer.parameters(), limit))
         may_overflow = scaler is not None and scaler.get_scale() > 1
-        _check_finite(loss, 0.0 if may_overflow else grad_norm, step=step, epoch=epoch)
+        _check_finite(
+            self.lane.network,
+            loss,
+            0.0 if may_overflow else grad_norm,
+            where=f"step {step} of epoch {epoch}",
+        )
         if math.isfinite(grad_norm):
             optimizer.step(lambda: loss)
         if scaler is not None:
@@ -255,14 +263,24 @@ def _seed_third_party_code(seed: int, epoch: int) -> None:
     np.random.seed(key % 2**32)
 
 
-def _check_finite(loss: float, grad_norm: float, *, step: int, epoch: int) -> None:
+def _check_finite(network: Network, loss: float, grad_norm: float, *, where: str) -> None:
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
-    raise DivergedError(
+    raise _diverged(network, f"a loss of {loss} and a gradient norm of {grad_norm}", where)
+
+
+def _diverged(network: Network, found: str, where: str) -> DivergedError:
+    """Return the end of a run, naming the layers where numbers are not finite."""
+    for of in _PLACES:
+        if names := network.broken_layers(of):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            found += f", not finite in the {of} of {names[0]}{more}"
+            break
+    return DivergedError(
         Problem(
-            found=f"a loss of {loss} and a gradient norm of {grad_norm}",
+            found=found,
             expected="finite numbers",
-            where=f"step {step} of epoch {epoch}",
+            where=where,
             fix="lower the rate, for instance lr_mult=0.3; the epochs before this one are kept",
         )
     )
@@ -286,15 +304,8 @@ def _epoch_record(
     max_norms: Mapping[str, float],
 ) -> EpochRecord:
     """Return the epoch's record; weights that are not finite end the run here."""
-    if not lane.network.is_finite():
-        raise DivergedError(
-            Problem(
-                found="weights that are not finite",
-                expected="finite numbers",
-                where=f"the LoRA after epoch {epoch}",
-                fix="lower the rate, for instance lr_mult=0.3; the epochs before this one are kept",
-            )
-        )
+    if lane.network.broken_layers("weights"):
+        raise _diverged(lane.network, "weights", f"the LoRA after epoch {epoch}")
     return EpochRecord(
         epoch=epoch,
         step=step,

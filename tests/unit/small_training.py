@@ -17,7 +17,7 @@ from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor, nn
 
-from optbench import contracts
+from optbench import contracts, testing
 from optbench.network import LoraNetwork, build_network
 from optbench.optimizers import build_optimizer
 from optbench.options import (
@@ -31,8 +31,8 @@ from optbench.records import Batch, EpochRecord, LoraTarget, Sample, StepRecord
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 
-CONSTANT = LrSchedulerOptions(name="constant", warmup_steps=0, num_cycles=1)
-COSINE = LrSchedulerOptions(name="cosine", warmup_steps=0, num_cycles=1)
+CONSTANT = testing.schedule("constant")
+COSINE = testing.schedule("cosine")
 NETWORK = NetworkOptions(
     name="lora",
     dim=2,
@@ -181,6 +181,8 @@ def recipe(target: str, **changes: Any) -> OptimizerOptions:
         unet_lr=None,
         text_encoder_lr=None,
         args={},
+        group_args={},
+        refused_args={},
         traits=PLAIN,
         package=target.partition(".")[0],
         paper="",

@@ -18,12 +18,12 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from optbench import testing
 from optbench.checkpoint import LoraCard, ModelVersion, kohya_metadata, read_lora, save_lora
 from optbench.errors import DamagedFileError, DivergedError
 from optbench.options import (
     BaseOptions,
     DatasetOptions,
-    LrSchedulerOptions,
     NetworkOptions,
     OptimizerOptions,
     OptimizerTraits,
@@ -360,12 +360,14 @@ CARD = LoraCard(
         unet_lr=None,
         text_encoder_lr=5e-4,
         args={"weight_decay": 0.1, "betas": [0.9, 0.99]},
+        group_args={},
+        refused_args={},
         traits=TRAITS,
         package="torch",
         paper="",
         note="",
     ),
-    lr_scheduler=LrSchedulerOptions(name="cosine_with_restarts", warmup_steps=100.0, num_cycles=3),
+    lr_scheduler=testing.schedule("cosine_with_restarts", 100.0, num_cycles=3),
     train=TrainOptions(
         batch_size=4,
         epochs=4,

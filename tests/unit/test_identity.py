@@ -98,8 +98,10 @@ def test_a_slug_names_what_is_not_as_shipped(overrides: list[str], slug: str) ->
 def test_every_shipped_recipe_has_a_short_name() -> None:
     for file in sorted((paths.conf_dir() / "optimizer").glob("*.yaml")):
         overrides = [f"optimizer={file.stem}", "train.max_grad_norm=0", "lr_scheduler=constant"]
-        slug = identity.run_slug(config_of(*overrides))
-        assert slug == f"{file.stem}-dim16-constant-max_grad_norm0"
+        config = config_of(*overrides)
+        assert file.stem in (config.optimizer.name, "dadaptation")  # another name of dadaptadam
+        slug = identity.run_slug(config)
+        assert slug == f"{config.optimizer.name}-dim16-constant-max_grad_norm0"
 
 
 def test_a_long_slug_is_cut() -> None:

@@ -764,8 +764,13 @@ def test_unfit_state_is_refused_with_every_name_and_loads_nothing() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_is_finite_sees_one_bad_number(bad: float) -> None:
+def test_a_layer_is_broken_by_one_bad_number(bad: float) -> None:
     network = make_network(make_base())
-    assert network.is_finite()
-    weights_of(network)[-1].data.view(-1)[-1] = bad
-    assert not network.is_finite()
+    assert network.broken_layers("weights") == network.broken_layers("gradients") == ()
+    last = weights_of(network)[-1]
+    last.grad = torch.full_like(last, bad)
+    assert network.broken_layers("weights") == ()
+    (name,) = network.broken_layers("gradients")
+    last.data.view(-1)[-1] = bad
+    assert network.broken_layers("weights") == (name,)
+    assert f"{name}.lora_up.weight" in network.state_dict()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from optbench import testing
+from optbench import conformance, testing
 from optbench.contracts import StepOptimizer
 from optbench.errors import ConfigError, DamagedFileError, MissingPackageError, OptbenchError
 from optbench.optimizers import as_arguments, build_optimizer, check_arguments
@@ -22,8 +22,8 @@ from optbench.options import LrSchedulerOptions, OptimizerOptions, OptimizerTrai
 from optbench.records import Part
 from optbench.stepping import BuiltOptimizer
 
-CONSTANT = LrSchedulerOptions(name="constant", warmup_steps=0, num_cycles=1)
-COSINE = LrSchedulerOptions(name="cosine", warmup_steps=0, num_cycles=1)
+CONSTANT = testing.schedule("constant")
+COSINE = testing.schedule("cosine")
 PLAIN = OptimizerTraits(
     stepping="plain",
     weights="live",
@@ -79,6 +79,32 @@ class NeedsLoss(torch.optim.SGD):
         return super().step(closure)
 
 
+class Swallowing(torch.optim.SGD):
+    """Takes any argument and hands it to nobody."""
+
+    def __init__(self, params: Any, lr: float, **kwargs: Any) -> None:
+        super().__init__(params, lr=lr)
+
+
+class Stubborn(torch.optim.SGD):
+    """Goes on at the rate it was built with."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        for group in self.param_groups:
+            group["lr"] = group["initial_lr"]
+        return super().step(closure)
+
+
+class NamedGroups(torch.optim.SGD):
+    """Wants a key of its own in every group."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        params = list(params)
+        if not all(group["colour"] == (1, 2) for group in params):
+            raise ValueError("no colour")
+        super().__init__(params, lr=lr)
+
+
 class Drawing(torch.optim.SGD):
     """Draws from torch's global generator."""
 
@@ -106,6 +132,8 @@ def recipe(
         unet_lr=None,
         text_encoder_lr=None,
         args={},
+        group_args={},
+        refused_args={},
         traits=traits,
         package=target.partition(".")[0],
         paper="",
@@ -156,10 +184,64 @@ def test_described_can_be_stored() -> None:
     assert described["traits"]["group_rates"] == "equal"
     assert described["schedule"] == {
         "name": "cosine",
+        "warmup_steps": 0.25,
         "num_warmup_steps": 5,
         "num_cycles": 1,
         "total_steps": 20,
     }
+
+
+def test_group_arguments_reach_every_group() -> None:
+    built = build(recipe("NamedGroups", group_args={"colour": [1, 2]}))
+    assert [group["colour"] for group in built.optimizer.param_groups] == [(1, 2), (1, 2)]
+
+
+def test_class_that_swallows_arguments_gets_none_it_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="the argument 'momentun', which"):
+        build(recipe("Swallowing", args={"momentun": 0.9}))
+    assert build(recipe("pytorch_optimizer.ADOPT", args={"weight_decouple": True}))
+
+
+RELATIVE = replace(
+    PLAIN, lr_role="automatic", schedule="own", warmup="refused", effective_lr="relative"
+)
+
+
+def test_class_that_finds_its_own_rate_has_none_and_says_what_it_takes() -> None:
+    options = recipe("transformers.optimization.Adafactor", RELATIVE, lr=None)
+    task = testing.ToyTask()
+    built = build(options, task.groups())
+    assert built.described()["groups"]["unet"]["lr"] is None
+    for step_index in range(3):
+        lr, d, effective = built.rates()
+        assert (lr, d) == ({}, {})
+        testing.train(task, built, step_index, step_index + 1)
+        for group in built.optimizer.param_groups:
+            states = [built.optimizer.state[one] for one in group["params"]]
+            used = [built.optimizer._get_lr(group, state) for state in states]  # type: ignore[operator]
+            assert effective[group["name"]] == pytest.approx(sum(used) / len(used))
+
+
+def test_asking_for_rates_leaves_the_state_alone() -> None:
+    built = build(recipe("transformers.optimization.Adafactor", RELATIVE, lr=None))
+    built.rates()
+    assert not built.optimizer.state
+
+
+def test_effective_rate_of_prodigyplus_includes_its_rectification() -> None:
+    traits = replace(AVERAGED, lr_role="multiplier", effective_lr="rect*d*lr", exact_load=True)
+    target = "prodigyplus.ProdigyPlusScheduleFree"
+    options = recipe(target, traits, args={"use_bias_correction": True})
+    task = testing.ToyTask()
+    built = build(options, task.groups())
+    for step_index in range(8):
+        _, d, effective = built.rates()
+        group = built.optimizer.param_groups[0]
+        used = built.optimizer.get_bias_correction(  # type: ignore[operator]
+            d["unet"] * group["lr"], group["betas"][1], group["k"]
+        )[0]
+        assert effective["unet"] == pytest.approx(used)
+        testing.train(task, built, step_index, step_index + 1)
 
 
 def test_lists_become_tuples() -> None:
@@ -330,7 +412,7 @@ def test_effective_rate_waits_for_the_first_gradient_norm() -> None:
 def test_schedule_moves_with_every_step_and_keeps_rates_in_proportion() -> None:
     task = testing.ToyTask()
     options = recipe(lr=0.5, text_encoder_lr=0.25)
-    linear = LrSchedulerOptions(name="linear", warmup_steps=2, num_cycles=1)
+    linear = testing.schedule("linear", 2)
     built = build(options, task.groups(), lr_scheduler=linear, total_steps=6)
     seen = []
     for step_index in range(6):
@@ -490,20 +572,35 @@ ADAM = recipe("torch.optim.AdamW")
             "without a closure",
         ),
         ("accepted", ADAM, "lr_role", "automatic", "relative_step"),
+        ("traits", recipe(lr=0.01), "clip", "own", "one huge gradient moves"),
+        (
+            "rates",
+            recipe("schedulefree.AdamWScheduleFree", AVERAGED, args={"warmup_steps": 4}),
+            "effective_lr",
+            "lr",
+            "announced",
+        ),
+        (
+            "traits",
+            recipe("Stubborn", replace(PLAIN, schedule="constant")),
+            "schedule",
+            "external",
+            "a tenth of the rate moves 1 as far",
+        ),
     ],
 )
 def test_conformance_finds_a_trait_that_lies(
     check: str, options: OptimizerOptions, trait: str, lie: Any, words: str
 ) -> None:
-    assert testing.RECIPE_CHECKS[check](options) == []
+    assert conformance.RECIPE_CHECKS[check](options) == []
     lying = replace(options, traits=replace(options.traits, **{trait: lie}))
-    assert any(words in sentence for sentence in testing.RECIPE_CHECKS[check](lying))
+    assert any(words in sentence for sentence in conformance.RECIPE_CHECKS[check](lying))
 
 
 def test_conformance_finds_a_rate_too_high() -> None:
-    assert testing.check_improves(recipe(lr=1e3)) != []
+    assert conformance.check_improves(recipe(lr=1e3)) != []
 
 
 def test_conformance_finds_an_argument_without_effect() -> None:
     options = recipe("Forgetful", args={"colour": "blue"})
-    assert testing.check_read_back(options) == ["argument colour not found back"]
+    assert conformance.check_read_back(options) == ["argument colour not found back"]

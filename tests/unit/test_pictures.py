@@ -398,3 +398,18 @@ def test_a_run_has_a_sheet_per_prompt(gallery: Gallery, network: LoraNetwork) ->
                 level = 50 if placed.row.startswith("base") else 100
                 found = image.convert("RGB").getpixel((left + width // 2, top + height // 2))
                 assert found in [(level, seed % 256, 0) for seed in SEEDS]
+
+
+def test_pictures_that_show_nothing_are_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    folder = run.images_dir(2)
+    folder.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "black.png")
+    grey = Image.new("RGB", (8, 8), (90, 90, 90))
+    grey.putpixel((3, 3), (93, 90, 90))
+    grey.save(folder / "grey.png")
+    drawn = Image.new("RGB", (8, 8), (90, 90, 90))
+    drawn.putpixel((3, 3), (90, 90, 140))
+    drawn.save(folder / "drawn.png")
+    assert pictures.flat_pictures(run, epoch=2) == ("black.png", "grey.png")
+    assert pictures.flat_pictures(run, epoch=1) == ()

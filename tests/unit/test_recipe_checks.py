@@ -5,17 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from email.message import Message
 from typing import Any
 
 import pytest
 
+from optbench import testing
 from optbench.errors import Problem
 from optbench.options import LrSchedulerOptions, OptimizerOptions, OptimizerTraits
 from optbench.recipes import asked_rate, check_recipe, departures
 
-CONSTANT = LrSchedulerOptions(name="constant", warmup_steps=0, num_cycles=1)
-WARM = LrSchedulerOptions(name="constant_with_warmup", warmup_steps=0.1, num_cycles=1)
-COSINE = LrSchedulerOptions(name="cosine", warmup_steps=0, num_cycles=1)
+CONSTANT = testing.schedule("constant")
+WARM = testing.schedule("constant_with_warmup", 0.1)
+COSINE = testing.schedule("cosine")
 WARM_COSINE = replace(COSINE, warmup_steps=100)
 
 PLAIN = OptimizerTraits(
@@ -41,6 +43,8 @@ def recipe(**changes: Any) -> OptimizerOptions:
         unet_lr=None,
         text_encoder_lr=5e-5,
         args={},
+        group_args={},
+        refused_args={},
         traits=replace(PLAIN, **traits),
         package="torch",
         paper="",
@@ -55,9 +59,14 @@ def check(
     *,
     max_grad_norm: float = 1.0,
     num_parts: int = 2,
+    lr_mult: float = 1.0,
 ) -> list[Problem]:
     return check_recipe(
-        options, lr_scheduler=lr_scheduler, max_grad_norm=max_grad_norm, num_parts=num_parts
+        options,
+        lr_scheduler=lr_scheduler,
+        max_grad_norm=max_grad_norm,
+        num_parts=num_parts,
+        lr_mult=lr_mult,
     )
 
 
@@ -94,7 +103,11 @@ def test_rates_must_be_above_zero(name: str, rate: float) -> None:
 
 def test_missing_package_names_the_command() -> None:
     options = recipe(target="no_such_package_at_all.Sgd", package="no-such-package")
-    refused(check(options), "pip install no-such-package", "optimizer=glob(*,exclude=mine)")
+    refused(
+        check(options),
+        "pip install no-such-package",
+        "optimizer=glob(*,exclude=[dadaptation,mine])",
+    )
 
 
 @pytest.mark.parametrize("target", ["AdamW", "", ".AdamW", "torch."])
@@ -107,9 +120,58 @@ def test_arguments_that_other_settings_give_are_refused(name: str, instead: str)
     refused(check(recipe(args={name: 1})), f"optimizer.args.{name}", instead)
 
 
-@pytest.mark.parametrize("traits", [{"lr_role": "automatic"}, {"effective_lr": "relative"}])
-def test_classes_with_their_own_rate_are_refused(traits: dict[str, str]) -> None:
-    refused(check(recipe(**traits)), "relative_step=false")
+AUTOMATIC: dict[str, Any] = {
+    "lr_role": "automatic",
+    "effective_lr": "relative",
+    "schedule": "own",
+    "warmup": "refused",
+    "lr": None,
+    "text_encoder_lr": None,
+}
+ADAFACTOR = testing.schedule("adafactor")
+
+
+@pytest.mark.parametrize("wrong", ["lr_role", "effective_lr", "schedule"])
+def test_traits_of_a_class_with_its_own_rate_belong_together(wrong: str) -> None:
+    plain = {"lr_role": "manual", "effective_lr": "lr", "schedule": "external"}
+    changes = AUTOMATIC | {wrong: plain[wrong]}
+    if wrong == "lr_role":
+        changes |= {"lr": 0.1}
+    problems = check(recipe(**changes), CONSTANT)
+    refused(problems, "traits of recipe mine", "only with it")
+
+
+def test_class_with_its_own_rate_takes_none() -> None:
+    options = recipe(**AUTOMATIC)
+    assert check(options, CONSTANT) == []
+    assert check(options, ADAFACTOR) == []
+    refused(check(replace(options, lr=0.1), CONSTANT), "optimizer.lr (", "would ignore it")
+    refused(check(replace(options, unet_lr=0.1), CONSTANT), "optimizer.unet_lr", "ignore it")
+    refused(check(options, CONSTANT, lr_mult=0.3), "lr_mult", "0.3", "optimizer.args.eps")
+
+
+def test_class_without_its_own_rate_needs_one() -> None:
+    refused(check(recipe(lr=None)), "no rate", "optimizer.lr=1e-4")
+
+
+def test_the_rule_of_a_class_is_no_schedule_for_others() -> None:
+    refused(check(recipe(), ADAFACTOR), "stay at one rate", "optimizer=adafactor_auto")
+    averaging = recipe(schedule="constant")
+    refused(check(averaging, ADAFACTOR), "the schedule adafactor", "lr_scheduler=constant")
+
+
+def test_arguments_known_to_be_broken_are_refused_with_the_reason() -> None:
+    options = recipe(refused_args={"nesterov": "it is ignored"}, args={"nesterov": True})
+    refused(check(options), "nesterov=True", "it is ignored", "leave out optimizer.args.nesterov")
+    assert check(replace(options, args={"momentum": 0.9})) == []
+
+
+def test_missing_package_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    extras = Message()
+    extras["Provides-Extra"] = "no-such-package"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda _: extras)
+    options = recipe(target="no_such_package_at_all.Sgd", package="no-such-package")
+    refused(check(options), "pip install 'optbench[no-such-package]'")
 
 
 @pytest.mark.parametrize("rule", ["constant", "own"])
@@ -117,7 +179,7 @@ def test_falling_schedule_is_refused_where_the_class_has_its_own_rule(rule: str)
     options = recipe(schedule=rule)
     refused(check(options, COSINE), "the schedule cosine", "write lr_scheduler=constant")
     assert check(options, CONSTANT) == []
-    assert check(options, WARM) == []
+    assert (check(options, WARM) == []) is (rule == "constant")
 
 
 def test_warmup_is_refused_where_the_class_cannot_start_from_zero() -> None:
@@ -159,6 +221,7 @@ def test_plain_recipe_departs_in_nothing() -> None:
     ("trait", "value", "words"),
     [
         ("lr_role", "multiplier", "d x lr"),
+        ("lr_role", "automatic", "a rate for each tensor"),
         ("group_rates", "equal", "one rate"),
         ("schedule", "constant", "stays constant"),
         ("schedule", "own", "stays constant"),

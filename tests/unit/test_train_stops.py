@@ -24,6 +24,7 @@ from tests.unit.small_training import (
     make_network,
     make_optimizer,
     train_one,
+    weights_of,
 )
 from torch import Tensor
 
@@ -76,7 +77,16 @@ def test_a_gradient_that_is_not_finite_ends_the_run_although_the_loss_is() -> No
     assert problem.where == "step 1 of epoch 1"
     assert "gradient norm of" in problem.found
     assert "loss of nan" not in problem.found
+    assert "not finite in the gradients of lora_te_text and 1 more" in problem.found
     assert_equal(copies_of(network), before)
+
+
+def test_broken_weights_are_named_before_the_gradients_they_spoil() -> None:
+    base = SmallBase()
+    network = make_network(base)
+    weights_of(network)[0].data.fill_(math.nan)
+    with pytest.raises(DivergedError, match="not finite in the weights of lora_te_text;"):
+        train_one(base, network, make_optimizer(network))
 
 
 def test_weights_that_are_not_finite_end_the_run_before_they_are_saved() -> None:
@@ -87,7 +97,7 @@ def test_weights_that_are_not_finite_end_the_run_before_they_are_saved() -> None
     optimizer = make_optimizer(network, replace(SGD, lr=3e38))
     with pytest.raises(DivergedError, match="the LoRA after epoch 1: found weights"):
         train_one(base, network, optimizer, total_steps=1)
-    assert not network.is_finite()
+    assert network.broken_layers("weights")
 
 
 # fp16
