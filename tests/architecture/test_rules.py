@@ -28,7 +28,7 @@ MAX_MODULE_LINES = 400
 RANKS = (
     ("errors", "__init__"),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
-    ("recipes", "schedules", "lora", "stepping", "rundir"),
+    ("recipes", "schedules", "lora", "lowrank", "stepping", "rundir"),
     (
         "dataset",
         "bases",
@@ -50,7 +50,7 @@ RANKS = (
     ("report", "config", "testing"),
     ("identity",),
     ("pipeline", "tiny", "composition", "cost"),
-    ("launch", "doctor"),
+    ("launch", "resize", "doctor"),
     ("plan",),
     ("cli",),
     ("__main__",),
