@@ -184,3 +184,4 @@ class ResizeOptions:
     num_threads: int | None  # CPU threads; None: torch decides
     sweep_name: str | None
     runs_dir: str
+    cache_dir: str

@@ -50,8 +50,8 @@ RANKS = (
     ("report", "config", "testing"),
     ("identity",),
     ("pipeline", "tiny", "composition", "cost"),
-    ("launch", "resize", "doctor"),
-    ("plan",),
+    ("launch", "doctor"),
+    ("plan", "resize"),
     ("cli",),
     ("__main__",),
 )

@@ -24,32 +24,30 @@ from tests.unit.lora_files import (
 )
 
 from optbench.errors import ConfigError, DamagedFileError, OptbenchError
-from optbench.options import ResizeOptions
-from optbench.resize.shrinking import ModuleRecord, write_resized
+from optbench.resize.rules import SizeRule
+from optbench.resize.shrinking import ModuleRecord, Result, write_resized
 
 DTYPES = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def options(**changes: Any) -> ResizeOptions:
-    shipped: dict[str, Any] = {
-        "source": ("x",),
-        "weights": None,
-        "method": "none",
-        "param": None,
-        "new_dim": None,
-        "new_conv_dim": None,
-        "save_precision": "float",
-        "compat": "v0.11",
-        "num_threads": 1,
-        "sweep_name": None,
-        "runs_dir": "runs",
-    }
-    return ResizeOptions(**{**shipped, **changes})
-
-
 def resize(source: Path, target: Path, **changes: Any) -> dict[str, ModuleRecord]:
-    records = write_resized([source], target, options(**changes))
+    records = write_resized([source], target, wanted(name=target.stem, **changes))
     return {record.module: record for record in records}
+
+
+def wanted(
+    *,
+    name: str = "small",
+    method: Any = "none",
+    param: float | None = None,
+    new_dim: int | None = None,
+    new_conv_dim: int | None = None,
+    compat: Any = "v0.11",
+    save_precision: Any = "float",
+    weights: tuple[float, ...] | None = None,
+) -> Result:
+    rule = SizeRule(method=method, param=param, dim=new_dim, conv_dim=new_conv_dim, compat=compat)
+    return Result(name=name, rule=rule, precision=save_precision, weights=weights)
 
 
 def refusal(source: Path, target: Path, **changes: Any) -> str:

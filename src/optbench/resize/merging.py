@@ -7,15 +7,43 @@ cutting it to a smaller dim is then the same step as for a single LoRA.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from optbench.errors import ConfigError, Problem
+from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lowrank import Factors
-from optbench.resize.reading import LoraFile, ModuleShape
+from optbench.resize.reading import LoraFile, ModuleShape, open_lora
 
 _MAX_NAMED = 3
+
+
+def check_sources(groups: Sequence[Sequence[Path]]) -> None:
+    """Read every file once, and see that files of one group can be merged.
+
+    Raises:
+        ConfigError: With everything that is wrong with any of them, together.
+    """
+    problems: list[Problem] = []
+    bad: set[Path] = set()
+    for path in dict.fromkeys(path for group in groups for path in group):
+        try:
+            with open_lora(path) as file:
+                file.check_finite()
+        except OptbenchError as error:
+            problems += error.problems
+            bad.add(path)
+    for group in dict.fromkeys(map(tuple, groups)):
+        if len(group) > 1 and bad.isdisjoint(group):
+            try:
+                with contextlib.ExitStack() as stack:
+                    merged_modules([stack.enter_context(open_lora(path)) for path in group])
+            except ConfigError as error:
+                problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
 
 
 def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:

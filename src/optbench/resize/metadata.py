@@ -6,11 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optbench.options import ResizeOptions
 from optbench.resize.reading import LoraFile, ModuleShape
 
 if TYPE_CHECKING:
-    from optbench.resize.shrinking import ModuleRecord
+    from optbench.resize.shrinking import ModuleRecord, Result
 
 DYNAMIC = "Dynamic"  # kohya's word where layers differ
 _OUTDATED = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.thumbnail")
@@ -36,9 +35,7 @@ def rewritten(
     metadata: Mapping[str, str],
     records: Sequence[ModuleRecord],
     modules: Mapping[str, ModuleShape],
-    options: ResizeOptions,
-    *,
-    name: str,
+    wanted: Result,
 ) -> dict[str, str]:
     """Return the new file's metadata.
 
@@ -46,44 +43,44 @@ def rewritten(
     conv_alpha follow too, `ss_output_name` is the new name (A1111 takes two files of one name for
     one), and `optbench.resize` holds every setting.
     """
-    is_dynamic = options.method != "none"
+    is_dynamic = wanted.rule.method != "none"
     linear = [one for one in records if not one.is_conv] or records
     old = metadata.get("ss_training_comment", "")
     said = {
         **_family(metadata, modules.values()),
         **metadata,
-        "ss_output_name": name,
-        "ss_network_dim": DYNAMIC if is_dynamic else str(options.new_dim),
+        "ss_output_name": wanted.name,
+        "ss_network_dim": DYNAMIC if is_dynamic else str(wanted.rule.dim),
         "ss_network_alpha": DYNAMIC if is_dynamic else _one_of(_alphas(linear)),
-        "ss_training_comment": "; ".join(filter(None, (_comment(records, options), old))),
-        "optbench.resize": json.dumps(settings_said(options)),
+        "ss_training_comment": "; ".join(filter(None, (_comment(records, wanted), old))),
+        "optbench.resize": json.dumps(settings_said(wanted)),
     }
     if arguments := _network_arguments(metadata, records, modules, is_dynamic=is_dynamic):
         said["ss_network_args"] = json.dumps(arguments)
     return said
 
 
-def settings_said(options: ResizeOptions) -> dict[str, Any]:
+def settings_said(wanted: Result) -> dict[str, Any]:
     """Return the settings that decide the new weights, without places on disk."""
     return {
-        "weights": options.weights,
-        "method": options.method,
-        "param": options.param,
-        "new_dim": options.new_dim,
-        "new_conv_dim": options.new_conv_dim,
-        "save_precision": options.save_precision,
-        "compat": options.compat,
+        "weights": wanted.weights,
+        "method": wanted.rule.method,
+        "param": wanted.rule.param,
+        "new_dim": wanted.rule.dim,
+        "new_conv_dim": wanted.rule.conv_dim,
+        "save_precision": wanted.precision,
+        "compat": wanted.rule.compat,
     }
 
 
-def _comment(records: Sequence[ModuleRecord], options: ResizeOptions) -> str:
+def _comment(records: Sequence[ModuleRecord], wanted: Result) -> str:
     old_dim = max(one.old_dim for one in records)
-    merged = "" if options.weights is None else f"merged from {len(options.weights)} LoRAs; "
-    if options.method != "none":
-        resized = f"Dynamic resize with {options.method}: {options.param:g} from {old_dim}"
+    merged = "" if wanted.weights is None else f"merged from {len(wanted.weights)} LoRAs; "
+    if wanted.rule.method != "none":
+        resized = f"Dynamic resize with {wanted.rule.method}: {wanted.rule.param:g} from {old_dim}"
         return merged + resized
-    conv = f" (conv: {options.new_conv_dim})" if options.new_conv_dim is not None else ""
-    return f"{merged}dimension is resized from {old_dim} to {options.new_dim}{conv}"
+    conv = f" (conv: {wanted.rule.conv_dim})" if wanted.rule.conv_dim is not None else ""
+    return f"{merged}dimension is resized from {old_dim} to {wanted.rule.dim}{conv}"
 
 
 def _network_arguments(

@@ -17,7 +17,7 @@ from typing import Any, Final, final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from optbench.errors import ConfigError, DamagedFileError, OptbenchError, Problem
+from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.lowrank import Factors
 
 _DOWN, _UP, _ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
@@ -66,7 +66,6 @@ class LoraFile:
         """Look at the header; `open_lora` is the way to get one."""
         self._handle = handle
         self.path: Path = path
-        self.size_bytes: int = path.stat().st_size
         self.metadata: dict[str, str] = dict(handle.metadata() or {})
         shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in sorted(handle.keys())}
         problems = _refusals(shapes, where=str(path))
@@ -98,7 +97,7 @@ class LoraFile:
             DamagedFileError: If any holds NaN or infinity; names them.
         """
         keys = [*self.others, *(key for module in self.modules.values() for key in _stored(module))]
-        broken = [key for key in keys if not bool(_widened(self.tensor(key)).isfinite().all())]
+        broken = [key for key in keys if not _is_finite(self.tensor(key))]
         if broken:
             raise DamagedFileError(
                 Problem(
@@ -127,21 +126,13 @@ def open_lora(path: Path) -> Iterator[LoraFile]:
         yield LoraFile(path, opened)
 
 
-def check_sources(paths: Sequence[Path]) -> None:
-    """Read every file once and raise whatever is wrong with any of them, all together."""
-    problems: list[Problem] = []
-    for path in paths:
-        try:
-            with open_lora(path) as file:
-                file.check_finite()
-        except OptbenchError as error:
-            problems += error.problems
-    if problems:
-        raise DamagedFileError(*problems)
-
-
 def _widened(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # torch looks for NaN in 16 bits as they are; 8 bits it cannot read at all.
+    return bool((_widened(tensor) if tensor.itemsize == 1 else tensor).isfinite().all())
 
 
 def _keys(name: str) -> tuple[str, str, str]:

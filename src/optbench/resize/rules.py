@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from optbench.options import ResizeCompat, ResizeMethod, ResizeOptions
+from optbench.options import ResizeCompat, ResizeMethod
 
 _LEAST_SINGULAR_VALUE = 1e-6  # a layer whose largest is not above it is as good as untrained
 
@@ -24,17 +24,6 @@ class SizeRule:
     def limit(self, *, is_conv: bool) -> int | None:
         """Return the largest dim a layer may get, None for any; kernels of 1x1 are conv too."""
         return self.conv_dim if is_conv and self.conv_dim is not None else self.dim
-
-
-def size_rule(options: ResizeOptions) -> SizeRule:
-    """Return the rule that the options ask for."""
-    return SizeRule(
-        method=options.method,
-        param=options.param,
-        dim=options.new_dim,
-        conv_dim=options.new_conv_dim,
-        compat=options.compat,
-    )
 
 
 def kept_dim(

@@ -17,11 +17,11 @@ from torch import Tensor
 from optbench.checkpoint import DTYPES, save_lora
 from optbench.errors import ConfigError, Problem
 from optbench.lowrank import Decomposition, Factors, decompose, shorten
-from optbench.options import ResizeOptions
+from optbench.options import SavePrecision
 from optbench.resize.merging import merged_factors, merged_modules
 from optbench.resize.metadata import carried_over, rewritten
 from optbench.resize.reading import open_lora
-from optbench.resize.rules import SizeRule, kept_dim, size_rule
+from optbench.resize.rules import SizeRule, kept_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,18 @@ class ModuleRecord:
     singular_values: tuple[float, ...]  # of the whole layer without its scale, falling
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a new file is made to be."""
+
+    name: str  # that A1111 shows
+    rule: SizeRule
+    precision: SavePrecision
+    weights: tuple[float, ...] | None  # of a merge, one per source
+
+
 def write_resized(
-    sources: Sequence[Path], target: Path, options: ResizeOptions
+    sources: Sequence[Path], target: Path, wanted: Result
 ) -> tuple[ModuleRecord, ...]:
     """Write one resized (or merged and resized) LoRA file; return a record per layer.
 
@@ -51,7 +61,7 @@ def write_resized(
         ConfigError: If a source is no plain LoRA, if sources do not fit together, or if a number
             is too large for the dtype asked for.
     """
-    rule, dtype = size_rule(options), DTYPES[options.save_precision]
+    dtype = DTYPES[wanted.precision]
     tensors: dict[str, Tensor] = {}
     records: list[ModuleRecord] = []
     with contextlib.ExitStack() as stack:
@@ -60,21 +70,21 @@ def write_resized(
         for file in files:
             file.check_finite()
         for name, module in modules.items():
-            if options.weights is None:
+            if wanted.weights is None:
                 factors = files[0].factors(name)
             else:
-                factors = merged_factors(name, files, options.weights)
-            found = _resize(name, factors, rule, is_conv=module.is_conv)
-            records.append(found[1])
+                factors = merged_factors(name, files, wanted.weights)
+            kept, record = _resize(name, factors, wanted.rule, is_conv=module.is_conv)
+            records.append(record)
             # Rounded at once: in float32 the result of a large file would take twice the room.
-            tensors |= _cast(_tensors(name, found[0]), dtype, where=str(target))
-        if options.weights is None:
+            tensors |= _cast(_tensors(name, kept), dtype, where=str(target))
+        if wanted.weights is None:
             others = {key: files[0].tensor(key) for key in files[0].others}
             tensors |= _cast(others, dtype, where=str(target))
         metadata = carried_over(files)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = rewritten(metadata, records, modules, options, name=target.stem)
-    save_lora(target, tensors, precision=options.save_precision, metadata=metadata)
+    metadata = rewritten(metadata, records, modules, wanted)
+    save_lora(target, tensors, precision=wanted.precision, metadata=metadata)
     return tuple(records)
 
 
