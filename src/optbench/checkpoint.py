@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +34,15 @@ from optbench.records import CaptionedImage
 
 ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]
 
-_DTYPES: Mapping[SavePrecision, torch.dtype] = {
+DTYPES: Mapping[SavePrecision, torch.dtype] = {
     "float": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+}
+_NAMES: Mapping[torch.dtype, str] = {  # as a safetensors header spells them
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
 }
 # What readers of `modelspec.architecture` expect (modelspec 1.0.1).
 _ARCHITECTURES: Mapping[ModelVersion, str] = {
@@ -85,23 +90,22 @@ def save_lora(
     """Write one LoRA file whole, or leave what was there before.
 
     Every tensor is cast, alphas too, as kohya's trainer does. The two hashes that A1111 and its
-    extensions look for are added to `metadata`.
+    extensions look for are added to `metadata`. Tensors are cast one at a time, so that saving
+    needs no second copy of a large network.
 
     Raises:
         DivergedError: If a tensor holds NaN or infinity, or would after the cast.
     """
-    dtype = _DTYPES[precision]
-    cast = {
-        name: tensor.detach().to("cpu", dtype, copy=True).contiguous()
-        for name, tensor in tensors.items()
-    }
-    _check_finite(tensors, cast, where=str(path), precision=precision)
-    blob = safetensors.torch.save(cast)
-    # Not written by the library itself: it gives the metadata in an order that changes by chance.
-    length = int.from_bytes(blob[:_NUM_LENGTH_BYTES], "little")
-    entries = json.loads(blob[_NUM_LENGTH_BYTES : _NUM_LENGTH_BYTES + length])
-    body = memoryview(blob)[_NUM_LENGTH_BYTES + length :]
-    _write_whole(path, _header(entries, _with_hashes(metadata, entries, body)), body)
+    _check_finite(tensors, where=str(path), precision=precision)
+    names = sorted(tensors)  # the order of the library itself, for tensors of one dtype
+    entries = _entries(tensors, names, DTYPES[precision])
+    start = bytearray()  # as much of the tensors as the older hash may reach
+    digest = hashlib.sha256()
+    for piece in _pieces(tensors, names, precision):
+        digest.update(piece)
+        start += piece[: _LEGACY_RANGE_BYTES.stop - len(start)]
+    header = _header(entries, _with_hashes(metadata, entries, start, digest.hexdigest()))
+    _write_whole(path, header, _pieces(tensors, names, precision))
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -293,30 +297,56 @@ def _header(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(_NUM_LENGTH_BYTES, "little") + text
 
 
+def _entries(
+    tensors: Mapping[str, Tensor], names: Sequence[str], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return what a safetensors header says of tensors that lie one behind the other."""
+    entries: dict[str, Any] = {}
+    start = 0
+    for name in names:
+        stop = start + tensors[name].numel() * dtype.itemsize
+        shape = list(tensors[name].shape)
+        entries[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": shape,
+            "data_offsets": [start, stop],
+        }
+        start = stop
+    return entries
+
+
+def _pieces(
+    tensors: Mapping[str, Tensor], names: Sequence[str], precision: SavePrecision
+) -> Iterator[memoryview]:
+    """Yield the bytes of every tensor after the cast, little-endian, row by row."""
+    for name in names:
+        cast = tensors[name].detach().to("cpu", DTYPES[precision]).contiguous()
+        yield cast.flatten().view(torch.uint8).numpy().data
+
+
 def _with_hashes(
-    metadata: Mapping[str, str], entries: Mapping[str, Any], body: memoryview
+    metadata: Mapping[str, str], entries: Mapping[str, Any], start: bytearray, model_hash: str
 ) -> dict[str, str]:
     """Return the metadata with kohya's hash of the tensors and the older one of 64 KiB.
 
-    The older one covers a fixed range of a file that carries the ss_* metadata alone.
+    The older one covers a fixed range of a file that carries the ss_* metadata alone, of which
+    `start` is what follows the header.
     """
     kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
-    start = _header(entries, kept) + body[: _LEGACY_RANGE_BYTES.stop]
-    legacy = hashlib.sha256(start[_LEGACY_RANGE_BYTES]).hexdigest()
-    return {
-        **metadata,
-        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
-        "sshs_legacy_hash": legacy[:8],
-    }
+    legacy = hashlib.sha256(
+        (_header(entries, kept) + bytes(start))[_LEGACY_RANGE_BYTES]
+    ).hexdigest()
+    return {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy[:8]}
 
 
-def _write_whole(path: Path, header: bytes, body: memoryview) -> None:
+def _write_whole(path: Path, header: bytes, pieces: Iterable[memoryview]) -> None:
     """Put a file in place in one move, after its bytes are on the disk."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:
             file.write(header)
-            file.write(body)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -326,15 +356,13 @@ def _write_whole(path: Path, header: bytes, body: memoryview) -> None:
         raise
 
 
-def _check_finite(
-    tensors: Mapping[str, Tensor],
-    cast: Mapping[str, Tensor],
-    *,
-    where: str,
-    precision: SavePrecision,
-) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], *, where: str, precision: SavePrecision) -> None:
     broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    overflown = [name for name in cast if name not in broken and not _is_finite(cast[name])]
+    overflown = [
+        name
+        for name, tensor in tensors.items()
+        if name not in broken and not _is_finite(tensor.detach().to(DTYPES[precision]))
+    ]
     problems = []
     if broken:
         problems.append(
@@ -349,7 +377,7 @@ def _check_finite(
         problems.append(
             Problem(
                 found=f"values too large for {precision} in {_named(overflown, len(tensors))}",
-                expected=f"at most {torch.finfo(_DTYPES[precision]).max:g}",
+                expected=f"at most {torch.finfo(DTYPES[precision]).max:g}",
                 where=where,
                 fix="set train.save_precision=bf16 or float, or lower optimizer.lr",
             )

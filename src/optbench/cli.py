@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The last line on the standard output is the report's path.
     """
     arguments = flags_first(sys.argv[1:] if argv is None else argv)
-    if _asks_for_information(arguments):
+    if asks_for_information(arguments):
         register_resolvers()
         return launch.call_hydra(arguments, lambda tree: None)
     try:
@@ -47,7 +47,7 @@ def _errors() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def _asks_for_information(arguments: Sequence[str]) -> bool:
+def asks_for_information(arguments: Sequence[str]) -> bool:
     """Return whether Hydra is only asked to show something: --help, --cfg, --info and the like."""
     parsed = get_args_parser().parse_args(list(arguments))
     return bool(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -38,8 +38,40 @@ _MAX_NAME_LENGTH = 120
 _NUM_HASH_DIGITS = 8
 _SINGLE = "single"
 _PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
-_OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+
+
+class Placed(Protocol):
+    """What every kind of run of a command line has."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What makes it differ from the defaults."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder it has or will have."""
+
+
+_Run = TypeVar("_Run", bound=Placed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(Generic[_Run]):
+    """One of the commands that take settings: its primary config, and what its runs are."""
+
+    name: str  # what follows `python -m optbench.`; "" trains
+    config_name: str  # a file of conf/
+    build: Callable[[DictConfig, tuple[str, ...], str], _Run]  # settings, overrides, sweep's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(Generic[_Run]):
+    """Everything a command line asks for."""
+
+    runs: tuple[_Run, ...]
+    sweep_dir: Path
+    is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +84,7 @@ class AskedRun:
     run_dir: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedRuns:
-    """Everything a command line asks for."""
-
-    runs: tuple[AskedRun, ...]
-    sweep_dir: Path
-    is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
+AskedRuns = Asked[AskedRun]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -74,7 +100,16 @@ def _is_override(argument: str) -> bool:
 
 
 def compose_runs(arguments: Sequence[str]) -> AskedRuns:
-    """Return all runs of a command line; creates nothing and loads no weights.
+    """Return all trainings of a command line; creates nothing and loads no weights.
+
+    Raises:
+        ConfigError: With the problems of all runs together.
+    """
+    return compose(arguments, Command(name="", config_name=CONFIG_NAME, build=_training))
+
+
+def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
+    """Return all runs that a command line asks of a command; creates nothing.
 
     Raises:
         ConfigError: With the problems of all runs together.
@@ -85,9 +120,12 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
         for flag in ("config_name", "config_path", "experimental_rerun")
         if getattr(parsed, flag) is not None
     ]
-    with _hydra(parsed.config_dir) as hydra:
+    with hydra_session(parsed.config_dir, command.config_name) as hydra:
         asked = _with_quoted_texts(_parsable(parsed.overrides, problems), problems)
-        master, asked = _compose(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
+        master, asked = compose_tree(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
+        sweep = master.hydra.runtime.choices.get("sweep")
+        if sweep and (owner := paths.sweep_commands().get(sweep, command.name)) != command.name:
+            raise ConfigError(refusals.sweep_of_another_command(sweep, owner))
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
         is_whole = str(master.hydra.sweeper._target_) == _BASIC_SWEEPER
         if is_multirun and is_whole:
@@ -95,55 +133,53 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
         else:
             expanded, swept = [_without_sweeps(asked, problems, is_multirun=is_multirun)], []
         own = [override for override in asked if override.startswith("hydra")]
-        place = master.hydra.runtime.choices.get("sweep") or _swept_name(swept)
+        refused = frozenset(_about(problem) for problem in problems)
+        place = sweep or _swept_name(swept)
         runs = [
             run
             for overrides in expanded
-            if (run := _build_run(hydra, own, overrides, place, problems))
+            if (run := _build_run(hydra, command, [*own, *overrides], place, problems, refused))
         ]
     if not problems:
         problems += _check_together(runs)
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
-    return AskedRuns(runs=tuple(runs), sweep_dir=runs[0].run_dir.parent, is_whole=is_whole)
+    return Asked(runs=tuple(runs), sweep_dir=runs[0].run_dir.parent, is_whole=is_whole)
 
 
-def compose_recipe(file: Path) -> DictConfig:
-    """Return the tree of a default run with a recipe from any file; base.lr_scale is 1.
+@dataclass(frozen=True, slots=True)
+class _Composer:
+    """Hydra, and the primary config it composes."""
 
-    Raises:
-        ConfigError: If the file is not there or is no YAML that Hydra can compose.
-    """
-    problems: list[Problem] = []
-    if not (file.is_file() and file.suffix == ".yaml" and _OPTION_NAME.fullmatch(file.stem)):
-        raise ConfigError(
-            Problem(
-                found=f"{file}, which is no such file",
-                expected="a recipe NAME.yaml with letters, digits, _ and - in its name",
-                where="the command line",
-                fix="copy one of conf/optimizer/ and change it",
-            )
+    hydra: Hydra
+    config_name: str
+
+    def tree(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
+        return self.hydra.compose_config(
+            config_name=self.config_name,
+            overrides=list(overrides),
+            run_mode=mode,
+            with_log_configuration=False,
+            validate_sweep_overrides=False,
         )
-    with tempfile.TemporaryDirectory() as folder:
-        # Hydra looks for optimizer/NAME.yaml; beside it may lie recipes it is based on.
-        (Path(folder) / "optimizer").symlink_to(file.parent.resolve())
-        with _hydra(folder) as hydra:
-            overrides = [f"optimizer={file.stem}", "base.lr_scale=1.0"]
-            tree, _ = _compose(hydra, overrides, problems=problems)
-    if problems:
-        raise ConfigError(*problems)
-    return tree
+
+
+def _training(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedRun:
+    config = build_config(tree)
+    who = identify(config)
+    run_dir = Path(config.runs_dir) / (config.sweep_name or place) / who.name
+    return AskedRun(overrides=overrides, config=config, identity=who, run_dir=run_dir)
 
 
 @contextlib.contextmanager
-def _hydra(config_dir: str | None) -> Iterator[Hydra]:
+def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Composer]:
     """Return Hydra as `hydra.main` builds it, and leave no trace of it in the process."""
     register_resolvers()
     version.setbase(VERSION_BASE)
     search_path = create_automatic_config_search_path(None, None, str(paths.conf_dir()))
     if config_dir is not None:
         if not Path(config_dir).is_dir():
-            raise ConfigError(_no_config_dir(config_dir))
+            raise ConfigError(refusals.no_config_dir(config_dir))
         search_path.prepend(
             provider="command-line",
             path=f"file://{Path(config_dir).resolve()}",
@@ -151,7 +187,8 @@ def _hydra(config_dir: str | None) -> Iterator[Hydra]:
         )
     GlobalHydra.instance().clear()
     try:
-        yield Hydra.create_main_hydra2(task_name="optbench", config_search_path=search_path)
+        hydra = Hydra.create_main_hydra2(task_name="optbench", config_search_path=search_path)
+        yield _Composer(hydra, config_name)
     finally:
         GlobalHydra.instance().clear()
 
@@ -194,8 +231,8 @@ def _with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> lis
     return whole
 
 
-def _compose(
-    hydra: Hydra,
+def compose_tree(
+    hydra: _Composer,
     overrides: Sequence[str],
     *,
     mode: RunMode = RunMode.RUN,
@@ -210,30 +247,20 @@ def _compose(
     refused: list[tuple[str, HydraException]] = []
     while True:
         try:
-            tree = _compose_once(hydra, kept, mode)
+            tree = hydra.tree(kept, mode)
             break
         except HydraException as error:
             guilty = _guilty(hydra, kept, mode, error)
             if guilty is None:
-                raise ConfigError(*problems, _broken_file(error)) from error
+                raise ConfigError(*problems, refusals.broken_file(error)) from error
             refused.append((guilty, error))
             kept.remove(guilty)
     problems += [refusals.explain(override, error, tree) for override, error in refused]
     return tree, kept
 
 
-def _compose_once(hydra: Hydra, overrides: Sequence[str], mode: RunMode) -> DictConfig:
-    return hydra.compose_config(
-        config_name=CONFIG_NAME,
-        overrides=list(overrides),
-        run_mode=mode,
-        with_log_configuration=False,
-        validate_sweep_overrides=False,
-    )
-
-
 def _guilty(
-    hydra: Hydra, overrides: Sequence[str], mode: RunMode, error: HydraException
+    hydra: _Composer, overrides: Sequence[str], mode: RunMode, error: HydraException
 ) -> str | None:
     """Return the override that an error is about; without a name in it, by leaving each out."""
     if isinstance(error, MissingConfigException):
@@ -247,13 +274,13 @@ def _guilty(
             return override
     for override in overrides:
         with contextlib.suppress(HydraException):
-            _compose_once(hydra, [other for other in overrides if other != override], mode)
+            hydra.tree([other for other in overrides if other != override], mode)
             return override
     return None
 
 
 def _expand(
-    hydra: Hydra, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
+    hydra: _Composer, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
 ) -> tuple[list[list[str]], list[str]]:
     """Return every run's overrides as Hydra's basic sweeper makes them, and the swept keys."""
     params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
@@ -266,7 +293,7 @@ def _expand(
             problems.append(refusals.not_a_string(str(key), value))
     lines += [override for override in overrides if not override.startswith("hydra")]
     try:
-        parsed = OverridesParser.create(hydra.config_loader).parse_overrides(lines)
+        parsed = OverridesParser.create(hydra.hydra.config_loader).parse_overrides(lines)
         (expanded,) = BasicSweeper.split_arguments(parsed, None)
     except HydraException as error:
         problems.append(refusals.cannot_expand(error))
@@ -302,21 +329,26 @@ def _swept_name(swept: Sequence[str]) -> str:
 
 
 def _build_run(
-    hydra: Hydra, own: Sequence[str], overrides: Sequence[str], place: str, problems: list[Problem]
-) -> AskedRun | None:
+    hydra: _Composer,
+    command: Command[_Run],
+    overrides: Sequence[str],
+    place: str,
+    problems: list[Problem],
+    refused: frozenset[str],
+) -> _Run | None:
     """Return one run, or None after noting everything wrong with it.
 
     What an override got wrong may hide other mistakes: it is left out, and the rest looked at.
     """
     kept = list(overrides)
-    named: set[str] = set()  # keys a problem was already noted for; left out they lack a value
+    named = set(refused)  # keys a problem was already noted for; left out they lack a value
     while True:
-        tree, _ = _compose(hydra, [*own, *kept], problems=problems)
+        tree, _ = compose_tree(hydra, kept, problems=problems)
         with open_dict(tree):
             del tree["hydra"]
         try:
-            config = build_config(tree)
-            who = identify(config)
+            own = tuple(override for override in overrides if not override.startswith("hydra"))
+            run = command.build(tree, own, place)
         except OptbenchError as error:
             problems += [one for one in error.problems if _about(one) not in named]
             wrong = {_about(one) for one in error.problems}
@@ -326,10 +358,7 @@ def _build_run(
                 return None
             kept = right
             continue
-        if len(kept) < len(overrides):
-            return None
-        run_dir = Path(config.runs_dir) / (config.sweep_name or place) / who.name
-        return AskedRun(overrides=tuple(overrides), config=config, identity=who, run_dir=run_dir)
+        return run if len(kept) == len(overrides) else None
 
 
 def _about(problem: Problem) -> str:
@@ -341,9 +370,9 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _check_together(runs: Sequence[AskedRun]) -> list[Problem]:
+def _check_together(runs: Sequence[Placed]) -> list[Problem]:
     """Return what is wrong with the runs as a set: equal ones, or ones in different sweeps."""
-    seen: dict[Path, AskedRun] = {}
+    seen: dict[Path, Placed] = {}
     problems = []
     for run in runs:
         if run.run_dir in seen:
@@ -354,22 +383,3 @@ def _check_together(runs: Sequence[AskedRun]) -> list[Problem]:
     if len(parents) > 1:
         problems.append(refusals.several_sweeps(sorted(parents)))
     return problems
-
-
-def _no_config_dir(config_dir: str) -> Problem:
-    return Problem(
-        found=f"{config_dir}, where there is no folder",
-        expected="a folder with config groups of your own",
-        where="--config-dir",
-        fix="give a folder that holds, for instance, optimizer/mine.yaml",
-    )
-
-
-def _broken_file(error: HydraException) -> Problem:
-    cause = error.__cause__ or error
-    return Problem(
-        found=" ".join(str(cause).split()),
-        expected="config files that compose",
-        where="conf/, sweep/ or your --config-dir",
-        fix="repair the file named above; python -m optbench --info searchpath lists all places",
-    )

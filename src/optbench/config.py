@@ -36,6 +36,7 @@ _Options = TypeVar("_Options")
 def register_resolvers() -> None:
     """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
     OmegaConf.register_new_resolver("mul", _multiply, replace=True)
+    OmegaConf.register_new_resolver("pick", lambda key, choices: choices.get(key), replace=True)
     OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
     OmegaConf.register_new_resolver(
         "optbench_asset", lambda name: str(paths.asset(name)), replace=True
@@ -44,7 +45,7 @@ def register_resolvers() -> None:
         "optbench_root", lambda: str(paths.resource_root()), replace=True
     )
     OmegaConf.register_new_resolver(
-        "optbench_sweeps", lambda: ", ".join(paths.sweep_names()), replace=True
+        "optbench_sweeps", lambda *command: ", ".join(paths.sweep_names(*command)), replace=True
     )
 
 
@@ -72,6 +73,20 @@ def build_recipe(tree: DictConfig) -> OptimizerOptions:
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
     return typing.cast(OptimizerOptions, recipe)
+
+
+def build_options(kind: type[_Options], tree: DictConfig) -> _Options:
+    """Return the settings of a command that are all of one dataclass.
+
+    Raises:
+        ConfigError: With every unknown, missing and ill-typed setting.
+    """
+    register_resolvers()
+    problems: list[Problem] = []
+    options = _build(kind, tree, where="", problems=problems)
+    if options is None:
+        raise ConfigError(*problems)
+    return options
 
 
 def _read_sections(tree: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
@@ -192,7 +207,9 @@ def _build(
     keys = {_SPELLED.get(field, field): field for field in hints}
     own += _unknown_keys(node, list(keys), where=where)
     values = {
-        field: _read(hints[field], node, key, where=f"{where}.{key}", problems=own)
+        field: _read(
+            hints[field], node, key, where=f"{where}.{key}" if where else key, problems=own
+        )
         for key, field in keys.items()
     }
     problems += own

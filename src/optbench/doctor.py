@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench import paths, provenance
-from optbench.composition import compose_recipe
 from optbench.config import build_recipe
 from optbench.errors import OptbenchError
 from optbench.options import OptimizerOptions
+from optbench.recipe_files import compose_recipe
 from optbench.recipes import check_package, departures
 from optbench.refusals import print_problems
 

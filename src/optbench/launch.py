@@ -51,10 +51,15 @@ def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
     call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], run_one_of_them)
 
 
-def call_hydra(arguments: Sequence[str], task: Callable[[DictConfig], object]) -> int:
+def call_hydra(
+    arguments: Sequence[str],
+    task: Callable[[DictConfig], object],
+    *,
+    config_name: str = CONFIG_NAME,
+) -> int:
     """Return Hydra's exit code after it has done with `task` what the arguments say."""
     main = hydra.main(
-        config_path=str(paths.conf_dir()), config_name=CONFIG_NAME, version_base=VERSION_BASE
+        config_path=str(paths.conf_dir()), config_name=config_name, version_base=VERSION_BASE
     )
     with _command_line(arguments):
         try:
@@ -106,11 +111,24 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
         return "done"
     if rundir.read_status(run_dir).status == "running":
         return "running"  # another command is at it; two would write into one folder
-    try:
+
+    def run_it() -> Status:
         from optbench.pipeline import run_one
 
+        return run_one(config, place)
+
+    return guard(run_dir, run_it)
+
+
+def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
+    """Return how some work in a run's folder ended; what it raises becomes status and reason.
+
+    Raises:
+        KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+    """
+    try:
         with rundir.heartbeat(run_dir):
-            return run_one(config, place)
+            return work()
     except KeyboardInterrupt:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
+ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
+ResizeCompat = Literal["v0.10", "v0.11"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,24 @@ class RunConfig:
     render: RenderOptions
     seed: int
     lr_mult: float
+    sweep_name: str | None
+    runs_dir: str
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeOptions:
+    """How finished LoRA files are shrunk or merged (`python -m optbench.resize`)."""
+
+    source: tuple[str, ...]  # LoRA files or folders of runs; several are merged into one
+    weights: tuple[float, ...] | None  # of a merge, one per source; None: nothing is merged
+    method: ResizeMethod
+    param: float | None  # what the method compares singular values with
+    new_dim: int | None  # none: the dim itself; other methods: the largest dim, None no limit
+    new_conv_dim: int | None  # the same for convolutions, 1x1 ones too; None: `new_dim`
+    save_precision: SavePrecision
+    compat: ResizeCompat  # v0.10: one direction more, as kohya's tool kept before its repair
+    num_threads: int | None  # CPU threads; None: torch decides
     sweep_name: str | None
     runs_dir: str
     cache_dir: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -32,9 +33,24 @@ def conf_dir() -> Path:
     return resource_root() / "conf"
 
 
-def sweep_names() -> tuple[str, ...]:
-    """Return the names of all sweeps that ship with optbench, sorted."""
-    return tuple(sorted(path.stem for path in (resource_root() / "sweep").glob("*.yaml")))
+def sweep_names(command: str = "") -> tuple[str, ...]:
+    """Return the names of the sweeps that ship for one of optbench's commands, sorted."""
+    return tuple(name for name, owner in sweep_commands().items() if owner == command)
+
+
+def sweep_commands() -> dict[str, str]:
+    """Return which command each shipped sweep is for: "" trains, "resize" resizes.
+
+    A sweep says so in a line of its own; one that names no command is a sweep of trainings.
+    """
+    files = sorted((resource_root() / "sweep").glob("*.yaml"))
+    return {path.stem: _command_of(path) for path in files}
+
+
+def _command_of(sweep: Path) -> str:
+    mark = "# Command: python -m optbench."
+    lines = sweep.read_text(encoding="utf-8").splitlines()
+    return next((line.removeprefix(mark).strip() for line in lines if line.startswith(mark)), "")
 
 
 def asset(name: str) -> Path:
@@ -51,18 +67,32 @@ def folder_fingerprint(folder: Path, *, cache_dir: Path | None = None) -> str:
     files = sorted(
         path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file()
     )
+    total = hashlib.sha256()
+    for path, digest in _hashes(files, cache_dir).items():
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\0".encode())
+    return total.hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def files_fingerprint(files: Sequence[Path], *, cache_dir: Path | None = None) -> str:
+    """Return 16 hex digits that change with the bytes or the order of any of the files."""
+    digests = _hashes(list(dict.fromkeys(files)), cache_dir)
+    text = "".join(digests[path] for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def _hashes(files: Sequence[Path], cache_dir: Path | None) -> dict[Path, str]:
+    """Return every file's SHA-256; those known by size and time of change are not read again."""
     cache = None if cache_dir is None else cache_dir / "file-hashes.json"
     known = _read_hashes(cache)
     fresh: dict[str, str] = {}
-    total = hashlib.sha256()
+    found: dict[Path, str] = {}
     for path in files:
         stat = path.stat()
         stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        fresh[stamp] = known.get(stamp) or _file_hash(path)
-        total.update(f"{path.relative_to(folder).as_posix()}\0{fresh[stamp]}\0".encode())
+        found[path] = fresh[stamp] = known.get(stamp) or _file_hash(path)
     if cache is not None and cache.parent.is_dir() and not fresh.keys() <= known.keys():
         _write_hashes(cache, {**known, **fresh})
-    return total.hexdigest()[:_FINGERPRINT_LENGTH]
+    return found
 
 
 def _file_hash(path: Path) -> str:

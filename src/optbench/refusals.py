@@ -144,6 +144,38 @@ def several_sweeps(folders: Sequence[str]) -> Problem:
     )
 
 
+def no_config_dir(config_dir: str) -> Problem:
+    """Return the problem of a folder of config groups that does not exist."""
+    return Problem(
+        found=f"{config_dir}, where there is no folder",
+        expected="a folder with config groups of your own",
+        where="--config-dir",
+        fix="give a folder that holds, for instance, optimizer/mine.yaml",
+    )
+
+
+def broken_file(error: HydraException) -> Problem:
+    """Return the problem of config files that do not compose, whatever the command line says."""
+    cause = error.__cause__ or error
+    return Problem(
+        found=" ".join(str(cause).split()),
+        expected="config files that compose",
+        where="conf/, sweep/ or your --config-dir",
+        fix="repair the file named above; python -m optbench --info searchpath lists all places",
+    )
+
+
+def sweep_of_another_command(sweep: str, command: str) -> Problem:
+    """Return the problem of a named sweep whose settings are another command's."""
+    module = f"optbench.{command}" if command else "optbench"
+    return Problem(
+        found=f"{sweep}, a sweep of `python -m {module}`",
+        expected="a sweep of this command",
+        where="sweep",
+        fix=f"write python -m {module} sweep={sweep} ...",
+    )
+
+
 def first_line(error: Exception) -> str:
     """Return an error's first line that says something."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

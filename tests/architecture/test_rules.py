@@ -28,7 +28,7 @@ MAX_MODULE_LINES = 400
 RANKS = (
     ("errors", "__init__"),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
-    ("recipes", "schedules", "lora", "stepping", "rundir"),
+    ("recipes", "schedules", "lora", "lowrank", "stepping", "rundir"),
     (
         "dataset",
         "bases",
@@ -50,8 +50,9 @@ RANKS = (
     ("report", "config", "testing"),
     ("identity", "conformance"),
     ("pipeline", "tiny", "composition", "cost"),
-    ("launch", "doctor"),
-    ("plan",),
+    ("launch", "recipe_files"),
+    ("doctor",),
+    ("plan", "resize"),
     ("cli",),
     ("__main__",),
 )
@@ -61,6 +62,7 @@ WITHOUT_TORCH = (
     "config",
     "composition",
     "doctor",
+    "recipe_files",
     "identity",
     "launch",
     "plan",

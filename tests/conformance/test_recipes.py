@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from optbench import conformance
-from optbench.composition import compose_recipe
 from optbench.config import build_recipe
 from optbench.options import OptimizerOptions
+from optbench.recipe_files import compose_recipe
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALIASES = {"dadaptation": "dadaptadam"}

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from optbench import paths
 from optbench.composition import AskedRuns, compose_runs
 from optbench.errors import ConfigError, Problem
+from optbench.resize.asking import compose_resizes
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 SWEEPS = sorted((paths.resource_root() / "sweep").glob("*.yaml"))
@@ -65,7 +66,7 @@ def test_overriding_a_swept_key_replaces_its_axis() -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path) -> None:
+def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path, tmp_path: Path) -> None:
     head = path.read_text().splitlines()[:5]
     patterns = (
         "# @package _global_",
@@ -76,9 +77,26 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path) -> None:
     )
     for line, pattern in zip(head, patterns, strict=True):
         assert re.fullmatch(pattern, line), line
-    assert len(compose_runs([f"sweep={path.stem}"]).runs) == int(head[3].removeprefix("# Runs: "))
+    num_runs = int(head[3].removeprefix("# Runs: "))
+    if paths.sweep_commands()[path.stem] == "resize":
+        source = tmp_path / "big.safetensors"
+        source.write_bytes(b"named, and not read yet")
+        asked = compose_resizes([f"sweep={path.stem}", f"source={source}", f"runs_dir={tmp_path}"])
+        assert asked.sweep_dir == tmp_path / path.stem
+        assert len(asked.runs) == num_runs
+    else:
+        assert len(compose_runs([f"sweep={path.stem}"]).runs) == num_runs
     params = OmegaConf.load(path).hydra.sweeper.params  # type: ignore[union-attr]
     assert all(isinstance(value, str) for value in params.values())
+
+
+def test_a_sweep_of_another_command_is_refused_with_that_command() -> None:
+    (problem,) = problems_of("sweep=resize_ratio", "network.dim=4")
+    assert problem.where == "sweep"
+    assert "python -m optbench.resize sweep=resize_ratio" in problem.fix
+    with pytest.raises(ConfigError) as caught:
+        compose_resizes(["sweep=demo", "source=x"])
+    assert "python -m optbench sweep=demo" in str(caught.value)
 
 
 def test_a_list_in_a_sweep_file_is_refused(tmp_path: Path) -> None:

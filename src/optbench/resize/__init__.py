@@ -1,0 +1,1 @@
+"""Finished LoRA files -> smaller ones, or several -> their weighted sum; what is lost per byte."""

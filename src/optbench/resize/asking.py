@@ -1,0 +1,246 @@
+"""A command line of `python -m optbench.resize` -> the files to make, checked before any is read.
+
+Nothing here imports torch, so a mistyped command is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench import checks, paths
+from optbench.composition import Asked, Command, compose
+from optbench.config import build_options
+from optbench.errors import ConfigError, Problem
+from optbench.options import ResizeOptions
+from optbench.rundir import fingerprint
+
+NAME = CONFIG_NAME = "resize"
+_FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
+_NUM_HASH_DIGITS = 8
+_MAX_SLUG_LENGTH = 100
+_USUAL = {"save_precision": "fp16", "compat": "v0.11"}  # what a name does not mention
+_EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedResize:
+    """One resized file, or one per epoch of a run, and the folder it has or will have."""
+
+    overrides: tuple[str, ...]
+    options: ResizeOptions
+    sources: dict[int | None, tuple[Path, ...]]  # by epoch; None: a file that is no run's
+    run_dir: Path
+
+
+def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
+    """Return every file a command line asks for; reads the sources' bytes to name them, no more.
+
+    Raises:
+        ConfigError: With the problems of all of them together.
+    """
+    asked = compose(arguments, Command(name=NAME, config_name=CONFIG_NAME, build=_asked))
+    if not asked.is_whole:
+        raise ConfigError(_sweeper())
+    return asked
+
+
+def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedResize:
+    _listed(tree, "source")
+    options = build_options(ResizeOptions, tree)
+    problems = [*_check_rule(options), *_check_sources(options), *_check_places(options)]
+    if problems:
+        raise ConfigError(*checks.without_repeats(problems))
+    sources = _find_sources(options)
+    name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
+    run_dir = Path(options.runs_dir) / name / _run_name(options, sources)
+    return AskedResize(overrides=overrides, options=options, sources=sources, run_dir=run_dir)
+
+
+def _listed(tree: DictConfig, key: str) -> None:
+    """Let one value stand for a list of it."""
+    if not OmegaConf.is_missing(tree, key) and isinstance(tree[key], str):
+        tree[key] = [tree[key]]
+
+
+def _check_rule(options: ResizeOptions) -> list[Problem]:
+    """Return what is impossible or without effect in the settings of size."""
+    problems = []
+    for name in ("new_dim", "new_conv_dim", "num_threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            problems.append(
+                Problem(
+                    found=str(value),
+                    expected="a whole number from 1",
+                    where=name,
+                    fix=f"write {name}=8",
+                )
+            )
+    return problems + (
+        _check_fixed(options) if options.method == "none" else _check_dynamic(options)
+    )
+
+
+def _check_fixed(options: ResizeOptions) -> list[Problem]:
+    problems = []
+    if options.new_dim is None:
+        problems.append(
+            Problem(
+                found="null while method is none",
+                expected="the new dim, or a method that finds one for every layer",
+                where="new_dim",
+                fix="write new_dim=32, or method=sv_ratio",
+            )
+        )
+    if options.param is not None:
+        problems.append(
+            Problem(
+                found=f"{options.param:g} while method is none",
+                expected="a method that reads it; without one it has no effect",
+                where="param",
+                fix=f"add method=sv_ratio, or leave param={options.param:g} out",
+            )
+        )
+    if options.compat == "v0.10":
+        problems.append(
+            Problem(
+                found="v0.10 while method is none",
+                expected="a method whose rule changed; a fixed dim is the same in both",
+                where="compat",
+                fix="leave compat=v0.10 out, or add method=sv_ratio",
+            )
+        )
+    return problems
+
+
+def _check_dynamic(options: ResizeOptions) -> list[Problem]:
+    is_ratio = options.method == "sv_ratio"
+    value = options.param
+    is_good = value is not None and (1 <= value < math.inf if is_ratio else 0 < value <= 1)
+    if is_good:
+        return []
+    return [
+        Problem(
+            found="null" if value is None else f"{value:g}",
+            expected=f"for {options.method} a number "
+            + ("from 1, usually 2 or more" if is_ratio else "above 0, and 1 at most"),
+            where="param",
+            fix=f"write param={5 if is_ratio else 0.9}",
+        )
+    ]
+
+
+def _check_sources(options: ResizeOptions) -> list[Problem]:
+    problems = []
+    is_merge = len(options.source) > 1 or options.weights is not None
+    for source in options.source:
+        path = Path(source)
+        if not path.exists():
+            problems.append(_no_source(source, "where there is nothing"))
+        elif path.is_dir() and not _epoch_files(path):
+            problems.append(_no_source(source, "a folder without lora/*-000001.safetensors"))
+        elif path.is_dir() and is_merge:
+            problems.append(_no_source(source, "a folder, in a merge"))
+    if not options.source:
+        problems.append(_no_source("[]", "an empty list"))
+    if is_merge and len(options.weights or ()) != len(options.source):
+        given = "null" if options.weights is None else f"{len(options.weights)} numbers"
+        equal = ",".join(f"{1 / len(options.source):.3g}" for _ in options.source)
+        problems.append(
+            Problem(
+                found=f"{given} for {len(options.source)} files",
+                expected="one weight for every file that is merged",
+                where="weights",
+                fix=f"write 'weights=[{equal}]'",
+            )
+        )
+    if not all(math.isfinite(weight) for weight in options.weights or ()):
+        problems.append(
+            Problem(
+                found=f"{list(options.weights or ())}",
+                expected="finite numbers",
+                where="weights",
+                fix="write 'weights=[0.7,0.3]'",
+            )
+        )
+    return problems
+
+
+def _check_places(options: ResizeOptions) -> list[Problem]:
+    return checks.check_name("sweep_name", options.sweep_name) if options.sweep_name else []
+
+
+def _no_source(source: str, what: str) -> Problem:
+    return Problem(
+        found=f"{source}, {what}",
+        expected="a LoRA file, a run's folder, or several files to merge",
+        where="source",
+        fix="write source=FILE.safetensors, source=runs/SWEEP/RUN or "
+        "'source=[a.safetensors,b.safetensors]'",
+    )
+
+
+def _find_sources(options: ResizeOptions) -> dict[int | None, tuple[Path, ...]]:
+    paths_found = tuple(Path(source) for source in options.source)
+    if paths_found[0].is_dir():
+        return {epoch: (path,) for epoch, path in _epoch_files(paths_found[0]).items()}
+    return {None: paths_found}
+
+
+def _epoch_files(folder: Path) -> dict[int, Path]:
+    """Return a run's LoRA files by epoch; its last one under the bare name is one of them."""
+    found = {
+        int(match[1]): path
+        for path in sorted((folder / "lora").glob("*.safetensors"))
+        if (match := _EPOCH_FILE.fullmatch(path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
+    """Return <readable>-<8 hex>; the hex changes with the sources' bytes and every setting."""
+    files = [path for each in sources.values() for path in each]
+    settings = asdict(options)
+    for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir"):
+        del settings[key]
+    content = {
+        "schema": _FILES_SCHEMA,
+        "sources": paths.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "settings": settings,
+    }
+    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(_words(options)))
+    slug = slug[:_MAX_SLUG_LENGTH].lstrip(".") or NAME
+    return f"{slug}-{fingerprint(content)[:_NUM_HASH_DIGITS]}"
+
+
+def _words(options: ResizeOptions) -> list[str]:
+    stems = [Path(source).name.removesuffix(".safetensors") for source in options.source]
+    if options.weights is not None:
+        stems = [f"{stem}x{weight:g}" for stem, weight in zip(stems, options.weights, strict=True)]
+    words = ["+".join(stems)]
+    if options.method != "none":
+        words.append(f"{options.method}{options.param:g}")
+    if options.new_dim is not None:
+        words.append(f"dim{options.new_dim}")
+    if options.new_conv_dim is not None:
+        words.append(f"conv{options.new_conv_dim}")
+    return words + [
+        str(getattr(options, key))
+        for key, usual in _USUAL.items()
+        if getattr(options, key) != usual
+    ]
+
+
+def _sweeper() -> Problem:
+    return Problem(
+        found="a sweeper that chooses its runs as it goes",
+        expected="values that are known before the first file is read",
+        where="hydra/sweeper",
+        fix="leave hydra/sweeper out, and list the values: param=2,4,8",
+    )
