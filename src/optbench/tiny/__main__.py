@@ -72,7 +72,7 @@ def _evaluate(asked: argparse.Namespace) -> None:
     ]
     for title, right, clipped in rows:
         shares = "  ".join(f"{name} {share:.1%}" for name, share in right.items())
-        print(f"{title:<46} {shares}  clipped {clipped:.1%}")
+        print(f"{title:<50} {shares}  clipped {clipped:.1%}")
     print(asked.sheet)
 
 
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     similar.add_argument("--seed", type=int, default=0)
     classes = commands.add_parser("regularization", help="let the base make class pictures")
     classes.add_argument("--base", type=Path, default=paths.asset("tiny"))
-    classes.add_argument("--out", type=Path, default=paths.asset("regularization"))
+    classes.add_argument("--out", type=Path, default=Path("regularization"))
     classes.add_argument("--seed", type=int, default=0)
     character = commands.add_parser("character", help="draw the character's pictures")
     character.add_argument("--out", type=Path, default=paths.asset("mirelle"))
