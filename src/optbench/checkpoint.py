@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from optbench.blocks import spelled_weights
 from optbench.errors import DamagedFileError, DivergedError, Problem
 from optbench.options import (
     BaseOptions,
@@ -272,6 +273,7 @@ def _network_metadata(options: NetworkOptions) -> dict[str, str]:
         "conv_alpha": options.conv_alpha if options.conv_dim is not None else None,
         "rank_dropout": options.rank_dropout or None,
         "module_dropout": options.module_dropout or None,
+        **spelled_weights(options),
     }
     given = {name: str(value) for name, value in arguments.items() if value is not None}
     if given:

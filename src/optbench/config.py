@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench import checks, paths
+from optbench.blocks import check_block_weights, distinct_weights
 from optbench.dataset import check_dataset_options
 from optbench.errors import ConfigError, Problem
 from optbench.options import (
@@ -171,8 +172,9 @@ def _convert(hint: Any, value: Any, *, where: str, problems: list[Problem]) -> A
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(inner, value, where=where, problems=problems)
+        kinds = [argument for argument in arguments if argument is not type(None)]
+        fitting = [kind for kind in kinds if _looks_like(kind, value)]
+        return _convert((fitting or kinds)[0], value, where=where, problems=problems)
     if dataclasses.is_dataclass(hint) and isinstance(value, DictConfig):
         return _build(typing.cast("type[Any]", hint), value, where=where, problems=problems)
     if origin is tuple and arguments[0] is Prompt and isinstance(value, DictConfig):
@@ -196,6 +198,13 @@ def _convert(hint: Any, value: Any, *, where: str, problems: list[Problem]) -> A
         )
     )
     return None
+
+
+def _looks_like(kind: Any, value: object) -> bool:
+    """Return whether one of several types is the one a value was meant for."""
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, ListConfig)
+    return kind is str if isinstance(value, str) else kind in (int, float, bool)
 
 
 def _build(
@@ -283,6 +292,12 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
     recipe, network, train = values["optimizer"], values["network"], values["train"]
     if isinstance(train, TrainOptions) and values["base"] is not None:
         problems += checks.check_clip_skip(values["base"], train)
+    unet_weights = {1.0}
+    if isinstance(network, NetworkOptions) and values["base"] is not None:
+        family = values["base"].family
+        wrong = check_block_weights(network, family=family)
+        unet_weights = {1.0} if wrong else distinct_weights(network, family=family)
+        problems += wrong
     if isinstance(recipe, OptimizerOptions) and values["lr_scheduler"] is not None:
         problems += check_recipe(
             recipe,
@@ -290,6 +305,7 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
             max_grad_norm=train.max_grad_norm if isinstance(train, TrainOptions) else 0.0,
             num_parts=_num_parts(network),
             lr_mult=1.0 if values["lr_mult"] is None else values["lr_mult"],
+            unet_weights=unet_weights,
         )
     return problems
 

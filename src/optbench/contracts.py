@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from optbench.records import LoraTarget, Part
+    from optbench.records import LoraTarget, ParameterGroup
 
 Conditioning = Mapping[str, "Tensor"]
 
@@ -78,8 +78,8 @@ class Base(Protocol):
 class Network(Protocol):
     """A LoRA attached to a base: its parameters, its file form, its switches."""
 
-    def parameter_groups(self) -> Mapping[Part, Sequence[nn.Parameter]]:
-        """Return the trained parameters by part; parts without any are absent."""
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """Return the trained parameters by rate, text encoder first; none of them is empty."""
 
     def attached(self) -> AbstractContextManager[None]:
         """Return a context in which the base computes with this network."""

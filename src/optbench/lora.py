@@ -30,11 +30,14 @@ class LoraLayer:
     of 0 stands for alpha = dim.
     """
 
-    def __init__(self, target: LoraTarget, *, dim: int, alpha: float, seed: int) -> None:
+    def __init__(
+        self, target: LoraTarget, *, dim: int, alpha: float, seed: int, lr_weight: float = 1.0
+    ) -> None:
         """Draw the down weight from U(-1/sqrt(K), 1/sqrt(K)) and set the up weight to zero."""
         module = supported(target.module)
         self.name: str = target.name
         self.part: Part = target.part
+        self.lr_weight: float = lr_weight  # what multiplies its part's rate
         self.target_module: nn.Linear | nn.Conv2d = module
         self.alpha: float = alpha if alpha != 0 else float(dim)
         self.scale: float = self.alpha / dim

@@ -13,10 +13,11 @@ from typing import Any, Literal, cast, final
 import torch
 from torch import Tensor, nn
 
+from optbench.blocks import check_effect, lr_weights
 from optbench.errors import ConfigError, Problem
 from optbench.lora import LoraLayer, supported
 from optbench.options import NetworkOptions
-from optbench.records import LoraTarget, Part
+from optbench.records import LoraTarget, ParameterGroup, Part
 
 _PARTS: tuple[Part, ...] = ("text_encoder", "unet")
 _SEED_RANGE = 2**63 - 1
@@ -33,7 +34,8 @@ def build_network(
     draws, and nothing else depends on them.
 
     Raises:
-        ConfigError: If the options leave no layer to train, or 3x3 layers without an alpha.
+        ConfigError: If the options leave no layer to train, 3x3 layers without an alpha, or block
+            weights that reach no layer.
     """
     if options.conv_dim is not None and options.conv_alpha is None:
         raise ConfigError(
@@ -44,13 +46,18 @@ def build_network(
                 fix=f"add network.conv_alpha={options.conv_dim / 2:g}",
             )
         )
-    layers = []
-    for target in targets:
-        size = _dim_and_alpha(target, options)
-        if size is not None:
-            layers.append(LoraLayer(target, dim=size[0], alpha=size[1], seed=seed))
+    weights = lr_weights(targets, options)
+    sizes = {target.name: _dim_and_alpha(target, options) for target in targets}
+    offered = [target for target in targets if sizes[target.name] is not None]
+    layers = [
+        LoraLayer(target, dim=size[0], alpha=size[1], seed=seed, lr_weight=weight)
+        for target in offered
+        if (size := sizes[target.name]) and (weight := weights[target.name]) > 0
+    ]
     if not layers:
         raise ConfigError(_nothing_to_train(targets, options))
+    if problem := check_effect(options, [weights[target.name] for target in offered]):
+        raise ConfigError(problem)
     return LoraNetwork(layers, options)
 
 
@@ -61,18 +68,18 @@ class LoraNetwork:
     def __init__(self, layers: Sequence[LoraLayer], options: NetworkOptions) -> None:
         """Take over `layers`; `build_network` is the way to get them."""
         self._layers = tuple(layers)
+        self._groups = tuple(_grouped(layers))
         self._options = options
         self._state: Literal["detached", "attached", "merged"] = "detached"
         assert len({layer.name for layer in self._layers}) == len(self._layers)
 
-    def parameter_groups(self) -> Mapping[Part, Sequence[nn.Parameter]]:
-        """Return the trained parameters by part, text encoder first; empty parts are absent."""
-        groups: dict[Part, Sequence[nn.Parameter]] = {}
-        for part in _PARTS:
-            layers = [layer for layer in self._layers if layer.part == part]
-            if layers:
-                groups[part] = [weight for layer in layers for weight in (layer.down, layer.up)]
-        return groups
+    def parameter_groups(self) -> tuple[ParameterGroup, ...]:
+        """Return the trained parameters by rate: text encoder, unet, then the unet's other blocks.
+
+        Blocks of one weight share a group: a class that estimates one step size for each group
+        sees no more groups than there are rates.
+        """
+        return self._groups
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
@@ -201,6 +208,23 @@ class LoraNetwork:
     def _float32(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context without autocast, so that norms and sums are never rounded to 16 bit."""
         return torch.autocast(self._layers[0].down.device.type, enabled=False)
+
+
+def _grouped(layers: Sequence[LoraLayer]) -> Iterator[ParameterGroup]:
+    """Yield the layers' parameters by part and weight of the rate, the whole rate first."""
+    weights = sorted(
+        {layer.lr_weight for layer in layers}, key=lambda weight: (weight != 1, weight)
+    )
+    for part in _PARTS:
+        for weight in weights:
+            members = [one for one in layers if (one.part, one.lr_weight) == (part, weight)]
+            if members:
+                yield ParameterGroup(
+                    name=part if weight == 1 else f"{part}_x{weight:g}",
+                    part=part,
+                    lr_weight=weight,
+                    parameters=[tensor for one in members for tensor in (one.down, one.up)],
+                )
 
 
 def _dim_and_alpha(target: LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from optbench.errors import ConfigError, MissingPackageError, OptbenchError, Problem
 from optbench.options import LrSchedulerOptions, OptimizerOptions
 from optbench.recipes import asked_rate, check_package, missing_package
-from optbench.records import Part
+from optbench.records import ParameterGroup
 from optbench.schedules import check_schedule, multiplier, num_warmup_steps
 from optbench.stepping import RATE_KEYS, BuiltOptimizer
 
@@ -34,17 +34,17 @@ _KEPT_IN = {"momentum": ("betas", 0)}
 
 def build_optimizer(
     options: OptimizerOptions,
-    groups: Mapping[Part, Sequence[nn.Parameter]],
+    groups: Sequence[ParameterGroup],
     *,
     lr_mult: float,
     lr_scheduler: LrSchedulerOptions,
     total_steps: int,
 ) -> BuiltOptimizer:
-    """Return the optimizer a recipe names over one group per part, read back and found as asked.
+    """Return the optimizer a recipe names over a network's groups, read back and found as asked.
 
     Args:
         options: The recipe with the rates of this run.
-        groups: The trained parameters by part; parts that are not trained are absent.
+        groups: The trained parameters by rate; parts that are not trained are absent.
         lr_mult: Every rate is multiplied by it.
         lr_scheduler: How the rates change over the run.
         total_steps: The updates of the whole run.
@@ -54,7 +54,10 @@ def build_optimizer(
         MissingPackageError: If the class's package is not installed.
         OptbenchError: If what was built is not what was asked for.
     """
-    rates = {part: _times(asked_rate(options, part), lr_mult) for part in groups}
+    rates = {
+        group.name: _times(_times(asked_rate(options, group.part), lr_mult), group.lr_weight)
+        for group in groups
+    }
     problems = check_package(options)
     if problems:
         raise MissingPackageError(*problems)
@@ -67,8 +70,8 @@ def build_optimizer(
         raise ConfigError(*problems)
     shared = as_arguments(options.group_args)
     torch_groups: list[dict[str, Any]] = [
-        {"params": list(parameters), "lr": rates[part], "name": part, **shared}
-        for part, parameters in groups.items()
+        {"params": list(one.parameters), "lr": rates[one.name], "name": one.name, **shared}
+        for one in groups
     ]
     optimizer, said = _construct(options, torch_groups, lr=_times(options.lr, lr_mult))
     description = _read_back(optimizer, options, rates) | {"said": said}
@@ -182,15 +185,16 @@ def _named_class(options: OptimizerOptions) -> Any:
 
 def _check_groups(
     options: OptimizerOptions,
-    groups: Mapping[Part, Sequence[nn.Parameter]],
-    rates: Mapping[Part, float | None],
+    groups: Sequence[ParameterGroup],
+    rates: Mapping[str, float | None],
 ) -> list[Problem]:
     problems = []
     where = f"optimizer.{{}} (recipe {options.name})"
-    if not groups or not all(groups.values()):
+    empty = [group.name for group in groups if not group.parameters]
+    if not groups or empty:
         problems.append(
             Problem(
-                found=f"no parameters in {', '.join(p for p in groups if not groups[p]) or 'all'}",
+                found=f"no parameters in {', '.join(empty) or 'all'}",
                 expected="at least one trained parameter in every part that is trained",
                 where="network",
                 fix="train a part that has layers: network.train_unet=true",
@@ -198,18 +202,18 @@ def _check_groups(
         )
     problems += [
         Problem(
-            found=f"a rate of {rate:g} for {part}",
+            found=f"a rate of {rate:g} for {group.name}",
             expected="a finite rate above 0; several classes move a group of rate 0 all the same",
-            where=where.format(f"{part}_lr"),
-            fix=f"switch the part off instead: network.train_{part}=false",
+            where=where.format(f"{group.part}_lr"),
+            fix=f"switch the part off instead: network.train_{group.part}=false",
         )
-        for part, rate in rates.items()
-        if rate is not None and not (math.isfinite(rate) and rate > 0)
+        for group in groups
+        if (rate := rates[group.name]) is not None and not (math.isfinite(rate) and rate > 0)
     ]
     if options.traits.group_rates == "equal" and len(set(rates.values())) > 1:
         problems.append(
             Problem(
-                found=", ".join(f"{rate:g} for {part}" for part, rate in rates.items()),
+                found=", ".join(f"{rate:g} for {name}" for name, rate in rates.items()),
                 expected="one rate, because this class estimates one step size for everything",
                 where=where.format("unet_lr and optimizer.text_encoder_lr"),
                 fix="set both to the same value or to null",
@@ -242,7 +246,7 @@ def _construct(
 
 
 def _read_back(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float | None]
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
 ) -> dict[str, Any]:
     """Return what was built as it is found in the object; raises where it is not what was asked."""
     cls = type(optimizer)
@@ -285,15 +289,15 @@ def _read_back(
 
 
 def _differing_groups(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[Part, float | None]
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
 ) -> list[tuple[str, str]]:
     """Return (found, expected) for each rate, and each key the rates are read from."""
     built = {group["name"]: _plain(group["lr"]) for group in optimizer.param_groups}
     rule = options.traits.effective_lr
     differing = [
-        (f"lr={built.get(part)} for {part}", f"lr={rate}")
-        for part, rate in rates.items()
-        if built.get(part) != rate
+        (f"lr={built.get(name)} for {name}", f"lr={rate}")
+        for name, rate in rates.items()
+        if built.get(name) != rate
     ]
     differing += [
         (f"no {key!r} in the group {group['name']}", f"one, for effective_lr: {rule}")

@@ -58,6 +58,11 @@ class NetworkOptions:
     rank_dropout: float
     module_dropout: float
     scale_weight_norms: float | None
+    # What multiplies the unet's rate in each block; a number is for all, 0 leaves a block out.
+    down_lr_weight: tuple[float, ...] | float | str | None
+    mid_lr_weight: tuple[float, ...] | float | str | None
+    up_lr_weight: tuple[float, ...] | float | str | None
+    block_lr_zero_threshold: float  # a weight up to this counts as 0
     train_unet: bool
     train_text_encoder: bool
 

@@ -346,8 +346,8 @@ def _text_notices(config: RunConfig, identity: RunIdentity, base: Base) -> Itera
 
 def network_to_device(network: LoraNetwork, device: torch.device) -> None:
     """Move the network's parameters in place, before an optimizer sees them."""
-    for parameters in network.parameter_groups().values():
-        for parameter in parameters:
+    for group in network.parameter_groups():
+        for parameter in group.parameters:
             parameter.data = parameter.data.to(device)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from optbench.errors import Problem
 from optbench.options import LrSchedulerOptions, OptimizerOptions
@@ -31,6 +31,7 @@ def check_recipe(
     max_grad_norm: float,
     num_parts: int,
     lr_mult: float,
+    unet_weights: Collection[float] = (1.0,),
 ) -> list[Problem]:
     """Return everything about `options` that cannot work together with the rest of the run.
 
@@ -40,6 +41,7 @@ def check_recipe(
         max_grad_norm: The clipping asked for; 0 is none.
         num_parts: How many parts of the base are trained: unet, text encoder, or both.
         lr_mult: What every rate is multiplied by.
+        unet_weights: What the unet's rate is multiplied by besides, in some of its blocks.
     """
     return [
         *check_package(options),
@@ -47,6 +49,7 @@ def check_recipe(
         *_check_traits(options),
         *_check_rates(options, lr_mult),
         *_check_group_rates(options, num_parts),
+        *_check_block_weights(options, num_parts, unet_weights),
         *_check_schedule_trait(options, lr_scheduler),
         *_check_clip(options, max_grad_norm),
     ]
@@ -227,6 +230,28 @@ def _check_group_rates(options: OptimizerOptions, num_parts: int) -> list[Proble
             where=f"optimizer.unet_lr and optimizer.text_encoder_lr (recipe {options.name})",
             fix="set both to the same value or to null, train one part only "
             "(network.train_text_encoder=false), or use a recipe with group_rates: free",
+        )
+    ]
+
+
+def _check_block_weights(
+    options: OptimizerOptions, num_parts: int, weights: Collection[float]
+) -> list[Problem]:
+    """Return a problem where blocks cannot have rates of their own."""
+    is_automatic = options.traits.lr_role == "automatic"
+    is_equal = options.traits.group_rates == "equal"
+    is_uneven = len(weights) > 1 or (set(weights) != {1.0} and num_parts > 1)
+    if not (set(weights) != {1.0} and is_automatic) and not (is_uneven and is_equal):
+        return []
+    reason = "it finds its own rates" if is_automatic else "it takes one rate for everything"
+    shown = ", ".join(f"{weight:g}" for weight in sorted(weights))
+    return [
+        Problem(
+            found=f"the weights {shown} for blocks of the unet",
+            expected=f"weights of 0 (a block without a LoRA) and 1 only with this class: {reason}",
+            where="network.down_lr_weight, network.mid_lr_weight and network.up_lr_weight "
+            f"(recipe {options.name})",
+            fix="write 0 or 1 for each block, or use a recipe with group_rates: free",
         )
     ]
 

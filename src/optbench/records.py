@@ -5,7 +5,7 @@ Shapes: B pictures in a batch, C latent channels, H and W latent height and widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -67,6 +67,16 @@ class LoraTarget:
     module: nn.Module  # nn.Linear or nn.Conv2d
     part: Part
     needs_conv_dim: bool  # only with network.conv_dim (everything inside resnets and samplers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterGroup:
+    """Parameters of a network that train at one rate."""
+
+    name: str  # the part's, or unet_x0.5 for blocks of it whose rate is multiplied by 0.5
+    part: Part
+    lr_weight: float  # what the part's rate is multiplied by
+    parameters: Sequence[nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

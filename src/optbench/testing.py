@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from optbench import rng
 from optbench.optimizers import build_optimizer
 from optbench.options import LrSchedulerOptions, OptimizerOptions
-from optbench.records import Part
+from optbench.records import ParameterGroup, Part
 from optbench.stepping import BuiltOptimizer
 
 PARTS: tuple[Part, ...] = ("unet", "text_encoder")
@@ -43,9 +43,12 @@ class ToyTask:
             self._change_OI[part] = wanted / (4 * _IN) ** 0.5
             self.factors[part] = (nn.Parameter(down_RI.to(dtype)), nn.Parameter(up_OR.to(dtype)))
 
-    def groups(self) -> dict[Part, tuple[nn.Parameter, nn.Parameter]]:
+    def groups(self) -> tuple[ParameterGroup, ...]:
         """Return the parameters as a network returns them."""
-        return dict(self.factors)
+        return tuple(
+            ParameterGroup(name=part, part=part, lr_weight=1.0, parameters=factors)
+            for part, factors in self.factors.items()
+        )
 
     def backward(self, step_index: int) -> float:
         """Return the loss of one batch and leave its gradients in the parameters."""

@@ -197,7 +197,8 @@ class _Stepper:
         timesteps_B = timesteps_B.to(device)
         captions = [sample.caption for sample in batch.samples]
         clock.stop("data")
-        is_text_trained = "text_encoder" in self.lane.network.parameter_groups()
+        groups = self.lane.network.parameter_groups()
+        is_text_trained = any(group.part == "text_encoder" for group in groups)
         with self.accelerator.autocast():
             with torch.set_grad_enabled(is_text_trained):
                 conditioning = self.base.encode_captions(captions, clip_skip=self.options.clip_skip)

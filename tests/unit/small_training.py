@@ -43,6 +43,10 @@ NETWORK = NetworkOptions(
     rank_dropout=0.0,
     module_dropout=0.0,
     scale_weight_norms=None,
+    down_lr_weight=None,
+    mid_lr_weight=None,
+    up_lr_weight=None,
+    block_lr_zero_threshold=0.0,
     train_unet=True,
     train_text_encoder=True,
 )
@@ -161,7 +165,7 @@ def make_network(base: SmallBase, *, filled: bool = True, **changes: Any) -> Lor
 
 
 def weights_of(network: LoraNetwork) -> list[nn.Parameter]:
-    return [weight for group in network.parameter_groups().values() for weight in group]
+    return [weight for group in network.parameter_groups() for weight in group.parameters]
 
 
 def copies_of(network: LoraNetwork) -> list[Tensor]:

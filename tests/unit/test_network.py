@@ -28,6 +28,10 @@ OPTIONS = NetworkOptions(
     rank_dropout=0.0,
     module_dropout=0.0,
     scale_weight_norms=None,
+    down_lr_weight=None,
+    mid_lr_weight=None,
+    up_lr_weight=None,
+    block_lr_zero_threshold=0.0,
     train_unet=True,
     train_text_encoder=True,
 )
@@ -90,7 +94,7 @@ def fill(network: LoraNetwork, size: float = 0.5) -> None:
 
 
 def weights_of(network: LoraNetwork) -> list[nn.Parameter]:
-    return [weight for group in network.parameter_groups().values() for weight in group]
+    return [weight for group in network.parameter_groups() for weight in group.parameters]
 
 
 def assert_near(found: Tensor | None, expected: Tensor | None) -> None:
@@ -134,7 +138,7 @@ def products(network: LoraNetwork) -> dict[str, Tensor]:
 
 def test_network_keeps_the_contract() -> None:
     network: contracts.Network = make_network(make_base())
-    assert set(network.parameter_groups()) == {"text_encoder", "unet"}
+    assert {one.name for one in network.parameter_groups()} == {"text_encoder", "unet"}
 
 
 # What each layer adds
@@ -349,8 +353,9 @@ def test_layers_follow_the_options(changes: dict[str, Any], expected: list[str])
     assert names_of(network) == [f"lora_{name}" for name in expected]
     parts = {"text_encoder" if name.startswith("te") else "unet" for name in expected}
     groups = network.parameter_groups()
-    assert list(groups) == sorted(parts)  # in order; parts without layers are absent
-    assert sum(len(group) for group in groups.values()) == 2 * len(expected)
+    # In order; parts without layers are absent.
+    assert [group.name for group in groups] == sorted(parts)
+    assert sum(len(group.parameters) for group in groups) == 2 * len(expected)
 
 
 def test_several_networks_in_one_process_do_not_mix() -> None:

@@ -6,20 +6,19 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from optbench import conformance, testing
 from optbench.contracts import StepOptimizer
 from optbench.errors import ConfigError, DamagedFileError, MissingPackageError, OptbenchError
 from optbench.optimizers import as_arguments, build_optimizer, check_arguments
 from optbench.options import LrSchedulerOptions, OptimizerOptions, OptimizerTraits
-from optbench.records import Part
+from optbench.records import ParameterGroup
 from optbench.stepping import BuiltOptimizer
 
 CONSTANT = testing.schedule("constant")
@@ -144,7 +143,7 @@ def recipe(
 
 def build(
     options: OptimizerOptions,
-    groups: Mapping[Part, Sequence[nn.Parameter]] | None = None,
+    groups: Sequence[ParameterGroup] | None = None,
     *,
     lr_mult: float = 1.0,
     lr_scheduler: LrSchedulerOptions = CONSTANT,
@@ -170,6 +169,17 @@ def test_groups_are_named_and_have_the_rates_asked_for() -> None:
     assert [group["name"] for group in built.optimizer.param_groups] == ["unet", "text_encoder"]
     assert built.rates()[0] == {"unet": 0.025, "text_encoder": 0.0125}
     assert built.optimizer.defaults["lr"] == 0.05
+
+
+def test_blocks_have_the_parts_rate_times_their_weight() -> None:
+    unet, text_encoder = testing.ToyTask().groups()
+    half = replace(unet, name="unet_x0.5", lr_weight=0.5)
+    built = build(recipe(lr=0.5, text_encoder_lr=0.25), [text_encoder, half], lr_mult=0.1)
+    assert built.rates()[0] == {"text_encoder": 0.025, "unet_x0.5": 0.025}
+    assert built.described()["groups"]["unet_x0.5"]["lr"] == 0.025
+    one_rate = recipe("dadaptation.DAdaptLion", ADAPTIVE)
+    with pytest.raises(ConfigError, match=r"0\.5 for unet_x0\.5"):
+        build(one_rate, [text_encoder, half])
 
 
 def test_described_can_be_stored() -> None:
@@ -340,10 +350,11 @@ def test_rate_trait_must_fit_the_class(rule: Any, key: str) -> None:
 
 
 def test_empty_groups_are_refused() -> None:
+    empty = replace(testing.ToyTask().groups()[0], parameters=())
     with pytest.raises(ConfigError, match="no parameters in unet"):
-        build(recipe(), {"unet": []})
+        build(recipe(), [empty])
     with pytest.raises(ConfigError, match="no parameters"):
-        build(recipe(), {})
+        build(recipe(), ())
 
 
 def test_zero_rate_is_refused_with_the_switch() -> None:
@@ -357,8 +368,7 @@ def test_unequal_rates_are_refused_for_one_rate_classes() -> None:
     options = recipe("dadaptation.DAdaptLion", ADAPTIVE, text_encoder_lr=0.5)
     with pytest.raises(ConfigError, match=r"1 for unet, 0\.5 for text_encoder"):
         build(options)
-    one_part: dict[Part, Sequence[nn.Parameter]] = {"unet": testing.ToyTask().groups()["unet"]}
-    assert build(options, one_part).rates()[0] == {"unet": 1.0}
+    assert build(options, testing.ToyTask().groups()[:1]).rates()[0] == {"unet": 1.0}
 
 
 def test_dadaptlion_with_equal_rates_runs_and_moves_by_its_effective_rate() -> None:
@@ -431,9 +441,8 @@ def test_loss_is_given_to_classes_that_want_it() -> None:
         return 1.5
 
     task = testing.ToyTask()
-    one_part: dict[Part, Sequence[nn.Parameter]] = {"unet": task.groups()["unet"]}
     options = recipe("torch.optim.LBFGS", replace(PLAIN, stepping="closure"), args={"max_iter": 1})
-    built = build(options, one_part)
+    built = build(options, task.groups()[:1])
     before = task.weights()["unet"]
     task.backward(0)
     built.step(loss)

@@ -60,6 +60,7 @@ def check(
     max_grad_norm: float = 1.0,
     num_parts: int = 2,
     lr_mult: float = 1.0,
+    unet_weights: tuple[float, ...] = (1.0,),
 ) -> list[Problem]:
     return check_recipe(
         options,
@@ -67,6 +68,7 @@ def check(
         max_grad_norm=max_grad_norm,
         num_parts=num_parts,
         lr_mult=lr_mult,
+        unet_weights=unet_weights,
     )
 
 
@@ -92,6 +94,20 @@ def test_equal_rates_are_accepted_where_the_class_has_one() -> None:
 
 def test_unequal_rates_do_not_matter_for_one_part() -> None:
     assert check(recipe(group_rates="equal"), num_parts=1) == []
+
+
+def test_blocks_of_unequal_rates_are_refused_where_the_class_has_one() -> None:
+    one_rate = recipe(group_rates="equal", text_encoder_lr=None)
+    refused(check(one_rate, unet_weights=(1.0, 0.25)), "0.25, 1 for blocks", "0 or 1")
+    refused(check(one_rate, unet_weights=(0.5,)), "network.down_lr_weight")
+    assert check(one_rate, unet_weights=(0.5,), num_parts=1) == []
+    assert check(recipe(), unet_weights=(1.0, 0.25)) == []
+
+
+def test_blocks_have_no_rates_where_the_class_finds_its_own() -> None:
+    options = recipe(**AUTOMATIC)
+    refused(check(options, CONSTANT, unet_weights=(0.5,), num_parts=1), "finds its own rates")
+    assert check(options, CONSTANT) == []
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
