@@ -31,7 +31,7 @@ _NUM_BLOCKS_SDXL: Mapping[Place, int] = {"down": 9, "mid": 3, "up": 9}
 
 _SHAPES: Mapping[str, Callable[[float], float]] = {
     "sine": lambda share: math.sin(math.pi / 2 * share),
-    # The sine backwards, as kohya has it: its last is 0 and not the rounded cosine of a right angle.
+    # The sine backwards, as kohya has it: it ends at 0, where the cosine ends at a rounding error.
     "cosine": lambda share: math.sin(math.pi / 2 * (1 - share)),
     "linear": lambda share: share,
     "reverse_linear": lambda share: 1 - share,

@@ -96,6 +96,9 @@ class Network(Protocol):
     def norms(self) -> Mapping[str, float]:
         """Return the mean and the largest Frobenius norm over the modules' weight changes."""
 
+    def layer_norms(self) -> Mapping[str, float]:
+        """Return the Frobenius norm of every module's weight change, by its name."""
+
     def broken_layers(self, of: Literal["weights", "gradients"]) -> tuple[str, ...]:
         """Return the layers in whose weights or gradients a number is not finite."""
 

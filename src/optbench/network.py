@@ -160,6 +160,11 @@ class LoraNetwork:
         """Return the mean and the largest ||scale * up @ down||_F over all layers."""
         return _statistics(self._layer_norms())
 
+    def layer_norms(self) -> Mapping[str, float]:
+        """Return ||scale * up @ down||_F of every layer, by its name."""
+        names = (layer.name for layer in self._layers)
+        return dict(zip(names, self._layer_norms(), strict=True))
+
     def broken_layers(self, of: Literal["weights", "gradients"]) -> tuple[str, ...]:
         """Return the layers in whose weights or gradients a number is not finite."""
         names, checks = [], []

@@ -5,7 +5,6 @@ checkpoint -> render -> grid. The report is built afterwards, from the files lef
 from __future__ import annotations
 
 import functools
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -53,6 +52,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     run = RunDir(place.sweep_dir / identity.name)
     rundir.write_status(run.path, "running")
     accelerator = _accelerator(config.train)
+    allocator.forget_peak_memory(accelerator.device.type)
     base = _base(config.base, accelerator.device, config.train.mixed_precision)
     latents = encode_dataset(
         identity.dataset, base, cache_dir=Path(config.cache_dir), flips=config.dataset.flip_aug
@@ -117,7 +117,7 @@ class _Run:
         described = self._described()
         restored = read_state(run, self.network, self.optimizer, self.accelerator)
         self.done = restored or Progressed(epoch=0, step=0)
-        for path in (run.steps_path, run.epochs_path):
+        for path in (run.steps_path, run.epochs_path, run.layers_path):
             rundir.truncate_rows(path, max_epoch=self.done.epoch)
         epochs = [
             row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
@@ -141,14 +141,11 @@ class _Run:
         started = time.perf_counter()
         self._save_lora(record)
         row: dict[str, Any] = {
-            "epoch": record.epoch,
-            "step": record.step,
-            "mean_loss": record.mean_loss,
-            "seconds_train": record.seconds_train,
-            "peak_memory_bytes": _peak_memory_bytes(self.base.device),
-            **record.norms,
+            **record.as_row(),
+            "peak_memory_bytes": allocator.peak_memory_bytes(self.base.device.type),
         }
         rundir.append_rows(self.run.steps_path, rows)
+        rundir.append_rows(self.run.layers_path, record.layer_rows())
         self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
         write_scalars(self.run.tensorboard_dir, [*rows, row])
@@ -361,11 +358,3 @@ def _progress(stage: _Run, place: SweepPlace) -> Iterator[RunProgress]:
         num_runs=place.num_runs,
     ) as progress:
         yield progress
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory used so far: of the GPU, or of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

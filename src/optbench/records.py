@@ -80,6 +80,14 @@ class ParameterGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StateSize:
+    """What an optimizer keeps in memory besides the weights."""
+
+    num_bytes: int
+    share_8bit: float  # of the weights: those whose state is kept in 8 bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
     """One optimizer update as a flat record; seconds are wall time of this step."""
 
@@ -90,17 +98,18 @@ class StepRecord:
     lr: Mapping[str, float]  # per group
     d: Mapping[str, float]  # per group; empty for classes that estimate no d
     effective_lr: Mapping[str, float]
+    update_ratio: Mapping[str, float]  # ||change|| / ||weights|| per group; empty in most steps
     seconds_data: float
     seconds_forward: float
     seconds_backward: float
     seconds_optimizer: float
 
     def as_row(self) -> dict[str, float | int]:
-        """Return the record with one key per number: `lr/unet`, `d/unet`, `effective_lr/unet`."""
+        """Return the record with one key per number: `lr/unet`, `d/unet`, `update_ratio/unet`."""
         row: dict[str, float | int] = {"step": self.step, "epoch": self.epoch, "loss": self.loss}
         row["grad_norm"] = self.grad_norm
-        for name, values in (("lr", self.lr), ("d", self.d), ("effective_lr", self.effective_lr)):
-            row.update({f"{name}/{group}": value for group, value in values.items()})
+        for name in ("lr", "d", "effective_lr", "update_ratio"):
+            row.update({f"{name}/{group}": value for group, value in getattr(self, name).items()})
         for phase in ("data", "forward", "backward", "optimizer"):
             row[f"seconds_{phase}"] = getattr(self, f"seconds_{phase}")
         return row
@@ -115,6 +124,27 @@ class EpochRecord:
     mean_loss: float  # over the epoch's steps
     seconds_train: float
     norms: Mapping[str, float]  # mean and largest module norm, modules scaled by max-norm
+    layer_norms: Mapping[str, float]  # ||scale * up @ down||_F of each layer
+    state: StateSize
+
+    def as_row(self) -> dict[str, float | int]:
+        """Return the record with one key per number; the layers' norms are records of their own."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "mean_loss": self.mean_loss,
+            "seconds_train": self.seconds_train,
+            "optimizer_state_bytes": self.state.num_bytes,
+            "optimizer_state_8bit_share": self.state.share_8bit,
+            **self.norms,
+        }
+
+    def layer_rows(self) -> list[dict[str, float | int | str]]:
+        """Return one row for each layer."""
+        return [
+            {"epoch": self.epoch, "layer": layer, "norm": norm}
+            for layer, norm in self.layer_norms.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "steps.jsonl"
 
     @property
+    def layers_path(self) -> Path:
+        """One record per layer and epoch."""
+        return self.path / "layers.jsonl"
+
+    @property
     def epochs_path(self) -> Path:
         """One record per epoch."""
         return self.path / "epochs.jsonl"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from optbench import rng
+from optbench import rng, telemetry
 from optbench.contracts import Base, Network, StepOptimizer
 from optbench.errors import DivergedError, Problem
 from optbench.options import TrainOptions
@@ -169,7 +169,9 @@ class _Stepper:
         clock.start()
         loss = loss_sum / len(window.batches)
         lr, d, effective_lr = optimizer.rates()
-        grad_norm = self._update(loss, step=step, epoch=epoch)
+        is_wanted = step % telemetry.RATIO_EVERY == 1
+        with telemetry.update_ratios(optimizer.optimizer, is_wanted=is_wanted) as ratios:
+            grad_norm = self._update(loss, step=step, epoch=epoch)
         norms = network.end_step()  # after the update: what is saved keeps the max-norm
         clock.stop("optimizer")
         record = StepRecord(
@@ -180,6 +182,7 @@ class _Stepper:
             lr=lr,
             d=d,
             effective_lr=effective_lr,
+            update_ratio=ratios,
             seconds_data=clock.data,
             seconds_forward=clock.forward,
             seconds_backward=clock.backward,
@@ -313,4 +316,6 @@ def _epoch_record(
         mean_loss=sum(losses) / len(losses),
         seconds_train=seconds,
         norms={**lane.network.norms(), **max_norms},
+        layer_norms=lane.network.layer_norms(),
+        state=telemetry.state_size(lane.optimizer.optimizer),
     )

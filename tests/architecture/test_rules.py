@@ -28,7 +28,7 @@ MAX_MODULE_LINES = 400
 RANKS = (
     ("errors", "__init__"),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
-    ("recipes", "schedules", "blocks", "lora", "lowrank", "stepping", "rundir"),
+    ("recipes", "schedules", "blocks", "lora", "lowrank", "telemetry", "stepping", "rundir"),
     (
         "dataset",
         "bases",

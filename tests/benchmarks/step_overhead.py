@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, rng
+from optbench import allocator, rng, telemetry
 from optbench.bases import load_base
 from optbench.batches import plan_epoch
 from optbench.composition import compose_runs
 from optbench.latents import encode_dataset
-from optbench.network import build_network
+from optbench.network import LoraNetwork, build_network
 from optbench.optimizers import build_optimizer
 from optbench.records import StepRecord
+from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 
 NUM_STEPS = 60
@@ -91,7 +92,28 @@ def measure(*, is_tuned: bool) -> None:
         assert isinstance(record, StepRecord)
         ours.append(time.perf_counter() - started - record.seconds_optimizer)
         records.append(record)
+    _print_telemetry(network, optimizer, statistics.median(ours))
     _print(bare[NUM_WARMUP_STEPS:], ours[NUM_WARMUP_STEPS:], records[NUM_WARMUP_STEPS:], is_tuned)
+
+
+def _print_telemetry(network: LoraNetwork, optimizer: BuiltOptimizer, step: float) -> None:
+    """Print what looking at the optimizer costs: every tenth step, and at the end of an epoch."""
+    ratios, rest = [], []
+    for _ in range(NUM_WARMUP_STEPS + 20):
+        started = time.perf_counter()
+        with telemetry.update_ratios(optimizer.optimizer, is_wanted=True):
+            pass
+        ratios.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        telemetry.state_size(optimizer.optimizer)
+        network.layer_norms()
+        rest.append(time.perf_counter() - started)
+    ratio = statistics.median(ratios[NUM_WARMUP_STEPS:])
+    print(
+        f"update ratio {ratio * 1e3:.2f} ms every {telemetry.RATIO_EVERY} steps, "
+        f"{ratio / telemetry.RATIO_EVERY / step:.2%} of a step; layer norms and state size "
+        f"{statistics.median(rest[NUM_WARMUP_STEPS:]) * 1e3:.2f} ms an epoch"
+    )
 
 
 def _print(bare: list[float], ours: list[float], records: list[StepRecord], is_tuned: bool) -> None:

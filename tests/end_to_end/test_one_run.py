@@ -44,6 +44,25 @@ def test_a_run_leaves_everything_schema_1_names(finished: Path) -> None:
     assert (finished.parent / "report" / "index.html").is_file()
 
 
+def test_a_run_records_what_its_optimizer_costs_and_does(finished: Path) -> None:
+    epochs = [json.loads(line) for line in (finished / "epochs.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in (finished / "steps.jsonl").read_text().splitlines()]
+    layers = [json.loads(line) for line in (finished / "layers.jsonl").read_text().splitlines()]
+    # AdamW keeps two float32 numbers for each weight, and a counter for each tensor.
+    provenance = json.loads((finished / "provenance.json").read_text())
+    num_layers = len({row["layer"] for row in layers})
+    expected = 8 * provenance["num_parameters"] + 4 * 2 * num_layers
+    assert [row["optimizer_state_bytes"] for row in epochs] == [expected] * len(epochs)
+    assert {row["optimizer_state_8bit_share"] for row in epochs} == {0}
+    for epoch in epochs:
+        norms = [row["norm"] for row in layers if row["epoch"] == epoch["epoch"]]
+        assert len(norms) == num_layers
+        assert max(norms) == epoch["norm/max_key_norm"]
+    looked_at = [row["step"] for row in steps if "update_ratio/unet" in row]
+    assert looked_at == [row["step"] for row in steps if row["step"] % 10 == 1]
+    assert all(0 < row["update_ratio/unet"] < 1 for row in steps if row["step"] in looked_at)
+
+
 def test_the_same_run_twice_gives_the_same_bytes(
     command: Command, finished: Path, tmp_path: Path
 ) -> None:

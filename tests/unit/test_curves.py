@@ -34,6 +34,7 @@ def step_row(step: int, loss: float = 0.5) -> dict[str, float | int]:
         lr={"unet": 1e-4, "text_encoder": 5e-5},
         d={"unet": 1e-6},
         effective_lr={"unet": 1e-10},
+        update_ratio={"unet": 1e-3},
         seconds_data=0.25,
         seconds_forward=0.5,
         seconds_backward=0.75,

@@ -78,6 +78,7 @@ def record(step: int, loss: float = 0.5, **rates: float) -> StepRecord:
         lr={"unet": 1.0, "text_encoder": 1.0},
         d={},
         effective_lr=rates,
+        update_ratio={},
         seconds_data=0.0,
         seconds_forward=0.0,
         seconds_backward=0.0,

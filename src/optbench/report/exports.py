@@ -11,7 +11,8 @@ import pandas as pd
 from optbench.results import Frames, is_missing, shown
 from optbench.rundir import write_atomic
 
-TABLES = ("runs", "epochs", "steps", "pairs", "images", "validation")
+TABLES = ("runs", "epochs", "steps", "pairs", "images", "layers", "validation")
+_OFTEN_EMPTY = ("layers", "validation")
 # A spreadsheet takes a cell that begins so for a formula; captions and names are not ours.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -21,7 +22,7 @@ def write_tables(frames: Frames, folder: Path) -> tuple[str, ...]:
     written: list[str] = []
     for name in TABLES:
         frame: pd.DataFrame = getattr(frames, name)
-        if name == "validation" and frame.empty:
+        if name in _OFTEN_EMPTY and frame.empty:
             continue
         safe = frame.apply(_column) if len(frame.columns) else frame
         buffer = io.BytesIO()

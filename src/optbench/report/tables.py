@@ -73,9 +73,12 @@ def ranking(sweep: SweepEvidence) -> Table:
     """Return every run with its settings, costs and loss; fastest step first."""
     columns: list[tuple[str, str, Callable[[float | None], str]]] = [
         ("seconds_per_step", "time per step", seconds_text),
+        ("seconds_optimizer", "of it the optimizer", seconds_text),
         ("seconds_total", "training time", seconds_text),
         ("final_loss", "final loss", _number_or_none),
+        ("d_escape_step", "d found at step", _number_or_none),
         ("peak_memory_bytes", "peak memory", bytes_text),
+        ("optimizer_state_bytes", "optimizer state", bytes_text),
         ("lora_bytes", "LoRA file", bytes_text),
     ]
     shown = [column for column in columns if _values(sweep.runs, column[0])]

@@ -29,7 +29,11 @@ MEASURED = (
     "seconds_render",
     "seconds_save",
     "final_loss",
+    "update_ratio",
+    "d_escape_step",
     "peak_memory_bytes",
+    "optimizer_state_bytes",
+    "optimizer_state_8bit_share",
     "lora_bytes",
 )
 GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")

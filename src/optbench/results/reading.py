@@ -21,6 +21,7 @@ from optbench.rundir import RunDir
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
 _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
+_STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 # Places on this machine, texts about a recipe, and what only names the sweep.
 _NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name")
@@ -37,6 +38,7 @@ class Frames:
     runs: pd.DataFrame  # one row per run: settings, status, costs, final loss
     epochs: pd.DataFrame
     steps: pd.DataFrame
+    layers: pd.DataFrame  # one row per layer and epoch
     validation: pd.DataFrame
     images: pd.DataFrame  # paths relative to `root`
     pairs: pd.DataFrame  # runs that differ in exactly one setting
@@ -52,6 +54,7 @@ class _Read:
     row: dict[str, Any]
     epochs: list[rundir.Row]
     steps: list[rundir.Row]
+    layers: list[rundir.Row]
     validation: list[rundir.Row]
     problems: list[str]
 
@@ -98,6 +101,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         runs=runs,
         epochs=epochs,
         steps=_records(read, "steps"),
+        layers=_records(read, "layers"),
         validation=_records(read, "validation"),
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
         pairs=find_pairs(runs),
@@ -216,6 +220,7 @@ def _read_run(run: RunDir) -> _Read:
         row=row,
         epochs=epochs,
         steps=steps,
+        layers=_read_records(run.layers_path, problems),
         validation=_read_records(run.validation_path, problems),
         problems=problems,
     )
@@ -244,9 +249,36 @@ def _measured(
         **phases,
         **sums,
         "final_loss": _number(epochs[-1].get("mean_loss")) if epochs else None,
+        "update_ratio": _median(_mean_over_groups(row, "update_ratio/") for row in settled),
+        "d_escape_step": _escape_step(steps),
         "peak_memory_bytes": max(peaks) if peaks else None,
+        **{name: _number(epochs[-1].get(name)) if epochs else None for name in _STATE},
         "lora_bytes": _lora_bytes(run),
     }
+
+
+def _mean_over_groups(row: rundir.Row, prefix: str) -> float | None:
+    """Return the mean of a number that a step has for each group, None where it has none."""
+    known = _numbers(value for name, value in row.items() if name.startswith(prefix))
+    return sum(known) / len(known) if known else None
+
+
+def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
+    """Return the step from which d had reached half of its largest value, in every group.
+
+    Until then a class that estimates its own step size was still looking for it. None for other
+    classes, and where d has not even doubled since the first step.
+    """
+    found = []
+    names = {name for row in steps for name in row if name.startswith("d/")}
+    for name in names:
+        values = [(row.get("step"), _number(row.get(name))) for row in steps]
+        known = [(step, d) for step, d in values if isinstance(step, int) and d is not None]
+        largest = max((d for _, d in known), default=0.0)
+        if not known or known[0][1] > largest / 2:
+            return None
+        found.append(next(step for step, d in known if d >= largest / 2))
+    return max(found, default=None)
 
 
 def _sum_of_phases(row: rundir.Row) -> float | None:
