@@ -64,6 +64,10 @@ fix: .venv/stamp-dev ## Format and repair what can be repaired by itself
 bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
 	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done
 
+.PHONY: docs
+docs: .venv/stamp-dev ## Make docs/optimizers.md from conf/optimizer/ and the figures last measured
+	@$(PYTHON) tests/benchmarks/optimizer_costs.py --page
+
 .PHONY: wheel-smoke
 wheel-smoke: .venv/stamp-dev ## Build a wheel, install it apart, use it from an empty folder
 	@$(PYTHON) -m pytest tests/packaging
