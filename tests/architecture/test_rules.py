@@ -52,7 +52,7 @@ RANKS = (
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "recipe_files"),
     ("doctor",),
-    ("plan", "resize"),
+    ("plan", "resize", "kohya"),
     ("cli",),
     ("__main__",),
 )

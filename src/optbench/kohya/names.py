@@ -1,0 +1,218 @@
+"""Which option of kohya's trainer means what here: one line each, for both directions.
+
+A setting of ours that stands in none of these tables has to be named in `WITHOUT_EQUIVALENT`; a
+test goes through all settings there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# kohya's option -> ours, where both hold the same value.
+VALUES: Mapping[str, str] = {
+    "pretrained_model_name_or_path": "base.path",
+    "vae": "base.vae",
+    "train_data_dir": "dataset.dir",
+    "bucket_reso_steps": "dataset.bucket_reso_steps",
+    "min_bucket_reso": "dataset.min_bucket_reso",
+    "max_bucket_reso": "dataset.max_bucket_reso",
+    "caption_extension": "dataset.caption_extension",
+    "keep_tokens": "dataset.keep_tokens",
+    "caption_dropout_rate": "dataset.caption_dropout_rate",
+    "network_dim": "network.dim",
+    "network_alpha": "network.alpha",
+    "scale_weight_norms": "network.scale_weight_norms",
+    "train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.gradient_accumulation",
+    "mixed_precision": "train.mixed_precision",
+    "max_grad_norm": "train.max_grad_norm",
+    "clip_skip": "train.clip_skip",
+    "save_precision": "train.save_precision",
+    "lr_warmup_steps": "lr_scheduler.warmup_steps",
+    "lr_scheduler_num_cycles": "lr_scheduler.num_cycles",
+    "lr_scheduler_power": "lr_scheduler.power",
+    "lr_scheduler_min_lr_ratio": "lr_scheduler.min_lr_ratio",
+    "lr_scheduler_timescale": "lr_scheduler.timescale",
+    "lr_decay_steps": "lr_scheduler.decay_steps",
+    "seed": "seed",
+}
+# Given or not given; ours is true or false.
+FLAGS: Mapping[str, str] = {
+    "enable_bucket": "dataset.enable_bucket",
+    "bucket_no_upscale": "dataset.bucket_no_upscale",
+    "shuffle_caption": "dataset.shuffle_caption",
+    "flip_aug": "dataset.flip_aug",
+}
+# Ours is a share that kohya's leaves out where there is none.
+DROPOUTS: Mapping[str, str] = {"network_dropout": "network.dropout"}
+# What --network_args holds.
+NETWORK_ARGS: Mapping[str, str] = {
+    "conv_dim": "network.conv_dim",
+    "conv_alpha": "network.conv_alpha",
+    "rank_dropout": "network.rank_dropout",
+    "module_dropout": "network.module_dropout",
+    "down_lr_weight": "network.down_lr_weight",
+    "mid_lr_weight": "network.mid_lr_weight",
+    "up_lr_weight": "network.up_lr_weight",
+    "block_lr_zero_threshold": "network.block_lr_zero_threshold",
+}
+# Handled one by one, because one of ours is several of kohya's or the other way round.
+SPECIAL = (
+    "dataset.resolution",
+    "network.train_unet",
+    "network.train_text_encoder",
+    "optimizer._target_",
+    "optimizer.lr",
+    "optimizer.unet_lr",
+    "optimizer.text_encoder_lr",
+    "optimizer.args",
+    "optimizer.group_args",
+    "lr_scheduler.step_rules",
+    "lr_mult",
+    "train.epochs",
+    "train.max_steps",
+    "base.family",
+    "prompts.prompts",
+    "render.seeds",
+    "render.cfg_scale",
+    "render.steps",
+    "render.sampler",
+)
+# Ours alone, and why a kohya command lacks nothing without it.
+WITHOUT_EQUIVALENT: Mapping[str, str] = {
+    "base.lr_scale": "the rates in the command are multiplied by it already",
+    "render.enabled": "pictures do not change the training",
+    "render.batch_size": "pictures do not change the training",
+    "train.device": "accelerate chooses the device",
+    "train.num_threads": "accelerate launch --num_cpu_threads_per_process",
+    "optimizer.traits": "says how the class is stepped",
+    "optimizer.refused_args": "texts of the recipe",
+    "optimizer.package": "texts of the recipe",
+    "optimizer.paper": "texts of the recipe",
+    "optimizer.note": "texts of the recipe",
+    "sweep_name": "a place on disk",
+    "runs_dir": "a place on disk",
+    "cache_dir": "a place on disk",
+}
+# kohya's, and why we need none.
+NOT_NEEDED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("output_dir", "output_name", "logging_dir", "log_with", "log_prefix", "save_model_as"),
+        "a run's folder has its files",
+    ),
+    **dict.fromkeys(
+        ("save_every_n_epochs", "save_state", "save_state_on_train_end", "resume"),
+        "every epoch is saved, and the same command continues",
+    ),
+    **dict.fromkeys(
+        ("cache_latents", "cache_latents_to_disk", "vae_batch_size"), "latents are always cached"
+    ),
+    **dict.fromkeys(
+        ("sdpa", "xformers", "mem_eff_attn", "lowram", "highvram"), "speed and memory only"
+    ),
+    **dict.fromkeys(
+        ("max_data_loader_n_workers", "persistent_data_loader_workers"),
+        "pictures are encoded once, and batches come from memory",
+    ),
+    **dict.fromkeys(
+        ("num_cpu_threads_per_process", "num_processes", "num_machines"), "accelerate's own"
+    ),
+    **dict.fromkeys(("training_comment", "metadata_title", "metadata_author"), "texts in the file"),
+    **dict.fromkeys(
+        ("sample_prompts", "sample_every_n_epochs", "sample_at_first", "sample_sampler"),
+        "every epoch is rendered from prompts= and render=",
+    ),
+    "network_module": "networks.lora is what network=lora and network=locon are",
+    "config_file": "its settings are what is read here",
+}
+
+# What kohya's trainer takes where a command line says nothing; None: nothing at all.
+DEFAULTS: Mapping[str, object] = {
+    "resolution": "512,512",
+    "bucket_reso_steps": 64,
+    "min_bucket_reso": 256,
+    "max_bucket_reso": 1024,
+    "caption_extension": ".caption",
+    "keep_tokens": 0,
+    "caption_dropout_rate": 0.0,
+    "network_dim": 4,
+    "network_alpha": 1.0,
+    "scale_weight_norms": None,
+    "train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "mixed_precision": "no",
+    "max_grad_norm": 1.0,
+    "clip_skip": 1,
+    "save_precision": "float",
+    "lr_warmup_steps": 0,
+    "lr_scheduler": "constant",
+    "learning_rate": 2e-6,
+    "max_train_steps": 1600,
+    "optimizer_type": "AdamW",
+}
+
+# kohya's name of a class, in small letters -> our recipe. `DAdaptation` is the preprint's Adam.
+RECIPES: Mapping[str, str] = {
+    "": "adamw",
+    "adamw": "adamw",
+    "adamw8bit": "adamw8bit",
+    "pagedadamw8bit": "pagedadamw8bit",
+    "pagedadamw32bit": "pagedadamw32bit",
+    "lion": "lion",
+    "lion8bit": "lion8bit",
+    "pagedlion8bit": "pagedlion8bit",
+    "sgdnesterov": "sgdnesterov",
+    "sgdnesterov8bit": "sgdnesterov8bit",
+    "dadaptation": "dadaptadampreprint",
+    "dadaptadampreprint": "dadaptadampreprint",
+    "dadaptadagrad": "dadaptadagrad",
+    "dadaptadam": "dadaptadam",
+    "dadaptadan": "dadaptadan",
+    "dadaptadanip": "dadaptadanip",
+    "dadaptlion": "dadaptlion",
+    "dadaptsgd": "dadaptsgd",
+    "prodigy": "prodigy",
+    "radamschedulefree": "radamschedulefree",
+    "adamwschedulefree": "adamwschedulefree",
+    "sgdschedulefree": "sgdschedulefree",
+    "adafactor": "adafactor",
+}
+SPELLED: Mapping[str, str] = {  # recipe -> how kohya's users write it; others by their class
+    "adamw": "AdamW",
+    "adamw8bit": "AdamW8bit",
+    "pagedadamw8bit": "PagedAdamW8bit",
+    "pagedadamw32bit": "PagedAdamW32bit",
+    "lion": "Lion",
+    "lion8bit": "Lion8bit",
+    "pagedlion8bit": "PagedLion8bit",
+    "sgdnesterov": "SGDNesterov",
+    "sgdnesterov8bit": "SGDNesterov8bit",
+    "dadaptadampreprint": "DAdaptAdamPreprint",
+    "dadaptadagrad": "DAdaptAdaGrad",
+    "dadaptadam": "DAdaptAdam",
+    "dadaptadan": "DAdaptAdan",
+    "dadaptadanip": "DAdaptAdanIP",
+    "dadaptlion": "DAdaptLion",
+    "dadaptsgd": "DAdaptSGD",
+    "prodigy": "Prodigy",
+    "radamschedulefree": "RAdamScheduleFree",
+    "adamwschedulefree": "AdamWScheduleFree",
+    "sgdschedulefree": "SGDScheduleFree",
+    "adafactor": "Adafactor",
+    "adafactor_auto": "Adafactor",
+}
+# Ours -> kohya's; rex has none there.
+SCHEDULES: Mapping[str, str] = {
+    "constant": "constant",
+    "constant_with_warmup": "constant_with_warmup",
+    "linear": "linear",
+    "cosine": "cosine",
+    "cosine_with_restarts": "cosine_with_restarts",
+    "cosine_with_min_lr": "cosine_with_min_lr",
+    "polynomial": "polynomial",
+    "inverse_sqrt": "inverse_sqrt",
+    "warmup_stable_decay": "warmup_stable_decay",
+    "piecewise": "piecewise_constant",
+    "adafactor": "adafactor",
+}
+SMALLEST_POLYNOMIAL_RATE = 1e-7  # kohya's, whatever is asked
