@@ -61,6 +61,21 @@ def block_of(name: str) -> Block | None:
     return Block("mid", 0) if name.startswith("lora_unet_mid_block_") else None
 
 
+def index_of(name: str) -> int | None:
+    """Return where kohya's lists for all blocks have a layer's, or None where they have none.
+
+    SD1.x and SD2: 25 places, 12 down, the middle, 12 up. SDXL: 23, the first for the embeddings of
+    time and size, then 9 down, 3 in the middle, 9 up, and the last for the unet's way out.
+    """
+    block = block_of(name)
+    if block is None:
+        return None
+    is_sdxl = _ORIGINAL.match(name) is not None
+    sizes = _NUM_BLOCKS_SDXL if is_sdxl else _NUM_BLOCKS
+    first = {"down": 0, "mid": sizes["down"], "up": sizes["down"] + sizes["mid"]}
+    return first[block.place] + block.number + int(is_sdxl)
+
+
 def lr_weights(targets: Sequence[LoraTarget], options: NetworkOptions) -> dict[str, float]:
     """Return what multiplies the rate of every layer, by its name; 0 leaves the layer out."""
     names = [target.name for target in targets]
@@ -88,6 +103,53 @@ def check_effect(options: NetworkOptions, layers: Sequence[float]) -> Problem | 
         fix="leave them out, choose other blocks, or add network.conv_dim=8: most blocks without "
         "attention have layers only then",
     )
+
+
+def check_block_sizes(options: NetworkOptions, *, family: str) -> list[Problem]:
+    """Return everything impossible or without effect in the sizes of the unet's blocks."""
+    num_blocks = 23 if family == "sdxl" else 25
+    problems = []
+    for dims_name, alphas_name in (
+        ("block_dims", "block_alphas"),
+        ("conv_block_dims", "conv_block_alphas"),
+    ):
+        dims, alphas = getattr(options, dims_name), getattr(options, alphas_name)
+        least: dict[str, float] = {dims_name: 0, alphas_name: math.ulp(0.0)}
+        for name, given in ((dims_name, dims), (alphas_name, alphas)):
+            is_fine = given is None or (
+                len(given) == num_blocks
+                and all(math.isfinite(one) and one >= least[name] for one in given)
+            )
+            if not is_fine:
+                kind = "dims of 0 or more" if name == dims_name else "alphas above 0"
+                problems.append(
+                    Problem(
+                        found=f"{len(given)} numbers: {list(given)}",
+                        expected=f"{num_blocks} {kind}, one for each block of this family",
+                        where=f"network.{name}",
+                        fix=f"write 'network.{name}=[{','.join(['4'] * num_blocks)}]' and change "
+                        "what you want",
+                    )
+                )
+        if alphas is not None and dims is None:
+            problems.append(
+                Problem(
+                    found=f"network.{alphas_name} without network.{dims_name}",
+                    expected="the dims with them, because alone they have no effect",
+                    where=f"network.{alphas_name}",
+                    fix=f"add network.{dims_name}, or leave it out",
+                )
+            )
+        if dims is not None and not options.train_unet:
+            problems.append(
+                Problem(
+                    found="dims for the unet's blocks while network.train_unet=false",
+                    expected="none",
+                    where=f"network.{dims_name}",
+                    fix="leave it out, or write network.train_unet=true",
+                )
+            )
+    return problems
 
 
 def check_block_weights(options: NetworkOptions, *, family: str) -> list[Problem]:
@@ -132,8 +194,8 @@ def distinct_weights(options: NetworkOptions, *, family: str) -> set[float]:
     return {weight for one in numbers for weight in one if weight > 0}
 
 
-def spelled_weights(options: NetworkOptions) -> dict[str, str]:
-    """Return the weights that are given as kohya's network_args spell them: down_lr_weight=0,1."""
+def spelled_blocks(options: NetworkOptions) -> dict[str, str]:
+    """Return what is given by block as kohya's network_args spell it: down_lr_weight=0,1."""
     spelled = {
         f"{place}_lr_weight": ",".join(f"{one:g}" for one in given)
         if isinstance(given, tuple)
@@ -141,6 +203,10 @@ def spelled_weights(options: NetworkOptions) -> dict[str, str]:
         for place, given in _given(options).items()
         if given is not None
     }
+    for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
+        listed = getattr(options, name)
+        if listed is not None:
+            spelled[name] = ",".join(f"{one:g}" for one in listed)
     if options.block_lr_zero_threshold:
         spelled["block_lr_zero_threshold"] = f"{options.block_lr_zero_threshold:g}"
     return spelled

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from optbench.blocks import spelled_weights
+from optbench.blocks import spelled_blocks
 from optbench.errors import DamagedFileError, DivergedError, Problem
 from optbench.options import (
     BaseOptions,
@@ -273,7 +273,9 @@ def _network_metadata(options: NetworkOptions) -> dict[str, str]:
         "conv_alpha": options.conv_alpha if options.conv_dim is not None else None,
         "rank_dropout": options.rank_dropout or None,
         "module_dropout": options.module_dropout or None,
-        **spelled_weights(options),
+        **spelled_blocks(options),
+        "rs_lora": options.rslora or None,
+        "dora_wd": options.dora or None,
     }
     given = {name: str(value) for name, value in arguments.items() if value is not None}
     if given:

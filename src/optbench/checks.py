@@ -68,22 +68,18 @@ def check_network(options: NetworkOptions) -> list[Problem]:
         *_above_zero("network.conv_alpha", options.conv_alpha),
         *_above_zero("network.scale_weight_norms", options.scale_weight_norms),
     ]
-    shares = {
-        "dropout": options.dropout,
-        "rank_dropout": options.rank_dropout,
-        "module_dropout": options.module_dropout,
-    }
-    problems += [
-        Problem(
-            found=f"{share:g}",
-            expected="a share from 0 up to, but not including, 1",
-            where=f"network.{name}",
-            fix=f"write network.{name}=0.1, or 0 for none",
+    problems += _check_dropouts(options)
+    if options.dora and options.scale_weight_norms is not None:
+        problems.append(
+            Problem(
+                found=f"network.dora=true with a max-norm of {options.scale_weight_norms:g}",
+                expected="one of them: DoRA's change is not up @ down, whose norm max-norm limits",
+                where="network.dora and network.scale_weight_norms",
+                fix="write scale_weight_norms=off, or network.dora=false",
+            )
         )
-        for name, share in shares.items()
-        if not 0 <= share < 1
-    ]
-    if options.conv_alpha is not None and options.conv_dim is None:
+    has_conv = options.conv_dim is not None or options.conv_block_dims is not None
+    if options.conv_alpha is not None and not has_conv:
         problems.append(
             Problem(
                 found=f"{options.conv_alpha:g} while network.conv_dim is null",
@@ -111,6 +107,24 @@ def check_network(options: NetworkOptions) -> list[Problem]:
             )
         )
     return problems
+
+
+def _check_dropouts(options: NetworkOptions) -> list[Problem]:
+    shares = {
+        "dropout": options.dropout,
+        "rank_dropout": options.rank_dropout,
+        "module_dropout": options.module_dropout,
+    }
+    return [
+        Problem(
+            found=f"{share:g}",
+            expected="a share from 0 up to, but not including, 1",
+            where=f"network.{name}",
+            fix=f"write network.{name}=0.1, or 0 for none",
+        )
+        for name, share in shares.items()
+        if not 0 <= share < 1
+    ]
 
 
 def check_train(options: TrainOptions) -> list[Problem]:

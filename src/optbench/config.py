@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench import checks, paths
-from optbench.blocks import check_block_weights, distinct_weights
+from optbench.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.dataset import check_dataset_options
 from optbench.errors import ConfigError, Problem
 from optbench.options import (
@@ -295,6 +295,7 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
     unet_weights = {1.0}
     if isinstance(network, NetworkOptions) and values["base"] is not None:
         family = values["base"].family
+        problems += check_block_sizes(network, family=family)
         wrong = check_block_weights(network, family=family)
         unet_weights = {1.0} if wrong else distinct_weights(network, family=family)
         problems += wrong

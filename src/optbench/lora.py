@@ -3,12 +3,18 @@
 A layer W answers W(x) + scale * up(down(x)) with scale = alpha / dim. Shapes and starting values
 are kohya's; the random draws are ours, each with an address of its own.
 
+With DoRA (Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353) the layer's
+weights become m * V / ||V|| with V = W + scale * up @ down and the norm of each column, which is
+each input's: m is learnt too, and starts as ||W||. As in the paper's section 4.3 no gradient goes
+through ||V||. A1111 and ComfyUI read such files so; diffusers leaves their m out.
+
 Shapes: B samples, R dim, I inputs, O outputs, K inputs times kernel height and width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast, final
 
 import torch
@@ -31,7 +37,14 @@ class LoraLayer:
     """
 
     def __init__(
-        self, target: LoraTarget, *, dim: int, alpha: float, seed: int, lr_weight: float = 1.0
+        self,
+        target: LoraTarget,
+        *,
+        dim: int,
+        alpha: float,
+        seed: int,
+        lr_weight: float = 1.0,
+        dora: bool = False,
     ) -> None:
         """Draw the down weight from U(-1/sqrt(K), 1/sqrt(K)) and set the up weight to zero."""
         module = supported(target.module)
@@ -53,12 +66,22 @@ class LoraLayer:
         device = module.weight.device
         self.down: nn.Parameter = nn.Parameter(down.to(device))
         self.up: nn.Parameter = nn.Parameter(up.to(device))
+        self.magnitude: nn.Parameter | None = None  # (1, I), or (1, I, 1, 1) of a convolution
+        if dora:
+            self.magnitude = nn.Parameter(self._lengths())
 
-    def attach(self) -> RemovableHandle:
-        """Make the layer answer with this pair added; the handle's `remove` ends that."""
-        if isinstance(self.target_module, nn.Linear):
-            return self.target_module.register_forward_hook(self._add_to_linear)
-        return self.target_module.register_forward_hook(self._add_to_convolution)
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """Return what is trained, in the order of the file's keys."""
+        pair = (self.down, self.up)
+        return pair if self.magnitude is None else (*pair, self.magnitude)
+
+    def attach(self) -> Iterator[RemovableHandle]:
+        """Make the layer answer with this pair added; each handle's `remove` ends that."""
+        is_linear = isinstance(self.target_module, nn.Linear)
+        if self.magnitude is not None:
+            yield self.target_module.register_forward_pre_hook(self._rescale)
+        added = self._add_to_linear if is_linear else self._add_to_convolution
+        yield self.target_module.register_forward_hook(added)
 
     def _add_to_linear(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         if self.is_dropped:
@@ -79,6 +102,23 @@ class LoraLayer:
         if self.step_seed is not None:
             hidden = self._masked(hidden, rank_axis=1)
         return output + conv2d(hidden * self.factor, self.up)
+
+    def _rescale(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        """Return the layer's input times m / ||V||, as if its weights' columns were so scaled."""
+        if self.is_dropped or self.magnitude is None:
+            return None
+        ratio = self.magnitude / self._lengths()
+        if isinstance(self.target_module, nn.Linear):
+            ratio = ratio.flatten()
+        return (inputs[0] * ratio.to(inputs[0].dtype),)
+
+    def _lengths(self) -> Tensor:
+        """Return the length of every input's weights with the pair added, float32."""
+        with torch.no_grad(), torch.autocast(self.down.device.type, enabled=False):
+            weight = self.target_module.weight.float() + self._product()
+            lengths_I = weight.transpose(0, 1).flatten(1).norm(dim=1)
+            shape = (1, -1, *(1 for _ in weight.shape[2:]))
+            return cast(Tensor, lengths_I.view(shape))
 
     def begin_step(self, step_seed: int, options: NetworkOptions) -> None:
         """Decide this step's dropout from its seed and the layer's name alone."""
@@ -115,15 +155,28 @@ class LoraLayer:
         return hidden
 
     def delta(self) -> Tensor:
-        """Return scale * up @ down in the shape of the layer's own weight, float32."""
+        """Return what the layer's own weight changes by, in its shape, float32.
+
+        scale * up @ down; with DoRA the difference of m * V / ||V|| and W.
+        """
+        if self.magnitude is None:
+            return self._product()
+        weight = self.target_module.weight.float()
+        ratio = self.magnitude.detach() / self._lengths()
+        return ratio * (weight + self._product()) - weight
+
+    def _product(self) -> Tensor:
         product_OK = self.up.detach().flatten(1) @ self.down.detach().flatten(1)
         return (product_OK * self.scale).view(self.target_module.weight.shape)
 
     def squared_norm(self) -> Tensor:
         """Return ||scale * up @ down||_F^2 = scale^2 * sum((up^T up) * (down down^T)).
 
-        The two small Gram matrices stand for the product, which is never formed.
+        The two small Gram matrices stand for the product, which is never formed. Of DoRA it is
+        the square of the whole change.
         """
+        if self.magnitude is not None:
+            return self.delta().square().sum()
         down_RK = self.down.detach().flatten(1)
         up_OR = self.up.detach().flatten(1)
         total = ((up_OR.T @ up_OR) * (down_RK @ down_RK.T)).sum()
@@ -135,6 +188,7 @@ class LoraLayer:
             f"{self.name}.lora_down.weight": self.down,
             f"{self.name}.lora_up.weight": self.up,
             f"{self.name}.alpha": torch.tensor(self.alpha),
+            **({} if self.magnitude is None else {f"{self.name}.dora_scale": self.magnitude}),
         }
 
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from optbench.blocks import check_effect, lr_weights
 from optbench.errors import ConfigError, Problem
-from optbench.lora import LoraLayer, supported
+from optbench.lora import LoraLayer
 from optbench.options import NetworkOptions
 from optbench.records import LoraTarget, ParameterGroup, Part
+from optbench.sizes import layer_size
 
 _PARTS: tuple[Part, ...] = ("text_encoder", "unet")
 _SEED_RANGE = 2**63 - 1
@@ -47,10 +49,12 @@ def build_network(
             )
         )
     weights = lr_weights(targets, options)
-    sizes = {target.name: _dim_and_alpha(target, options) for target in targets}
+    sizes = {target.name: layer_size(target, options) for target in targets}
     offered = [target for target in targets if sizes[target.name] is not None]
     layers = [
-        LoraLayer(target, dim=size[0], alpha=size[1], seed=seed, lr_weight=weight)
+        LoraLayer(
+            target, dim=size[0], alpha=size[1], seed=seed, lr_weight=weight, dora=options.dora
+        )
         for target in offered
         if (size := sizes[target.name]) and (weight := weights[target.name]) > 0
     ]
@@ -90,10 +94,10 @@ class LoraNetwork:
         """
         assert self._state == "detached", f"the network is already {self._state}"
         self._state = "attached"
-        handles = []
+        handles: list[RemovableHandle] = []
         try:
             for layer in self._layers:
-                handles.append(layer.attach())
+                handles += layer.attach()
             yield
         finally:
             for handle in handles:
@@ -169,7 +173,7 @@ class LoraNetwork:
         """Return the layers in whose weights or gradients a number is not finite."""
         names, checks = [], []
         for layer in self._layers:
-            for weight in (layer.down, layer.up):
+            for weight in layer.parameters():
                 tensor = weight.detach() if of == "weights" else weight.grad
                 if tensor is not None:
                     names.append(layer.name)
@@ -228,22 +232,8 @@ def _grouped(layers: Sequence[LoraLayer]) -> Iterator[ParameterGroup]:
                     name=part if weight == 1 else f"{part}_x{weight:g}",
                     part=part,
                     lr_weight=weight,
-                    parameters=[tensor for one in members for tensor in (one.down, one.up)],
+                    parameters=[tensor for one in members for tensor in one.parameters()],
                 )
-
-
-def _dim_and_alpha(target: LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:
-    """Return the target's dim and alpha, or None where the options leave it alone."""
-    if not (options.train_unet if target.part == "unet" else options.train_text_encoder):
-        return None
-    module = supported(target.module)
-    is_pointwise = isinstance(module, nn.Linear) or module.kernel_size == (1, 1)
-    if options.conv_dim is None:
-        is_wanted = is_pointwise and not target.needs_conv_dim
-        return (options.dim, options.alpha) if is_wanted else None
-    assert options.conv_alpha is not None
-    # Inside resnets, linear and 1x1 layers come with conv_dim but are sized by dim (kohya).
-    return (options.dim, options.alpha) if is_pointwise else (options.conv_dim, options.conv_alpha)
 
 
 def _nothing_to_train(targets: Sequence[LoraTarget], options: NetworkOptions) -> Problem:

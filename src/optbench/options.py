@@ -63,6 +63,13 @@ class NetworkOptions:
     mid_lr_weight: tuple[float, ...] | float | str | None
     up_lr_weight: tuple[float, ...] | float | str | None
     block_lr_zero_threshold: float  # a weight up to this counts as 0
+    # One dim (0: no LoRA) and alpha for each of kohya's blocks, instead of those above.
+    block_dims: tuple[int, ...] | None
+    block_alphas: tuple[float, ...] | None  # None: alpha for all
+    conv_block_dims: tuple[int, ...] | None
+    conv_block_alphas: tuple[float, ...] | None  # None: conv_alpha for all, or 1
+    rslora: bool  # the scale is alpha / sqrt(dim)
+    dora: bool  # every layer learns the length of its weights apart from their direction
     train_unet: bool
     train_text_encoder: bool
 

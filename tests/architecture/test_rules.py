@@ -29,6 +29,7 @@ RANKS = (
     ("errors", "__init__"),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
     ("recipes", "schedules", "blocks", "lora", "lowrank", "telemetry", "stepping", "rundir"),
+    ("sizes",),
     (
         "dataset",
         "bases",

@@ -117,7 +117,7 @@ def test_changed_prompts_render_again_and_train_nothing(command: Command, tmp_pa
     assert len(list((run / "images" / "epoch-0002").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("network", ["lora", "locon"])
+@pytest.mark.parametrize("network", ["lora", "locon", "lora network.rslora=true"])
 def test_diffusers_loads_every_key_and_draws_our_picture(
     command: Command, tmp_path: Path, network: str
 ) -> None:
@@ -125,7 +125,7 @@ def test_diffusers_loads_every_key_and_draws_our_picture(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from omegaconf import OmegaConf
 
-    command.run(tmp_path, [f"network={network}", "network.dim=4", "lr_mult=100"])
+    command.run(tmp_path, [*f"network={network}".split(), "network.dim=4", "lr_mult=100"])
     finished = one_run(tmp_path)
     config = OmegaConf.load(finished / "config.yaml")
     pipeline = StableDiffusionPipeline.from_pretrained(

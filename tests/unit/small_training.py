@@ -47,6 +47,12 @@ NETWORK = NetworkOptions(
     mid_lr_weight=None,
     up_lr_weight=None,
     block_lr_zero_threshold=0.0,
+    block_dims=None,
+    block_alphas=None,
+    conv_block_dims=None,
+    conv_block_alphas=None,
+    rslora=False,
+    dora=False,
     train_unet=True,
     train_text_encoder=True,
 )

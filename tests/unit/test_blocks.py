@@ -14,10 +14,12 @@ from torch import nn
 from optbench.blocks import (
     Block,
     block_of,
+    check_block_sizes,
     check_block_weights,
     distinct_weights,
+    index_of,
     lr_weights,
-    spelled_weights,
+    spelled_blocks,
 )
 from optbench.errors import ConfigError
 from optbench.network import build_network
@@ -38,6 +40,12 @@ OPTIONS = NetworkOptions(
     mid_lr_weight=None,
     up_lr_weight=None,
     block_lr_zero_threshold=0.0,
+    block_dims=None,
+    block_alphas=None,
+    conv_block_dims=None,
+    conv_block_alphas=None,
+    rslora=False,
+    dora=False,
     train_unet=True,
     train_text_encoder=True,
 )
@@ -194,6 +202,85 @@ def test_good_weights_are_no_problem() -> None:
     assert check_block_weights(options, family="stable_diffusion") == []
 
 
+def sizes_of(**changes: Any) -> dict[str, tuple[tuple[int, ...], float]]:
+    """Return the shape of every down weight, and the alpha, of a network on all kinds of layers."""
+    kinds: dict[str, nn.Module] = {
+        "lora_te_text_model_encoder_layers_0_mlp_fc1": nn.Linear(6, 5),
+        "lora_unet_down_blocks_0_attentions_0_proj_in": nn.Linear(6, 5),
+        "lora_unet_down_blocks_0_resnets_1_conv1": nn.Conv2d(6, 5, 3),
+        "lora_unet_down_blocks_0_resnets_1_time_emb_proj": nn.Linear(6, 5),
+        "lora_unet_mid_block_attentions_0_proj_in": nn.Conv2d(6, 5, 1),
+    }
+    targets = [
+        LoraTarget(
+            name=name,
+            module=module,
+            part="text_encoder" if name.startswith("lora_te") else "unet",
+            needs_conv_dim="resnets" in name,
+        )
+        for name, module in kinds.items()
+    ]
+    state = build_network(targets, replace(OPTIONS, **changes), seed=1).state_dict()
+    stems = [key.removesuffix(".alpha") for key in state if key.endswith(".alpha")]
+    return {
+        stem.rpartition("_blocks_")[2] or stem: (
+            tuple(state[f"{stem}.lora_down.weight"].shape),
+            float(state[f"{stem}.alpha"]),
+        )
+        for stem in stems
+    }
+
+
+def at(size: int, **changed: float) -> tuple[Any, ...]:
+    return tuple(changed.get(f"at{number}", 9) for number in range(size))
+
+
+def test_blocks_have_the_dims_listed_and_the_text_encoder_has_its_own() -> None:
+    found = sizes_of(block_dims=at(25, at1=3, at2=5, at12=0))
+    assert [shape[0] for shape, _ in found.values()] == [4, 3]  # text encoder, down 1
+    assert {alpha for _, alpha in found.values()} == {2.0}
+    conv = sizes_of(
+        block_dims=at(25, at1=3, at2=5, at12=7),
+        block_alphas=at(25, at1=1.5, at2=2.5, at12=3.5),
+        conv_block_dims=at(25, at2=6),
+    )
+    assert [(shape[0], alpha) for shape, alpha in conv.values()] == [
+        (4, 2.0),
+        (3, 1.5),
+        (6, 1.0),  # kohya's alpha where none is given
+        (5, 2.5),
+        (7, 3.5),
+    ]
+
+
+def test_a_conv_dim_for_all_goes_with_dims_by_block() -> None:
+    found = sizes_of(block_dims=at(25, at2=5), conv_dim=8, conv_alpha=4.0)
+    assert found["0_resnets_1_conv1"] == ((8, 6, 3, 3), 4.0)
+    assert found["0_resnets_1_time_emb_proj"] == ((5, 6), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"block_dims": (4,) * 23}, "23 numbers"),
+        ({"block_dims": (-1,) * 25}, "25 numbers"),
+        ({"block_alphas": (1.0,) * 25}, "without network.block_dims"),
+        ({"block_dims": (4,) * 25, "block_alphas": (0.0,) * 25}, "25 numbers"),
+        ({"conv_block_dims": (4,) * 25, "train_unet": False}, "train_unet=false"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, Any], said: str) -> None:
+    (problem,) = check_block_sizes(replace(OPTIONS, **changes), family="stable_diffusion")
+    assert said in problem.found
+
+
+def test_sizes_of_sdxl_count_its_own_blocks() -> None:
+    assert check_block_sizes(replace(OPTIONS, block_dims=(4,) * 23), family="sdxl") == []
+    assert index_of("lora_unet_input_blocks_4_1_proj_in") == 5
+    assert index_of("lora_unet_middle_block_1_proj_in") == 11
+    assert index_of("lora_unet_output_blocks_0_1_proj_in") == 13
+
+
 def test_weights_are_spelled_as_kohya_spells_them() -> None:
     options = replace(OPTIONS, down_lr_weight=(0.0, 0.5), up_lr_weight="cosine")
-    assert spelled_weights(options) == {"down_lr_weight": "0,0.5", "up_lr_weight": "cosine"}
+    assert spelled_blocks(options) == {"down_lr_weight": "0,0.5", "up_lr_weight": "cosine"}

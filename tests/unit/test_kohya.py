@@ -69,6 +69,10 @@ def test_there_and_back_is_the_same_training(recipe: str, tmp_path: Path) -> Non
             ["network=locon", "network.down_lr_weight=[0,0,0,0,1,1,1,1,1,1,1,1]"],
             ["conv_dim=8", "conv_alpha=1.0", "down_lr_weight=0,0,0,0,1,1,1,1,1,1,1,1"],
         ),
+        (
+            [f"network.block_dims=[{','.join(map(str, range(25)))}]", "network.rslora=true"],
+            [f"block_dims={','.join(map(str, range(25)))}"],
+        ),
         (["dropout=all", "scale_weight_norms=one"], ["--network_dropout=0.1", "rank_dropout=0.1"]),
         (["network.train_text_encoder=false"], ["--network_train_unet_only"]),
         (["train.max_steps=77"], ["--max_train_steps=77"]),
@@ -94,7 +98,7 @@ def test_settings_there_and_back(overrides: list[str], words: list[str], tmp_pat
         {key: None if rate is None else rate * lr_mult for key, rate in rates.items()}
     )
     # With steps given, epochs are as many as the steps may need.
-    ignored = {*OURS_ALONE, *(["epochs"] if before["train"]["max_steps"] else [])}
+    ignored = {*OURS_ALONE, "rslora", *(["epochs"] if before["train"]["max_steps"] else [])}
     for section in ("network", "lr_scheduler", "train"):
         for key in before[section].keys() - ignored:
             assert after[section][key] == before[section][key], f"{section}.{key}"
@@ -143,6 +147,7 @@ def test_what_kohya_cannot_be_told_is_said() -> None:
     assert "needs the loss at every step" in lost
     assert "embedded base" in lost
     assert "1e-07" in "\n".join(exported("lr_scheduler=polynomial").lost)
+    assert "network.dora=true" in "\n".join(exported("network.dora=true").lost)
     assert "group_args" in "\n".join(exported("optimizer=muon").lost)
 
 

@@ -32,6 +32,12 @@ OPTIONS = NetworkOptions(
     mid_lr_weight=None,
     up_lr_weight=None,
     block_lr_zero_threshold=0.0,
+    block_dims=None,
+    block_alphas=None,
+    conv_block_dims=None,
+    conv_block_alphas=None,
+    rslora=False,
+    dora=False,
     train_unet=True,
     train_text_encoder=True,
 )
@@ -165,17 +171,19 @@ def test_layer_adds_the_scaled_product(kind: str) -> None:
     assert_near(found - plain, scale * added)
 
 
-def test_answers_as_peft_does() -> None:
+@pytest.mark.parametrize("kind", ["plain", "rslora"])
+def test_answers_as_peft_does(kind: str) -> None:
     import peft
 
     base, reference = make_base(), make_base()
-    network = make_network(base)
+    network = make_network(base, rslora=kind == "rslora")
     config = peft.LoraConfig(
         r=4,
         lora_alpha=2,
         target_modules=["text", "strided", "pointwise", "linear", "time"],
         rank_pattern={"strided": 3},
         alpha_pattern={"strided": 1},
+        use_rslora=kind == "rslora",
     )
     oracle = peft.get_peft_model(reference, config)
     state = network.state_dict()
@@ -194,11 +202,91 @@ def test_answers_as_peft_does() -> None:
     gradients = {
         name: weight.grad for name, weight in oracle.named_parameters() if weight.requires_grad
     }
-    weights = weights_of(network)
-    for target, down, up in zip(targets_of(base), weights[::2], weights[1::2], strict=True):
+    weights = iter(weights_of(network))
+    for target in targets_of(base):
         stem = f"base_model.model.{target.name.rsplit('_', 1)[1]}.lora_"
-        assert_near(down.grad, gradients[f"{stem}A.default.weight"])
-        assert_near(up.grad, gradients[f"{stem}B.default.weight"])
+        assert_near(next(weights).grad, gradients[f"{stem}A.default.weight"])
+        assert_near(next(weights).grad, gradients[f"{stem}B.default.weight"])
+
+
+def test_dora_begins_as_the_base_and_keeps_kohyas_other_keys() -> None:
+    base = make_base()
+    network = make_network(base, filled=False, dora=True)
+    with network.attached():
+        attached = base(*inputs())
+    assert torch.equal(attached, base(*inputs()))
+    state = network.state_dict()
+    assert state["lora_unet_linear.dora_scale"].shape == (1, 6)
+    assert state["lora_unet_strided.dora_scale"].shape == (1, 5, 1, 1)
+    expected = base.linear.weight.norm(dim=0)
+    assert_near(state["lora_unet_linear.dora_scale"].flatten(), expected)
+    again = make_network(base, dora=True)
+    again.load_state_dict(state)
+    assert all(torch.equal(again.state_dict()[key], state[key]) for key in state)
+
+
+def read_by_others(weight: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    """Return a layer's weights as A1111 and ComfyUI make them from a file with dora_scale.
+
+    The norm is a constant to the gradient, as the paper has it.
+    """
+    down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
+    scale = state[f"{name}.alpha"] / down.shape[0]
+    summed = weight + scale * (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+    other_axes = [axis for axis in range(weight.ndim) if axis != 1]
+    norm = summed.detach().square().sum(other_axes, keepdim=True).sqrt()
+    return summed * (state[f"{name}.dora_scale"] / norm)
+
+
+def test_dora_is_the_formula_and_so_are_its_gradients() -> None:
+    base, reference = make_base(), make_base()
+    network = make_network(base, dora=True)
+    with network.attached():
+        found = base(*inputs())
+        found.square().mean().backward()
+    state = {key: tensor.requires_grad_() for key, tensor in network.state_dict().items()}
+    changed = {
+        f"{name}.weight": read_by_others(module.weight, state, target.name)
+        for target in targets_of(reference)
+        for name, module in reference.named_modules()
+        if module is target.module
+    }
+    expected = torch.func.functional_call(reference, changed, inputs())
+    expected.square().mean().backward()
+    assert_near(found, expected)
+    assert len(changed) == 5
+    keys = [key for key in state if not key.endswith(".alpha")]
+    # In the order of a layer's parameters: down, up, length.
+    for weight, key in zip(weights_of(network), keys, strict=True):
+        assert_near(weight.grad, state[key].grad)
+
+
+def test_dora_attached_answers_as_merged_does() -> None:
+    base = make_base()
+    network = make_network(base, dora=True)
+    with network.attached():
+        attached = base(*inputs())
+    weights = {name: weight.clone() for name, weight in base.named_parameters()}
+    with network.merged():
+        assert_near(base(*inputs()), attached)
+        changes = [
+            (module.weight - weights[f"{name}.weight"]).norm()
+            for name, module in base.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+        ]
+    assert network.norms()["norm/max_key_norm"] == pytest.approx(float(max(changes)), rel=1e-5)
+    assert all(torch.equal(weights[name], weight) for name, weight in base.named_parameters())
+
+
+def test_rslora_is_in_the_alpha_of_the_file() -> None:
+    base = make_base()
+    plain, stable = make_network(base), make_network(base, rslora=True)
+    assert stable.state_dict()["lora_unet_linear.alpha"] == 2 * math.sqrt(4)
+    assert stable.state_dict()["lora_unet_strided.alpha"] == pytest.approx(math.sqrt(3))
+    assert torch.equal(
+        plain.state_dict()["lora_unet_linear.lora_down.weight"],
+        stable.state_dict()["lora_unet_linear.lora_down.weight"],
+    )
 
 
 def test_attached_answers_as_merged_does() -> None:

@@ -138,6 +138,9 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             f"lr_scheduler.min_lr_ratio={schedule['min_lr_ratio']:g}: the smallest rate there is "
             f"{names.SMALLEST_POLYNOMIAL_RATE:g}"
         )
+    for name in ("rslora", "dora"):
+        if config["network"][name]:
+            yield f"network.{name}=true: networks.lora there has no such thing"
     if optimizer["group_args"]:
         given = dict(optimizer["group_args"])
         yield f"optimizer.group_args={given}: groups take no arguments there"

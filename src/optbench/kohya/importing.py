@@ -162,7 +162,8 @@ def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
         if name not in names.NETWORK_ARGS:
             imported.lost.append(f"network_args {name}={value}")
             continue
-        is_list = name.endswith("_lr_weight") and "," in value
+        is_list = "block" in name or name.endswith("_lr_weight")
+        is_list = is_list and "," in value
         yield f"{names.NETWORK_ARGS[name]}={f'[{value}]' if is_list else value}"
     if asked.get("network_module", "networks.lora") != "networks.lora":
         imported.lost.append(f"network_module={asked['network_module']}: another kind of network")

@@ -55,10 +55,16 @@ NETWORK_ARGS: Mapping[str, str] = {
     "mid_lr_weight": "network.mid_lr_weight",
     "up_lr_weight": "network.up_lr_weight",
     "block_lr_zero_threshold": "network.block_lr_zero_threshold",
+    "block_dims": "network.block_dims",
+    "block_alphas": "network.block_alphas",
+    "conv_block_dims": "network.conv_block_dims",
+    "conv_block_alphas": "network.conv_block_alphas",
 }
 # Handled one by one, because one of ours is several of kohya's or the other way round.
 SPECIAL = (
     "dataset.resolution",
+    "network.rslora",
+    "network.dora",
     "network.train_unet",
     "network.train_text_encoder",
     "optimizer._target_",
