@@ -15,6 +15,7 @@ from optbench.options import (
     PromptOptions,
     RenderOptions,
     TrainOptions,
+    ValidateOptions,
 )
 from optbench.samplers import SAMPLERS
 
@@ -25,6 +26,7 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 _PIXELS_STEP = 8
 _SEED_BITS = 63
 _IMAGE_SEED_BITS = 64
+_NUM_TIMESTEPS = 1000
 
 
 def check_base(options: BaseOptions) -> list[Problem]:
@@ -230,6 +232,37 @@ def check_render(options: RenderOptions) -> list[Problem]:
         )
     for seed in options.seeds:
         problems += check_seed("render.seeds", seed, bits=_IMAGE_SEED_BITS)
+    return problems
+
+
+def check_validate(options: ValidateOptions) -> list[Problem]:
+    """Return everything impossible in how networks are compared."""
+    counts = {"num_pictures": options.num_pictures, "every_n_epochs": options.every_n_epochs}
+    problems = _at_least(1, "validate", counts)
+    steps = options.timesteps
+    is_inside = all(0 <= one < _NUM_TIMESTEPS for one in steps)
+    if not steps or not is_inside or len(set(steps)) < len(steps):
+        problems.append(
+            Problem(
+                found=str(list(steps)),
+                expected=f"at least one from 0 to {_NUM_TIMESTEPS - 1}, and none twice",
+                where="validate.timesteps",
+                fix="write 'validate.timesteps=[100,300,500,700,900]'",
+            )
+        )
+    if options.dir is not None and not Path(options.dir).is_dir():
+        problems.append(
+            _no_folder("validate.dir", Path(options.dir), "pictures that are not trained on")
+        )
+    if options.dir is not None and not options.enabled:
+        problems.append(
+            Problem(
+                found=f"{options.dir} while validate.enabled is false",
+                expected="validation with it, because alone it has no effect",
+                where="validate.dir",
+                fix="add validate=default, or leave validate.dir out",
+            )
+        )
     return problems
 
 

@@ -113,7 +113,12 @@ def config_yaml(config: RunConfig) -> str:
 
 def config_tree(config: RunConfig) -> dict[str, Any]:
     """Return the config as plain nested dictionaries and lists, keys spelled like overrides."""
-    plain = _plain(config)
+    return plain_settings(config)
+
+
+def plain_settings(options: Any) -> dict[str, Any]:
+    """Return any options object as plain nested dictionaries, keys spelled like overrides."""
+    plain = _plain(options)
     assert isinstance(plain, dict)
     return plain
 
@@ -281,6 +286,7 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
         "train": checks.check_train,
         "prompts": checks.check_prompts,
         "render": checks.check_render,
+        "validate": checks.check_validate,
         "lr_mult": lambda value: checks.check_multiplier("lr_mult", value),
         "seed": lambda value: checks.check_seed("seed", value),
         "sweep_name": lambda value: checks.check_name("sweep_name", value),

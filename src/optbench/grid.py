@@ -277,7 +277,12 @@ def _lay_out(plan: SheetPlan) -> _Layout:
 
 
 def _column_titles(plan: SheetPlan, width: int) -> list[tuple[str, ...]]:
-    return [_wrap(title, _font(_NOTE_SIZE_PX), width) for title in plan.columns] or [()]
+    """Return every column's title as lines; a line break in it stays one."""
+    font = _font(_NOTE_SIZE_PX)
+    return [
+        tuple(line for part in title.split("\n") for line in _wrap(part, font, width))
+        for title in plan.columns
+    ] or [()]
 
 
 def _draw(plan: SheetPlan, layout: _Layout) -> Image.Image:

@@ -39,7 +39,7 @@ _OPTIMIZER_KEYS = (
     "traits",
 )
 _DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
-_HASHED_ELSEWHERE = ("base", "prompts", "render")
+_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")
 
 

@@ -80,9 +80,12 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
     stored = OmegaConf.load(file)
     assert isinstance(stored, DictConfig)
     asked = config_tree(config)
+    groups = ("prompts", "render", *(("validate",) if config.validate.enabled else ()))
     is_same = all(
-        OmegaConf.to_container(stored[name]) == asked[name] for name in ("prompts", "render")
+        name in stored and OmegaConf.to_container(stored[name]) == asked[name] for name in groups
     )
+    if config.validate.enabled and not rundir.RunDir(run_dir).validation_path.is_file():
+        return False
     try:
         return is_same and all(path.is_file() for path in _pictures(rundir.RunDir(run_dir), config))
     except DamagedFileError:

@@ -177,6 +177,17 @@ class RenderOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateOptions:
+    """On which pictures and noise networks are compared (group `validate`)."""
+
+    enabled: bool
+    timesteps: tuple[int, ...]  # of the base's 1000
+    num_pictures: int | None  # of each kind, training and held-out; None: all
+    dir: str | None  # held-out pictures, in the data set's layout
+    every_n_epochs: int  # the last epoch is always validated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """Everything one run is made from; only `pipeline` may take it whole."""
 
@@ -188,6 +199,7 @@ class RunConfig:
     train: TrainOptions
     prompts: PromptOptions
     render: RenderOptions
+    validate: ValidateOptions
     seed: int
     lr_mult: float
     sweep_name: str | None
@@ -207,6 +219,12 @@ class ResizeOptions:
     new_conv_dim: int | None  # the same for convolutions, 1x1 ones too; None: `new_dim`
     save_precision: SavePrecision
     compat: ResizeCompat  # v0.10: one direction more, as kohya's tool kept before its repair
+    clip_skip: int | None  # of pictures and losses; None: what the file says, or 1
+    base: BaseOptions  # what pictures are made with
+    dataset: DatasetOptions  # what the validation loss is measured on
+    prompts: PromptOptions
+    render: RenderOptions
+    validate: ValidateOptions
     num_threads: int | None  # CPU threads; None: torch decides
     sweep_name: str | None
     runs_dir: str

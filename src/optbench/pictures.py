@@ -76,8 +76,13 @@ def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
     if not _missing(gallery, folder, epoch=epoch):
         return
     path = gallery.run.lora_path(epoch)
-    with _as_in_file(network, path), network.merged():
+    with as_in_file(network, path), network.merged():
         _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+
+
+def render_merged(gallery: Gallery, *, epoch: int, lora: str) -> None:
+    """Render what is missing of one epoch with the network that already sits in the base."""
+    _render(gallery, folder=gallery.run.images_dir(epoch), epoch=epoch, lora=lora)
 
 
 def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
@@ -151,7 +156,7 @@ def _forget_other_looks(gallery: Gallery) -> None:
 
 
 @contextmanager
-def _as_in_file(network: Network, path: Path) -> Iterator[None]:
+def as_in_file(network: Network, path: Path) -> Iterator[None]:
     """Give the network a file's weights for a while, and then its own back, bit for bit."""
     tensors, _ = read_lora(path)
     own = network.state_dict()

@@ -1,5 +1,5 @@
 """The straight line of one run: config -> dataset -> latents -> network -> optimizer -> train ->
-checkpoint -> render -> grid. The report is built afterwards, from the files left here.
+checkpoint -> validate -> render -> grid. The report is built afterwards, from the files left here.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from optbench import allocator, pictures, provenance, rundir
+from optbench import allocator, pictures, provenance, rundir, validation
 from optbench.bases import load_base
 from optbench.batches import num_batches, plan_epoch
 from optbench.checkpoint import LoraCard, kohya_metadata, save_lora
 from optbench.config import config_yaml
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
-from optbench.dataset import uncaptioned
 from optbench.errors import ConfigError, Problem
 from optbench.identity import RunIdentity, identify
 from optbench.latents import LatentCache, encode_dataset
 from optbench.network import LoraNetwork, build_network
+from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
 from optbench.options import BaseOptions, RunConfig, TrainOptions
 from optbench.progress import RunProgress
@@ -66,9 +66,11 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=total_steps(config, identity),
     )
-    notices = (*latents.notices, *_text_notices(config, identity, base))
+    texts = text_notices(base, identity.dataset, config.prompts)
+    notices = (*latents.notices, *texts)
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
+    stage.examination = _examination(stage) if config.validate.enabled else None
     with _progress(stage, place) as progress:
         for line in (*departures(config.optimizer), config.optimizer.note, *notices):
             if line:
@@ -108,6 +110,7 @@ class _Run:
     accelerator: Accelerator
     notices: tuple[str, ...]
     done: Progressed = Progressed(epoch=0, step=0)
+    examination: validation.Examination | None = None
 
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
@@ -117,7 +120,8 @@ class _Run:
         described = self._described()
         restored = read_state(run, self.network, self.optimizer, self.accelerator)
         self.done = restored or Progressed(epoch=0, step=0)
-        for path in (run.steps_path, run.epochs_path, run.layers_path):
+        records = (run.steps_path, run.epochs_path, run.layers_path, run.validation_path)
+        for path in records:
             rundir.truncate_rows(path, max_epoch=self.done.epoch)
         epochs = [
             row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
@@ -127,7 +131,8 @@ class _Run:
         rundir.write_json(run.provenance_path, described)
 
     def catch_up(self) -> None:
-        """Render what is not on disk: the base alone, and epochs that a kill left without."""
+        """Make what is not on disk: the base's pictures, and what a kill left epochs without."""
+        self.validate_missing()
         self.render_missing()
         if self.done.row is not None:
             self._write_epoch_row(self.done.row, {})
@@ -150,12 +155,22 @@ class _Run:
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
         write_scalars(self.run.tensorboard_dir, [*rows, row])
         saved = time.perf_counter()
+        self.validate_missing()
+        validated = time.perf_counter()
         self.render_missing()
         seconds = {
             "seconds_save": saved - started,
-            "seconds_render": time.perf_counter() - saved,
+            "seconds_validate": validated - saved,
+            "seconds_render": time.perf_counter() - validated,
         }
         self._write_epoch_row(row, seconds)
+
+    def validate_missing(self) -> None:
+        """Measure every epoch so far that is due and has no validation loss yet."""
+        if self.examination is not None:
+            is_whole = self.done.step == total_steps(self.config, self.identity)
+            epochs = validation.due(self.config.validate, self.done.epoch, is_last=is_whole)
+            validation.validate_missing(self.examination, self.network, epochs)
 
     def render_missing(self) -> None:
         """Render every picture of every epoch so far that is not on disk yet."""
@@ -211,7 +226,9 @@ class _Run:
         rows = rundir.read_rows(self.run.epochs_path)
         if not any(one["epoch"] == row["epoch"] for one in rows):
             flat = pictures.flat_pictures(self.run, epoch=row["epoch"])
-            row = {**row, **seconds, "num_flat_pictures": len(flat)}
+            losses = rundir.read_rows(self.run.validation_path)
+            losses_row = validation.summary(losses, epoch=row["epoch"])
+            row = {**row, **losses_row, **seconds, "num_flat_pictures": len(flat)}
             rundir.append_rows(self.run.epochs_path, [row])
 
     def _described(self) -> dict[str, Any]:
@@ -327,18 +344,20 @@ def _base(options: BaseOptions, device: torch.device, precision: str) -> Base:
     return load_base(options, device=device, dtype=_DTYPES[precision])
 
 
-def _text_notices(config: RunConfig, identity: RunIdentity, base: Base) -> Iterator[str]:
-    """Yield a sentence on missing captions, and on texts whose end the base never reads."""
-    if sentence := uncaptioned(identity.dataset):
-        yield sentence
-    captions = [image.caption for image in identity.dataset.images]
-    prompts = [text for one in config.prompts.prompts for text in (one.text, one.negative)]
-    for kind, texts in (("captions", captions), ("prompts", prompts)):
-        if cut := base.cut_texts(texts):
-            yield (
-                f"{len(cut)} of {len(texts)} {kind} are longer than the text encoder reads "
-                f"(75 tokens); the rest of them has no effect: {cut[0][:60]}..."
-            )
+def _examination(stage: _Run) -> validation.Examination:
+    config, cache_dir = stage.config, Path(stage.config.cache_dir)
+    data, dataset = config.dataset, stage.identity.dataset
+    probes = validation.read_probes(
+        config.validate, data, stage.base, dataset=dataset, cache_dir=cache_dir
+    )
+    return validation.Examination(
+        run=stage.run,
+        base=stage.base,
+        probes=probes,
+        options=config.validate,
+        clip_skip=config.train.clip_skip,
+        cache_dir=cache_dir,
+    )
 
 
 def network_to_device(network: LoraNetwork, device: torch.device) -> None:

@@ -12,9 +12,14 @@ from tests.unit.lora_files import LINEAR, deltas, random_tensors, read_file, wri
 
 from optbench import rundir
 from optbench.errors import ConfigError
+from optbench.lowrank import Factors, decompose
+from optbench.resize import decomposing
 from optbench.resize.__main__ import main
+from optbench.resize.decomposing import Workshop
 from optbench.resize.rules import SizeRule
 from optbench.resize.shrinking import Result, write_resized
+
+BARE = ["render=off", "validate=off"]  # files alone: no base is loaded
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +33,17 @@ def made(*patterns: str) -> list[Path]:
 
 
 def test_a_sweep_writes_files_records_and_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["source=big.safetensors", "method=sv_ratio", "param=2,8", "num_threads=1", "-m"]
+    arguments = [
+        "source=big.safetensors",
+        "method=sv_ratio",
+        "param=2,8",
+        "num_threads=1",
+        "-m",
+        *BARE,
+    ]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[-1] == "runs/resize-param"
+    assert out.splitlines()[-1] == "runs/resize-param/report/index.html"
     files = made("*/*/lora/*.safetensors")
     assert [re.sub("-.{8}$", "", path.stem) for path in files] == ["big-sv_ratio2", "big-sv_ratio8"]
     assert files[0].stat().st_size < files[1].stat().st_size
@@ -49,7 +61,7 @@ def test_a_sweep_writes_files_records_and_a_table(capsys: pytest.CaptureFixture[
         assert 0 < row["least_retained_energy"] <= row["retained_energy"] < 1
         assert row["lora_bytes"] == path.stat().st_size
         layers = rundir.read_rows(run_dir / "layers.jsonl")
-        assert {one["module"] for one in layers} == deltas(path).keys()
+        assert {one["layer"] for one in layers} == deltas(path).keys()
         assert all(len(one["singular_values"]) >= one["new_dim"] for one in layers)
         assert run_dir.name in out
     before = [path.stat().st_mtime_ns for path in files]
@@ -66,7 +78,7 @@ def test_every_epoch_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     lora.mkdir(parents=True)
     for epoch in (1, 2):
         write_lora(lora / f"run-{epoch:06d}.safetensors", seed=epoch)
-    assert main(["source=run", "new_dim=2", "num_threads=1"]) == 0
+    assert main(["source=run", "new_dim=2", "num_threads=1", *BARE]) == 0
     first, second, last = made("*/*/lora/*.safetensors")
     assert (first.stem[-7:], second.stem[-7:]) == ("-000001", "-000002")
     assert last.stem == last.parents[1].name
@@ -74,7 +86,7 @@ def test_every_epoch_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert read_file(last)[1]["ss_output_name"] == last.stem
     rows = rundir.read_rows(last.parents[1] / "epochs.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert capsys.readouterr().out.splitlines()[-1] == "runs/resize-single"
+    assert capsys.readouterr().out.splitlines()[-1] == "runs/resize-single/report/index.html"
 
 
 def test_all_bad_sources_are_named_and_nothing_is_written(
@@ -97,7 +109,7 @@ def test_files_that_do_not_merge_are_refused_before_anything_is_written(
 ) -> None:
     write_lora(Path("b.safetensors"), layers={LINEAR: (20, (13,))})
     sources = "source=[big.safetensors,b.safetensors]"
-    assert main([sources, "weights=[0.5,0.5]", "new_dim=2"]) == 2
+    assert main([*BARE, sources, "weights=[0.5,0.5]", "new_dim=2"]) == 2
     err = capsys.readouterr().err
     assert LINEAR in err
     assert "one family" in err
@@ -110,7 +122,7 @@ def test_one_that_fails_leaves_the_others_and_its_reason(
     tensors = random_tensors()
     tensors[f"{LINEAR}.lora_up.weight"] *= 1e6
     write_lora(Path("large.safetensors"), tensors)
-    arguments = ["-m", "source=large.safetensors", "new_dim=2", "num_threads=1"]
+    arguments = ["-m", "source=large.safetensors", "new_dim=2", "num_threads=1", *BARE]
     assert main([*arguments, "save_precision=fp16,bf16"]) == 1
     assert "too large for torch.float16" in capsys.readouterr().err
     statuses = [rundir.read_status(path.parent).status for path in made("*/*/status.json")]
@@ -130,6 +142,61 @@ def test_help_and_config_can_be_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert "demo" not in out
     assert main(["--cfg", "job", "--resolve", "source=x", "method=sv_fro"]) == 0
     assert "param: 0.9" in capsys.readouterr().out
+
+
+def test_one_source_is_taken_apart_once_for_a_whole_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ["-m", "source=big.safetensors", "method=sv_ratio", "param=2,4,8", "num_threads=2"]
+    calls: list[str] = []
+    monkeypatch.setattr(decomposing, "decompose", lambda one: calls.append("") or decompose(one))
+    assert main([*whole, "runs_dir=together", *BARE]) == 0
+    assert len(calls) == len(deltas(Path("big.safetensors")))
+    assert not list(Path("together/.cache/decompositions").glob("*"))
+    assert (
+        main(["source=big.safetensors", "method=sv_ratio", "param=4", "runs_dir=alone", *BARE]) == 0
+    )
+    (alone,) = Path("alone").glob("*/*/lora/*.safetensors")
+    (together,) = Path("together").glob(f"*/*/lora/{alone.name}")
+    assert alone.read_bytes() == together.read_bytes()
+
+
+def test_a_damaged_decomposition_is_made_again(tmp_path: Path) -> None:
+    factors = Factors(up=torch.randn(6, 3), down=torch.randn(3, 5), alpha=1.0)
+    workshop = Workshop(tmp_path / "kept")
+    first = workshop.take_apart("a", factors)
+    (kept,) = (tmp_path / "kept").iterdir()
+    for content in (b"", kept.read_bytes()[:-4], b"x" * 99):
+        kept.write_bytes(content)
+        again = workshop.take_apart("a", factors)
+        assert again.singular_values == first.singular_values
+        assert torch.equal(again.core_left, first.core_left)
+
+
+def test_threads_change_no_byte_of_a_file() -> None:
+    rule = SizeRule(method="sv_fro", param=0.9, dim=None, conv_dim=None, compat="v0.11")
+    wanted = Result(name="small", rule=rule, precision="fp16", weights=None)
+    before = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            write_resized([Path("big.safetensors")], Path(f"{number}.safetensors"), wanted)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(before)
+    assert Path("1.safetensors").read_bytes() == Path("3.safetensors").read_bytes()
+
+
+def test_a_pattern_stands_for_the_one_file_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source=b*.safetensors", "new_dim=2", *BARE]) == 0
+    assert made("*/big-dim2-*/lora/*")
+    write_lora(Path("bag.safetensors"))
+    assert main(["source=b*.safetensors", "new_dim=2", *BARE]) == 2
+    assert "which stands for 2: bag.safetensors, big.safetensors" in capsys.readouterr().err
+
+
+def test_the_original_is_no_run_of_its_own_without_pictures_and_losses() -> None:
+    assert main(["source=big.safetensors", "new_dim=2", *BARE]) == 0
+    (run,) = made("*/*/config.yaml")
+    assert not run.parent.name.startswith("original")
 
 
 # Merges

@@ -240,6 +240,47 @@ def test_other_tensors_are_carried_over(tmp_path: Path) -> None:
     assert torch.equal(read_file(tmp_path / "b")[0]["bundle_emb.word.clip_l"], extra)
 
 
+REAL_NAMES = {
+    "sd15": [
+        "lora_te_text_model_encoder_layers_11_self_attn_out_proj",
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_ff_net_0_proj",
+        "lora_unet_mid_block_resnets_1_time_emb_proj",
+        "lora_unet_up_blocks_3_attentions_2_proj_out",
+    ],
+    "sd2": [
+        "lora_te_text_model_encoder_layers_22_mlp_fc2",
+        "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn1_to_out_0",
+        "lora_unet_up_blocks_2_upsamplers_0_conv",
+    ],
+    "sdxl": [
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj",
+        "lora_te2_text_model_encoder_layers_31_mlp_fc1",
+        "lora_unet_input_blocks_4_1_transformer_blocks_1_attn2_to_v",
+        "lora_unet_middle_block_1_proj_in",
+        "lora_unet_output_blocks_5_2_conv",
+    ],
+}
+
+
+@pytest.mark.parametrize("family", REAL_NAMES)
+@pytest.mark.parametrize("alpha", [None, 4.0])
+def test_names_of_every_family_come_back_as_they_were(
+    tmp_path: Path, family: str, alpha: float | None
+) -> None:
+    shapes: list[tuple[int, tuple[int, ...]]] = [(20, (12,)), (12, (16, 1, 1)), (24, (6, 3, 3))]
+    layers = {name: shapes[index % 3] for index, name in enumerate(REAL_NAMES[family])}
+    source = write_lora(tmp_path / "a", layers=layers, alpha=alpha, dtype=torch.bfloat16)
+    records = resize(source, tmp_path / "b", new_dim=2, save_precision="bf16")
+    assert list(records) == sorted(layers)
+    found = read_file(tmp_path / "b")[0]
+    tails = ("alpha", "lora_down.weight", "lora_up.weight")
+    assert found.keys() == {f"{name}.{tail}" for name in layers for tail in tails}
+    for name, (outputs, inputs) in layers.items():
+        assert tuple(found[f"{name}.lora_down.weight"].shape) == (2, *inputs)
+        ones = [1] * (len(inputs) - 1)
+        assert tuple(found[f"{name}.lora_up.weight"].shape) == (outputs, 2, *ones)
+
+
 # Refusals
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,11 @@ class RunEvidence:
     dash: str
 
     @property
+    def kind(self) -> str:
+        """A training, a resized LoRA, or an original that resized ones are compared with."""
+        return str(self.row.get("kind") or results.TRAINING)
+
+    @property
     def status(self) -> str:
         """How the run ended or stands, in words."""
         return str(self.row["status"]).replace("_", " ")
@@ -72,15 +78,20 @@ class SweepEvidence:
     factors: Mapping[str, tuple[str, ...]]  # what was varied, and its values
     problems: tuple[str, ...]
 
+    def only(self, *kinds: str) -> SweepEvidence:
+        """Return the same sweep as if it had only runs of these kinds."""
+        chosen = tuple(run for run in self.runs if run.kind in kinds)
+        return dataclasses.replace(self, runs=chosen)
+
 
 def gather(sweep_dir: Path) -> SweepEvidence:
     """Return what the folder of a sweep says now; damaged files are named, never fatal."""
     frames = results.load_runs(sweep_dir, results.find_runs(sweep_dir))
     problems = list(frames.problems)
     records = _records(frames.runs)
-    names = results.differing(frames.runs) if records else []
+    names = results.differing(_compared(frames.runs)) if records else []
     factors = {name: _values(records, name) for name in names}
-    labels = results.labels(frames.runs) if records else {}
+    labels = _told_apart(results.labels(frames.runs), records) if records else {}
     looks = _looks(records, names)
     epochs, steps = _by_run(frames.epochs), _by_run(frames.steps)
     runs = []
@@ -109,6 +120,29 @@ def gather(sweep_dir: Path) -> SweepEvidence:
     return SweepEvidence(
         path=sweep_dir, frames=frames, runs=tuple(runs), factors=factors, problems=tuple(problems)
     )
+
+
+def _told_apart(
+    labels: Mapping[tuple[str, str], str], records: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], str]:
+    """Return the labels, with originals that are trainings of the same sweep named like those."""
+    found = dict(labels)
+    trained = [row for row in records if row["kind"] == results.TRAINING]
+    for row in (one for one in records if one["kind"] == results.ORIGINAL):
+        parts = re.split(r'[/\\"]', str(row.get("source")))
+        for other in trained:
+            if other["run"] in parts:
+                label = labels[other["sweep"], other["run"]]
+                found[row["sweep"], row["run"]] = f"{label}, original"
+    return found
+
+
+def _compared(runs: Any) -> Any:
+    """Return the runs whose settings are the sweep's question: trainings, where there are any."""
+    for kind in (results.TRAINING, results.RESIZE):
+        if len(chosen := runs[runs["kind"] == kind]):
+            return chosen
+    return runs
 
 
 def _records(frame: Any) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from optbench import results
@@ -86,13 +87,28 @@ def shared_settings(sweep: SweepEvidence) -> list[Fact]:
         "train.epochs",
         "train.batch_size",
         "seed",
+        "source",
+        "method",
+        "param",
+        "new_dim",
+        "save_precision",
     )
     facts = []
+    # Where there are trainings, the settings of a resize are not everybody's.
+    trained = [run for run in sweep.runs if run.kind == results.TRAINING]
+    runs = trained or [run for run in sweep.runs if run.kind != results.ORIGINAL]
     for name in wanted:
-        values = {results.shown(run.row.get(name)) for run in sweep.runs} - {"null"}
+        values = {results.shown(run.row.get(name)) for run in runs} - {"null"}
         if len(values) == 1 and name not in sweep.factors:
-            facts.append(Fact(name=name, value=values.pop()))
+            value = _file_names(runs[0]) if name == "source" else values.pop()
+            facts.append(Fact(name=name, value=value))
     return facts
+
+
+def _file_names(run: RunEvidence) -> str:
+    """Return what was resized or merged, without its places on disk."""
+    listed = run.config.get("source")
+    return " + ".join(Path(str(one)).name for one in listed) if isinstance(listed, list) else ""
 
 
 def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:

@@ -8,9 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from optbench import results
 from optbench.report import charts, curves, exports, origins, sheets, tables
 from optbench.report.evidence import RunEvidence, SweepEvidence, gather
+from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address
+from optbench.report.validation_curves import validation_charts
 from optbench.report.wording import seconds_text
 from optbench.results import no_runs
 from optbench.rundir import write_atomic
@@ -30,6 +33,10 @@ def write_page(sweep_dir: Path) -> Path:
     sweep = gather(sweep_dir)
     files = exports.write_tables(sweep.frames, report_dir)
     shared = origins.shared_facts(sweep.runs)
+    trainings = sweep.only(results.TRAINING)
+    is_compared = trainings.runs or not sweep.runs
+    # Beside trainings resized LoRAs are further rows; alone they have sheets of their own.
+    rows = sweep.only(results.TRAINING, results.RESIZE) if is_compared else trainings
     page = (
         _environment()
         .get_template("index.html.j2")
@@ -39,15 +46,17 @@ def write_page(sweep_dir: Path) -> Path:
             sweep=sweep,
             counts=Counter(run.status for run in sweep.runs).most_common(),
             undone=[run for run in sweep.runs if run.row["status"] != "done"],
-            seeds=_num_seeds(sweep),
-            noise=tables.seed_noise(sweep),
+            trainings=trainings,
+            laboratory=make_laboratory(sweep, report_dir),
+            seeds=_num_seeds(trainings),
+            noise=tables.seed_noise(trainings),
             shared_settings=origins.shared_settings(sweep),
-            ranking=tables.ranking(sweep),
-            epoch_times=tables.epoch_times(sweep),
-            prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(sweep, report_dir)),
-            charts=curves.make_charts(sweep),
-            pairs=tables.pair_summaries(sweep),
-            has_equal_draws=curves.has_equal_draws(sweep),
+            ranking=tables.ranking(trainings),
+            epoch_times=tables.epoch_times(trainings),
+            prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
+            charts=[*curves.make_charts(trainings), *validation_charts(trainings)],
+            pairs=tables.pair_summaries(trainings),
+            has_equal_draws=curves.has_equal_draws(trainings),
             run_sheets={run.anchor: sheets.run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
             settings={run.anchor: origins.setting_facts(run) for run in sweep.runs},
@@ -89,7 +98,8 @@ def _title(sweep: SweepEvidence) -> str:
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"Which {listed}?"
+    is_of_files = all(run.kind != results.TRAINING for run in sweep.runs)
+    return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
 
 
 def _num_seeds(sweep: SweepEvidence) -> int:

@@ -50,7 +50,7 @@ def run_sheets(run: RunEvidence, report_dir: Path) -> list[ShownSheet]:
     if not _epochs_with_pictures([run]):
         return []
     return [
-        _shown(
+        shown_sheet(
             grid.run_sheet(run.run, prompt, seeds=run.seeds, num_epochs=run.num_epochs_asked),
             prompt,
             report_dir,
@@ -81,7 +81,7 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
                 seeds=seeds,
                 title=f"prompt {name}, {_epoch_title(epoch)}, one row per run",
             )
-            sheets.append(_shown(sheet, prompt, report_dir))
+            sheets.append(shown_sheet(sheet, prompt, report_dir))
         if sheets:
             found.append(EpochSheets(epoch=epoch, sheets=tuple(sheets)))
     return found
@@ -147,7 +147,8 @@ def _epochs_with_pictures(runs: Sequence[RunEvidence]) -> list[int]:
     return sorted(epochs)
 
 
-def _shown(sheet: grid.Sheet, prompt: Prompt, report_dir: Path) -> ShownSheet:
+def shown_sheet(sheet: grid.Sheet, prompt: Prompt, report_dir: Path) -> ShownSheet:
+    """Return a written sheet as a page in `report_dir` shows it."""
     across, down = 100 / sheet.width_px, 100 / sheet.height_px
     return ShownSheet(
         address=address(sheet.path, report_dir),

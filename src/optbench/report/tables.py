@@ -156,6 +156,8 @@ def _pair_records(sweep: SweepEvidence) -> list[dict[str, Any]]:
     records = []
     for pair in sweep.frames.pairs.to_dict("records"):
         record = {str(name): value for name, value in pair.items()}
+        if not {record["from_run"], record["to_run"]} <= num_steps.keys():
+            continue  # of runs that are not shown here
         if num_steps[record["from_run"]] != num_steps[record["to_run"]]:
             record["loss_difference"] = record["seconds_total_difference"] = None
         records.append(record)

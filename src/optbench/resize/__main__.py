@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from optbench import launch, rundir
+from optbench import launch, paths, rundir
 from optbench.cli import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
 from optbench.composition import Asked, flags_first
 from optbench.config import register_resolvers
-from optbench.errors import OptbenchError
+from optbench.errors import ConfigError, OptbenchError
 from optbench.refusals import print_problems
 from optbench.resize.asking import CONFIG_NAME, AskedResize, compose_resizes
 from optbench.rundir import RunDir
+
+if TYPE_CHECKING:
+    from optbench.resize.decomposing import Workshop
+    from optbench.resize.laboratory import Laboratory
 
 _WIDTH_WITHOUT_TERMINAL = 200
 
@@ -24,7 +31,7 @@ _WIDTH_WITHOUT_TERMINAL = 200
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code: 0 all asked files are made, 1 some are not, 2 bad input, 130 stopped.
 
-    The last line on the standard output is the folder of the resized files.
+    The last line on the standard output is the report's path.
     """
     arguments = flags_first(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -33,37 +40,86 @@ def main(argv: Sequence[str] | None = None) -> int:
         return launch.call_hydra(arguments, lambda tree: None, config_name=CONFIG_NAME)
     try:
         asked = compose_resizes(arguments)
-        _check_contents(asked)
+        laboratory = _check_contents(asked)
     except OptbenchError as error:
         print_problems(error.problems, errors)
         return BAD_INPUT
     try:
-        for run in asked.runs:
-            _make(run)
+        _make_all(asked, laboratory)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with what is not done.", file=sys.stderr)
         return STOPPED
     return _conclude(asked)
 
 
-def _check_contents(asked: Asked[AskedResize]) -> None:
-    """Read every source that is still needed once, and refuse all that is wrong together."""
+def _check_contents(asked: Asked[AskedResize]) -> Laboratory | None:
+    """Read every source that is still needed once, and refuse all that is wrong together.
+
+    Returns what pictures and losses are made with, or None where none are.
+    """
+    from optbench.resize.laboratory import Laboratory, is_embedded, is_wanted
     from optbench.resize.making import is_made
     from optbench.resize.merging import check_sources
 
     needed = [run for run in asked.runs if not is_made(run)]
-    check_sources([files for run in needed for files in run.sources.values()])
+    groups = list(dict.fromkeys(files for run in needed for files in run.sources.values()))
+    check_sources(groups)
+    options = asked.runs[0].options
+    if not needed or not is_wanted(options):
+        return None
+    laboratory = Laboratory(options)
+    problems = [problem for files in groups for problem in laboratory.misfits(files)]
+    if not problems:
+        return laboratory
+    if not is_embedded(options.base):
+        raise ConfigError(*problems)
+    # The embedded base is a default that nobody asked for; the files are made all the same.
+    print(f"No pictures and no losses: {problems[0].found}.", file=sys.stderr)
+    print(f"-> {problems[0].fix}", file=sys.stderr)
+    return None
 
 
-def _make(run: AskedResize) -> None:
-    from optbench.resize.making import is_made, make_resize
+def _make_all(asked: Asked[AskedResize], laboratory: Laboratory | None) -> None:
+    """Make what is not made, the originals first; one that fails stops no other."""
+    from optbench.resize.making import is_made, is_original_made, make_original, make_resize
 
-    if not is_made(run) and rundir.read_status(run.run_dir).status != "running":
-        launch.guard(run.run_dir, lambda: make_resize(run))
+    todo = [run for run in asked.runs if not is_made(run)]
+    workshops = _workshops(todo)
+    if laboratory is not None:
+        for run in {one.original_dir: one for one in todo}.values():
+            if not is_original_made(run):
+                print(f"{run.original_dir.name}", file=sys.stderr)
+                launch.guard(run.original_dir, partial(make_original, run, laboratory))
+    for number, run in enumerate(todo, start=1):
+        if rundir.read_status(run.run_dir).status != "running":
+            print(f"{number} of {len(todo)}: {run.run_dir.name}", file=sys.stderr)
+            make = partial(make_resize, run, laboratory, workshops=workshops)
+            launch.guard(run.run_dir, make)
+    for workshop in workshops.values():
+        workshop.clear()
+
+
+def _workshops(todo: Sequence[AskedResize]) -> dict[tuple[Path, ...], Workshop]:
+    """Return a place to keep the decomposition of every source that is needed more than once."""
+    from optbench.resize.decomposing import Workshop, workshop_folder
+
+    found = {}
+    counts = Counter(files for run in todo for files in run.sources.values())
+    for run in todo:
+        cache_dir = Path(run.options.cache_dir)
+        for files in run.sources.values():
+            source = paths.files_fingerprint(files, cache_dir=cache_dir)
+            folder = workshop_folder(cache_dir, source, run.options.weights)
+            # What a killed command left is used up by the next one.
+            if counts[files] > 1 or folder.is_dir():
+                found[files] = Workshop(folder)
+    return found
 
 
 def _conclude(asked: Asked[AskedResize]) -> int:
-    """Print what was made and what it kept, name what is not done, and return the exit code."""
+    """Print what was made and what it kept, build the report, and return the exit code."""
+    from optbench.report import build_report
+
     width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
     Console(soft_wrap=True, highlight=False, width=width).print(_table(asked))
     undone = []
@@ -74,7 +130,11 @@ def _conclude(asked: Asked[AskedResize]) -> int:
     if undone:
         print(f"{len(undone)} of {len(asked.runs)} are not done:", file=sys.stderr)
         print("\n".join(undone), file=sys.stderr)
-    print(asked.sweep_dir)
+    try:
+        print(build_report(asked.sweep_dir))
+    except OptbenchError as error:
+        print_problems(error.problems, Console(stderr=True, soft_wrap=True, highlight=False))
+        return NOT_ALL_DONE
     return NOT_ALL_DONE if undone else DONE
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from optbench import checks, paths
 from optbench.composition import Asked, Command, compose
 from optbench.config import build_options
+from optbench.dataset import check_dataset_options
 from optbench.errors import ConfigError, Problem
 from optbench.options import ResizeOptions
 from optbench.rundir import fingerprint
@@ -24,6 +26,9 @@ NAME = CONFIG_NAME = "resize"
 _FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
 _NUM_HASH_DIGITS = 8
 _MAX_SLUG_LENGTH = 100
+ORIGINAL = "original"
+# What decides pictures and losses, and no byte of a file.
+_NOT_OF_THE_FILE = ("clip_skip", "base", "dataset", "prompts", "render", "validate")
 _USUAL = {"save_precision": "fp16", "compat": "v0.11"}  # what a name does not mention
 _EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
 
@@ -36,6 +41,7 @@ class AskedResize:
     options: ResizeOptions
     sources: dict[int | None, tuple[Path, ...]]  # by epoch; None: a file that is no run's
     run_dir: Path
+    original_dir: Path  # of the run that shows the source as it is
 
 
 def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
@@ -53,19 +59,66 @@ def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
 def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedResize:
     _listed(tree, "source")
     options = build_options(ResizeOptions, tree)
-    problems = [*_check_rule(options), *_check_sources(options), *_check_places(options)]
+    options = replace(options, source=tuple(map(_matched, options.source)))
+    problems = [
+        *_check_rule(options),
+        *_check_sources(options),
+        *_check_places(options),
+        *_check_laboratory(options),
+    ]
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
     sources = _find_sources(options)
     name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
-    run_dir = Path(options.runs_dir) / name / _run_name(options, sources)
-    return AskedResize(overrides=overrides, options=options, sources=sources, run_dir=run_dir)
+    sweep_dir = Path(options.runs_dir) / name
+    return AskedResize(
+        overrides=overrides,
+        options=options,
+        sources=sources,
+        run_dir=sweep_dir / _run_name(options, sources),
+        original_dir=sweep_dir / _original_name(options, sources),
+    )
 
 
 def _listed(tree: DictConfig, key: str) -> None:
     """Let one value stand for a list of it."""
     if not OmegaConf.is_missing(tree, key) and isinstance(tree[key], str):
         tree[key] = [tree[key]]
+
+
+def _matched(source: str) -> str:
+    """Return the one path that a pattern stands for; a pattern of none or several stays one."""
+    found = [] if Path(source).exists() else _matches(source)
+    return found[0] if len(found) == 1 else source
+
+
+def _matches(pattern: str) -> list[str]:
+    root = Path(Path(pattern).anchor)
+    is_pattern = any(mark in pattern for mark in "*?[")
+    return sorted(map(str, root.glob(str(Path(pattern).relative_to(root))))) if is_pattern else []
+
+
+def _check_laboratory(options: ResizeOptions) -> list[Problem]:
+    """Return what is wrong with the groups that pictures and losses are made with."""
+    problems: list[Problem] = []
+    if options.clip_skip is not None and options.clip_skip < 1:
+        problems.append(
+            Problem(
+                found=str(options.clip_skip),
+                expected="a whole number from 1, or null for what the source says",
+                where="clip_skip",
+                fix="write clip_skip=1",
+            )
+        )
+    problems += checks.check_validate(options.validate)
+    problems += checks.check_render(options.render)
+    if options.render.enabled:
+        problems += checks.check_prompts(options.prompts)
+    if options.validate.enabled:
+        problems += check_dataset_options(options.dataset)
+    if options.render.enabled or options.validate.enabled:
+        problems += checks.check_base(options.base)
+    return problems
 
 
 def _check_rule(options: ResizeOptions) -> list[Problem]:
@@ -142,7 +195,9 @@ def _check_sources(options: ResizeOptions) -> list[Problem]:
     for source in options.source:
         path = Path(source)
         if not path.exists():
-            problems.append(_no_source(source, "where there is nothing"))
+            several = _matches(source)
+            what = f"which stands for {len(several)}: {', '.join(several)}" if several else ""
+            problems.append(_no_source(source, what or "where there is nothing"))
         elif path.is_dir() and not _epoch_files(path):
             problems.append(_no_source(source, "a folder without lora/*-000001.safetensors"))
         elif path.is_dir() and is_merge:
@@ -207,23 +262,40 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
     """Return <readable>-<8 hex>; the hex changes with the sources' bytes and every setting."""
     files = [path for each in sources.values() for path in each]
     settings = asdict(options)
-    for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir"):
+    for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir", *_NOT_OF_THE_FILE):
         del settings[key]
     content = {
         "schema": _FILES_SCHEMA,
         "sources": paths.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "settings": settings,
     }
-    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(_words(options)))
+    return _folder_name(_words(options), content)
+
+
+def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
+    files = [path for each in sources.values() for path in each]
+    content = {
+        "sources": paths.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "weights": options.weights,
+    }
+    return _folder_name([ORIGINAL, _source_word(options)], content)
+
+
+def _folder_name(words: Sequence[str], content: Mapping[str, Any]) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
     slug = slug[:_MAX_SLUG_LENGTH].lstrip(".") or NAME
     return f"{slug}-{fingerprint(content)[:_NUM_HASH_DIGITS]}"
 
 
-def _words(options: ResizeOptions) -> list[str]:
+def _source_word(options: ResizeOptions) -> str:
     stems = [Path(source).name.removesuffix(".safetensors") for source in options.source]
     if options.weights is not None:
         stems = [f"{stem}x{weight:g}" for stem, weight in zip(stems, options.weights, strict=True)]
-    words = ["+".join(stems)]
+    return "+".join(stems)
+
+
+def _words(options: ResizeOptions) -> list[str]:
+    words = [_source_word(options)]
     if options.method != "none":
         words.append(f"{options.method}{options.param:g}")
     if options.new_dim is not None:

@@ -1,4 +1,4 @@
-"""One asked resize -> its folder: the files, what every layer lost, and how it was made."""
+"""One asked resize -> its folder: files, what every layer lost, pictures, losses, provenance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,30 +14,39 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from optbench import provenance, rundir
+from optbench import pictures, provenance, rundir
+from optbench.config import plain_settings
+from optbench.options import ResizeOptions
 from optbench.records import Status
-from optbench.resize.asking import AskedResize
+from optbench.resize.asking import ORIGINAL, AskedResize
+from optbench.resize.decomposing import Workshop
+from optbench.resize.laboratory import (
+    LIKENESS_FILE,
+    Laboratory,
+    has_pictures,
+    read_clip_skip,
+    read_dims,
+    read_layers,
+)
 from optbench.resize.rules import SizeRule
 from optbench.resize.shrinking import ModuleRecord, Result, write_resized
 from optbench.rundir import Row, RunDir
 
-LAYERS_FILE = "layers.jsonl"  # one record per layer and epoch
 _NUM_DIGITS = 6
+_LOOKS = ("base", "dataset", "prompts", "render", "validate", "clip_skip")
+Sources = tuple[Path, ...]
 
 
-def make_resize(asked: AskedResize) -> Status:
-    """Write one resized file, or one per epoch of a run, into the asked folder.
+def make_resize(
+    asked: AskedResize, laboratory: Laboratory | None, *, workshops: Mapping[Sources, Workshop]
+) -> Status:
+    """Write one resized file, or one per epoch of a run, into the asked folder, and look at each.
 
-    Returns "done"; anything else is raised, for the caller to write down as the status.
+    Without a laboratory there are no pictures and no losses. Returns "done"; anything else is
+    raised, for the caller to write down as the status.
     """
     run, options = RunDir(asked.run_dir), asked.options
-    rundir.write_status(run.path, "running")
-    rundir.clean_partial_files(run.path)
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    for path in (run.epochs_path, run.path / LAYERS_FILE):
-        path.unlink(missing_ok=True)
-    rundir.write_atomic(run.config_path, config_yaml(asked))
+    _begin(run, options, config_yaml(asked))
     wanted = Result(
         name=run.name,
         rule=SizeRule(
@@ -52,28 +61,117 @@ def make_resize(asked: AskedResize) -> Status:
     )
     for epoch, sources in asked.sources.items():
         started = time.perf_counter()
-        target = run.lora_path(epoch)
-        records = write_resized(sources, target, wanted)
-        seconds = time.perf_counter() - started
-        _keep_records(run, epoch, records, sources, seconds=seconds)
+        workshop = workshops.get(sources, Workshop())
+        records = write_resized(sources, run.lora_path(epoch), wanted, workshop=workshop)
+        row = _row(run, epoch, records, sources)
+        row["seconds_resize"] = time.perf_counter() - started
+        layers = [_layer_row(epoch or 1, one) for one in records]
+        rundir.append_rows(run.layers_path, layers)
+        if laboratory is not None:
+            row |= laboratory.examine(
+                run,
+                read_layers([run.lora_path(epoch)], None),
+                epoch=epoch or 1,
+                clip_skip=_clip_skip(options, sources),
+                original=RunDir(asked.original_dir),
+            )
+        rundir.append_rows(run.epochs_path, [row])
     _link(run.lora_path(max(epoch or 0 for epoch in asked.sources) or None), run.lora_path(None))
-    rundir.write_json(run.provenance_path, _provenance(asked))
-    rundir.write_status(run.path, "done")
-    return "done"
+    return _end(run, asked, laboratory)
+
+
+def make_original(asked: AskedResize, laboratory: Laboratory) -> Status:
+    """Give the source a run of its own, with what its resized files are compared to."""
+    run, options = RunDir(asked.original_dir), asked.options
+    _begin(run, options, original_yaml(asked))
+    for epoch, sources in asked.sources.items():
+        size = sum(path.stat().st_size for path in sources)
+        dims = read_dims(sources)
+        row: Row = {
+            "epoch": epoch or 1,
+            "retained_energy": 1.0,
+            "least_retained_energy": 1.0,
+            "lora_bytes": size,
+            "source_bytes": size,
+            "mean_dim": math.fsum(dims) / len(dims),
+            "max_dim": max(dims),
+        }
+        row |= laboratory.examine(
+            run,
+            read_layers(sources, options.weights),
+            epoch=epoch or 1,
+            clip_skip=_clip_skip(options, sources),
+            original=None,
+        )
+        rundir.append_rows(run.epochs_path, [row])
+    return _end(run, asked, laboratory)
 
 
 def is_made(asked: AskedResize) -> bool:
-    """Return whether every file of an asked resize is there already."""
+    """Return whether every file, picture and loss of an asked resize is there already."""
     run = RunDir(asked.run_dir)
     files = [run.lora_path(epoch) for epoch in (*asked.sources, None)]
-    return rundir.read_status(run.path).status == "done" and all(one.is_file() for one in files)
+    is_there = all(one.is_file() for one in files)
+    return is_there and _is_whole(run, asked, config_yaml(asked))
+
+
+def is_original_made(asked: AskedResize) -> bool:
+    """Return whether the source's own pictures and losses are there already."""
+    return _is_whole(RunDir(asked.original_dir), asked, original_yaml(asked))
+
+
+def _is_whole(run: RunDir, asked: AskedResize, config: str) -> bool:
+    record = rundir.read_status(run.path)
+    if record.status != "done" or not run.config_path.is_file():
+        return False
+    stored = OmegaConf.to_container(OmegaConf.load(run.config_path))
+    wanted = OmegaConf.to_container(OmegaConf.create(config))
+    assert isinstance(stored, dict)
+    assert isinstance(wanted, dict)
+    if any(stored.get(key) != wanted[key] for key in _LOOKS):
+        return False
+    if not record.facts.get("is_examined"):
+        # Nothing was asked for, or the base is not the LoRA's: the same as it would be now.
+        return True
+    return has_pictures(run, asked.options, [epoch or 1 for epoch in asked.sources])
+
+
+def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
+    rundir.write_status(run.path, "running")
+    rundir.clean_partial_files(run.path)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    # Made anew together: records of two times never lie beside each other.
+    likeness_path = run.path / LIKENESS_FILE
+    for path in (run.epochs_path, run.layers_path, run.validation_path, likeness_path):
+        path.unlink(missing_ok=True)
+    rundir.write_atomic(run.config_path, config)
+
+
+def _end(run: RunDir, asked: AskedResize, laboratory: Laboratory | None) -> Status:
+    options = asked.options
+    if laboratory is not None and options.render.enabled:
+        num_epochs = max(epoch or 1 for epoch in asked.sources)
+        pictures.draw_run_sheets(run, options.prompts, options.render, num_epochs=num_epochs)
+    rundir.write_json(run.provenance_path, _provenance(asked, laboratory))
+    rundir.write_status(run.path, "done", is_examined=laboratory is not None)
+    return "done"
+
+
+def _clip_skip(options: ResizeOptions, sources: Sources) -> int:
+    return read_clip_skip(sources[0]) if options.clip_skip is None else options.clip_skip
 
 
 def config_yaml(asked: AskedResize) -> str:
     """Return the settings as YAML, spelled like their overrides."""
-    settings = asdict(asked.options)
-    settings["source"] = list(settings["source"])
-    return OmegaConf.to_yaml(OmegaConf.create(settings))
+    return OmegaConf.to_yaml(OmegaConf.create(plain_settings(asked.options)))
+
+
+def original_yaml(asked: AskedResize) -> str:
+    """Return the settings of the original's own run: none of them is about a size."""
+    settings = plain_settings(asked.options)
+    nothing = dict.fromkeys(("param", "new_dim", "new_conv_dim", "save_precision", "compat"))
+    return OmegaConf.to_yaml(OmegaConf.create({**settings, **nothing, "method": ORIGINAL}))
 
 
 def whole_energy(records: Sequence[ModuleRecord]) -> tuple[float, float]:
@@ -89,16 +187,9 @@ def whole_energy(records: Sequence[ModuleRecord]) -> tuple[float, float]:
     return kept / total if total > 0 else 1.0, min(one.retained_fro**2 for one in records)
 
 
-def _keep_records(
-    run: RunDir,
-    epoch: int | None,
-    records: Sequence[ModuleRecord],
-    sources: Sequence[Path],
-    *,
-    seconds: float,
-) -> None:
+def _row(run: RunDir, epoch: int | None, records: Sequence[ModuleRecord], sources: Sources) -> Row:
     retained, least = whole_energy(records)
-    row: Row = {
+    return {
         "epoch": epoch or 1,
         "retained_energy": retained,
         "least_retained_energy": least,
@@ -106,15 +197,15 @@ def _keep_records(
         "source_bytes": sum(path.stat().st_size for path in sources),
         "mean_dim": math.fsum(one.new_dim for one in records) / len(records),
         "max_dim": max(one.new_dim for one in records),
-        "seconds_resize": seconds,
     }
-    rundir.append_rows(run.path / LAYERS_FILE, [_layer_row(epoch or 1, one) for one in records])
-    rundir.append_rows(run.epochs_path, [row])
 
 
 def _layer_row(epoch: int, record: ModuleRecord) -> Row:
+    """Return a layer's record under the names that trainings' layers have, too."""
     values = [float(f"{value:.{_NUM_DIGITS}g}") for value in record.singular_values]
-    return {"epoch": epoch, **asdict(record), "singular_values": values}
+    row = {"epoch": epoch, "layer": record.module, **asdict(record), "singular_values": values}
+    del row["module"]
+    return row
 
 
 def _link(source: Path, target: Path) -> None:
@@ -128,11 +219,15 @@ def _link(source: Path, target: Path) -> None:
         rundir.write_atomic(target, source.read_bytes())
 
 
-def _provenance(asked: AskedResize) -> dict[str, Any]:
-    extra = {
+def _provenance(asked: AskedResize, laboratory: Laboratory | None) -> dict[str, Any]:
+    extra: dict[str, Any] = {
         "sources": {
             str(path): path.stat().st_size for each in asked.sources.values() for path in each
         },
         "num_threads": torch.get_num_threads(),
     }
+    if laboratory is not None:
+        base = laboratory.base
+        extra["base"] = {"name": base.name, "fingerprint": base.fingerprint}
+        extra["device"] = str(base.device)
     return provenance.collect(packages=["torch", "safetensors"], command=sys.argv, extra=extra)

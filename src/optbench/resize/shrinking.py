@@ -1,13 +1,14 @@
 """LoRA files -> one smaller file, layer by layer, and a record of what every layer lost.
 
-In memory are the result in its own dtype and one layer; sources are only ever read.
+In memory are the result in its own dtype and a layer per thread; sources are only ever read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from optbench.checkpoint import DTYPES, save_lora
 from optbench.errors import ConfigError, Problem
-from optbench.lowrank import Decomposition, Factors, decompose, shorten
+from optbench.lowrank import Decomposition, Factors, shorten
 from optbench.options import SavePrecision
+from optbench.resize.decomposing import Workshop
 from optbench.resize.merging import merged_factors, merged_modules
 from optbench.resize.metadata import carried_over, rewritten
-from optbench.resize.reading import open_lora
+from optbench.resize.reading import LoraFile, ModuleShape, open_lora
 from optbench.resize.rules import SizeRule, kept_dim
 
 
@@ -48,13 +50,17 @@ class Result:
     weights: tuple[float, ...] | None  # of a merge, one per source
 
 
+_NOTHING_KEPT = Workshop()
+
+
 def write_resized(
-    sources: Sequence[Path], target: Path, wanted: Result
+    sources: Sequence[Path], target: Path, wanted: Result, *, workshop: Workshop = _NOTHING_KEPT
 ) -> tuple[ModuleRecord, ...]:
     """Write one resized (or merged and resized) LoRA file; return a record per layer.
 
     Tensors that belong to no LoRA layer are carried over from a single source, unchanged but for
-    their dtype; of a merge they are left out.
+    their dtype; of a merge they are left out. Layers are spread over torch's number of threads,
+    each layer on one of them, so the number changes no bit of the file.
 
     Raises:
         DamagedFileError: If a source is cut short or holds NaN or infinity; names the tensors.
@@ -69,15 +75,17 @@ def write_resized(
         modules = merged_modules(files)
         for file in files:
             file.check_finite()
-        for name, module in modules.items():
-            if wanted.weights is None:
-                factors = files[0].factors(name)
-            else:
-                factors = merged_factors(name, files, wanted.weights)
-            kept, record = _resize(name, factors, wanted.rule, is_conv=module.is_conv)
-            records.append(record)
+
+        def resize_one(module: ModuleShape) -> tuple[dict[str, Tensor], ModuleRecord]:
+            factors = _factors(module.name, files, wanted)
+            kept, record = _resize(module, factors, wanted.rule, workshop)
             # Rounded at once: in float32 the result of a large file would take twice the room.
-            tensors |= _cast(_tensors(name, kept), dtype, where=str(target))
+            return _cast(_tensors(module.name, kept), dtype, where=str(target)), record
+
+        with _threads() as pool:
+            for made, record in pool.map(resize_one, modules.values()):
+                tensors |= made
+                records.append(record)
         if wanted.weights is None:
             others = {key: files[0].tensor(key) for key in files[0].others}
             tensors |= _cast(others, dtype, where=str(target))
@@ -88,16 +96,40 @@ def write_resized(
     return tuple(records)
 
 
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Return as many workers as torch has threads; each of them computes with one of its own.
+
+    LAPACK shares one small matrix badly: two threads on it took 0.73 of the time of one.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(cancel_futures=True)  # one layer failed: the others need not try
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _factors(name: str, files: Sequence[LoraFile], wanted: Result) -> Factors:
+    if wanted.weights is None:
+        return files[0].factors(name)
+    return merged_factors(name, files, wanted.weights)
+
+
 def _resize(
-    name: str, factors: Factors, rule: SizeRule, *, is_conv: bool
+    module: ModuleShape, factors: Factors, rule: SizeRule, workshop: Workshop
 ) -> tuple[Factors, ModuleRecord]:
     with torch.inference_mode():
-        whole = decompose(factors)
+        whole = workshop.take_apart(module.name, factors)
         dim = kept_dim(
-            whole.singular_values, rule, largest_rank=factors.largest_rank, is_conv=is_conv
+            whole.singular_values, rule, largest_rank=factors.largest_rank, is_conv=module.is_conv
         )
         kept = shorten(whole, dim)
-    return kept, _record(name, whole, kept, is_conv=is_conv)
+    return kept, _record(module.name, whole, kept, is_conv=module.is_conv)
 
 
 def _record(name: str, whole: Decomposition, kept: Factors, *, is_conv: bool) -> ModuleRecord:

@@ -3,6 +3,9 @@
 from optbench.results.comparing import (
     GROUPS,
     MEASURED,
+    ORIGINAL,
+    RESIZE,
+    TRAINING,
     differing,
     find_pairs,
     followers,
@@ -26,6 +29,9 @@ from optbench.results.reading import (
 __all__ = [
     "GROUPS",
     "MEASURED",
+    "ORIGINAL",
+    "RESIZE",
+    "TRAINING",
     "Frames",
     "differing",
     "find_pairs",

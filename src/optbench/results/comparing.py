@@ -15,6 +15,7 @@ import pandas as pd
 MEASURED = (
     "sweep",
     "run",
+    "kind",
     "status",
     "reason",
     "num_epochs",
@@ -37,12 +38,14 @@ MEASURED = (
     "lora_bytes",
 )
 GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")
+TRAINING, RESIZE, ORIGINAL = "training", "resize", "original"  # kinds of runs
 # A default computed from another setting follows it, unless it was varied on its own.
 _COMPUTED_FROM = {
     "network.alpha": "network.dim",
     "network.conv_alpha": "network.conv_dim",
     "optimizer.unet_lr": "optimizer.lr",
     "optimizer.text_encoder_lr": "optimizer.lr",
+    "param": "method",
 }
 _PAIR_COLUMNS = (
     "sweep",
@@ -94,8 +97,29 @@ def differing(runs: pd.DataFrame) -> list[str]:
     return sorted(found, key=lambda column: (*GROUPS, column).index(column))
 
 
+def kind_of(config: Mapping[str, Any]) -> str:
+    """Return what a config asks for: a training, a resized LoRA, or an original to compare with."""
+    if not {"source", "method"} <= config.keys():
+        return TRAINING
+    return ORIGINAL if config["method"] == "original" else RESIZE
+
+
 def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Return a short unique name for every (sweep, run): its recipe and what else differs."""
+    """Return a short unique name for every (sweep, run): its recipe and what else differs.
+
+    Resized LoRAs are told apart from one another only, and from trainings by a word in front.
+    """
+    kinds = runs["kind"] if "kind" in runs else pd.Series(TRAINING, index=runs.index)
+    word = "" if kinds.isin((RESIZE, ORIGINAL)).all() else "resized"
+    found: dict[tuple[str, str], str] = {}
+    for kind in (TRAINING, RESIZE, ORIGINAL):
+        part = runs[kinds == kind] if kind != TRAINING else runs[~kinds.isin((RESIZE, ORIGINAL))]
+        if len(part):
+            found |= _labels_of(part, kind, word)
+    return found
+
+
+def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str], str]:
     columns = differing(runs)
     named = [column for column in columns if column in GROUPS]
     others = [column for column in columns if column not in GROUPS]
@@ -105,6 +129,10 @@ def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         words += [
             f"{column}={shown(row[column])}" for column in others if not is_missing(row[column])
         ]
+        if kind == ORIGINAL:
+            words = [ORIGINAL, *words]
+        elif kind == RESIZE:
+            words = [*(words or _asked_size(row)), *filter(None, [word])]
         found[row["sweep"], row["run"]] = " ".join(words) or str(row["run"])
     taken = list(found.values())
     return {
@@ -113,13 +141,20 @@ def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     }
 
 
+def _asked_size(row: Mapping[str, Any]) -> list[str]:
+    """Return what decides the size of a LoRA that was resized in one way only."""
+    names = ("method", "param", "new_dim", "new_conv_dim")
+    known = [(name, shown(row[name])) for name in names if not is_missing(row.get(name))]
+    return [f"{name}={value}" for name, value in known if (name, value) != ("method", "none")]
+
+
 def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
     """Return every pair of runs of one sweep that differ in exactly one setting.
 
     Differences are `to` minus `from`; numbers go upwards, other values as runs are listed.
     """
     rows: list[dict[str, Any]] = []
-    for _, sweep in runs.groupby("sweep", sort=False):
+    for _, sweep in runs.groupby(["sweep", *(["kind"] if "kind" in runs else [])], sort=False):
         columns, names = differing(sweep), settings_of(sweep)
         records = [record for record in _records(sweep) if _has_config(record, names)]
         for one, other in itertools.combinations(records, 2):

@@ -15,7 +15,7 @@ import yaml
 
 from optbench import rundir
 from optbench.errors import DamagedFileError, DatasetError, Problem
-from optbench.results.comparing import MEASURED, find_pairs
+from optbench.results.comparing import MEASURED, find_pairs, kind_of
 from optbench.rundir import RunDir
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
@@ -211,6 +211,7 @@ def _read_run(run: RunDir) -> _Read:
         **settings(config),
         "sweep": run.path.parent.name,
         "run": run.name,
+        "kind": kind_of(config),
         "status": status.status,
         "reason": reason,
         **_measured(run, epochs, steps),

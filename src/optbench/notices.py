@@ -1,0 +1,24 @@
+"""What a person should know about the texts of a run before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optbench.contracts import Base
+from optbench.dataset import uncaptioned
+from optbench.options import PromptOptions
+from optbench.records import Dataset
+
+
+def text_notices(base: Base, dataset: Dataset, prompts: PromptOptions) -> Iterator[str]:
+    """Yield a sentence on missing captions, and on texts whose end the base never reads."""
+    if sentence := uncaptioned(dataset):
+        yield sentence
+    captions = [image.caption for image in dataset.images]
+    listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
+    for kind, texts in (("captions", captions), ("prompts", listed)):
+        if cut := base.cut_texts(texts):
+            yield (
+                f"{len(cut)} of {len(texts)} {kind} are longer than the text encoder reads "
+                f"(75 tokens); the rest of them has no effect: {cut[0][:60]}..."
+            )

@@ -1,0 +1,46 @@
+"""Validation loss over epochs, against the base at the same draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from optbench.report.charts import Axes, Line, line_chart
+from optbench.report.curves import Chart
+from optbench.report.evidence import SweepEvidence
+
+_SPLITS: Mapping[str, str] = {"training": "training pictures", "held_out": "held-out pictures"}
+
+
+def validation_charts(sweep: SweepEvidence) -> Iterator[Chart]:
+    """Yield a chart for each kind of pictures that any run was validated on."""
+    for split, words in _SPLITS.items():
+        lines = []
+        for run in sweep.runs:
+            points = [
+                (float(row["epoch"]), loss - base)
+                for row in run.epochs
+                if isinstance(loss := row.get(f"validation_loss/{split}"), (int, float))
+                and isinstance(base := row.get(f"validation_loss_base/{split}"), (int, float))
+            ]
+            if points:
+                # Every run begins where the base is.
+                points.insert(0, (0.0, 0.0))
+            lines.append(
+                Line(
+                    label=run.label,
+                    key=run.anchor,
+                    colour=run.colour,
+                    dash=run.dash,
+                    x=[x for x, _ in points],
+                    y=[y for _, y in points],
+                )
+            )
+        svg = line_chart(lines, Axes(x_title="epoch", y_title="loss minus the base's"))
+        if svg is not None:
+            yield Chart(
+                title=f"Validation loss against the base, {words}",
+                note="Mean over the same pictures, noise and timesteps for every run and epoch, "
+                "minus the base's own loss there. Below 0 is better than the base; on held-out "
+                "pictures a rise after a fall is overfitting.",
+                svg=svg,
+            )

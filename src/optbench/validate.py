@@ -1,0 +1,115 @@
+"""Paired validation loss: one set of pictures, noise and timesteps for every network there is.
+
+A loss on random draws moves more from draw to draw than from network to network. Here every
+network meets the same draws, so two of them are compared picture by picture and timestep by
+timestep, and most of the noise cancels. Nothing of a run enters a draw, not even its seed.
+
+Shapes: B timesteps of one picture, C latent channels, H and W latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from optbench import rng
+from optbench.contracts import Base
+from optbench.records import CaptionedImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Split = Literal["training", "held_out"]
+_SEED = 0  # of the draws, the same for all runs
+_MAX_BATCH = 5  # fixed, because the last bits depend on it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One picture on which networks are compared."""
+
+    image_key: str
+    split: Split
+    caption: str  # whole and in its own order
+    latents_CHW: Tensor  # as the unet expects, float32 on the CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedLoss:
+    """The loss of one picture at one timestep; comparable with every other of the same place."""
+
+    image_key: str
+    split: Split
+    timestep: int
+    loss: float
+
+
+def choose_images(
+    images: Sequence[CaptionedImage], num_pictures: int | None
+) -> list[CaptionedImage]:
+    """Return so many different pictures, the same ones for every run on them; None for all.
+
+    The order is that of a draw keyed by each picture's content, so a picture more or less in a
+    folder changes little.
+    """
+    different = {image.key: image for image in images}
+    drawn = sorted(different, key=lambda key: rng.key(_SEED, "validation", "choice", key))
+    return [different[key] for key in drawn[:num_pictures]]
+
+
+def paired_losses(
+    base: Base, probes: Sequence[Probe], *, timesteps: Sequence[int], clip_skip: int
+) -> Iterator[PairedLoss]:
+    """Yield the mean squared error of the base's prediction, for every picture and timestep.
+
+    The base answers as it stands: alone, or inside a network's `attached()` or `merged()`. Noise
+    is drawn from generators of its own and no gradient is recorded, so nothing else changes.
+
+    Args:
+        base: What is measured.
+        probes: The pictures.
+        timesteps: Noise levels, from 0 (nearly none) up to, but not including, 1000.
+        clip_skip: As in training.
+    """
+    for probe in probes:
+        with torch.inference_mode():
+            states = base.encode_captions([probe.caption], clip_skip=clip_skip)
+            for start in range(0, len(timesteps), _MAX_BATCH):
+                chosen = list(timesteps[start : start + _MAX_BATCH])
+                repeated = {
+                    name: value.expand(len(chosen), *value.shape[1:])
+                    for name, value in states.items()
+                }
+                losses_B = _losses(base, probe, chosen, repeated)
+                for timestep, loss in zip(chosen, losses_B.tolist(), strict=True):
+                    yield PairedLoss(
+                        image_key=probe.image_key,
+                        split=probe.split,
+                        timestep=timestep,
+                        loss=loss,
+                    )
+
+
+def _losses(
+    base: Base, probe: Probe, timesteps: Sequence[int], conditioning: dict[str, Tensor]
+) -> Tensor:
+    """Return one loss per timestep, (B,)."""
+    shape = probe.latents_CHW.shape
+    noise_BCHW = torch.stack(
+        [
+            torch.randn(shape, generator=rng.generator(_SEED, "validation", probe.image_key, one))
+            for one in timesteps
+        ]
+    )
+    latents_BCHW = probe.latents_CHW.expand(len(timesteps), *shape)
+    timesteps_B = torch.tensor(list(timesteps), device=base.device)
+    noisy_BCHW, target_BCHW = base.noisy_and_target(
+        latents_BCHW.to(base.device, memory_format=torch.channels_last),
+        noise_BCHW.to(base.device, memory_format=torch.channels_last),
+        timesteps_B,
+    )
+    predicted_BCHW = base.predict(noisy_BCHW, timesteps_B, conditioning)
+    return (predicted_BCHW.float() - target_BCHW.float()).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,129 @@
+"""A trained LoRA and its resized files, looked at on the embedded base, in one report."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+import optbench
+from optbench import rundir
+from optbench.paths import asset
+from optbench.report import build_report
+from optbench.resize.__main__ import main
+from tests.end_to_end.conftest import Command, one_run
+from tests.unit.lora_files import write_lora
+
+
+@pytest.fixture
+def trained(command: Command, tmp_path: Path) -> Path:
+    """Return a finished run, validated, whose LoRA changes pictures."""
+    extra = ["validate=default", "validate.timesteps=[200,700]", "lr_mult=30", "sweep_name=both"]
+    command.run(tmp_path / "runs", extra)
+    return one_run(tmp_path / "runs")
+
+
+def asked(command: Command, trained: Path, *more: str) -> list[str]:
+    given = [one for one in command.arguments if not one.startswith(("train.", "network."))]
+    return [
+        *given,
+        "render=few",
+        "render.steps=2",
+        "render.seeds=[7]",
+        "validate.timesteps=[200,700]",
+        f"source={trained}",
+        f"runs_dir={trained.parents[1]}",
+        "num_threads=1",
+        *more,
+    ]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_and_what_is_made_of_it_stand_in_one_report(
+    command: Command, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(trained)
+    arguments = asked(command, trained, "sweep_name=both", "new_dim=4,1", "-m")
+    assert main(arguments) == 0
+    assert tree(trained) == before  # the source is only read
+    assert capsys.readouterr().out.splitlines()[-1].endswith("both/report/index.html")
+    sweep = trained.parent
+    runs = {path.parent.name: path.parent for path in sweep.glob("*/status.json")}
+    assert len(runs) == 4
+    frames = optbench.load(sweep)
+    places = {(row.kind, row.new_dim): runs[row.run] for row in frames.runs.itertuples()}
+    assert {kind for kind, _ in places} == {"training", "resize", "original"}
+    original = next(path for name, path in runs.items() if name.startswith("original-"))
+    whole, small = places["resize", 4], places["resize", 1]
+    for run in (original, whole, small):
+        assert rundir.read_status(run).status == "done"
+        assert {row["epoch"] for row in rundir.read_rows(run / "validation.jsonl")} == {1, 2}
+        for epoch in (0, 1, 2):
+            assert len(list((run / "images" / f"epoch-{epoch:04d}").glob("*.png"))) == 2
+        assert len(list((run / "sheets").glob("*.png"))) == 2
+    first, last = rundir.read_rows(whole / "epochs.jsonl"), rundir.read_rows(small / "epochs.jsonl")
+    # At its own dim a LoRA is itself but for rounding to fp16; at dim 1 it is another.
+    assert first[1]["picture_difference"] < 0.2 * last[1]["picture_difference"]
+    assert first[1]["retained_energy"] == pytest.approx(1, abs=1e-6)
+    # What the training measured of its own file, the original's run measures again.
+    losses = frames.validation.groupby(["run", "epoch"])["loss"].mean()
+    for epoch in (1, 2):
+        assert losses[original.name, epoch] == pytest.approx(losses[trained.name, epoch], rel=1e-4)
+    page = (sweep / "report" / "index.html").read_text()
+    for said in ("Resized LoRAs", "new_dim=1 resized", "Energy kept by every layer", "Ranking"):
+        assert said in page
+    pictures = {path: path.stat().st_mtime_ns for path in sweep.rglob("*.png")}
+    assert main(arguments) == 0  # nothing is made twice
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*.png")} == pictures
+    capsys.readouterr()
+    assert main([*arguments, "render.seeds=[7,8]"]) == 0  # more pictures, the same files
+    assert len(list((small / "images" / "epoch-0002").glob("*.png"))) == 4
+    assert build_report(sweep).is_file()
+
+
+def test_a_lora_of_another_base_is_resized_without_pictures_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_lora(Path("big.safetensors"))
+    assert main(["source=big.safetensors", "new_dim=2"]) == 0
+    said = capsys.readouterr().err
+    assert "No pictures and no losses: " in said
+    assert "base=sd15" in said
+    (made,) = Path("runs").glob("*/*/lora/*.safetensors")
+    assert not (made.parents[1] / "images").exists()
+    # Of a base that was asked for, it is refused before anything is made.
+    shutil.copytree(asset("tiny"), "mine")
+    assert main(["source=big.safetensors", "new_dim=3", "base.path=mine"]) == 2
+    assert "layers it has not" in capsys.readouterr().err
+
+
+def test_validation_changes_no_weight(command: Command, tmp_path: Path) -> None:
+    found = []
+    for name in ("off", "default"):
+        command.run(tmp_path / name, ["render=off", f"validate={name}"])
+        run = one_run(tmp_path / name)
+        found.append({path.name: path.read_bytes() for path in (run / "lora").iterdir()})
+        assert (run / "validation.jsonl").is_file() == (name == "default")
+    assert found[0] == found[1]
+    rows = rundir.read_rows(run / "epochs.jsonl")
+    assert all("validation_loss/training" in row for row in rows)
+    # Asked for afterwards, a finished run is measured and not trained again.
+    steps = one_run(tmp_path / "off") / "steps.jsonl"
+    before = steps.stat().st_mtime_ns
+    command.run(tmp_path / "off", ["render=off", "validate=default"])
+    assert steps.stat().st_mtime_ns == before
+    first, second = (
+        rundir.read_rows(one_run(tmp_path / name) / "validation.jsonl")
+        for name in ("off", "default")
+    )
+    assert first == second

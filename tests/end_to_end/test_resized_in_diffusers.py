@@ -1,0 +1,175 @@
+"""A resized file on a base: diffusers reads every key, and predicts what the algebra promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.schedulers import DDPMScheduler
+
+from optbench.bases import stable_diffusion
+from optbench.checkpoint import save_lora
+from optbench.lowrank import decompose
+from optbench.network import build_network
+from optbench.options import NetworkOptions
+from optbench.placing import misfits, network_of
+from optbench.resize.laboratory import read_layers
+from optbench.resize.rules import SizeRule
+from optbench.resize.shrinking import Result, write_resized
+
+LOCON = NetworkOptions(
+    name="locon",
+    dim=6,
+    alpha=3.0,
+    conv_dim=5,
+    conv_alpha=2.0,
+    dropout=0.0,
+    rank_dropout=0.0,
+    module_dropout=0.0,
+    scale_weight_norms=None,
+    train_unet=True,
+    train_text_encoder=True,
+    down_lr_weight=None,
+    mid_lr_weight=None,
+    up_lr_weight=None,
+    block_lr_zero_threshold=0.0,
+    block_dims=None,
+    block_alphas=None,
+    conv_block_dims=None,
+    conv_block_alphas=None,
+    rslora=False,
+    dora=False,
+)
+# The networks are float32 and the base has a dozen layers in a row; sums differ in their order.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def base() -> stable_diffusion.StableDiffusion:
+    return stable_diffusion.tiny(0)
+
+
+@pytest.fixture
+def source(base: stable_diffusion.StableDiffusion, tmp_path: Path) -> Path:
+    """Return a LoRA on every linear, 1x1 and 3x3 layer whose change of the base is plain to see."""
+    network = build_network(base.lora_targets(), LOCON, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for group in network.parameter_groups():
+            for weight in group.parameters:
+                weight.copy_(torch.randn(weight.shape, generator=draw) / 6)
+    path = tmp_path / "big.safetensors"
+    save_lora(path, network.state_dict(), precision="float", metadata={})
+    return path
+
+
+def resized(source: Path, *, dim: int, conv_dim: int | None = None) -> Path:
+    rule = SizeRule(method="none", param=None, dim=dim, conv_dim=conv_dim, compat="v0.11")
+    target = source.with_name(f"dim{dim}.safetensors")
+    wanted = Result(name=target.stem, rule=rule, precision="float", weights=None)
+    write_resized([source], target, wanted)
+    return target
+
+
+def inputs() -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(4)
+    return {
+        "noisy": torch.randn(2, 4, 8, 12, generator=draw),
+        "timesteps": torch.tensor([120, 700]),
+        "captions": ["1girl, smile", "blue sky"],
+    }
+
+
+def predicted(base: stable_diffusion.StableDiffusion) -> torch.Tensor:
+    given = inputs()
+    with torch.inference_mode():
+        states = base.encode_captions(given["captions"], clip_skip=1)
+        return base.predict(given["noisy"], given["timesteps"], states)
+
+
+def with_file(base: stable_diffusion.StableDiffusion, path: Path) -> torch.Tensor:
+    with network_of(base.lora_targets(), read_layers([path], None)).merged():
+        return predicted(base)
+
+
+def in_diffusers(path: Path) -> torch.Tensor:
+    """Return the prediction of diffusers' own pipeline after `load_lora_weights`."""
+    base = stable_diffusion.tiny(0)
+    pipeline = StableDiffusionPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        tokenizer=base.tokenizer,
+        unet=base.unet,
+        scheduler=DDPMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.load_lora_weights(str(path))  # raises on keys it cannot place
+    adapters = pipeline.get_list_adapters()
+    assert set(adapters) == {"unet", "text_encoder"}
+    loaded = sum(
+        name.endswith("lora_A.default_0.weight")
+        for module in (base.unet, base.text_encoder)
+        for name, _ in module.named_parameters()
+    )
+    assert loaded == len(list(read_layers([path], None)))
+    return predicted(base)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return float((one - other).abs().max()) <= TOLERANCE * float(other.abs().max())
+
+
+@pytest.mark.parametrize(("dim", "conv_dim"), [(2, None), (3, 1)])
+def test_diffusers_gives_our_prediction_with_every_key_used(
+    base: stable_diffusion.StableDiffusion, source: Path, dim: int, conv_dim: int | None
+) -> None:
+    small = resized(source, dim=dim, conv_dim=conv_dim)
+    ours = with_file(base, small)
+    assert close(in_diffusers(small), ours)
+    # Resizing did something, and the LoRA does something: else any tolerance would hold.
+    assert not close(ours, with_file(base, source))
+    assert not close(ours, predicted(base))
+
+
+def test_a_file_resized_to_its_own_dim_changes_no_prediction(
+    base: stable_diffusion.StableDiffusion, source: Path
+) -> None:
+    assert close(with_file(base, resized(source, dim=6)), with_file(base, source))
+
+
+def test_the_resized_layers_are_the_best_of_their_dim(
+    base: stable_diffusion.StableDiffusion, source: Path
+) -> None:
+    small, large = (
+        network_of(base.lora_targets(), read_layers([path], None))
+        for path in (resized(source, dim=2), source)
+    )
+    for name, factors in read_layers([source], None):
+        (kept,), (whole,) = (
+            [layer.delta() for layer in network._layers if layer.name == name]
+            for network in (small, large)
+        )
+        lost = sum(value**2 for value in decompose(factors).singular_values[2:]) ** 0.5
+        assert float((whole - kept).norm()) == pytest.approx(
+            lost * factors.scale, rel=1e-3, abs=1e-4 * float(whole.norm())
+        )
+
+
+def test_a_lora_of_another_base_is_told_by_its_layers(
+    base: stable_diffusion.StableDiffusion, source: Path
+) -> None:
+    layers = dict(read_layers([source], None))
+    shapes = {name: (tuple(one.up.shape), tuple(one.down.shape)) for name, one in layers.items()}
+    targets = base.lora_targets()
+    assert misfits(targets, shapes, base="tiny", where="x") == []
+    name = next(iter(shapes))
+    up, down = shapes[name]
+    shapes |= {name: ((up[0] + 1, up[1]), down), "lora_unet_none": (up, down)}
+    (problem,) = misfits(targets, shapes, base="tiny", where="x")
+    assert "1 layers it has not: lora_unet_none" in str(problem)
+    assert name in str(problem)
