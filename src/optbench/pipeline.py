@@ -5,6 +5,7 @@ checkpoint -> validate -> render -> grid. The report is built afterwards, from t
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,7 @@ class _Run:
         row: dict[str, Any] = {
             **record.as_row(),
             "peak_memory_bytes": allocator.peak_memory_bytes(self.base.device.type),
+            "load_average": os.getloadavg()[0],  # much above ours, and seconds say nothing
         }
         rundir.append_rows(self.run.steps_path, rows)
         rundir.append_rows(self.run.layers_path, record.layer_rows())

@@ -85,6 +85,7 @@ def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
     }
     rundir.write_atomic(run.config_path, yaml.safe_dump(config))
     provenance = {"departures": [text], "optimizer": {"class": text}, "command": ["-m", text]}
+    provenance |= {"num_cpus": 2}
     rundir.write_json(run.provenance_path, provenance)
     seconds = changes.get("seconds", 1.0)
     for epoch in range(done + 1):
@@ -99,7 +100,8 @@ def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
         rundir.append_rows(run.steps_path, [{**row, "seconds_forward": seconds}])
     for epoch in range(1, done + 1):
         row = {"epoch": epoch, "step": 4 * epoch, "mean_loss": 0.5 / epoch}
-        rundir.append_rows(run.epochs_path, [{**row, "seconds_train": 4 * seconds}])
+        row |= {"seconds_train": 4 * seconds, "load_average": changes.get("load", 1.0)}
+        rundir.append_rows(run.epochs_path, [row])
     rundir.write_status(run.path, changes.get("status", "done"), changes.get("reason", ""))
     return run
 
@@ -126,6 +128,15 @@ def test_the_page_says_what_was_compared_and_how_it_went(page: Page) -> None:
     assert "n = 1" in page.text
     assert "not tuned" in page.text
     assert "not picture quality" in page.text
+
+
+def test_runs_beside_other_work_are_not_to_be_ranked_by_time(page: Page, tmp_path: Path) -> None:
+    assert "Other work" not in page.text
+    make_run(tmp_path / "sweep", "adamw", 4, load=1.9)
+    make_run(tmp_path / "sweep", "lion", 4, load=7.25)
+    text = Page(build_report(tmp_path / "sweep")).text
+    assert "Of 1 run the seconds are longer" in text
+    assert "up to 7.25" in text
 
 
 def test_runs_are_ranked_by_seconds_per_step(page: Page) -> None:

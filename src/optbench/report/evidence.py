@@ -56,6 +56,13 @@ class RunEvidence:
         return str(self.row.get("reason") or "")
 
     @property
+    def was_crowded(self) -> bool:
+        """Whether more wanted to compute than the machine has cores: its seconds say little."""
+        load, num_cpus = self.row.get("load_average"), self.provenance.get("num_cpus")
+        # The run itself and its system need a little more than the cores it has.
+        return bool(load and isinstance(num_cpus, int) and load > num_cpus + 0.5)
+
+    @property
     def base_name(self) -> str:
         """The base's name as the config gives it."""
         return str(_part(self.config, "base").get("name", "base"))

@@ -32,6 +32,7 @@ MEASURED = (
     "final_loss",
     "update_ratio",
     "d_escape_step",
+    "load_average",
     "peak_memory_bytes",
     "optimizer_state_bytes",
     "optimizer_state_8bit_share",

@@ -242,6 +242,7 @@ def _measured(
     phases = {phase: _median(row.get(phase) for row in settled) for phase in _PHASES}
     sums = {name: _total(row.get(name) for row in epochs) for name in ("seconds_train", *_PAUSES)}
     peaks = _numbers(row.get("peak_memory_bytes") for row in epochs)
+    loads = _numbers(row.get("load_average") for row in epochs)
     return {
         "num_epochs": len(epochs),
         "num_steps": len(steps),
@@ -252,6 +253,7 @@ def _measured(
         "final_loss": _number(epochs[-1].get("mean_loss")) if epochs else None,
         "update_ratio": _median(_mean_over_groups(row, "update_ratio/") for row in settled),
         "d_escape_step": _escape_step(steps),
+        "load_average": max(loads) if loads else None,
         "peak_memory_bytes": max(peaks) if peaks else None,
         **{name: _number(epochs[-1].get(name)) if epochs else None for name in _STATE},
         "lora_bytes": _lora_bytes(run),
