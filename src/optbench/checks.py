@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -147,6 +148,16 @@ def check_train(options: TrainOptions) -> list[Problem]:
                 expected="a finite norm above 0, or 0 for no clipping",
                 where="train.max_grad_norm",
                 fix="write train.max_grad_norm=1",
+            )
+        )
+    if options.attention == "xformers" and importlib.util.find_spec("xformers") is None:
+        problems.append(
+            Problem(
+                found="xformers, whose package is not installed",
+                expected="sdpa, which torch brings along and is as fast, or the package",
+                where="train.attention",
+                fix="write train.attention=sdpa, or install the xformers that is made for this "
+                "torch: pip install xformers",
             )
         )
     if not _DEVICE.fullmatch(options.device):

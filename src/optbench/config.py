@@ -19,6 +19,7 @@ from optbench import checks, paths
 from optbench.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.dataset import check_dataset_options
 from optbench.errors import ConfigError, Problem
+from optbench.loss_checks import check_loss, check_loss_for_base
 from optbench.options import (
     NetworkOptions,
     OptimizerOptions,
@@ -38,6 +39,7 @@ def register_resolvers() -> None:
     """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
     OmegaConf.register_new_resolver("mul", _multiply, replace=True)
     OmegaConf.register_new_resolver("pick", lambda key, choices: choices.get(key), replace=True)
+    OmegaConf.register_new_resolver("when", _when, replace=True)
     OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
     OmegaConf.register_new_resolver(
         "optbench_asset", lambda name: str(paths.asset(name)), replace=True
@@ -121,6 +123,11 @@ def plain_settings(options: Any) -> dict[str, Any]:
     plain = _plain(options)
     assert isinstance(plain, dict)
     return plain
+
+
+def _when(given: Any, value: Any) -> Any:
+    """Return a default that only means something where another setting is given."""
+    return None if given is None else value
 
 
 def _multiply(*factors: float) -> float:
@@ -284,6 +291,7 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
         "network": checks.check_network,
         "lr_scheduler": check_schedule,
         "train": checks.check_train,
+        "loss": check_loss,
         "prompts": checks.check_prompts,
         "render": checks.check_render,
         "validate": checks.check_validate,
@@ -298,6 +306,8 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
     recipe, network, train = values["optimizer"], values["network"], values["train"]
     if isinstance(train, TrainOptions) and values["base"] is not None:
         problems += checks.check_clip_skip(values["base"], train)
+    if values["loss"] is not None and values["base"] is not None:
+        problems += check_loss_for_base(values["base"], values["loss"])
     unet_weights = {1.0}
     if isinstance(network, NetworkOptions) and values["base"] is not None:
         family = values["base"].family

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from optbench.options import Attention
     from optbench.records import LoraTarget, ParameterGroup
 
 Conditioning = Mapping[str, "Tensor"]
+PredictionType = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,17 @@ class Base(Protocol):
     pixels_per_latent: int
     device: torch.device
     dtype: torch.dtype
+    prediction_type: PredictionType
+    alphas_cumprod_T: Tensor  # share of a picture's variance left at each timestep; float32, CPU
+
+    def with_zero_terminal_snr(self) -> Base:
+        """Return this base, weights shared, with nothing of a picture left at the last timestep."""
+
+    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
+        """Recompute activations or keep them, and attend with one kind of code, from now on.
+
+        Neither changes a weight; recomputing changes no bit of any gradient either.
+        """
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return scaled latents, float32; pixels in [-1, 1]; one generator per picture."""
@@ -55,8 +68,14 @@ class Base(Protocol):
     def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Return those texts that `encode_captions` does not read to their end."""
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return one timestep per generator, int64 of shape (B,)."""
+    def sample_timesteps(
+        self,
+        generators: Sequence[torch.Generator],
+        *,
+        min_timestep: int = 0,
+        max_timestep: int | None = None,
+    ) -> Tensor:
+        """Return one timestep per generator, int64 (B,), at least min and below max (None: all)."""
 
     def noisy_and_target(
         self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor

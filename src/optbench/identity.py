@@ -161,6 +161,7 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
         "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
         "lr_scheduler": tree["lr_scheduler"],
         "train": tree["train"],
+        "loss": tree["loss"],
         "lr_mult": tree["lr_mult"],
         "seed": tree["seed"],
     }

@@ -13,6 +13,9 @@ Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
 ResizeCompat = Literal["v0.10", "v0.11"]
+Attention = Literal["sdpa", "xformers", "eager"]
+LossType = Literal["l2", "l1", "huber", "smooth_l1"]
+HuberSchedule = Literal["constant", "exponential", "snr"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +144,35 @@ class TrainOptions:
     max_grad_norm: float  # 0: no clipping
     clip_skip: int  # 1: the text encoder's last layer
     save_precision: SavePrecision
+    gradient_checkpointing: bool  # less memory, more time, the same weights
+    attention: Attention
     device: str  # auto, cpu, cuda, mps
     num_threads: int | None  # CPU threads; None: torch decides
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossOptions:
+    """Which noise is added and how errors are counted (group `loss`)."""
+
+    loss_type: LossType
+    huber_schedule: HuberSchedule | None  # this and the next: None where loss_type has no use
+    huber_c: float | None  # errors above it count in proportion, below it squared
+    huber_scale: float | None  # None where the schedule is snr
+    min_snr_gamma: float | None  # None, here and below: off
+    debiased_estimation_loss: bool
+    scale_v_pred_loss_like_noise_pred: bool
+    v_pred_like_loss: float | None
+    noise_offset: float | None
+    noise_offset_random_strength: bool
+    adaptive_noise_scale: float | None
+    multires_noise_iterations: int | None
+    multires_noise_discount: float | None
+    ip_noise_gamma: float | None
+    ip_noise_gamma_random_strength: bool
+    zero_terminal_snr: bool
+    min_timestep: int
+    max_timestep: int | None  # the first one not drawn; None: all of the base's
+    prior_loss_weight: float  # of regularization pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +227,7 @@ class RunConfig:
     optimizer: OptimizerOptions
     lr_scheduler: LrSchedulerOptions
     train: TrainOptions
+    loss: LossOptions
     prompts: PromptOptions
     render: RenderOptions
     validate: ValidateOptions

@@ -21,13 +21,15 @@ from accelerate.state import AcceleratorState, GradientState
 from optbench import allocator, pictures, provenance, rundir, validation
 from optbench.bases import load_base
 from optbench.batches import num_batches, plan_epoch
-from optbench.checkpoint import LoraCard, kohya_metadata, save_lora
+from optbench.checkpoint import save_lora
 from optbench.config import config_yaml
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.errors import ConfigError, Problem
 from optbench.identity import RunIdentity, identify
 from optbench.latents import LatentCache, encode_dataset
+from optbench.loss_checks import check_loss_for_prediction
+from optbench.metadata import LoraCard, kohya_metadata
 from optbench.network import LoraNetwork, build_network
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
@@ -55,6 +57,14 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     accelerator = _accelerator(config.train)
     allocator.forget_peak_memory(accelerator.device.type)
     base = _base(config.base, accelerator.device, config.train.mixed_precision)
+    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
+        raise ConfigError(*wrong)
+    base.compute_with(
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        attention=config.train.attention,
+    )
+    if config.loss.zero_terminal_snr:
+        base = base.with_zero_terminal_snr()
     latents = encode_dataset(
         identity.dataset, base, cache_dir=Path(config.cache_dir), flips=config.dataset.flip_aug
     )
@@ -195,7 +205,7 @@ class _Run:
         config = self.config
         card = LoraCard(
             name=self.run.name,
-            model_version="sd_v1",
+            model_version="sd_v1_v" if self.base.prediction_type == "v_prediction" else "sd_v1",
             seed=config.seed,
             lr_mult=config.lr_mult,
             epoch=record.epoch,
@@ -212,6 +222,7 @@ class _Run:
             optimizer=config.optimizer,
             lr_scheduler=config.lr_scheduler,
             train=config.train,
+            loss=config.loss,
         )
         with self.optimizer.evaluation_weights():
             tensors = self.network.state_dict()
@@ -269,6 +280,7 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
         return
     course = Course(
         seed=config.seed,
+        loss=config.loss,
         first_epoch=stage.done.epoch + 1,
         first_step=stage.done.step,
         total_steps=last_step,
@@ -317,6 +329,8 @@ def _accelerator(options: TrainOptions) -> Accelerator:
         _refuse_device(f"train.device={options.device}", "a device this machine has")
     if is_cpu and options.mixed_precision == "fp16":
         _refuse_device("train.mixed_precision=fp16 on a CPU", "no or bf16; fp16 needs a GPU")
+    if options.attention == "xformers" and (is_cpu or kind == "mps"):
+        _refuse_device("train.attention=xformers without a GPU of NVIDIA's or AMD's", "sdpa")
     if index:
         torch.cuda.set_device(int(index))
     # accelerate keeps these for the life of the process; the next run may ask for another one.
@@ -335,7 +349,8 @@ def _refuse_device(found: str, expected: str) -> None:
             found=found,
             expected=expected,
             where="train",
-            fix="leave train.device=auto, and train.mixed_precision=no on a CPU",
+            fix="leave train.device=auto, and on a CPU train.mixed_precision=no and "
+            "train.attention=sdpa",
         )
     )
 

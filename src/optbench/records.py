@@ -49,6 +49,7 @@ class Sample:
     occurrence: int  # which of the picture's repeats, from 0; for equal pictures counted on
     caption: str  # after shuffling and dropping
     flipped: bool
+    is_regularization: bool = False  # a picture of the class, not of what is learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

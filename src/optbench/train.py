@@ -18,7 +18,9 @@ import torch
 from optbench import rng, telemetry
 from optbench.contracts import Base, Network, StepOptimizer
 from optbench.errors import DivergedError, Problem
-from optbench.options import TrainOptions
+from optbench.loss import Counting
+from optbench.noise import draw_noise
+from optbench.options import LossOptions, TrainOptions
 from optbench.records import Batch, EpochRecord, StepRecord
 
 if TYPE_CHECKING:
@@ -39,9 +41,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """Where a training begins and how far it goes."""
+    """What a training draws and minimizes, where it begins and how far it goes."""
 
     seed: int
+    loss: LossOptions
     first_epoch: int  # counts from 1; more than 1 when an interrupted run goes on
     first_step: int  # steps already taken
     total_steps: int
@@ -191,13 +194,13 @@ class _Stepper:
         return record, norms
 
     def _accumulate(self, batch: Batch, clock: _Clock) -> float:
-        """Add one batch's gradients; return its mean squared error over pictures."""
+        """Add one batch's gradients; return its loss."""
         clock.start()
-        noise_BCHW, timesteps_B = self._draw(batch)
-        device = self.base.device
-        latents_BCHW = batch.latents_BCHW.to(device, memory_format=torch.channels_last)
-        noise_BCHW = noise_BCHW.to(device, memory_format=torch.channels_last)
-        timesteps_B = timesteps_B.to(device)
+        draw = draw_noise(batch, self.base, self.course.loss, seed=self.course.seed)
+        counting = Counting(self.course.loss, self.base, draw.timesteps_B, batch.samples)
+        latents_BCHW = self._on_device(batch.latents_BCHW)
+        noise_BCHW = self._on_device(draw.noise_BCHW)
+        timesteps_B = draw.timesteps_B.to(self.base.device)
         captions = [sample.caption for sample in batch.samples]
         clock.stop("data")
         groups = self.lane.network.parameter_groups()
@@ -208,8 +211,11 @@ class _Stepper:
             noisy_BCHW, target_BCHW = self.base.noisy_and_target(
                 latents_BCHW, noise_BCHW, timesteps_B
             )
+            if draw.input_noise_BCHW is not None:
+                shown_BCHW = self._on_device(draw.input_noise_BCHW)
+                noisy_BCHW, _ = self.base.noisy_and_target(latents_BCHW, shown_BCHW, timesteps_B)
             predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, conditioning)
-        loss = torch.nn.functional.mse_loss(predicted_BCHW.float(), target_BCHW.float())
+        loss = counting.mean_loss(predicted_BCHW, target_BCHW)
         clock.stop("forward")
         # Module dropout may leave no layer to learn from this batch.
         if loss.requires_grad:
@@ -218,18 +224,8 @@ class _Stepper:
         clock.stop("backward")
         return loss.item()
 
-    def _draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the batch's noise and timesteps, each picture's from its own address."""
-        places = [(one.epoch, one.image_key, one.occurrence) for one in batch.samples]
-        seed = self.course.seed
-        shape = batch.latents_BCHW.shape[1:]
-        noise_BCHW = torch.stack(
-            [torch.randn(shape, generator=rng.generator(seed, "noise", *at)) for at in places]
-        )
-        timesteps_B = self.base.sample_timesteps(
-            [rng.generator(seed, "timesteps", *at) for at in places]
-        )
-        return noise_BCHW, timesteps_B
+    def _on_device(self, tensor_BCHW: Tensor) -> Tensor:
+        return tensor_BCHW.to(self.base.device, memory_format=torch.channels_last)
 
     def _update(self, loss: float, *, step: int, epoch: int) -> float:
         """Clip, step and forget the gradients; return their norm before clipping.

@@ -28,7 +28,18 @@ MAX_MODULE_LINES = 400
 RANKS = (
     ("errors", "__init__"),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
-    ("recipes", "schedules", "blocks", "lora", "lowrank", "telemetry", "stepping", "rundir"),
+    (
+        "recipes",
+        "schedules",
+        "blocks",
+        "lora",
+        "lowrank",
+        "telemetry",
+        "stepping",
+        "rundir",
+        "loss",
+        "noise",
+    ),
     ("sizes",),
     (
         "dataset",
@@ -39,6 +50,7 @@ RANKS = (
         "train",
         "validate",
         "checkpoint",
+        "metadata",
         "render",
         "provenance",
         "grid",
@@ -47,7 +59,17 @@ RANKS = (
         "progress",
         "resume",
     ),
-    ("results", "stats", "checks", "refusals", "pictures", "notices", "placing", "likeness"),
+    (
+        "results",
+        "stats",
+        "checks",
+        "loss_checks",
+        "refusals",
+        "pictures",
+        "notices",
+        "placing",
+        "likeness",
+    ),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance"),
     ("pipeline", "tiny", "composition", "cost"),
@@ -75,6 +97,7 @@ WITHOUT_TORCH = (
     "dataset",
     "recipes",
     "schedules",
+    "loss_checks",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"

@@ -70,7 +70,9 @@ def measure(*, is_tuned: bool) -> None:
         [Lane(network=network, optimizer=optimizer)],
         lambda epoch: batches,
         options=config.train,
-        course=Course(seed=0, first_epoch=1, first_step=0, total_steps=len(batches)),
+        course=Course(
+            seed=0, loss=config.loss, first_epoch=1, first_step=0, total_steps=len(batches)
+        ),
         accelerator=Accelerator(cpu=True),
     )
     bare, ours, records = [], [], []

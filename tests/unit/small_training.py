@@ -21,6 +21,7 @@ from optbench import contracts, testing
 from optbench.network import LoraNetwork, build_network
 from optbench.optimizers import build_optimizer
 from optbench.options import (
+    LossOptions,
     LrSchedulerOptions,
     NetworkOptions,
     OptimizerOptions,
@@ -77,8 +78,31 @@ TRAIN = TrainOptions(
     max_grad_norm=0.0,
     clip_skip=1,
     save_precision="float",
+    gradient_checkpointing=False,
+    attention="sdpa",
     device="cpu",
     num_threads=1,
+)
+LOSS = LossOptions(
+    loss_type="l2",
+    huber_schedule=None,
+    huber_c=None,
+    huber_scale=None,
+    min_snr_gamma=None,
+    debiased_estimation_loss=False,
+    scale_v_pred_loss_like_noise_pred=False,
+    v_pred_like_loss=None,
+    noise_offset=None,
+    noise_offset_random_strength=False,
+    adaptive_noise_scale=None,
+    multires_noise_iterations=None,
+    multires_noise_discount=None,
+    ip_noise_gamma=None,
+    ip_noise_gamma_random_strength=False,
+    zero_terminal_snr=False,
+    min_timestep=0,
+    max_timestep=None,
+    prior_loss_weight=1.0,
 )
 
 
@@ -95,8 +119,10 @@ class SmallBase:
     pixels_per_latent = 8
     device = torch.device("cpu")
     dtype = torch.float32
+    prediction_type: contracts.PredictionType = "epsilon"
 
     def __init__(self) -> None:
+        self.alphas_cumprod_T = 1 - torch.arange(1000) / 1000
         self.text = nn.Linear(5, 4)
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
         self.out = nn.Conv2d(4, 3, 1)
@@ -120,14 +146,27 @@ class SmallBase:
     def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         return ()
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        return torch.cat([torch.randint(0, 1000, (1,), generator=one) for one in generators])
+    def compute_with(self, *, gradient_checkpointing: bool, attention: str) -> None:
+        pass
+
+    def with_zero_terminal_snr(self) -> SmallBase:
+        return self
+
+    def sample_timesteps(
+        self,
+        generators: Sequence[torch.Generator],
+        *,
+        min_timestep: int = 0,
+        max_timestep: int | None = None,
+    ) -> Tensor:
+        limits = min_timestep, max_timestep or 1000
+        return torch.cat([torch.randint(*limits, (1,), generator=one) for one in generators])
 
     def noisy_and_target(
         self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         self.draws.append((noise_BCHW.clone(), timesteps_B.clone()))
-        kept_B111 = (1 - timesteps_B / 1000)[:, None, None, None]
+        kept_B111 = self.alphas_cumprod_T[timesteps_B][:, None, None, None]
         return kept_B111.sqrt() * latents_BCHW + (1 - kept_B111).sqrt() * noise_BCHW, noise_BCHW
 
     def predict(
@@ -286,6 +325,7 @@ def train(
     first: tuple[int, int] = (1, 0),
     total_steps: int | None = None,
     seed: int = 5,
+    loss: LossOptions = LOSS,
     **changes: Any,
 ) -> list[tuple[StepRecord, ...] | tuple[EpochRecord, ...]]:
     """Return everything a training yields, from epoch and steps taken `first` to its end."""
@@ -297,6 +337,7 @@ def train(
         )
     course = Course(
         seed=seed,
+        loss=loss,
         first_epoch=first[0],
         first_step=first[1],
         total_steps=total_steps,

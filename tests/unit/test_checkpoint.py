@@ -16,11 +16,13 @@ import safetensors
 import safetensors.torch
 import torch
 from hypothesis import given, settings
+from tests.unit.small_training import LOSS
 from torch import Tensor
 
 from optbench import testing
-from optbench.checkpoint import LoraCard, ModelVersion, kohya_metadata, read_lora, save_lora
+from optbench.checkpoint import read_lora, save_lora
 from optbench.errors import DamagedFileError, DivergedError
+from optbench.metadata import LoraCard, ModelVersion, kohya_metadata
 from optbench.options import (
     BaseOptions,
     DatasetOptions,
@@ -387,9 +389,12 @@ CARD = LoraCard(
         max_grad_norm=1.0,
         clip_skip=2,
         save_precision="fp16",
+        gradient_checkpointing=False,
+        attention="sdpa",
         device="cpu",
         num_threads=1,
     ),
+    loss=replace(LOSS, min_snr_gamma=5.0),
 )
 
 
@@ -422,6 +427,16 @@ def test_metadata_says_what_kohyas_trainer_would() -> None:
         "ss_resolution": "(512, 512)",
         "ss_shuffle_caption": "True",
         "ss_seed": "42",
+        "ss_loss_type": "l2",
+        "ss_huber_c": "None",
+        "ss_min_snr_gamma": "5.0",
+        "ss_noise_offset": "None",
+        "ss_multires_noise_iterations": "None",
+        "ss_zero_terminal_snr": "False",
+        "ss_debiased_estimation": "False",
+        "ss_ip_noise_gamma": "None",
+        "ss_prior_loss_weight": "1.0",
+        "ss_v_parameterization": "False",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.prediction_type": "epsilon",
@@ -472,7 +487,8 @@ def test_metadata_leaves_out_what_was_not_asked_for() -> None:
         lr_scheduler=replace(CARD.lr_scheduler, warmup_steps=0.05),
     )
     metadata = kohya_metadata(card)
-    assert not {"ss_network_args", "ss_vae_name", "ss_bucket_info"} & set(metadata)
+    absent = {"ss_network_args", "ss_vae_name", "ss_bucket_info", "modelspec.timestep_range"}
+    assert not absent & set(metadata)
     assert metadata["ss_scale_weight_norms"] == "1.0"
     assert metadata["ss_lr_warmup_steps"] == "0.05"
 
@@ -482,5 +498,14 @@ def test_every_model_version_has_its_words(version: ModelVersion) -> None:
     metadata = kohya_metadata(replace(CARD, model_version=version))
     assert metadata["ss_v2"] == str("v2" in version)
     assert (metadata["modelspec.prediction_type"] == "v") == version.endswith("_v")
+    assert metadata["ss_v_parameterization"] == str(version.endswith("_v"))
     assert metadata["modelspec.architecture"].endswith("/lora")
     assert ("generative-models" in metadata["modelspec.implementation"]) == ("sdxl" in version)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"), [(0, 500, "0,500"), (10, None, "10,1000"), (10, 20, "10,20")]
+)
+def test_a_range_of_timesteps_is_said(first: int, last: int | None, said: str) -> None:
+    loss = replace(CARD.loss, min_timestep=first, max_timestep=last)
+    assert kohya_metadata(replace(CARD, loss=loss))["modelspec.timestep_range"] == said

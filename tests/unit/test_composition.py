@@ -90,6 +90,30 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path, tmp_path
     assert all(isinstance(value, str) for value in params.values())
 
 
+@pytest.mark.parametrize("name", ["max_norm", "dropout"])
+def test_studies_c_and_d_train_what_they_say(name: str) -> None:
+    for run in compose_runs([f"sweep={name}"]).runs:
+        config = run.config
+        network, loss = config.network, config.loss
+        assert (network.dim, network.alpha, network.conv_dim, network.conv_alpha) == (
+            128,
+            32,
+            32,
+            16,
+        )
+        assert network.down_lr_weight == (0,) * 4 + (1,) * 8
+        assert (network.mid_lr_weight, network.up_lr_weight) == (0, (1,) * 12)
+        assert (loss.multires_noise_iterations, loss.multires_noise_discount) == (8, 0.3)
+        assert (config.dataset.keep_tokens, config.train.batch_size) == (3, 6)
+        rates = config.optimizer.lr, config.optimizer.text_encoder_lr
+        scale = config.base.lr_scale
+        if config.optimizer.name == "lion":
+            assert rates == pytest.approx((1e-4 * scale, 5e-5 * scale))
+        else:
+            assert rates == (1.0, None)
+        assert (len(config.prompts.prompts), len(config.render.seeds)) == (3, 1)
+
+
 def test_a_sweep_of_another_command_is_refused_with_that_command() -> None:
     (problem,) = problems_of("sweep=resize_ratio", "network.dim=4")
     assert problem.where == "sweep"

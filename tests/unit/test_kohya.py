@@ -20,7 +20,7 @@ from optbench.kohya.importing import convert, read_options
 from optbench.results import settings
 from optbench.rundir import RunDir, write_atomic
 
-SAME = ("dataset", "network", "lr_scheduler", "train", "seed")
+SAME = ("dataset", "network", "lr_scheduler", "train", "loss", "seed")
 OURS_ALONE = ("device", "num_threads", "name")
 
 
@@ -85,6 +85,14 @@ def test_there_and_back_is_the_same_training(recipe: str, tmp_path: Path) -> Non
          ["--lr_warmup_steps=10"]),
         (["lr_scheduler=piecewise"], ["--lr_scheduler=piecewise_constant"]),
         (["lr_scheduler=warmup_stable_decay"], ["--lr_scheduler=warmup_stable_decay"]),
+        (["loss=multires"],
+         ["--multires_noise_iterations=8", "--multires_noise_discount=0.3", "--sdpa"]),
+        (["loss=huber", "loss.huber_schedule=constant", "loss.huber_scale=2"],
+         ["--loss_type=huber", "--huber_schedule=constant", "--huber_c=0.1", "--huber_scale=2.0"]),
+        (["loss.noise_offset=0.1", "loss.noise_offset_random_strength=true",
+          "loss.min_snr_gamma=5", "loss.max_timestep=900", "train.gradient_checkpointing=true"],
+         ["--noise_offset=0.1", "--noise_offset_random_strength", "--max_timestep=900",
+          "--gradient_checkpointing"]),
     ],
 )  # fmt: skip
 def test_settings_there_and_back(overrides: list[str], words: list[str], tmp_path: Path) -> None:
@@ -99,7 +107,7 @@ def test_settings_there_and_back(overrides: list[str], words: list[str], tmp_pat
     )
     # With steps given, epochs are as many as the steps may need.
     ignored = {*OURS_ALONE, "rslora", *(["epochs"] if before["train"]["max_steps"] else [])}
-    for section in ("network", "lr_scheduler", "train"):
+    for section in ("network", "lr_scheduler", "train", "loss"):
         for key in before[section].keys() - ignored:
             assert after[section][key] == before[section][key], f"{section}.{key}"
 
@@ -109,6 +117,8 @@ def test_every_setting_has_an_equivalent_or_a_reason_for_none() -> None:
     known = {
         *names.VALUES.values(),
         *names.FLAGS.values(),
+        *names.LOSS_VALUES.values(),
+        *names.LOSS_FLAGS.values(),
         *names.DROPOUTS.values(),
         *names.NETWORK_ARGS.values(),
         *names.SPECIAL,
@@ -222,6 +232,30 @@ def test_what_we_have_not_is_said() -> None:
     assert "weighted_captions=True" in lost
 
 
+def test_loss_settings_that_do_nothing_there_are_left_out(tmp_path: Path) -> None:
+    """As programs that write such files do: every option, whether it has an effect or not."""
+    file = tmp_path / "gui.toml"
+    file.write_text(
+        'loss_type = "l2"\nhuber_c = 0.1\nhuber_schedule = "snr"\nhuber_scale = 1\n'
+        "min_snr_gamma = 0\nnoise_offset = 0\nadaptive_noise_scale = 0.1\n"
+        "noise_offset_random_strength = true\nmultires_noise_iterations = 0\n"
+        "multires_noise_discount = 0.3\nip_noise_gamma = 0.1\nzero_terminal_snr = false\n"
+        "max_timestep = 1000\nprior_loss_weight = 1\n"
+    )
+    imported = convert(read_options(file))
+    assert {one for one in imported.overrides if one.startswith("loss.")} == {
+        "loss.loss_type=l2",
+        "loss.ip_noise_gamma=0.1",
+        "loss.max_timestep=1000",
+        "loss.prior_loss_weight=1",
+    }
+    said = {one.partition(":")[0] for one in imported.not_needed}
+    assert {"huber_c", "huber_scale", "min_snr_gamma", "multires_noise_discount"} <= said
+    assert not any("huber" in one or "noise" in one for one in imported.lost)
+    tree = tree_of(*imported.overrides, "base=tiny", "dataset=mirelle", "prompts=mirelle")
+    assert tree["loss"]["ip_noise_gamma"] == 0.1
+
+
 def test_hostile_paths_reach_the_config_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "my, 'own' [pictures] ${seed}"
     file = tmp_path / "train.sh"
@@ -265,3 +299,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert command.main(["import", str(tmp_path / "absent.sh")]) == 2
     assert "absent.sh" in capsys.readouterr().err
     assert command.main(["export", str(tmp_path / "absent")]) == 2
+
+
+def test_the_table_for_people_has_every_option_of_loss_and_memory() -> None:
+    table = (Path(__file__).resolve().parents[2] / "docs" / "kohya-names.md").read_text()
+    pairs = {**names.LOSS_VALUES, **names.LOSS_FLAGS}
+    shared = {**names.VALUES, **names.FLAGS}
+    pairs |= {kohya: ours for kohya, ours in shared.items() if ours.startswith("train.")}
+    for kohya, ours in pairs.items():
+        assert f"| `--{kohya}` | `{ours}` |" in table

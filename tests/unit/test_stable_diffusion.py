@@ -19,6 +19,7 @@ pytest.importorskip("skia")  # the package that writes the base draws its world 
 from tests.unit.random_base import load, write_base
 
 from optbench.bases import stable_diffusion
+from optbench.bases._computing import text_model
 from optbench.bases.stable_diffusion import StableDiffusion
 from optbench.contracts import SampleRequest
 from optbench.samplers import SAMPLERS
@@ -73,14 +74,14 @@ def states(base: StableDiffusion, *texts: str, clip_skip: int = 1) -> Tensor:
 def test_clip_skip_leaves_out_the_last_layers(base: StableDiffusion, clip_skip: int) -> None:
     shorter = copy.copy(base)
     shorter.text_encoder = copy.deepcopy(base.text_encoder)
-    encoder = stable_diffusion._text_model(shorter.text_encoder).encoder
+    encoder = text_model(shorter.text_encoder).encoder
     encoder.layers = encoder.layers[: len(encoder.layers) - clip_skip + 1]
     found = states(base, "1girl, red dress", "", clip_skip=clip_skip)
     assert torch.equal(found, states(shorter, "1girl, red dress", ""))
     # And in transformers' words: a hidden state, through the final norm.
     ids = base.tokenizer(["1girl, red dress"], padding="max_length", return_tensors="pt").input_ids
     hidden = base.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-clip_skip]
-    norm = stable_diffusion._text_model(base.text_encoder).final_layer_norm
+    norm = text_model(base.text_encoder).final_layer_norm
     expected = nn.functional.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias)
     torch.testing.assert_close(found[:1], expected)
 

@@ -6,6 +6,7 @@ T tokens, E embedding width.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from optbench.contracts import Conditioning, SampleRequest
+from optbench.bases._computing import attend_with, keep_activations, text_model
+from optbench.bases._noising import NoiseSchedule
+from optbench.contracts import Conditioning, PredictionType, SampleRequest
 from optbench.errors import BaseError, Problem
-from optbench.options import BaseOptions
+from optbench.options import Attention, BaseOptions
 from optbench.paths import asset, folder_fingerprint
 from optbench.records import LoraTarget
 from optbench.samplers import SAMPLERS
@@ -73,8 +76,24 @@ class StableDiffusion:
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self._schedule = parts.schedule
-        self._noiser = DDPMScheduler(**self._schedule)
+        self._use_schedule(NoiseSchedule(parts.schedule))
+
+    def _use_schedule(self, schedule: NoiseSchedule) -> None:
+        self._schedule = schedule
+        self.prediction_type: PredictionType = schedule.prediction_type
+        self.alphas_cumprod_T: Tensor = schedule.alphas_cumprod_T
+
+    def with_zero_terminal_snr(self) -> StableDiffusion:
+        """Return this base, weights shared, under a noise schedule that leaves no signal."""
+        other = copy.copy(self)
+        other.fingerprint = f"{self.fingerprint}+zero-terminal-snr"
+        other._use_schedule(self._schedule.zero_terminal())
+        return other
+
+    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
+        """Recompute activations or keep them, and attend with one kind of code, from now on."""
+        keep_activations(self.unet, [self.text_encoder], are_recomputed=gradient_checkpointing)
+        attend_with(self.unet, [self.text_encoder], attention)
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
@@ -102,25 +121,29 @@ class StableDiffusion:
             return {"states_BTE": self.text_encoder(input_ids=ids).last_hidden_state}
         encoded = self.text_encoder(input_ids=ids, output_hidden_states=True)
         states_BTE = encoded.hidden_states[-clip_skip]
-        return {"states_BTE": _text_model(self.text_encoder).final_layer_norm(states_BTE)}
+        return {"states_BTE": text_model(self.text_encoder).final_layer_norm(states_BTE)}
 
     def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Return the texts of more than 77 tokens, the first and the last mark included."""
         return tuple(one for one in texts if len(self.tokenizer(one).input_ids) > _NUM_TOKENS)
 
-    def sample_timesteps(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return uniform timesteps in [0, 1000), int64 of shape (B,), on the CPU."""
-        limit = self._schedule["num_train_timesteps"]
-        return torch.cat([torch.randint(0, limit, (1,), generator=one) for one in generators])
+    def sample_timesteps(
+        self,
+        generators: Sequence[torch.Generator],
+        *,
+        min_timestep: int = 0,
+        max_timestep: int | None = None,
+    ) -> Tensor:
+        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU."""
+        return self._schedule.sample_timesteps(
+            generators, min_timestep=min_timestep, max_timestep=max_timestep
+        )
 
     def noisy_and_target(
         self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return sqrt(a) x + sqrt(1 - a) e and its target: e, or v for v-prediction."""
-        noisy_BCHW = self._noiser.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
-        if self._schedule["prediction_type"] == "v_prediction":
-            return noisy_BCHW, self._noiser.get_velocity(latents_BCHW, noise_BCHW, timesteps_B)
-        return noisy_BCHW, noise_BCHW
+        return self._schedule.noisy_and_target(latents_BCHW, noise_BCHW, timesteps_B)
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
@@ -133,7 +156,7 @@ class StableDiffusion:
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA under kohya's names, text encoder first."""
-        text_root = _text_model(self.text_encoder)
+        text_root = text_model(self.text_encoder)
         text = _layers(text_root, _TEXT_CLASSES, prefix="lora_te_text_model")
         unet = _layers(self.unet, _UNET_CLASSES, prefix="lora_unet")
         convs = _layers(self.unet, _UNET_CONV_CLASSES, prefix="lora_unet")
@@ -151,7 +174,9 @@ class StableDiffusion:
     def sample(self, request: SampleRequest) -> list[Image]:
         """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""
         class_name, settings = SAMPLERS[request.sampler]
-        sampler = getattr(diffusers, class_name)(**self._schedule, **settings, steps_offset=1)
+        sampler = getattr(diffusers, class_name)(
+            **self._schedule.sampler_settings(), **settings, steps_offset=1
+        )
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
             text_encoder=self.text_encoder,
@@ -268,11 +293,6 @@ def _random_base(name: str) -> StableDiffusion:
         schedule=schedule,
     )
     return StableDiffusion(parts, name=name, fingerprint=name, vae_fingerprint=name)
-
-
-def _text_model(encoder: CLIPTextModel) -> Any:
-    """Return what kohya's keys call text_model; transformers 5 made it the encoder itself."""
-    return getattr(encoder, "text_model", encoder)
 
 
 def _layers(

@@ -45,11 +45,11 @@ def export(config: Mapping[str, Any], *, name: str) -> Exported:
 
 def _plain(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the options whose value is ours, and the flags."""
-    for kohya, ours in names.VALUES.items():
+    for kohya, ours in {**names.VALUES, **names.LOSS_VALUES}.items():
         value = _get(config, ours)
         if value is not None and not ours.startswith("lr_scheduler."):
             yield f"--{kohya}={value}"
-    for kohya, ours in names.FLAGS.items():
+    for kohya, ours in {**names.FLAGS, **names.LOSS_FLAGS}.items():
         if _get(config, ours):
             yield f"--{kohya}"
     for kohya, ours in names.DROPOUTS.items():
@@ -61,6 +61,8 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
     width, height = config["dataset"]["resolution"]
     yield f"--resolution={width},{height}"
     train = config["train"]
+    if train["attention"] != "eager":  # which is what happens there without a word
+        yield f"--{train['attention']}"
     # Epochs win over steps there, so only the shorter one may be given.
     steps = train["max_steps"]
     yield (
@@ -153,6 +155,10 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{optimizer['_target_']} is saved there without its averaged weights"
     if train["max_steps"] is not None:
         yield f"train.epochs={train['epochs']}: max_train_steps alone decides there"
+    if config["loss"]["zero_terminal_snr"]:
+        yield (
+            "loss.zero_terminal_snr: weights by SNR and previews use the schedule without it there"
+        )
     render = config["render"]
     if render["enabled"] and render["sampler"] not in _SAMPLERS:
         yield f"render.sampler={render['sampler']}: previews are drawn with DDIM there"

@@ -28,6 +28,7 @@ _READ_APART = (
     *("unet_lr", "text_encoder_lr", "lr_scheduler", "max_train_epochs", "max_train_steps"),
     *("v2", "v_parameterization", "network_module", _UNET, _TEXT, *_LISTS),
 )
+_LOSS = (*names.LOSS_VALUES, *names.LOSS_FLAGS)
 _MANY_EPOCHS = 1_000_000  # where steps alone decide
 
 
@@ -74,6 +75,7 @@ def convert(options: Mapping[str, Any]) -> Imported:
         *_base(asked),
         *_plain(asked),
         *_length(asked),
+        *_loss(asked, imported),
         *_network(asked, imported),
         *_optimizer(asked, imported),
         *_schedule(asked, imported),
@@ -81,7 +83,7 @@ def convert(options: Mapping[str, Any]) -> Imported:
     for name, value in options.items():
         if name in names.NOT_NEEDED:
             imported.not_needed.append(f"{name}: {names.NOT_NEEDED[name]}")
-        elif name not in (*names.VALUES, *names.FLAGS, *names.DROPOUTS, *_READ_APART):
+        elif name not in (*names.VALUES, *names.FLAGS, *names.DROPOUTS, *_LOSS, *_READ_APART):
             imported.lost.append(f"{name}={value}")
     return imported
 
@@ -152,6 +154,31 @@ def _length(asked: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield f"train.max_steps={asked['max_train_steps']}"
         yield f"train.epochs={min(_MANY_EPOCHS, int(asked['max_train_steps']))}"
+
+
+def _loss(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    """Yield loss and noise without what the other trainer would not look at."""
+    known = {**names.LOSS_VALUES, **names.LOSS_FLAGS}
+    given = {name: asked[name] for name in known if name in asked}
+    for name, value in given.items():
+        if name in names.LOSS_FLAGS and not _is_on(value):
+            continue
+        if name in names.LOSS_OFF_AT_ZERO and not float(value):
+            imported.not_needed.append(f"{name}: {value} is none there")
+        elif needed := _lacks(name, given):
+            imported.not_needed.append(f"{name}: without {needed} it is not looked at there")
+        else:
+            yield f"{known[name]}={_value(value)}"
+
+
+def _lacks(name: str, given: Mapping[str, Any]) -> str:
+    """Return the option that is needed for this one to have an effect and is not given, or ''."""
+    if name not in names.LOSS_NEEDS:
+        return ""
+    needed, choices = names.LOSS_NEEDS[name]
+    value = given.get(needed, 0)
+    is_there = str(value) in choices if choices else bool(float(value))
+    return "" if is_there and not _lacks(needed, given) else needed
 
 
 def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:

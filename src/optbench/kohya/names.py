@@ -42,7 +42,46 @@ FLAGS: Mapping[str, str] = {
     "bucket_no_upscale": "dataset.bucket_no_upscale",
     "shuffle_caption": "dataset.shuffle_caption",
     "flip_aug": "dataset.flip_aug",
+    "gradient_checkpointing": "train.gradient_checkpointing",
 }
+# The same two kinds for loss and noise. There an option without the one it needs is ignored, here
+# it is refused: needed option by option, and which of its values are enough (empty: any but 0).
+LOSS_VALUES: Mapping[str, str] = {
+    "loss_type": "loss.loss_type",
+    "huber_schedule": "loss.huber_schedule",
+    "huber_c": "loss.huber_c",
+    "huber_scale": "loss.huber_scale",
+    "min_snr_gamma": "loss.min_snr_gamma",
+    "v_pred_like_loss": "loss.v_pred_like_loss",
+    "noise_offset": "loss.noise_offset",
+    "adaptive_noise_scale": "loss.adaptive_noise_scale",
+    "multires_noise_iterations": "loss.multires_noise_iterations",
+    "multires_noise_discount": "loss.multires_noise_discount",
+    "ip_noise_gamma": "loss.ip_noise_gamma",
+    "min_timestep": "loss.min_timestep",
+    "max_timestep": "loss.max_timestep",
+    "prior_loss_weight": "loss.prior_loss_weight",
+}
+LOSS_FLAGS: Mapping[str, str] = {
+    "debiased_estimation_loss": "loss.debiased_estimation_loss",
+    "scale_v_pred_loss_like_noise_pred": "loss.scale_v_pred_loss_like_noise_pred",
+    "noise_offset_random_strength": "loss.noise_offset_random_strength",
+    "ip_noise_gamma_random_strength": "loss.ip_noise_gamma_random_strength",
+    "zero_terminal_snr": "loss.zero_terminal_snr",
+}
+LOSS_NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "huber_schedule": ("loss_type", ("huber", "smooth_l1")),
+    "huber_c": ("loss_type", ("huber", "smooth_l1")),
+    "huber_scale": ("huber_schedule", ("constant", "exponential")),
+    "adaptive_noise_scale": ("noise_offset", ()),
+    "noise_offset_random_strength": ("noise_offset", ()),
+    "multires_noise_discount": ("multires_noise_iterations", ()),
+    "ip_noise_gamma_random_strength": ("ip_noise_gamma", ()),
+}
+LOSS_OFF_AT_ZERO = (
+    *("min_snr_gamma", "v_pred_like_loss", "noise_offset", "adaptive_noise_scale"),
+    *("multires_noise_iterations", "ip_noise_gamma"),
+)
 # Ours is a share that kohya's leaves out where there is none.
 DROPOUTS: Mapping[str, str] = {"network_dropout": "network.dropout"}
 # What --network_args holds.
@@ -77,6 +116,7 @@ SPECIAL = (
     "lr_mult",
     "train.epochs",
     "train.max_steps",
+    "train.attention",
     "base.family",
     "prompts.prompts",
     "render.seeds",

@@ -1,0 +1,89 @@
+"""The diffusion that Stable Diffusion's families share: how much noise at which timestep.
+
+Shapes: B batch, C latent channels, H and W latent height and width, T timesteps of the schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from optbench.contracts import PredictionType
+from optbench.errors import ConfigError, Problem
+
+
+class NoiseSchedule:
+    """How a picture x becomes sqrt(a_t) x + sqrt(1 - a_t) e, and what a unet is to find in that.
+
+    `prediction_type` is "epsilon" or "v_prediction"; `alphas_cumprod_T` are the a_t, float32, CPU.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, is_zero_terminal: bool = False) -> None:
+        """Work out the schedule of a scheduler_config.json.
+
+        With `is_zero_terminal` nothing of a picture is left at the last timestep: sqrt(a) is moved
+        and stretched so that the last one is 0 and the first one is as before (Lin et al., Common
+        Diffusion Noise Schedules and Sample Steps are Flawed, arXiv:2305.08891, algorithm 1).
+        """
+        self._config = {"prediction_type": "epsilon", **config}
+        # Without it the keys are those of always; samplers of the library know the same two.
+        self._ending: dict[str, Any] = {"rescale_betas_zero_snr": True} if is_zero_terminal else {}
+        self._noiser = DDPMScheduler(**self._config, **self._ending)
+        self.prediction_type: PredictionType = self._config["prediction_type"]
+        self.alphas_cumprod_T: Tensor = self._noiser.alphas_cumprod.clone()
+
+    def zero_terminal(self) -> NoiseSchedule:
+        """Return this schedule with nothing of a picture left at its end."""
+        return NoiseSchedule(self._config, is_zero_terminal=True)
+
+    def sampler_settings(self) -> dict[str, Any]:
+        """Return what a sampler of diffusers must be told, so that it undoes this noise.
+
+        A schedule that ends in pure noise is sampled from that very end (trailing spacing).
+        """
+        spacing = {"timestep_spacing": "trailing"} if self._ending else {}
+        return {**self._config, **self._ending, **spacing}
+
+    def sample_timesteps(
+        self,
+        generators: Sequence[torch.Generator],
+        *,
+        min_timestep: int = 0,
+        max_timestep: int | None = None,
+    ) -> Tensor:
+        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU.
+
+        Raises:
+            ConfigError: If `max_timestep` lies behind the schedule's end.
+        """
+        num_all = len(self.alphas_cumprod_T)
+        limit = num_all if max_timestep is None else max_timestep
+        if limit > num_all:
+            raise ConfigError(
+                Problem(
+                    found=str(max_timestep),
+                    expected=f"at most {num_all}, the timesteps this base knows",
+                    where="loss.max_timestep",
+                    fix=f"write loss.max_timestep={num_all}, or null for all",
+                )
+            )
+        return torch.cat(
+            [torch.randint(min_timestep, limit, (1,), generator=one) for one in generators]
+        )
+
+    def noisy_and_target(
+        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return sqrt(a) x + sqrt(1 - a) e and what to find in it.
+
+        That is e, or v = sqrt(a) e - sqrt(1 - a) x (Salimans and Ho, Progressive Distillation,
+        arXiv:2202.00512, appendix D).
+        """
+        noisy_BCHW = self._noiser.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+        if self.prediction_type == "v_prediction":
+            return noisy_BCHW, self._noiser.get_velocity(latents_BCHW, noise_BCHW, timesteps_B)
+        return noisy_BCHW, noise_BCHW
