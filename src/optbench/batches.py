@@ -6,10 +6,12 @@ caption or the flip of one use of a picture, nor the order of the pictures insid
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
 from optbench import rng
+from optbench.captions import Warmup, draw_caption
 from optbench.options import DatasetOptions
 from optbench.records import CaptionedImage, Dataset, Sample
 
@@ -22,8 +24,22 @@ class PlannedBatch:
     bucket: tuple[int, int]  # width, height in pixels
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many updates the batches make: for tags that join while the training goes on."""
+
+    gradient_accumulation: int
+    total_steps: int
+
+
 def plan_epoch(
-    dataset: Dataset, options: DatasetOptions, *, seed: int, epoch: int, batch_size: int
+    dataset: Dataset,
+    options: DatasetOptions,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    pace: Pace | None = None,
 ) -> list[PlannedBatch]:
     """Return one epoch's batches: every picture exactly `repeats` times, in a drawn order.
 
@@ -36,26 +52,32 @@ def plan_epoch(
         seed: The run's.
         epoch: Which one, counted from 1.
         batch_size: How many pictures a batch holds at most.
+        pace: Of the run, for `token_warmup_step`; without it no tag is held back.
     """
-    uses: dict[tuple[int, int], list[Sample]] = {}
+    uses: dict[tuple[int, int], list[_Use]] = {}
     # Equal pictures share one key, so their uses are counted on: no two have the same address.
     occurrences: Counter[str] = Counter()
     for image in dataset.images:
         for _ in range(image.repeats):
             occurrence = occurrences[image.key]
             occurrences[image.key] += 1
-            sample = _draw_sample(image, options, seed=seed, epoch=epoch, occurrence=occurrence)
-            uses.setdefault(image.bucket, []).append(sample)
+            uses.setdefault(image.bucket, []).append(_Use(image, occurrence))
     batches = []
     for bucket in sorted(uses):
-        samples = uses[bucket]
-        rng.shuffler(seed, "order", epoch, *bucket).shuffle(samples)
+        ordered = uses[bucket]
+        rng.shuffler(seed, "order", epoch, *bucket).shuffle(ordered)
         batches += [
-            PlannedBatch(samples=tuple(samples[start : start + batch_size]), bucket=bucket)
-            for start in range(0, len(samples), batch_size)
+            (bucket, ordered[start : start + batch_size])
+            for start in range(0, len(ordered), batch_size)
         ]
     rng.shuffler(seed, "order", epoch).shuffle(batches)
-    return batches
+    draws = _Draws(options=options, seed=seed, epoch=epoch)
+    planned = []
+    for index, (bucket, batch) in enumerate(batches):
+        warmup = _warmup(options, pace, epoch=epoch, index=index, num_batches=len(batches))
+        samples = tuple(draws.sample(use, warmup=warmup) for use in batch)
+        planned.append(PlannedBatch(samples=samples, bucket=bucket))
+    return planned
 
 
 def num_batches(dataset: Dataset, *, batch_size: int) -> int:
@@ -66,30 +88,49 @@ def num_batches(dataset: Dataset, *, batch_size: int) -> int:
     return sum(-(-num_uses // batch_size) for num_uses in uses.values())
 
 
-def _draw_sample(
-    image: CaptionedImage, options: DatasetOptions, *, seed: int, epoch: int, occurrence: int
-) -> Sample:
-    place = (epoch, image.key, occurrence)
-    return Sample(
-        image_key=image.key,
-        epoch=epoch,
-        occurrence=occurrence,
-        caption=_draw_caption(image.caption, options, seed, place),
-        flipped=options.flip_aug and rng.shuffler(seed, "flip", *place).random() < 0.5,
-    )
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One use of a picture in an epoch."""
+
+    image: CaptionedImage
+    occurrence: int
 
 
-def _draw_caption(
-    caption: str, options: DatasetOptions, seed: int, place: tuple[int, str, int]
-) -> str:
-    """Return the caption dropped whole, or with the tags after `keep_tokens` shuffled (kohya)."""
-    draw = rng.shuffler(seed, "caption", *place)
-    # Drawn even at rate 0, so that a rate changes which captions go and not how others look.
-    if draw.random() < options.caption_dropout_rate:
-        return ""
-    if not options.shuffle_caption:
-        return caption
-    tags = [tag.strip() for tag in caption.split(",")]
-    kept, free = tags[: options.keep_tokens], tags[options.keep_tokens :]
-    draw.shuffle(free)
-    return ", ".join([*kept, *free])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draws:
+    """What is drawn for every use of a picture in one epoch."""
+
+    options: DatasetOptions
+    seed: int
+    epoch: int
+
+    def sample(self, use: _Use, *, warmup: Warmup | None) -> Sample:
+        image, options = use.image, self.options
+        place = (self.epoch, image.key, use.occurrence)
+        return Sample(
+            image_key=image.key,
+            epoch=self.epoch,
+            occurrence=use.occurrence,
+            caption=draw_caption(
+                image.caption, options, seed=self.seed, place=place, warmup=warmup
+            ),
+            flipped=options.flip_aug and rng.shuffler(self.seed, "flip", *place).random() < 0.5,
+            is_regularization=image.is_regularization,
+        )
+
+
+def _warmup(
+    options: DatasetOptions, pace: Pace | None, *, epoch: int, index: int, num_batches: int
+) -> Warmup | None:
+    """Return how far the warm-up of tags is at one batch of an epoch, None when over (kohya).
+
+    A picture of the first update meets 0 finished updates; a share of all updates is rounded down.
+    """
+    steps = options.token_warmup_step
+    if steps == 0 or pace is None:
+        return None
+    if steps < 1:
+        steps = math.floor(steps * pace.total_steps)
+    per_epoch = -(-num_batches // pace.gradient_accumulation)
+    done = (epoch - 1) * per_epoch + index // pace.gradient_accumulation
+    return Warmup(num_done=done, num_steps=steps) if done < steps else None

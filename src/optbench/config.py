@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from optbench import checks, paths
 from optbench.blocks import check_block_sizes, check_block_weights, distinct_weights
-from optbench.dataset import check_dataset_options
+from optbench.dataset import check_captions_for_length, check_dataset_options
 from optbench.errors import ConfigError, Problem
-from optbench.loss_checks import check_loss, check_loss_for_base
+from optbench.loss_checks import check_loss, check_loss_for_base, check_loss_for_data
 from optbench.options import (
     NetworkOptions,
     OptimizerOptions,
@@ -308,6 +308,10 @@ def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
         problems += checks.check_clip_skip(values["base"], train)
     if values["loss"] is not None and values["base"] is not None:
         problems += check_loss_for_base(values["base"], values["loss"])
+    if values["loss"] is not None and values["dataset"] is not None:
+        problems += check_loss_for_data(values["loss"], values["dataset"])
+    if isinstance(train, TrainOptions) and values["dataset"] is not None:
+        problems += check_captions_for_length(values["dataset"], num_epochs=train.epochs)
     unet_weights = {1.0}
     if isinstance(network, NetworkOptions) and values["base"] is not None:
         family = values["base"].family

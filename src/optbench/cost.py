@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 
 from optbench.batches import num_batches
 from optbench.options import NetworkOptions, RunConfig
-from optbench.records import Dataset
+from optbench.records import CaptionedImage, Dataset
 from optbench.rundir import RunDir, read_rows
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
@@ -61,14 +60,35 @@ def estimate(config: RunConfig, dataset: Dataset) -> Cost:
     )
 
 
-def bucket_counts(dataset: Dataset) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return for every bucket (width, height) its pictures and their uses per epoch."""
-    pictures: Counter[tuple[int, int]] = Counter()
-    uses: Counter[tuple[int, int]] = Counter()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCount:
+    """What one bucket holds: pictures, their uses per epoch, and of both the class pictures'."""
+
+    bucket: tuple[int, int]  # width, height in pixels
+    num_pictures: int
+    num_uses: int
+    num_class_pictures: int
+    num_class_uses: int
+
+
+def bucket_counts(dataset: Dataset) -> list[BucketCount]:
+    """Return what every bucket holds, from the narrowest to the widest."""
+    buckets: dict[tuple[int, int], list[CaptionedImage]] = {}
     for image in dataset.images:
-        pictures[image.bucket] += 1
-        uses[image.bucket] += image.repeats
-    return {bucket: (pictures[bucket], uses[bucket]) for bucket in sorted(pictures)}
+        buckets.setdefault(image.bucket, []).append(image)
+    counts = []
+    for bucket, images in sorted(buckets.items()):
+        class_images = [image for image in images if image.is_regularization]
+        counts.append(
+            BucketCount(
+                bucket=bucket,
+                num_pictures=len(images),
+                num_uses=sum(image.repeats for image in images),
+                num_class_pictures=len(class_images),
+                num_class_uses=sum(image.repeats for image in class_images),
+            )
+        )
+    return counts
 
 
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:

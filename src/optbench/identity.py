@@ -39,6 +39,21 @@ _OPTIMIZER_KEYS = (
     "traits",
 )
 _DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
+# In the hash only while they do something, so that runs from before they existed keep their names.
+_DATASET_SWITCHES: Mapping[str, Any] = {
+    "enable_wildcard": False,
+    "caption_prefix": None,
+    "caption_suffix": None,
+    "caption_separator": ",",
+    "secondary_separator": None,
+    "keep_tokens_separator": None,
+    "token_warmup_min": 1,
+    "token_warmup_step": 0.0,
+    "caption_tag_dropout_rate": 0.0,
+    "caption_dropout_every_n_epochs": 0,
+    "color_aug": False,
+    "random_crop": False,
+}
 _HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")
 
@@ -100,6 +115,7 @@ def run_slug(config: RunConfig) -> str:
         for group in _GROUPS_IN_SLUG
         if (name := getattr(config, group).name) != chosen.get(group)
     ]
+    words += ["reg"] if config.dataset.reg_dir is not None else []
     words += [
         f"{key.rpartition('.')[2]}{_spelled(value)}"
         for key, value in _changed(config, shipped)
@@ -156,7 +172,7 @@ def _with_words_for_infinity(value: Any) -> Any:
 def _weight_settings(config: RunConfig) -> dict[str, Any]:
     tree = config_tree(config)
     return {
-        "dataset": {key: tree["dataset"][key] for key in _DATASET_KEYS},
+        "dataset": _dataset_settings(tree["dataset"]),
         "network": {key: value for key, value in tree["network"].items() if key != "name"},
         "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
         "lr_scheduler": tree["lr_scheduler"],
@@ -165,6 +181,11 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
         "lr_mult": tree["lr_mult"],
         "seed": tree["seed"],
     }
+
+
+def _dataset_settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    switched = [key for key, off in _DATASET_SWITCHES.items() if dataset[key] != off]
+    return {key: dataset[key] for key in (*_DATASET_KEYS, *switched)}
 
 
 def _primary_config() -> DictConfig:

@@ -28,9 +28,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from optbench import rng
+from optbench.augmentation import drawn_corner, recolored
 from optbench.contracts import Base
 from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
-from optbench.records import Batch, CaptionedImage, Dataset
+from optbench.options import DatasetOptions
+from optbench.records import Batch, CaptionedImage, Dataset, Sample
 from optbench.rundir import write_atomic
 
 if TYPE_CHECKING:
@@ -57,6 +59,61 @@ class LatentCache:
         """Return the planned batch with its latents."""
         chosen = [self.latents_CHW[one.image_key, one.flipped] for one in planned.samples]
         return Batch(latents_BCHW=torch.stack(chosen), samples=planned.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreshLatents:
+    """Latents of pictures that are cropped or coloured anew at every use, encoded when needed.
+
+    kohya's trainer, too, keeps no latents of these. Every crop, colour and sample of the posterior
+    is drawn at the address of the use, so that no other draw notices.
+    """
+
+    images: Mapping[str, CaptionedImage]  # by key
+    base: Base
+    options: DatasetOptions
+    seed: int  # the run's
+    notices: tuple[str, ...] = (
+        "dataset.color_aug and dataset.random_crop: pictures are encoded anew at every use",
+    )
+
+    def batch(self, planned: PlannedBatch) -> Batch:
+        """Return the planned batch with its latents.
+
+        Raises:
+            DatasetError: If a picture changed or vanished since the data set was read.
+            BaseError: If the autoencoder gives NaN or infinity.
+        """
+        latents = [self._encode(sample) for sample in planned.samples]
+        return Batch(latents_BCHW=torch.stack(latents), samples=planned.samples)
+
+    def _encode(self, sample: Sample) -> Tensor:
+        image = self.images[sample.image_key]
+        place = (sample.epoch, sample.image_key, sample.occurrence)
+        corner = None
+        if self.options.random_crop:
+            (width, height), bucket = image.resized, image.bucket
+            draw = rng.shuffler(self.seed, "crop", *place)
+            corner = drawn_corner((width - bucket[0], height - bucket[1]), draw)
+        pixels = load_pixels(image, flipped=sample.flipped, corner=corner)
+        if self.options.color_aug:
+            pixels = recolored(pixels, rng.shuffler(self.seed, "color", *place))
+        return _encode_pixels(pixels, image, self.base, rng.generator(self.seed, "vae", *place))
+
+
+def latents_of(
+    dataset: Dataset, base: Base, options: DatasetOptions, *, seed: int, cache_dir: Path
+) -> LatentCache | FreshLatents:
+    """Return where a run's latents come from: the cache, unless every use has its own pixels.
+
+    Raises:
+        DatasetError: As `encode_dataset`.
+        BaseError: As `encode_dataset`.
+    """
+    if options.color_aug or options.random_crop:
+        images = {image.key: image for image in dataset.images}
+        return FreshLatents(images=images, base=base, options=options, seed=seed)
+    return encode_dataset(dataset, base, cache_dir=cache_dir, flips=options.flip_aug)
 
 
 def encode_dataset(dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool) -> LatentCache:
@@ -126,10 +183,13 @@ def cache_key(image: CaptionedImage, base: Base, *, flipped: bool) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def load_pixels(image: CaptionedImage, *, flipped: bool = False) -> NDArray[np.uint8]:
+def load_pixels(
+    image: CaptionedImage, *, flipped: bool = False, corner: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """Return the picture resized and cropped to its bucket: uint8, (height, width, RGB).
 
-    Transparency is dropped and the excess is cut off evenly on both sides, as kohya does.
+    Transparency is dropped and the excess is cut off evenly on both sides, as kohya does, or
+    what is left of and above `corner` and too much on the other sides.
     Shrinking averages areas (OpenCV's INTER_AREA), enlarging is Lanczos.
 
     Raises:
@@ -149,7 +209,7 @@ def load_pixels(image: CaptionedImage, *, flipped: bool = False) -> NDArray[np.u
     pixels = np.asarray(picture)
     if picture.size != (width, height):
         pixels = shrink(pixels, width=width, height=height)
-    left, top = (width - image.bucket[0]) // 2, (height - image.bucket[1]) // 2
+    left, top = corner or ((width - image.bucket[0]) // 2, (height - image.bucket[1]) // 2)
     pixels = pixels[top : top + image.bucket[1], left : left + image.bucket[0]]
     return np.ascontiguousarray(pixels[:, ::-1] if flipped else pixels)
 
@@ -183,9 +243,16 @@ def _mean_rows(values: NDArray[Any], num_rows: int) -> NDArray[np.float32]:
 
 def _encode(image: CaptionedImage, base: Base, *, flipped: bool) -> Tensor:
     """Return one picture's latents, (C, H, W) in float32 on the CPU."""
-    pixels_HWC = torch.tensor(load_pixels(image, flipped=flipped), dtype=torch.float32)
+    pixels = load_pixels(image, flipped=flipped)
+    return _encode_pixels(pixels, image, base, rng.generator(_SEED, "vae", image.key, int(flipped)))
+
+
+def _encode_pixels(
+    pixels: NDArray[np.uint8], image: CaptionedImage, base: Base, draw: torch.Generator
+) -> Tensor:
+    """Return latents of pixels that some use of a picture has: (C, H, W) in float32 on the CPU."""
+    pixels_HWC = torch.tensor(pixels, dtype=torch.float32)
     pixels_BCHW = (pixels_HWC / 127.5 - 1).permute(2, 0, 1)[None]
-    draw = rng.generator(_SEED, "vae", image.key, int(flipped))
     with torch.inference_mode():
         latents_BCHW = base.encode_images(pixels_BCHW, [draw])
     # Cloned outside of inference mode: autograd refuses tensors that were made in it.

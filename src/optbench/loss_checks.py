@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optbench.contracts import PredictionType
 from optbench.errors import Problem
-from optbench.options import BaseOptions, LossOptions
+from optbench.options import BaseOptions, DatasetOptions, LossOptions
 
 _NUM_TIMESTEPS = 1000  # of every family's schedule
 _HUBER = ("huber", "smooth_l1")
@@ -61,6 +61,21 @@ def check_loss_for_prediction(options: LossOptions, kind: PredictionType) -> lis
         )
         for name, is_given in given.items()
         if is_given
+    ]
+
+
+def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[Problem]:
+    """Return a problem if class pictures are weighed and there are none."""
+    if options.prior_loss_weight == 1 or dataset.reg_dir is not None:
+        return []
+    return [
+        Problem(
+            found=f"{options.prior_loss_weight:g} without regularization pictures",
+            expected="1, or pictures that it can weigh",
+            where="loss.prior_loss_weight",
+            fix="leave it out, or add dataset.reg_dir=FOLDER (python -m optbench.regularize makes "
+            "one)",
+        )
     ]
 
 

@@ -22,7 +22,7 @@ from optbench.options import (
     OptimizerOptions,
     TrainOptions,
 )
-from optbench.records import CaptionedImage
+from optbench.records import CaptionedImage, PictureFolder
 
 ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]
 
@@ -51,6 +51,7 @@ class LoraCard:
     num_steps: int
     num_batches_per_epoch: int
     images: Sequence[CaptionedImage]
+    folders: Sequence[PictureFolder]
     base: BaseOptions
     dataset: DatasetOptions
     network: NetworkOptions
@@ -99,17 +100,15 @@ def _model_metadata(card: LoraCard) -> dict[str, str]:
 
 def _dataset_metadata(card: LoraCard) -> dict[str, str]:
     options = card.dataset
-    folders: dict[str, dict[str, int]] = {}
     tags: dict[str, Counter[str]] = {}
     for image in card.images:
         folder = image.path.parent.name
-        folders.setdefault(folder, {"n_repeats": image.repeats, "img_count": 0})["img_count"] += 1
         # Once per picture, whatever its repeats (kohya).
         words = [word.strip().lower() for word in image.caption.split(",")]
         tags.setdefault(folder, Counter()).update(word for word in words if word)
     values: dict[str, object] = {
-        "ss_num_train_images": sum(image.repeats for image in card.images),
-        "ss_num_reg_images": 0,
+        "ss_num_train_images": _num_uses(card, is_regularization=False),
+        "ss_num_reg_images": _num_uses(card, is_regularization=True),
         "ss_resolution": tuple(options.resolution),
         "ss_enable_bucket": options.enable_bucket,
         "ss_bucket_no_upscale": options.bucket_no_upscale,
@@ -118,17 +117,36 @@ def _dataset_metadata(card: LoraCard) -> dict[str, str]:
         "ss_shuffle_caption": options.shuffle_caption,
         "ss_keep_tokens": options.keep_tokens,
         "ss_caption_dropout_rate": options.caption_dropout_rate,
+        "ss_caption_dropout_every_n_epochs": options.caption_dropout_every_n_epochs,
+        "ss_caption_tag_dropout_rate": options.caption_tag_dropout_rate,
         "ss_flip_aug": options.flip_aug,
-        "ss_color_aug": False,
-        "ss_random_crop": False,
-        "ss_cache_latents": True,
-        "ss_dataset_dirs": json.dumps(folders),
-        "ss_reg_dataset_dirs": json.dumps({}),
+        "ss_color_aug": options.color_aug,
+        "ss_random_crop": options.random_crop,
+        "ss_cache_latents": not (options.color_aug or options.random_crop),
+        "ss_dataset_dirs": json.dumps(_folders(card, is_regularization=False)),
+        "ss_reg_dataset_dirs": json.dumps(_folders(card, is_regularization=True)),
         "ss_tag_frequency": json.dumps(tags),
     }
     if options.enable_bucket:
         values["ss_bucket_info"] = json.dumps(_bucket_info(card.images))
     return _strings(values)
+
+
+def _num_uses(card: LoraCard, *, is_regularization: bool) -> int:
+    """Return pictures times repeats as the folders say; kohya counts before it balances."""
+    return sum(
+        folder.repeats * folder.num_pictures
+        for folder in card.folders
+        if folder.is_regularization == is_regularization
+    )
+
+
+def _folders(card: LoraCard, *, is_regularization: bool) -> dict[str, dict[str, int]]:
+    return {
+        folder.name: {"n_repeats": folder.repeats, "img_count": folder.num_pictures}
+        for folder in card.folders
+        if folder.is_regularization == is_regularization
+    }
 
 
 def _bucket_info(images: Sequence[CaptionedImage]) -> dict[str, Any]:

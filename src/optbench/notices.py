@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optbench.captions import longest_forms
 from optbench.contracts import Base
-from optbench.dataset import uncaptioned
-from optbench.options import PromptOptions
+from optbench.options import DatasetOptions, PromptOptions
 from optbench.records import Dataset
 
 
-def text_notices(base: Base, dataset: Dataset, prompts: PromptOptions) -> Iterator[str]:
-    """Yield a sentence on missing captions, and on texts whose end the base never reads."""
-    if sentence := uncaptioned(dataset):
-        yield sentence
-    captions = [image.caption for image in dataset.images]
+def text_notices(
+    base: Base, dataset: Dataset, data: DatasetOptions, prompts: PromptOptions
+) -> Iterator[str]:
+    """Yield a sentence on doubtful data, and on texts whose end the base never reads."""
+    yield from dataset.notices
+    captions = [text for image in dataset.images for text in longest_forms(image.caption, data)]
     listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
     for kind, texts in (("captions", captions), ("prompts", listed)):
         if cut := base.cut_texts(texts):

@@ -34,18 +34,33 @@ class DatasetOptions:
     """The pictures and captions to learn (group `dataset`)."""
 
     name: str
-    dir: str  # holds folders named <repeats>_<class words>
+    dir: str  # holds folders named <repeats>_<class words>, or metadata.jsonl, or pictures
+    num_repeats: int | None  # of pictures right in `dir`; None: names of folders say it
+    reg_dir: str | None  # the same, with pictures of the class alone; None: no regularization
     resolution: tuple[int, int]  # width, height: the pixel budget of a bucket
     enable_bucket: bool
     bucket_no_upscale: bool
     bucket_reso_steps: int
     min_bucket_reso: int
     max_bucket_reso: int
+    class_tokens: str | None  # for pictures without caption; None: the folder's class words
     caption_extension: str
+    enable_wildcard: bool  # lines of a caption are alternatives, and {a|b} is one of its texts
+    caption_prefix: str | None  # a space comes between it and the caption
+    caption_suffix: str | None
+    caption_separator: str
+    secondary_separator: str | None  # becomes the separator after shuffling and dropping
     shuffle_caption: bool
     keep_tokens: int  # the first n tags stay in place when captions are shuffled
+    keep_tokens_separator: str | None  # what is before its first, and after its second, stays too
+    token_warmup_min: int  # so many movable tags are there from the beginning
+    token_warmup_step: float  # the others join one by one until this update; below 1: a share
+    caption_tag_dropout_rate: float
     caption_dropout_rate: float
+    caption_dropout_every_n_epochs: int  # 0: never
     flip_aug: bool
+    color_aug: bool  # this and random_crop: pictures are encoded anew at every use
+    random_crop: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,4 +274,30 @@ class ResizeOptions:
     num_threads: int | None  # CPU threads; None: torch decides
     sweep_name: str | None
     runs_dir: str
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegularizeOptions:
+    """How a base makes pictures of a class (`python -m optbench.regularize`)."""
+
+    base: BaseOptions
+    dir: str  # gets a folder <repeats>_<class words>
+    class_words: str
+    repeats: int
+    num_pictures: int
+    prompt: tuple[str, ...]  # several take turns
+    write_captions: bool
+    negative: str
+    width: int
+    height: int
+    sampler: str  # the name A1111 gives it
+    steps: int
+    cfg_scale: float
+    clip_skip: int  # 1: the text encoder's last layer
+    seed: int  # of the first picture; the next ones count on
+    batch_size: int
+    mixed_precision: Precision
+    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: int | None  # CPU threads; None: torch decides
     cache_dir: str

@@ -16,24 +16,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from optbench import allocator, pictures, provenance, rundir, validation
 from optbench.bases import load_base
-from optbench.batches import num_batches, plan_epoch
+from optbench.batches import Pace, num_batches, plan_epoch
 from optbench.checkpoint import save_lora
 from optbench.config import config_yaml
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
-from optbench.errors import ConfigError, Problem
+from optbench.devices import make_accelerator
+from optbench.errors import ConfigError
 from optbench.identity import RunIdentity, identify
-from optbench.latents import LatentCache, encode_dataset
+from optbench.latents import FreshLatents, LatentCache, latents_of
 from optbench.loss_checks import check_loss_for_prediction
 from optbench.metadata import LoraCard, kohya_metadata
 from optbench.network import LoraNetwork, build_network
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
-from optbench.options import BaseOptions, RunConfig, TrainOptions
+from optbench.options import BaseOptions, RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
@@ -54,19 +54,15 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     identity = identify(config)
     run = RunDir(place.sweep_dir / identity.name)
     rundir.write_status(run.path, "running")
-    accelerator = _accelerator(config.train)
+    accelerator = make_accelerator(config.train)
     allocator.forget_peak_memory(accelerator.device.type)
-    base = _base(config.base, accelerator.device, config.train.mixed_precision)
-    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
-        raise ConfigError(*wrong)
-    base.compute_with(
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        attention=config.train.attention,
-    )
-    if config.loss.zero_terminal_snr:
-        base = base.with_zero_terminal_snr()
-    latents = encode_dataset(
-        identity.dataset, base, cache_dir=Path(config.cache_dir), flips=config.dataset.flip_aug
+    base = _base_for(config, accelerator.device)
+    latents = latents_of(
+        identity.dataset,
+        base,
+        config.dataset,
+        seed=config.seed,
+        cache_dir=Path(config.cache_dir),
     )
     network = build_network(base.lora_targets(), config.network, seed=config.seed)
     network_to_device(network, accelerator.device)
@@ -77,7 +73,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=total_steps(config, identity),
     )
-    texts = text_notices(base, identity.dataset, config.prompts)
+    texts = text_notices(base, identity.dataset, config.dataset, config.prompts)
     notices = (*latents.notices, *texts)
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
@@ -216,6 +212,7 @@ class _Run:
                 self.identity.dataset, batch_size=config.train.batch_size
             ),
             images=self.identity.dataset.images,
+            folders=self.identity.dataset.folders,
             base=config.base,
             dataset=config.dataset,
             network=config.network,
@@ -272,7 +269,7 @@ class _Run:
         )
 
 
-def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
+def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgress) -> None:
     """Train what is left of the run, keeping every epoch as soon as it is whole."""
     config, identity = stage.config, stage.identity
     last_step = total_steps(config, identity)
@@ -286,6 +283,8 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
         total_steps=last_step,
     )
 
+    pace = Pace(gradient_accumulation=config.train.gradient_accumulation, total_steps=last_step)
+
     def epoch_batches(epoch: int) -> Iterable[Batch]:
         planned = plan_epoch(
             identity.dataset,
@@ -293,6 +292,7 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
             seed=config.seed,
             epoch=epoch,
             batch_size=config.train.batch_size,
+            pace=pace,
         )
         return (latents.batch(one) for one in planned)
 
@@ -318,41 +318,16 @@ def _train(stage: _Run, latents: LatentCache, progress: RunProgress) -> None:
         rows = []
 
 
-def _accelerator(options: TrainOptions) -> Accelerator:
-    """Return accelerate's view of the device and precision this run asks for."""
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
-    kind, _, index = options.device.partition(":")
-    devices = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    is_cpu = kind == "cpu" or not any(devices.values())
-    if kind in devices and int(index or 0) >= devices[kind]:
-        _refuse_device(f"train.device={options.device}", "a device this machine has")
-    if is_cpu and options.mixed_precision == "fp16":
-        _refuse_device("train.mixed_precision=fp16 on a CPU", "no or bf16; fp16 needs a GPU")
-    if options.attention == "xformers" and (is_cpu or kind == "mps"):
-        _refuse_device("train.attention=xformers without a GPU of NVIDIA's or AMD's", "sdpa")
-    if index:
-        torch.cuda.set_device(int(index))
-    # accelerate keeps these for the life of the process; the next run may ask for another one.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    return Accelerator(
-        cpu=is_cpu,
-        mixed_precision=options.mixed_precision,
-        gradient_accumulation_steps=options.gradient_accumulation,
+def _base_for(config: RunConfig, device: torch.device) -> Base:
+    """Return the base, computing as this run asks; its weights are shared with other runs."""
+    base = _base(config.base, device, config.train.mixed_precision)
+    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
+        raise ConfigError(*wrong)
+    base.compute_with(
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        attention=config.train.attention,
     )
-
-
-def _refuse_device(found: str, expected: str) -> None:
-    raise ConfigError(
-        Problem(
-            found=found,
-            expected=expected,
-            where="train",
-            fix="leave train.device=auto, and on a CPU train.mixed_precision=no and "
-            "train.attention=sdpa",
-        )
-    )
+    return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
 
 
 @functools.lru_cache(maxsize=1)

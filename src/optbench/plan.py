@@ -5,6 +5,7 @@ Takes the same arguments as `python -m optbench`. Trains nothing, writes nothing
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 
@@ -13,12 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench import rundir
+from optbench.batches import num_batches
 from optbench.composition import AskedRun, AskedRuns, compose_runs, flags_first
-from optbench.cost import Cost, bucket_counts, estimate, steps_per_epoch
-from optbench.dataset import uncaptioned
+from optbench.cost import BucketCount, Cost, bucket_counts, estimate, steps_per_epoch
 from optbench.errors import OptbenchError
 from optbench.launch import is_finished
 from optbench.recipes import departures
+from optbench.records import PictureFolder
 from optbench.refusals import print_problems
 
 _FINE = 0
@@ -81,15 +83,54 @@ def _print_departures(console: Console, asked: AskedRuns) -> None:
 
 
 def _print_data(console: Console, runs: Sequence[AskedRun]) -> None:
-    """Print every data set's buckets once."""
-    for name, run in {run.config.dataset.name: run for run in runs}.items():
-        console.print(f"\ndata set {escape(name)}: {len(run.identity.dataset.images)} pictures")
-        for (width, height), (pictures, uses) in bucket_counts(run.identity.dataset).items():
-            console.print(f"  bucket {width}x{height}: {pictures} pictures, {uses} uses an epoch")
-        if sentence := uncaptioned(run.identity.dataset):
+    """Print every data set once: folders, buckets, and what batches and updates become of them."""
+    by_data: dict[str, list[AskedRun]] = {}
+    for run in runs:
+        by_data.setdefault(run.identity.dataset.fingerprint, []).append(run)
+    for alike in by_data.values():
+        dataset = alike[0].identity.dataset
+        num_uses = sum(image.repeats for image in dataset.images)
+        name = escape(alike[0].config.dataset.name)
+        console.print(
+            f"\ndata set {name}: {len(dataset.images)} pictures, {num_uses} uses an epoch"
+        )
+        for folder in dataset.folders:
+            console.print(f"  {escape(_folder_line(folder))}")
+        sizes = sorted({run.config.train.batch_size for run in alike})
+        for count in bucket_counts(dataset):
+            console.print(f"  {_bucket_line(count, sizes)}")
+        for sentence in dataset.notices:
             console.print(f"  {escape(sentence)}")
-    per_epoch = sorted({steps_per_epoch(run.config, run.identity.dataset) for run in runs})
-    console.print(f"  steps an epoch: {', '.join(map(str, per_epoch))}")
+        for sentence in dict.fromkeys(_epoch_line(run) for run in alike):
+            console.print(f"  {sentence}")
+
+
+def _folder_line(folder: PictureFolder) -> str:
+    kind = "class pictures" if folder.is_regularization else "pictures"
+    times = f"{folder.num_pictures} {kind} x {folder.repeats}"
+    if folder.is_regularization:
+        return f"regularization folder {folder.name}: {times}, then balanced"
+    return f"folder {folder.name}: {times} = {folder.num_pictures * folder.repeats} uses"
+
+
+def _bucket_line(count: BucketCount, batch_sizes: Sequence[int]) -> str:
+    width, height = count.bucket
+    batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
+    line = f"bucket {width}x{height}: {count.num_pictures} pictures, {count.num_uses} uses an epoch"
+    if count.num_class_pictures:
+        line += f" ({count.num_class_pictures} and {count.num_class_uses} of them regularization)"
+    return f"{line}, {batches} batches"
+
+
+def _epoch_line(run: AskedRun) -> str:
+    """Return the arithmetic of one epoch; a batch never mixes buckets, so the last may be short."""
+    train, dataset = run.config.train, run.identity.dataset
+    batches = num_batches(dataset, batch_size=train.batch_size)
+    line = f"steps an epoch: {steps_per_epoch(run.config, dataset)}"
+    line += f" ({batches} batches of up to {train.batch_size}"
+    if train.gradient_accumulation > 1:
+        line += f", {train.gradient_accumulation} to a step"
+    return f"{line})"
 
 
 def _print_sum(console: Console, asked: AskedRuns, costs: Sequence[Cost]) -> None:

@@ -30,14 +30,27 @@ class CaptionedImage:
     height: int
     bucket: tuple[int, int]  # width, height in pixels after resizing and cropping
     resized: tuple[int, int]  # width, height in pixels before cropping
+    is_regularization: bool = False  # a picture of the class, not of what is learnt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFolder:
+    """One folder of a data set, as it lies on disk."""
+
+    name: str
+    repeats: int  # of its name; regularization pictures are used as often as balancing says
+    num_pictures: int
+    is_regularization: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """All pictures in a fixed order, and what they hash to together."""
+    """All pictures in a fixed order, regularization pictures last, and what they hash to."""
 
     images: tuple[CaptionedImage, ...]
     fingerprint: str  # hex; changes with any picture, caption, repeat or bucket
+    folders: tuple[PictureFolder, ...] = ()
+    notices: tuple[str, ...] = ()  # what may not have been meant, in sentences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ Purpose = Literal[
     "flip",
     "caption",
     "crop",
+    "color",
     "vae",
     "noise",
     "noise-offset",

@@ -74,7 +74,18 @@ def read_probes(
     trained = dataset or read_dataset(data, pixels_per_latent=base.pixels_per_latent)
     found = list(_probes(trained, "training", options, base, cache_dir))
     if options.dir is not None:
-        apart = dataclasses.replace(data, dir=options.dir)
+        # What other captions and pictures give nothing to do is no mistake of these.
+        apart = dataclasses.replace(
+            data,
+            dir=options.dir,
+            reg_dir=None,
+            class_tokens=None,
+            enable_wildcard=False,
+            caption_separator=",",
+            secondary_separator=None,
+            keep_tokens_separator=None,
+            random_crop=False,
+        )
         held_out = read_dataset(apart, pixels_per_latent=base.pixels_per_latent)
         _check_apart(trained, held_out)
         found += _probes(held_out, "held_out", options, base, cache_dir)
@@ -187,14 +198,15 @@ def _base_path(examination: Examination) -> Path:
 def _probes(
     dataset: Dataset, split: Split, options: ValidateOptions, base: Base, cache_dir: Path
 ) -> Iterable[Probe]:
-    chosen = choose_images(dataset.images, options.num_pictures)
+    own = [image for image in dataset.images if not image.is_regularization]
+    chosen = choose_images(own, options.num_pictures)
     part = Dataset(images=tuple(chosen), fingerprint=dataset.fingerprint)
     latents = encode_dataset(part, base, cache_dir=cache_dir, flips=False).latents_CHW
     return [
         Probe(
             image_key=image.key,
             split=split,
-            caption=image.caption,
+            caption=image.caption.split("\n")[0],  # its other lines are alternatives
             latents_CHW=latents[image.key, False],
         )
         for image in chosen

@@ -39,6 +39,8 @@ RANKS = (
         "rundir",
         "loss",
         "noise",
+        "captions",
+        "augmentation",
     ),
     ("sizes",),
     (
@@ -53,6 +55,7 @@ RANKS = (
         "metadata",
         "render",
         "provenance",
+        "devices",
         "grid",
         "batches",
         "curves",
@@ -75,7 +78,7 @@ RANKS = (
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "recipe_files"),
     ("doctor",),
-    ("plan", "resize", "kohya"),
+    ("plan", "resize", "kohya", "regularize"),
     ("cli",),
     ("__main__",),
 )

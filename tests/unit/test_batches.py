@@ -7,26 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.dataset_options import PLAIN
 
 from optbench.batches import PlannedBatch, num_batches, plan_epoch
 from optbench.options import DatasetOptions
 from optbench.records import CaptionedImage, Dataset, Sample
 
-OPTIONS = DatasetOptions(
-    name="test",
-    dir="unset",
-    resolution=(512, 512),
-    enable_bucket=True,
-    bucket_no_upscale=True,
-    bucket_reso_steps=64,
-    min_bucket_reso=256,
-    max_bucket_reso=1024,
-    caption_extension=".txt",
-    shuffle_caption=True,
-    keep_tokens=2,
-    caption_dropout_rate=0.0,
-    flip_aug=False,
-)
+OPTIONS = replace(PLAIN, shuffle_caption=True, keep_tokens=2)
 TAGS = "x, 1girl, a, b, c, d, e, f, g"
 
 

@@ -16,6 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 from hypothesis import given, settings
+from tests.unit.dataset_options import PLAIN
 from tests.unit.small_training import LOSS
 from torch import Tensor
 
@@ -25,14 +26,13 @@ from optbench.errors import DamagedFileError, DivergedError
 from optbench.metadata import LoraCard, ModelVersion, kohya_metadata
 from optbench.options import (
     BaseOptions,
-    DatasetOptions,
     NetworkOptions,
     OptimizerOptions,
     OptimizerTraits,
     SavePrecision,
     TrainOptions,
 )
-from optbench.records import CaptionedImage
+from optbench.records import CaptionedImage, PictureFolder
 
 DTYPES: dict[SavePrecision, torch.dtype] = {
     "float": torch.float32,
@@ -319,6 +319,12 @@ CARD = LoraCard(
         an_image("3_mirelle girl", "Blue hair, red dress,"),
         an_image("3_mirelle girl", "blue hair, beach", bucket=(512, 512), width=530, height=500),
         an_image("1_other", "forest", repeats=1),
+        an_image("2_girl", "girl", repeats=7, is_regularization=True),
+    ),
+    folders=(
+        PictureFolder(name="1_other", repeats=1, num_pictures=1, is_regularization=False),
+        PictureFolder(name="3_mirelle girl", repeats=3, num_pictures=2, is_regularization=False),
+        PictureFolder(name="2_girl", repeats=2, num_pictures=4, is_regularization=True),
     ),
     base=BaseOptions(
         name="tiny",
@@ -327,21 +333,7 @@ CARD = LoraCard(
         vae="/secret/vae/fine",
         lr_scale=1.0,
     ),
-    dataset=DatasetOptions(
-        name="mirelle",
-        dir="/secret/place",
-        resolution=(512, 512),
-        enable_bucket=True,
-        bucket_no_upscale=True,
-        bucket_reso_steps=64,
-        min_bucket_reso=256,
-        max_bucket_reso=1024,
-        caption_extension=".txt",
-        shuffle_caption=True,
-        keep_tokens=1,
-        caption_dropout_rate=0.0,
-        flip_aug=False,
-    ),
+    dataset=replace(PLAIN, dir="/secret/place", shuffle_caption=True, keep_tokens=1),
     network=NetworkOptions(
         name="locon",
         dim=16,
@@ -456,13 +448,18 @@ def test_metadata_says_what_kohyas_trainer_would() -> None:
     assert json.loads(metadata["ss_tag_frequency"]) == {
         "3_mirelle girl": {"blue hair": 2, "red dress": 1, "beach": 1},
         "1_other": {"forest": 1},
+        "2_girl": {"girl": 1},
+    }
+    assert metadata["ss_num_reg_images"] == "8"  # as the folder says, before balancing
+    assert json.loads(metadata["ss_reg_dataset_dirs"]) == {
+        "2_girl": {"n_repeats": 2, "img_count": 4}
     }
     assert json.loads(metadata["ss_bucket_info"]) == {
         "buckets": {
-            "0": {"resolution": [384, 512], "count": 4},
+            "0": {"resolution": [384, 512], "count": 11},
             "1": {"resolution": [512, 512], "count": 3},
         },
-        "mean_img_ar_error": pytest.approx(0.06 / 3),
+        "mean_img_ar_error": pytest.approx(0.06 / 4),
     }
 
 

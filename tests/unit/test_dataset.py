@@ -9,26 +9,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.unit.dataset_options import PLAIN
 
 from optbench.dataset import bucket_chooser, check_dataset_options, read_dataset
 from optbench.errors import DatasetError, Problem
 from optbench.options import DatasetOptions
 
-OPTIONS = DatasetOptions(
-    name="test",
-    dir="unset",
-    resolution=(512, 512),
-    enable_bucket=True,
-    bucket_no_upscale=True,
-    bucket_reso_steps=64,
-    min_bucket_reso=256,
-    max_bucket_reso=1024,
-    caption_extension=".txt",
-    shuffle_caption=True,
-    keep_tokens=1,
-    caption_dropout_rate=0.0,
-    flip_aug=False,
-)
+OPTIONS = replace(PLAIN, shuffle_caption=True, keep_tokens=1)
 LISTED = replace(OPTIONS, bucket_no_upscale=False)
 SDXL = replace(OPTIONS, resolution=(1024, 1024))
 
@@ -176,6 +163,40 @@ def test_class_words_stand_in_for_a_caption_that_does_not_exist(root: Path) -> N
     assert [image.caption for image in images] == ["girl", "x, c"]
 
 
+def test_lines_with_words_are_alternatives_where_asked_for(root: Path) -> None:
+    (root / "3_girl" / "a.txt").write_text("x, a\n\n  x, b \n")
+    (root / "3_girl" / "b.txt").write_text("x, {c|d}")
+    dataset = read_dataset(options_of(root), pixels_per_latent=8)
+    assert [image.caption for image in dataset.images] == ["x, a", "x, {c|d}"]
+    lines, choice = dataset.notices
+    assert lines.startswith("1 of 2 pictures have captions of several lines")
+    assert choice.startswith("1 of 2 pictures have a choice like {a|b}")
+    assert choice.endswith("b.png")
+    dataset = read_dataset(options_of(root, enable_wildcard=True), pixels_per_latent=8)
+    assert [image.caption for image in dataset.images] == ["x, a\nx, b", "x, {c|d}"]
+    assert dataset.notices == ()
+
+
+def test_class_tokens_stand_in_instead_of_the_folders_words(root: Path) -> None:
+    assert sole_problem(root, class_tokens="woman").where == "dataset.class_tokens"
+    (root / "3_girl" / "a.txt").unlink()
+    dataset = read_dataset(options_of(root, class_tokens="woman"), pixels_per_latent=8)
+    assert [image.caption for image in dataset.images] == ["woman", "x, c"]
+    assert dataset.notices == ("1 of 2 pictures have no caption but dataset.class_tokens: a.png",)
+
+
+def test_transparent_and_much_enlarged_pictures_are_named(root: Path) -> None:
+    Image.new("RGBA", (128, 64), (1, 2, 3, 0)).save(root / "3_girl" / "a.png")
+    Image.new("RGBA", (64, 128), (1, 2, 3, 255)).save(root / "3_girl" / "b.png")
+    dataset = read_dataset(options_of(root), pixels_per_latent=8)
+    (sentence,) = dataset.notices
+    assert "partly transparent" in sentence
+    assert sentence.endswith(": a.png")
+    listed = options_of(root, bucket_no_upscale=False)
+    _, sentence = read_dataset(listed, pixels_per_latent=8).notices
+    assert sentence.startswith("2 of 2 pictures are enlarged more than 2 times")
+
+
 def test_a_face_detectors_suffix_is_not_part_of_the_captions_name(root: Path) -> None:
     draw(root / "3_girl" / "c_1_2_3_4.png").with_name("c.txt").write_text("face")
     images = read_dataset(options_of(root), pixels_per_latent=8).images
@@ -245,6 +266,29 @@ def test_a_folder_without_repeats_folders_says_what_to_rename(
     problem = sole_problem(tmp_path)
     assert found in problem.found
     assert fix in problem.fix
+
+
+@pytest.mark.parametrize("name", ["7 a girl", "7-a girl", "7x a girl"])
+def test_a_nearly_right_name_keeps_its_number(tmp_path: Path, name: str) -> None:
+    draw(tmp_path / name / "a.png")
+    assert f"rename {name}/ to 7_a girl/ (7 repeats" in sole_problem(tmp_path).fix
+
+
+def test_what_looks_like_training_data_and_is_left_alone_is_said(root: Path) -> None:
+    draw(root / "boy" / "a.png")
+    draw(root / "loose.png")
+    (root / "notes").mkdir()
+    (root / "3_girl" / "IMG_1.HEIC").write_bytes(b"")
+    folders, loose, unread = read_dataset(options_of(root), pixels_per_latent=8).notices
+    assert folders == "left alone, for their names do not begin with <repeats>_: boy/"
+    assert loose.endswith(": loose.png")
+    assert unread.endswith(": IMG_1.HEIC")
+
+
+def test_captions_in_capitals_are_found(root: Path) -> None:
+    (root / "3_girl" / "a.txt").rename(root / "3_girl" / "a.TXT")
+    if not (root / "3_girl" / "a.txt").exists():  # a file system that tells them apart
+        assert "dataset.caption_extension=.TXT" in sole_problem(root).fix
 
 
 def test_the_repeats_folder_itself_points_to_its_parent(root: Path) -> None:

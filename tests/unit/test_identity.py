@@ -48,6 +48,17 @@ def fingerprint(*overrides: str, data: str = "d", base: str = "b") -> str:
         "loss.min_timestep=1",
         "loss.prior_loss_weight=0.5",
         "dataset.keep_tokens=2",
+        "dataset.enable_wildcard=true",
+        "dataset.caption_prefix=x",
+        "dataset.caption_suffix=x",
+        "dataset.caption_separator=';'",
+        "dataset.secondary_separator=';'",
+        "dataset.keep_tokens_separator=x",
+        "dataset.token_warmup_step=5",
+        "dataset.caption_tag_dropout_rate=0.1",
+        "dataset.caption_dropout_every_n_epochs=2",
+        "dataset.color_aug=true",
+        "dataset.random_crop=true",
         "seed=0",
     ],
 )
@@ -73,6 +84,11 @@ def test_what_does_not_affect_weights_does_not(override: str) -> None:
     assert fingerprint(override) == fingerprint()
 
 
+def test_runs_from_before_a_setting_existed_keep_their_fingerprint() -> None:
+    settings = identity._weight_settings(config_of())["dataset"]
+    assert list(settings) == ["shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug"]
+
+
 def test_data_and_base_count_by_content() -> None:
     assert fingerprint(data="other") != fingerprint()
     assert fingerprint(base="other") != fingerprint()
@@ -89,6 +105,8 @@ def test_data_and_base_count_by_content() -> None:
         (["network=locon", "lr_scheduler=linear"], "adamw-dim16-locon-linear"),
         (["dropout=rank", "train.epochs=3"], "adamw-dim16-rank_dropout0.1-epochs3"),
         (["dataset.flip_aug=true"], "adamw-dim16-flip_aug_true"),
+        (["dataset.reg_dir=somewhere"], "adamw-dim16-reg"),
+        (["dataset.caption_prefix=my word"], "adamw-dim16-caption_prefix_my_word"),
         (["optimizer.args.betas=[0.9,0.95]"], "adamw-dim16-betas0.9_0.95"),
         (["loss=huber"], "adamw-dim16-loss_type_huber"),
         (["loss=min_snr", "loss.min_snr_gamma=1"], "adamw-dim16-min_snr_gamma1"),

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.unit.dataset_options import PLAIN
 from torch import Tensor
 
 from optbench.batches import plan_epoch
@@ -49,19 +50,13 @@ class FakeBase:
 
 @pytest.fixture
 def options(tmp_path: Path) -> DatasetOptions:
-    return DatasetOptions(
-        name="test",
+    return replace(
+        PLAIN,
         dir=str(tmp_path / "data"),
         resolution=(64, 64),
-        enable_bucket=True,
-        bucket_no_upscale=True,
         bucket_reso_steps=16,
         min_bucket_reso=16,
         max_bucket_reso=128,
-        caption_extension=".txt",
-        shuffle_caption=False,
-        keep_tokens=0,
-        caption_dropout_rate=0.0,
         flip_aug=True,
     )
 

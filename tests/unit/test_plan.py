@@ -122,3 +122,25 @@ def test_disk_is_judged_by_the_shapes_of_the_base(fake_assets: Path) -> None:
     locon = only("network=locon", "network.dim=2", "network.conv_dim=3").config
     assert cost.num_lora_weights(locon) == 2 * 30 + 2 * 14 + 3 * (6 * 9 + 4)
     assert cost_of("render=off").disk_bytes < cost_of().disk_bytes
+
+
+def test_the_data_is_counted_by_folder_bucket_and_batch(
+    fake_assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = fake_assets / "mirelle" / "3_girl"
+    for index in range(4):
+        folder = fake_assets / "reg" / "2_girl"
+        folder.mkdir(parents=True, exist_ok=True)
+        content = (pictures / "0.png").read_bytes()
+        (folder / f"{index}.png").write_bytes(content + bytes(index))  # still the same picture
+    reg = f"dataset.reg_dir={fake_assets / 'reg'}"
+    assert plan.main(["-m", reg, "train.batch_size=2,4", "train.gradient_accumulation=3"]) == 0
+    out = capsys.readouterr().out
+    assert "data set mirelle: 7 pictures, 18 uses an epoch" in out
+    assert "folder 3_girl: 3 pictures x 3 = 9 uses" in out
+    assert "regularization folder 2_girl: 4 class pictures x 2, then balanced" in out
+    reg_part = "(4 and 9 of them regularization)"
+    assert f"bucket 512x768: 6 pictures, 15 uses an epoch {reg_part}, 8 or 4 batches" in out
+    assert "bucket 768x512: 1 pictures, 3 uses an epoch, 2 or 1 batches" in out
+    assert "steps an epoch: 4 (10 batches of up to 2, 3 to a step)" in out
+    assert "steps an epoch: 2 (5 batches of up to 4, 3 to a step)" in out

@@ -15,7 +15,7 @@ pytest.importorskip("skia")
 from tests.unit.random_base import write_base
 
 from optbench.tiny import __main__ as command
-from optbench.tiny import class_pictures, drawings, resemblance, world
+from optbench.tiny import drawings, resemblance, world
 from optbench.tiny.resemblance import Resemblance
 
 
@@ -78,27 +78,3 @@ def test_the_command_ranks_every_picture_it_is_given(
     assert "3 random inhabitants" in title
     assert [row.split()[1] for row in rows] == pictures
     assert all(row.split()[0].endswith("%") for row in rows)
-
-
-def test_class_pictures_are_the_bases_own_with_their_prompts(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(class_pictures, "_STEPS", 1)
-    monkeypatch.setattr(class_pictures, "NUM_PICTURES", 4)
-    for name in ("one", "two"):
-        words = ["regularization", "--base", str(base), "--out", str(tmp_path / name)]
-        assert command.main(words) == 0
-    assert "4 pictures" in capsys.readouterr().out
-    folder = tmp_path / "one" / "1_1girl"
-    found = sorted(path.name for path in folder.iterdir())
-    assert found == [f"0{i}.{kind}" for i in range(1, 5) for kind in ("txt", "webp")]
-    for path in folder.iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / "1_1girl" / path.name).read_bytes()
-    captions = [path.read_text().strip() for path in sorted(folder.glob("*.txt"))]
-    assert all(caption.startswith("1girl, solo, ") for caption in captions)
-    assert len(set(captions)) == 4
-    sizes = []
-    for path in sorted(folder.glob("*.webp")):
-        with Image.open(path) as picture:
-            sizes.append(picture.size)
-    assert sizes == [(512, 768), (512, 768), (512, 768), (768, 512)]

@@ -11,6 +11,10 @@ from optbench.kohya import names
 
 _SCRIPTS = {"sdxl": "sdxl_train_network.py"}
 _SAMPLERS = {"Euler": "euler", "Euler a": "euler_a", "DDIM": "ddim", "DPM++ 2M": "dpmsolver++"}
+_ONLY_IN_FILES = {
+    "num_repeats": "put the pictures into a folder named <repeats>_<class words>",
+    "class_tokens": "name the folder <repeats>_<these words>",
+}
 _PROMPT_FILE = "prompts.txt"
 _PROMPT_END = "END_OF_PROMPTS"
 
@@ -133,6 +137,9 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             "--pretrained_model_name_or_path, and divide the rates by base.lr_scale "
             f"({config['base']['lr_scale']:g}) unless you gave them yourself"
         )
+    for name, instead in _ONLY_IN_FILES.items():
+        if (value := config["dataset"][name]) is not None:
+            yield f"dataset.{name}={value}: {instead}"
     if schedule["name"] not in names.SCHEDULES:
         yield f"lr_scheduler={schedule['name']}: the rate stays constant there"
     if schedule["name"] == "polynomial":
@@ -140,9 +147,22 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             f"lr_scheduler.min_lr_ratio={schedule['min_lr_ratio']:g}: the smallest rate there is "
             f"{names.SMALLEST_POLYNOMIAL_RATE:g}"
         )
+    yield from _lost_of_optimizer(optimizer)
     for name in ("rslora", "dora"):
         if config["network"][name]:
             yield f"network.{name}=true: networks.lora there has no such thing"
+    if train["max_steps"] is not None:
+        yield f"train.epochs={train['epochs']}: max_train_steps alone decides there"
+    if config["loss"]["zero_terminal_snr"]:
+        yield (
+            "loss.zero_terminal_snr: weights by SNR and previews use the schedule without it there"
+        )
+    render = config["render"]
+    if render["enabled"] and render["sampler"] not in _SAMPLERS:
+        yield f"render.sampler={render['sampler']}: previews are drawn with DDIM there"
+
+
+def _lost_of_optimizer(optimizer: Mapping[str, Any]) -> Iterator[str]:
     if optimizer["group_args"]:
         given = dict(optimizer["group_args"])
         yield f"optimizer.group_args={given}: groups take no arguments there"
@@ -153,15 +173,6 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
         "schedulefree"
     ):
         yield f"{optimizer['_target_']} is saved there without its averaged weights"
-    if train["max_steps"] is not None:
-        yield f"train.epochs={train['epochs']}: max_train_steps alone decides there"
-    if config["loss"]["zero_terminal_snr"]:
-        yield (
-            "loss.zero_terminal_snr: weights by SNR and previews use the schedule without it there"
-        )
-    render = config["render"]
-    if render["enabled"] and render["sampler"] not in _SAMPLERS:
-        yield f"render.sampler={render['sampler']}: previews are drawn with DDIM there"
 
 
 def _prompts(config: Mapping[str, Any]) -> Iterator[str]:

@@ -165,6 +165,8 @@ def _loss(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
             continue
         if name in names.LOSS_OFF_AT_ZERO and not float(value):
             imported.not_needed.append(f"{name}: {value} is none there")
+        elif name == "prior_loss_weight" and "reg_data_dir" not in asked:
+            imported.not_needed.append(f"{name}: without reg_data_dir it is not looked at there")
         elif needed := _lacks(name, given):
             imported.not_needed.append(f"{name}: without {needed} it is not looked at there")
         else:

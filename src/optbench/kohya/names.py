@@ -19,6 +19,16 @@ VALUES: Mapping[str, str] = {
     "caption_extension": "dataset.caption_extension",
     "keep_tokens": "dataset.keep_tokens",
     "caption_dropout_rate": "dataset.caption_dropout_rate",
+    "reg_data_dir": "dataset.reg_dir",
+    "caption_prefix": "dataset.caption_prefix",
+    "caption_suffix": "dataset.caption_suffix",
+    "caption_separator": "dataset.caption_separator",
+    "secondary_separator": "dataset.secondary_separator",
+    "keep_tokens_separator": "dataset.keep_tokens_separator",
+    "token_warmup_min": "dataset.token_warmup_min",
+    "token_warmup_step": "dataset.token_warmup_step",
+    "caption_tag_dropout_rate": "dataset.caption_tag_dropout_rate",
+    "caption_dropout_every_n_epochs": "dataset.caption_dropout_every_n_epochs",
     "network_dim": "network.dim",
     "network_alpha": "network.alpha",
     "scale_weight_norms": "network.scale_weight_norms",
@@ -43,6 +53,9 @@ FLAGS: Mapping[str, str] = {
     "shuffle_caption": "dataset.shuffle_caption",
     "flip_aug": "dataset.flip_aug",
     "gradient_checkpointing": "train.gradient_checkpointing",
+    "color_aug": "dataset.color_aug",
+    "random_crop": "dataset.random_crop",
+    "enable_wildcard": "dataset.enable_wildcard",
 }
 # The same two kinds for loss and noise. There an option without the one it needs is ignored, here
 # it is refused: needed option by option, and which of its values are enough (empty: any but 0).
@@ -102,6 +115,8 @@ NETWORK_ARGS: Mapping[str, str] = {
 # Handled one by one, because one of ours is several of kohya's or the other way round.
 SPECIAL = (
     "dataset.resolution",
+    "dataset.num_repeats",
+    "dataset.class_tokens",
     "network.rslora",
     "network.dora",
     "network.train_unet",
@@ -136,6 +151,13 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
     "optimizer.package": "texts of the recipe",
     "optimizer.paper": "texts of the recipe",
     "optimizer.note": "texts of the recipe",
+    **dict.fromkeys(
+        (
+            *("validate.enabled", "validate.dir", "validate.num_pictures"),
+            *("validate.timesteps", "validate.every_n_epochs"),
+        ),
+        "losses are measured apart from the training",
+    ),
     "sweep_name": "a place on disk",
     "runs_dir": "a place on disk",
     "cache_dir": "a place on disk",
@@ -159,6 +181,10 @@ NOT_NEEDED: Mapping[str, str] = {
     **dict.fromkeys(
         ("max_data_loader_n_workers", "persistent_data_loader_workers"),
         "pictures are encoded once, and batches come from memory",
+    ),
+    **dict.fromkeys(
+        ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
+        "it saves too little here (docs/lab-log.md)",
     ),
     **dict.fromkeys(
         ("num_cpu_threads_per_process", "num_processes", "num_machines"), "accelerate's own"

@@ -31,12 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_bytes = write_mirelle(asked.out, seed=asked.seed)
         print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
         return 0
-    if asked.what == "regularization":
-        from optbench.tiny.class_pictures import NUM_PICTURES, write_class_pictures
-
-        num_bytes = write_class_pictures(asked.base, asked.out, seed=asked.seed)
-        print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
-        return 0
     if asked.what == "resemblance":
         _resemblance(asked)
         return 0
@@ -114,10 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     similar.add_argument("--base", type=Path, default=paths.asset("tiny"))
     similar.add_argument("--character", type=Path, default=paths.asset("mirelle"))
     similar.add_argument("--seed", type=int, default=0)
-    classes = commands.add_parser("regularization", help="let the base make class pictures")
-    classes.add_argument("--base", type=Path, default=paths.asset("tiny"))
-    classes.add_argument("--out", type=Path, default=Path("regularization"))
-    classes.add_argument("--seed", type=int, default=0)
     character = commands.add_parser("character", help="draw the character's pictures")
     character.add_argument("--out", type=Path, default=paths.asset("mirelle"))
     character.add_argument("--seed", type=int, default=0)
