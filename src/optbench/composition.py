@@ -7,7 +7,6 @@ composing goes on, so that one look shows everything that is wrong.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,29 +14,25 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from optbench import checks, paths, refusals
+from optbench import checks, expansion, paths, refusals
 from optbench.config import build_config, register_resolvers
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.identity import RunIdentity, identify
 from optbench.options import RunConfig
-from optbench.refusals import first_line
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
-_MAX_NAME_LENGTH = 120
-_NUM_HASH_DIGITS = 8
-_SINGLE = "single"
-_PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
@@ -72,6 +67,7 @@ class Asked(Generic[_Run]):
     runs: tuple[_Run, ...]
     sweep_dir: Path
     is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
+    is_listed: bool  # True: the runs are those of a list, which no sweeper of Hydra's expands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,30 +117,42 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         if getattr(parsed, flag) is not None
     ]
     with hydra_session(parsed.config_dir, command.config_name) as hydra:
-        asked = _with_quoted_texts(_parsable(parsed.overrides, problems), problems)
+        asked = expansion.parsable(parsed.overrides, problems)
+        asked = expansion.with_quoted_texts(asked, problems)
         master, asked = compose_tree(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
         sweep = master.hydra.runtime.choices.get("sweep")
         if sweep and (owner := paths.sweep_commands().get(sweep, command.name)) != command.name:
             raise ConfigError(refusals.sweep_of_another_command(sweep, owner))
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
         is_whole = str(master.hydra.sweeper._target_) == _BASIC_SWEEPER
+        is_listed = bool(expansion.listed_settings(master))
+        if is_listed and not (is_multirun and is_whole):
+            problems.append(refusals.settings_need_multirun(is_multirun=is_multirun))
+        swept: list[str] = []
         if is_multirun and is_whole:
-            expanded, swept = _expand(hydra, master, asked, problems)
+            expanded, swept = expansion.expand(hydra.hydra.config_loader, master, asked, problems)
         else:
-            expanded, swept = [_without_sweeps(asked, problems, is_multirun=is_multirun)], []
+            expanded = expansion.only_run(asked, problems, is_multirun=is_multirun)
         own = [override for override in asked if override.startswith("hydra")]
         refused = frozenset(_about(problem) for problem in problems)
-        place = sweep or _swept_name(swept)
-        runs = [
-            run
-            for overrides in expanded
-            if (run := _build_run(hydra, command, [*own, *overrides], place, problems, refused))
-        ]
+        place = sweep or expansion.sweep_folder(swept)
+        runs = []
+        noted: dict[str | None, list[Problem]] = {}
+        for each in expanded:
+            here = noted.setdefault(each.setting, [])
+            run = _build_run(hydra, command, [*own, *each.overrides], place, here, refused)
+            runs += [] if run is None else [run]
+    problems += expansion.told_by_setting(noted)
     if not problems:
         problems += _check_together(runs)
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
-    return Asked(runs=tuple(runs), sweep_dir=runs[0].run_dir.parent, is_whole=is_whole)
+    return Asked(
+        runs=tuple(runs),
+        sweep_dir=runs[0].run_dir.parent,
+        is_whole=is_whole,
+        is_listed=is_listed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,42 +201,30 @@ def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Compose
         GlobalHydra.instance().clear()
 
 
-def _parsable(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
-    """Return the overrides that obey Hydra's grammar, after noting those that do not."""
-    parser = OverridesParser.create()
-    good = []
-    for override in overrides:
-        try:
-            parser.parse_override(override)
-        except HydraException as error:
-            problems.append(
-                Problem(
-                    found=repr(override),
-                    expected="key=value, group=option or key=value,value",
-                    where="the command line",
-                    fix=f"quote values with spaces, brackets or commas ({first_line(error)})",
-                )
-            )
-        else:
-            good.append(override)
-    return good
+def launch_listed(
+    arguments: Sequence[str], runs: Sequence[Sequence[str]], task: Callable[[DictConfig], object]
+) -> None:
+    """Let Hydra's launcher do `task` with every run's overrides, as its own sweeper would.
 
-
-def _with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
-    """Return the overrides with prompts as one text each, after noting those that are a list.
-
-    A prompt full of commas looks like values to sweep; nobody sweeps prompts, which train nothing.
+    The sweeper of Hydra's that makes a product cannot hold a list, so its place is taken here;
+    launcher, callbacks, batches and multirun.yaml are Hydra's.
     """
-    parser = OverridesParser.create()
-    whole = []
-    for override in overrides:
-        key, _, text = override.partition("=")
-        if _PROMPT_TEXT.fullmatch(key) and parser.parse_override(override).is_sweep_override():
-            problems.append(refusals.unquoted_text(key, text))
-            escaped = text.replace("'", "\\'")
-            override = f"{key}='{escaped}'"
-        whole.append(override)
-    return whole
+    parsed = get_args_parser().parse_args(list(arguments))
+    with hydra_session(parsed.config_dir, CONFIG_NAME) as composer:
+        master = composer.tree(parsed.overrides, RunMode.MULTIRUN)
+        callbacks = Callbacks(master)
+        callbacks.on_multirun_start(config=master, config_name=CONFIG_NAME)
+        context = HydraContext(config_loader=composer.hydra.config_loader, callbacks=callbacks)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=master
+        )
+        OmegaConf.save(master, Path(master.hydra.sweep.dir) / "multirun.yaml")
+        size = master.hydra.sweeper.max_batch_size or len(runs)
+        for start in range(0, len(runs), size):
+            batch = [list(one) for one in runs[start : start + size]]
+            for done in launcher.launch(batch, initial_job_idx=start):
+                _ = done.return_value  # raises what the job raised
+        callbacks.on_multirun_end(config=master, config_name=CONFIG_NAME)
 
 
 def compose_tree(
@@ -277,55 +273,6 @@ def _guilty(
             hydra.tree([other for other in overrides if other != override], mode)
             return override
     return None
-
-
-def _expand(
-    hydra: _Composer, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
-) -> tuple[list[list[str]], list[str]]:
-    """Return every run's overrides as Hydra's basic sweeper makes them, and the swept keys."""
-    params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
-    assert isinstance(params, dict)
-    lines = []
-    for key, value in params.items():
-        if isinstance(value, str):
-            lines.append(f"{key!s}={value}")
-        else:
-            problems.append(refusals.not_a_string(str(key), value))
-    lines += [override for override in overrides if not override.startswith("hydra")]
-    try:
-        parsed = OverridesParser.create(hydra.hydra.config_loader).parse_overrides(lines)
-        (expanded,) = BasicSweeper.split_arguments(parsed, None)
-    except HydraException as error:
-        problems.append(refusals.cannot_expand(error))
-        return [], []
-    if not expanded:
-        problems.append(refusals.empty_sweep(lines))
-    last = {override.get_key_element(): override for override in parsed}
-    return expanded, [key for key, override in last.items() if override.is_sweep_override()]
-
-
-def _without_sweeps(
-    overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool
-) -> list[str]:
-    """Return one run's overrides; values to sweep are a problem unless a sweeper takes them."""
-    parser = OverridesParser.create()
-    kept = []
-    for override in overrides:
-        is_swept = parser.parse_override(override).is_sweep_override()
-        if is_swept and not is_multirun:
-            problems.append(refusals.needs_multirun(override))
-        if not is_swept and not override.startswith("hydra"):
-            kept.append(override)
-    return kept
-
-
-def _swept_name(swept: Sequence[str]) -> str:
-    """Return a folder name for a sweep over these keys, never too long for a file system."""
-    name = ",".join(key.replace("/", ".") for key in swept) or _SINGLE
-    if len(name) <= _MAX_NAME_LENGTH:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:_NUM_HASH_DIGITS]
-    return f"{name[:_MAX_NAME_LENGTH]}-{digest}"
 
 
 def _build_run(

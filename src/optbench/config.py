@@ -16,21 +16,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench import checks, paths
-from optbench.blocks import check_block_sizes, check_block_weights, distinct_weights
-from optbench.dataset import check_captions_for_length, check_dataset_options
+from optbench.continuing import sized_by_file
 from optbench.errors import ConfigError, Problem
-from optbench.loss_checks import check_loss, check_loss_for_base, check_loss_for_data
-from optbench.options import (
-    NetworkOptions,
-    OptimizerOptions,
-    Prompt,
-    RunConfig,
-    TrainOptions,
-)
-from optbench.recipes import check_recipe
+from optbench.options import OptimizerOptions, Prompt, RunConfig
 from optbench.refusals import first_line, unknown_key
-from optbench.schedules import check_schedule
+from optbench.sections import check_sections
 
+SETTINGS = "settings"  # the key of conf/ that lists a sweep's runs, and that no run has itself
 _SPELLED = {"target": "_target_"}  # field -> key, where Python would not like the key
 _Options = TypeVar("_Options")
 
@@ -39,6 +31,7 @@ def register_resolvers() -> None:
     """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
     OmegaConf.register_new_resolver("mul", _multiply, replace=True)
     OmegaConf.register_new_resolver("pick", lambda key, choices: choices.get(key), replace=True)
+    OmegaConf.register_new_resolver("divided", lambda all_, by: -(-all_ // by), replace=True)
     OmegaConf.register_new_resolver("when", _when, replace=True)
     OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
     OmegaConf.register_new_resolver(
@@ -101,7 +94,9 @@ def _read_sections(tree: DictConfig) -> tuple[dict[str, Any], list[Problem]]:
     values = {
         name: _read(hint, tree, name, where=name, problems=problems) for name, hint in hints.items()
     }
-    problems += _check_sections(values)
+    problems += check_sections(values)
+    if not problems:
+        values["network"] = sized_by_file(values["network"])
     return values, checks.without_repeats(problems)
 
 
@@ -283,62 +278,10 @@ def _container(value: DictConfig, *, where: str, problems: list[Problem]) -> Any
         return None
 
 
-def _check_sections(values: Mapping[str, Any]) -> list[Problem]:
-    """Return what every section that could be built has to say, and the checks across them."""
-    single: dict[str, Any] = {
-        "base": checks.check_base,
-        "dataset": check_dataset_options,
-        "network": checks.check_network,
-        "lr_scheduler": check_schedule,
-        "train": checks.check_train,
-        "loss": check_loss,
-        "prompts": checks.check_prompts,
-        "render": checks.check_render,
-        "validate": checks.check_validate,
-        "lr_mult": lambda value: checks.check_multiplier("lr_mult", value),
-        "seed": lambda value: checks.check_seed("seed", value),
-        "sweep_name": lambda value: checks.check_name("sweep_name", value),
-    }
-    problems: list[Problem] = []
-    for name, check in single.items():
-        if values[name] is not None:
-            problems += check(values[name])
-    recipe, network, train = values["optimizer"], values["network"], values["train"]
-    if isinstance(train, TrainOptions) and values["base"] is not None:
-        problems += checks.check_clip_skip(values["base"], train)
-    if values["loss"] is not None and values["base"] is not None:
-        problems += check_loss_for_base(values["base"], values["loss"])
-    if values["loss"] is not None and values["dataset"] is not None:
-        problems += check_loss_for_data(values["loss"], values["dataset"])
-    if isinstance(train, TrainOptions) and values["dataset"] is not None:
-        problems += check_captions_for_length(values["dataset"], num_epochs=train.epochs)
-    unet_weights = {1.0}
-    if isinstance(network, NetworkOptions) and values["base"] is not None:
-        family = values["base"].family
-        problems += check_block_sizes(network, family=family)
-        wrong = check_block_weights(network, family=family)
-        unet_weights = {1.0} if wrong else distinct_weights(network, family=family)
-        problems += wrong
-    if isinstance(recipe, OptimizerOptions) and values["lr_scheduler"] is not None:
-        problems += check_recipe(
-            recipe,
-            lr_scheduler=values["lr_scheduler"],
-            max_grad_norm=train.max_grad_norm if isinstance(train, TrainOptions) else 0.0,
-            num_parts=_num_parts(network),
-            lr_mult=1.0 if values["lr_mult"] is None else values["lr_mult"],
-            unet_weights=unet_weights,
-        )
-    return problems
-
-
-def _num_parts(network: NetworkOptions | None) -> int:
-    return 0 if network is None else int(network.train_unet) + int(network.train_text_encoder)
-
-
 def _unknown_keys(node: DictConfig, known: Sequence[str], *, where: str) -> list[Problem]:
     problems = []
     for key in node:
-        if key in known:
+        if key in known or (not where and key == SETTINGS):
             continue
         full = f"{where}.{key!s}" if where else str(key)
         problems.append(unknown_key(full, [f"{where}.{name}" if where else name for name in known]))

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optbench import paths
 from optbench.config import config_tree, register_resolvers
+from optbench.continuing import StartingLora, starting_lora
 from optbench.dataset import read_dataset
 from optbench.errors import BaseError, Problem
 from optbench.options import BaseOptions, DatasetOptions, RunConfig
@@ -55,6 +56,8 @@ _DATASET_SWITCHES: Mapping[str, Any] = {
     "random_crop": False,
 }
 _HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
+# What is continued is hashed by its tensors, wherever the file lies.
+_NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")
 
 
@@ -66,6 +69,7 @@ class RunIdentity:
     weights_fingerprint: str
     base_fingerprint: str
     dataset: Dataset
+    start: StartingLora | None  # what it continues from
 
 
 def identify(config: RunConfig) -> RunIdentity:
@@ -74,22 +78,32 @@ def identify(config: RunConfig) -> RunIdentity:
     Raises:
         DatasetError: If pictures or captions cannot be read.
         BaseError: If the base's autoencoder has no readable config.
+        OptbenchError: If the LoRA file that is continued cannot be read.
     """
+    start = starting_lora(config.network)
     dataset = _dataset(config.dataset, pixels_per_latent(config.base))
     base = base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
     weights = weights_fingerprint(
-        config, dataset_fingerprint=dataset.fingerprint, base_fingerprint=base
+        config,
+        dataset_fingerprint=dataset.fingerprint,
+        base_fingerprint=base,
+        start_fingerprint=None if start is None else start.fingerprint,
     )
     return RunIdentity(
-        name=f"{run_slug(config)}-{weights[:_NUM_HASH_DIGITS]}",
+        name=f"{run_slug(config, start)}-{weights[:_NUM_HASH_DIGITS]}",
         weights_fingerprint=weights,
         base_fingerprint=base,
         dataset=dataset,
+        start=start,
     )
 
 
 def weights_fingerprint(
-    config: RunConfig, *, dataset_fingerprint: str, base_fingerprint: str
+    config: RunConfig,
+    *,
+    dataset_fingerprint: str,
+    base_fingerprint: str,
+    start_fingerprint: str | None = None,
 ) -> str:
     """Return 16 hex digits that change with everything that affects the weights, and only then.
 
@@ -102,14 +116,18 @@ def weights_fingerprint(
         "pictures": dataset_fingerprint,
         **_weight_settings(config),
     }
+    if start_fingerprint is not None:
+        content["continues"] = start_fingerprint
     return fingerprint(_with_words_for_infinity(content))
 
 
-def run_slug(config: RunConfig) -> str:
+def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
     """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
     words = [config.optimizer.name, f"dim{config.network.dim}"]
     shipped = _shipped_tree(config)
     chosen = _flat(_shipped_choices())
+    if start is not None:
+        words.append(f"continues_{start.fingerprint[:_NUM_HASH_DIGITS]}")
     words += [
         name
         for group in _GROUPS_IN_SLUG
@@ -123,6 +141,16 @@ def run_slug(config: RunConfig) -> str:
     ]
     slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
     return slug[:_MAX_SLUG_LENGTH].strip(".")
+
+
+def changed_settings(config: RunConfig) -> tuple[str, ...]:
+    """Return the settings that affect the weights and are not as conf/ ships them, by override.
+
+    A value computed from a changed one is not changed itself; whoever compares two runs can tell
+    by that what was asked for and what only follows.
+    """
+    keys = [key for key, _ in _changed(config, _shipped_tree(config))]
+    return tuple(keys) if config.network.weights is None else (*keys, "network.weights")
 
 
 def base_fingerprint(options: BaseOptions, *, cache_dir: Path) -> str:
@@ -173,7 +201,9 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
     tree = config_tree(config)
     return {
         "dataset": _dataset_settings(tree["dataset"]),
-        "network": {key: value for key, value in tree["network"].items() if key != "name"},
+        "network": {
+            key: value for key, value in tree["network"].items() if key not in _NOT_OF_NETWORK
+        },
         "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
         "lr_scheduler": tree["lr_scheduler"],
         "train": tree["train"],

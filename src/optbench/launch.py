@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from optbench import paths, rundir
-from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns
+from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
 from optbench.config import build_config, config_tree
 from optbench.errors import DamagedFileError, DivergedError, MissingPackageError, OptbenchError
 from optbench.identity import identify
@@ -48,7 +48,12 @@ def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
 
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
-    call_hydra([*arguments, f"hydra.sweep.dir='{quoted}'"], run_one_of_them)
+    placed = [*arguments, f"hydra.sweep.dir='{quoted}'"]
+    if asked.is_listed:
+        with _command_line(placed):
+            launch_listed(placed, [run.overrides for run in asked.runs], run_one_of_them)
+    else:
+        call_hydra(placed, run_one_of_them)
 
 
 def call_hydra(

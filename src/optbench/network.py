@@ -27,13 +27,23 @@ _FILE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def build_network(
-    targets: Sequence[LoraTarget], options: NetworkOptions, *, seed: int
+    targets: Sequence[LoraTarget],
+    options: NetworkOptions,
+    *,
+    seed: int,
+    sizes: Mapping[str, tuple[int, float]] | None = None,
 ) -> LoraNetwork:
     """Return a network that changes nothing yet: up weights are zero, down weights are drawn.
 
     A down weight is drawn from a generator keyed by the seed and the target's name, so it is the
     same whatever other layers carry a LoRA. It is drawn at the layer's own dim: two dims have two
     draws, and nothing else depends on them.
+
+    Args:
+        targets: Every layer the base offers.
+        options: Which of them carry a LoRA, and of what size.
+        seed: The run's.
+        sizes: Instead of the options' sizes, dim and alpha of exactly the layers to train.
 
     Raises:
         ConfigError: If the options leave no layer to train, 3x3 layers without an alpha, or block
@@ -49,14 +59,17 @@ def build_network(
             )
         )
     weights = lr_weights(targets, options)
-    sizes = {target.name: layer_size(target, options) for target in targets}
-    offered = [target for target in targets if sizes[target.name] is not None]
+    wanted = {
+        target.name: layer_size(target, options) if sizes is None else sizes.get(target.name)
+        for target in targets
+    }
+    offered = [target for target in targets if wanted[target.name] is not None]
     layers = [
         LoraLayer(
             target, dim=size[0], alpha=size[1], seed=seed, lr_weight=weight, dora=options.dora
         )
         for target in offered
-        if (size := sizes[target.name]) and (weight := weights[target.name]) > 0
+        if (size := wanted[target.name]) and (weight := weights[target.name]) > 0
     ]
     if not layers:
         raise ConfigError(_nothing_to_train(targets, options))

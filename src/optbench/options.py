@@ -90,6 +90,8 @@ class NetworkOptions:
     dora: bool  # every layer learns the length of its weights apart from their direction
     train_unet: bool
     train_text_encoder: bool
+    weights: str | None  # a LoRA file to continue from
+    dim_from_weights: bool  # every layer gets the dim and alpha it has in that file
 
 
 # Where the step size lives, by the keys of a param group; rect is RAdam's rectification, relative

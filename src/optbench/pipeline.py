@@ -22,15 +22,16 @@ from optbench.bases import load_base
 from optbench.batches import Pace, num_batches, plan_epoch
 from optbench.checkpoint import save_lora
 from optbench.config import config_yaml
+from optbench.continuing import start_metadata, start_sentences
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.devices import make_accelerator
 from optbench.errors import ConfigError
-from optbench.identity import RunIdentity, identify
+from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
 from optbench.loss_checks import check_loss_for_prediction
 from optbench.metadata import LoraCard, kohya_metadata
-from optbench.network import LoraNetwork, build_network
+from optbench.network import LoraNetwork
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
 from optbench.options import BaseOptions, RunConfig
@@ -41,6 +42,7 @@ from optbench.resume import Progressed, read_state, write_state
 from optbench.rundir import RunDir
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
+from optbench.warmstart import begin_network
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -64,7 +66,8 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         seed=config.seed,
         cache_dir=Path(config.cache_dir),
     )
-    network = build_network(base.lora_targets(), config.network, seed=config.seed)
+    targets, start = base.lora_targets(), identity.start
+    network = begin_network(targets, config.network, seed=config.seed, start=start)
     network_to_device(network, accelerator.device)
     optimizer = build_optimizer(
         config.optimizer,
@@ -74,7 +77,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         total_steps=total_steps(config, identity),
     )
     texts = text_notices(base, identity.dataset, config.dataset, config.prompts)
-    notices = (*latents.notices, *texts)
+    notices = (*latents.notices, *texts, *start_sentences(config.network, start))
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
@@ -223,13 +226,13 @@ class _Run:
         )
         with self.optimizer.evaluation_weights():
             tensors = self.network.state_dict()
+        metadata = {**kohya_metadata(card), **start_metadata(self.identity.start)}
         paths = [self.run.lora_path(record.epoch)]
         if record.step == card.num_steps:
             paths.append(self.run.lora_path(None))
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            precision = config.train.save_precision
-            save_lora(path, tensors, precision=precision, metadata=kohya_metadata(card))
+            save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
 
     def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
         """Append the epoch's record unless a killed process had got as far as that."""
@@ -248,6 +251,7 @@ class _Run:
             "departures": list(departures(config.optimizer)),
             "note": config.optimizer.note,
             "notices": list(self.notices),
+            "changed": list(changed_settings(config)),
             "optimizer": self.optimizer.described(),
             "paper": config.optimizer.paper,
             "base": {"name": config.base.name, "fingerprint": self.identity.base_fingerprint},

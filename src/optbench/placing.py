@@ -36,6 +36,8 @@ _PLAIN = NetworkOptions(
     conv_block_alphas=None,
     rslora=False,
     dora=False,
+    weights=None,
+    dim_from_weights=False,
 )
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # of up and of down
 

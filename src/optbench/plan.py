@@ -16,6 +16,7 @@ from rich.table import Table
 from optbench import rundir
 from optbench.batches import num_batches
 from optbench.composition import AskedRun, AskedRuns, compose_runs, flags_first
+from optbench.continuing import start_sentences
 from optbench.cost import BucketCount, Cost, bucket_counts, estimate, steps_per_epoch
 from optbench.errors import OptbenchError
 from optbench.launch import is_finished
@@ -80,6 +81,13 @@ def _print_departures(console: Console, asked: AskedRuns) -> None:
     for name, recipe in said.items():
         for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
             console.print(f"  {escape(name)}: {escape(sentence)}")
+    continued = {
+        f"{run.identity.name}: {sentence}"
+        for run in asked.runs
+        for sentence in start_sentences(run.config.network, run.identity.start)
+    }
+    for sentence in sorted(continued):
+        console.print(f"  {escape(sentence)}")
 
 
 def _print_data(console: Console, runs: Sequence[AskedRun]) -> None:

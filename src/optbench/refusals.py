@@ -123,6 +123,62 @@ def empty_sweep(lines: Sequence[str]) -> Problem:
     )
 
 
+def settings_without_names(found: object) -> Problem:
+    """Return the problem of listed settings that are no mapping from name to overrides."""
+    return Problem(
+        found=f"{found!r}",
+        expected="a name for every setting, with its overrides as text",
+        where="settings",
+        fix='write settings: {lion: "optimizer=lion train.gradient_accumulation=4"}',
+    )
+
+
+def setting_not_typed(where: str, found: object) -> Problem:
+    """Return the problem of a listed setting that is not a text one could type."""
+    text = found
+    if isinstance(found, dict):
+        text = " ".join(f"{key}={value}" for key, value in found.items())
+    elif isinstance(found, list):
+        text = " ".join(str(item) for item in found)
+    return Problem(
+        found="null" if found is None else f"{found!r}",
+        expected="overrides as they are typed in a shell, in one text",
+        where=where,
+        fix=f'write "{text or ""}", or "" for a setting without overrides; ~{where} leaves it out',
+    )
+
+
+def setting_out_of_place(where: str, key: str) -> Problem:
+    """Return the problem of a listed setting that would change more than its own runs."""
+    return Problem(
+        found=f"{key} inside one setting of a list",
+        expected="what one run is made from; this is of the whole sweep",
+        where=where,
+        fix=f"write {key}=VALUE on the command line, for all settings",
+    )
+
+
+def setting_given_twice(where: str, key: str) -> Problem:
+    """Return the problem of a key that a listed setting shares with the rest of the sweep."""
+    return Problem(
+        found=f"{key}, which is given outside the setting too (on the command line or in "
+        "hydra.sweeper.params), or twice in it",
+        expected="one place for every key, because one of two values would have no effect",
+        where=where,
+        fix=f"give {key} once only: '~{where}' leaves the setting out, {where}='...' rewrites it",
+    )
+
+
+def settings_need_multirun(*, is_multirun: bool) -> Problem:
+    """Return the problem of a list of settings for one run, or for a sweeper that chooses."""
+    return Problem(
+        found="a list of settings with a sweeper plugin" if is_multirun else "a list, for one run",
+        expected="Hydra's basic sweeper, which makes every run of the list",
+        where="settings",
+        fix="leave hydra/sweeper out" if is_multirun else "add -m, or hydra.mode=MULTIRUN",
+    )
+
+
 def equal_runs(first: str, second: str) -> Problem:
     """Return the problem of two runs that would train the same weights in one folder."""
     return Problem(

@@ -34,6 +34,7 @@ RANKS = (
         "blocks",
         "lora",
         "lowrank",
+        "lora_layout",
         "telemetry",
         "stepping",
         "rundir",
@@ -44,6 +45,7 @@ RANKS = (
     ),
     ("sizes",),
     (
+        "continuing",
         "dataset",
         "bases",
         "latents",
@@ -72,9 +74,12 @@ RANKS = (
         "notices",
         "placing",
         "likeness",
+        "offered",
+        "fitting",
     ),
+    ("warmstart", "sections"),
     ("report", "config", "testing", "validation"),
-    ("identity", "conformance"),
+    ("identity", "conformance", "expansion"),
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "recipe_files"),
     ("doctor",),
@@ -85,6 +90,8 @@ RANKS = (
 RANK = {name: number for number, line in enumerate(RANKS) for name in line}
 WITHOUT_TORCH = (
     "cli",
+    "continuing",
+    "expansion",
     "config",
     "composition",
     "doctor",

@@ -56,6 +56,8 @@ NETWORK = NetworkOptions(
     dora=False,
     train_unet=True,
     train_text_encoder=True,
+    weights=None,
+    dim_from_weights=False,
 )
 PLAIN = OptimizerTraits(
     stepping="plain",

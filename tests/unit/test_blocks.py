@@ -48,6 +48,8 @@ OPTIONS = NetworkOptions(
     dora=False,
     train_unet=True,
     train_text_encoder=True,
+    weights=None,
+    dim_from_weights=False,
 )
 # How many layers of SD1.x a LoRA on convolutions has in each of kohya's 25 places, the first of
 # which is none (shared facts, executed on the real architecture).

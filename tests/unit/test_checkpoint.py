@@ -356,6 +356,8 @@ CARD = LoraCard(
         dora=False,
         train_unet=True,
         train_text_encoder=True,
+        weights=None,
+        dim_from_weights=False,
     ),
     optimizer=OptimizerOptions(
         name="adamw",

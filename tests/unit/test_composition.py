@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from tests.unit.lora_files import write_lora
 
 from optbench import paths
 from optbench.composition import AskedRuns, compose_runs
 from optbench.errors import ConfigError, Problem
 from optbench.resize.asking import compose_resizes
 
+SD_LAYERS = {
+    "lora_te_text_model_encoder_layers_0_mlp_fc1": (20, (12,)),
+    "lora_unet_down_blocks_0_attentions_0_proj_in": (12, (16, 1, 1)),
+}
 pytestmark = pytest.mark.usefixtures("fake_assets")
 SWEEPS = sorted((paths.resource_root() / "sweep").glob("*.yaml"))
 
@@ -85,8 +90,13 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path, tmp_path
         assert asked.sweep_dir == tmp_path / path.stem
         assert len(asked.runs) == num_runs
     else:
-        assert len(compose_runs([f"sweep={path.stem}"]).runs) == num_runs
-    params = OmegaConf.load(path).hydra.sweeper.params  # type: ignore[union-attr]
+        needed = []
+        if path.stem == "continue_training":
+            needed = [f"network.weights={write_lora(tmp_path / 'a.safetensors', layers=SD_LAYERS)}"]
+        asked = compose_runs([f"sweep={path.stem}", *needed])
+        assert len(asked.runs) == num_runs
+        assert asked.sweep_dir.name == path.stem
+    params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     assert all(isinstance(value, str) for value in params.values())
 
 

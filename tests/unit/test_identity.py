@@ -46,7 +46,7 @@ def fingerprint(*overrides: str, data: str = "d", base: str = "b") -> str:
         "train.num_threads=2",
         "loss=min_snr",
         "loss.min_timestep=1",
-        "loss.prior_loss_weight=0.5",
+        "loss.min_snr_gamma=5.0",
         "dataset.keep_tokens=2",
         "dataset.enable_wildcard=true",
         "dataset.caption_prefix=x",

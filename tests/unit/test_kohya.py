@@ -206,6 +206,15 @@ def test_what_a_command_leaves_out_is_the_class_default_and_not_the_recipes(tmp_
     assert tree["optimizer"]["text_encoder_lr"] is None
 
 
+def test_a_continued_training_is_one_here_too() -> None:
+    asked = {"network_weights": "old.safetensors", "dim_from_weights": True, "network_dim": "8"}
+    overrides = convert(asked).overrides
+    assert {"network.weights=old.safetensors", "network.dim_from_weights=true"} <= set(overrides)
+    assert not [one for one in overrides if one.startswith(("network.dim=", "network.alpha="))]
+    fixed = convert({"network_weights": "old.safetensors", "network_dim": "8"})
+    assert {"network.dim=8", "network.alpha=1.0"} <= set(fixed.overrides)
+
+
 @pytest.mark.parametrize(
     ("asked", "recipe"),
     [

@@ -40,6 +40,8 @@ OPTIONS = NetworkOptions(
     dora=False,
     train_unet=True,
     train_text_encoder=True,
+    weights=None,
+    dim_from_weights=False,
 )
 KINDS = ("linear", "pointwise", "strided")
 

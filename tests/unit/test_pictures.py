@@ -92,8 +92,20 @@ def network(base: FakeBase) -> LoraNetwork:
         rank_dropout=0.0,
         module_dropout=0.0,
         scale_weight_norms=None,
+        down_lr_weight=None,
+        mid_lr_weight=None,
+        up_lr_weight=None,
+        block_lr_zero_threshold=0.0,
+        block_dims=None,
+        block_alphas=None,
+        conv_block_dims=None,
+        conv_block_alphas=None,
+        rslora=False,
+        dora=False,
         train_unet=True,
         train_text_encoder=False,
+        weights=None,
+        dim_from_weights=False,
     )
     return build_network([target], options, seed=1)
 

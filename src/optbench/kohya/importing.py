@@ -136,8 +136,10 @@ def _base(asked: dict[str, Any]) -> Iterator[str]:
 
 
 def _plain(asked: Mapping[str, Any]) -> Iterator[str]:
+    # There a size beside dim_from_weights is ignored; here it is refused.
+    ignored = ("network_dim", "network_alpha") if _is_on(asked.get("dim_from_weights")) else ()
     for kohya, ours in names.VALUES.items():
-        if kohya in asked and not ours.startswith("lr_scheduler."):
+        if kohya in asked and kohya not in ignored and not ours.startswith("lr_scheduler."):
             yield f"{ours}={_value(asked[kohya])}"
     for kohya, ours in names.FLAGS.items():
         yield f"{ours}={str(_is_on(asked.get(kohya, False))).lower()}"

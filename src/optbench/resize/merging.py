@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.lora_layout import ModuleShape
 from optbench.lowrank import Factors
-from optbench.resize.reading import LoraFile, ModuleShape, open_lora
+from optbench.resize.reading import LoraFile, open_lora
 
 _MAX_NAMED = 3
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optbench.resize.reading import LoraFile, ModuleShape
+from optbench.lora_layout import ModuleShape
+from optbench.resize.reading import LoraFile
 
 if TYPE_CHECKING:
     from optbench.resize.shrinking import ModuleRecord, Result

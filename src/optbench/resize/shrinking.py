@@ -17,12 +17,13 @@ from torch import Tensor
 
 from optbench.checkpoint import DTYPES, save_lora
 from optbench.errors import ConfigError, Problem
+from optbench.lora_layout import ModuleShape
 from optbench.lowrank import Decomposition, Factors, shorten
 from optbench.options import SavePrecision
 from optbench.resize.decomposing import Workshop
 from optbench.resize.merging import merged_factors, merged_modules
 from optbench.resize.metadata import carried_over, rewritten
-from optbench.resize.reading import LoraFile, ModuleShape, open_lora
+from optbench.resize.reading import LoraFile, open_lora
 from optbench.resize.rules import SizeRule, kept_dim
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
@@ -37,6 +38,7 @@ MEASURED = (
     "optimizer_state_bytes",
     "optimizer_state_8bit_share",
     "lora_bytes",
+    "changed",
 )
 GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")
 TRAINING, RESIZE, ORIGINAL = "training", "resize", "original"  # kinds of runs
@@ -46,8 +48,10 @@ _COMPUTED_FROM = {
     "network.conv_alpha": "network.conv_dim",
     "optimizer.unet_lr": "optimizer.lr",
     "optimizer.text_encoder_lr": "optimizer.lr",
+    "network.dim_from_weights": "network.weights",
     "param": "method",
 }
+_UNLISTED = ("base.", "dataset.", "prompts.", "render.", "validate.")
 _PAIR_COLUMNS = (
     "sweep",
     "setting",
@@ -74,11 +78,15 @@ def followers(runs: pd.DataFrame) -> dict[str, str]:
     """Return the settings that differ only because another one does, by their name.
 
     `optimizer.*` follows the recipe where every recipe has one value of it in these runs, and
-    `network.alpha` follows `network.dim` where every dim has one.
+    `network.alpha` follows `network.dim` where every dim has one. What a run was asked to have
+    otherwise than it ships follows nothing.
     """
     varied = _varied(runs)
+    asked = set().union(*(_changed(record) or () for record in _records(runs)))
     found: dict[str, str] = {}
     for column in varied:
+        if column in asked:
+            continue
         group = column.partition(".")[0]
         leaders = [_COMPUTED_FROM.get(column, ""), group if group != column else ""]
         for leader in leaders:
@@ -128,7 +136,9 @@ def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str]
     for row in _records(runs):
         words = [str(row[column]) for column in named if not is_missing(row[column])]
         words += [
-            f"{column}={shown(row[column])}" for column in others if not is_missing(row[column])
+            f"{column}={_short(column, row[column])}"
+            for column in others
+            if not is_missing(row[column])
         ]
         if kind == ORIGINAL:
             words = [ORIGINAL, *words]
@@ -152,6 +162,9 @@ def _asked_size(row: Mapping[str, Any]) -> list[str]:
 def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
     """Return every pair of runs of one sweep that differ in exactly one setting.
 
+    A setting that neither run was asked to change is as it ships, and differs only because
+    another one does: each recipe's own rate is no second factor beside the recipe. One that is
+    changed together with another is a second factor, whatever else the sweep holds.
     Differences are `to` minus `from`; numbers go upwards, other values as runs are listed.
     """
     rows: list[dict[str, Any]] = []
@@ -159,7 +172,7 @@ def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
         columns, names = differing(sweep), settings_of(sweep)
         records = [record for record in _records(sweep) if _has_config(record, names)]
         for one, other in itertools.combinations(records, 2):
-            changed = [name for name in columns if _spelled(one[name]) != _spelled(other[name])]
+            changed = _factors(one, other, columns)
             if len(changed) == 1:
                 rows.append(_pair(changed[0], one, other))
     frame = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
@@ -175,9 +188,32 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _short(column: str, value: Any) -> str:
+    """Return a value for a label: of a file its name alone."""
+    return PurePath(str(value)).stem if column == "network.weights" else shown(value)
+
+
 def is_missing(value: Any) -> bool:
     """Return whether a single value of a frame is absent."""
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _factors(one: Mapping[str, Any], other: Mapping[str, Any], columns: list[str]) -> list[str]:
+    """Return the settings among `columns` in which two runs differ by themselves."""
+    unlike = [name for name in columns if _spelled(one[name]) != _spelled(other[name])]
+    asked = [_changed(one), _changed(other)]
+    if asked[0] is None or asked[1] is None or len(unlike) < 2:
+        return unlike
+    wanted = {*asked[0], *asked[1], *GROUPS}
+    # What is no part of the weights' settings (a base's path) is in no list of changes.
+    own = [name for name in unlike if name in wanted or name.startswith(_UNLISTED)]
+    return own or unlike
+
+
+def _changed(record: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the settings a run was asked to change, None where it does not say."""
+    said = record.get("changed")
+    return tuple(said.split()) if isinstance(said, str) else None
 
 
 def _varied(runs: pd.DataFrame) -> list[str]:

@@ -257,6 +257,7 @@ def _measured(
         "peak_memory_bytes": max(peaks) if peaks else None,
         **{name: _number(epochs[-1].get(name)) if epochs else None for name in _STATE},
         "lora_bytes": _lora_bytes(run),
+        "changed": _changed(run),
     }
 
 
@@ -310,6 +311,16 @@ def _median(values: Iterable[Any]) -> float | None:
 def _total(values: Iterable[Any]) -> float | None:
     known = _numbers(values)
     return sum(known) if known else None
+
+
+def _changed(run: RunDir) -> str | None:
+    """Return the settings that the run says are not as they ship, with blanks between them."""
+    try:
+        said = rundir.read_json(run.provenance_path).get("changed")
+    except DamagedFileError:
+        return None
+    is_list = isinstance(said, list) and all(isinstance(key, str) for key in said)
+    return " ".join(said or ()) if is_list else None
 
 
 def _lora_bytes(run: RunDir) -> int | None:
