@@ -48,6 +48,10 @@ demo: .venv/stamp-run ## Train, render and compare a small sweep; prints the rep
 test: .venv/stamp-dev ## Run the whole test suite
 	@$(PYTHON) -m pytest
 
+.PHONY: test-all
+test-all: .venv/stamp-dev ## Run the test suite and the full-size checkpoints (12 GB of memory)
+	@$(PYTHON) -m pytest -m ""
+
 .PHONY: check
 check: .venv/stamp-dev ## Format, lint, types, import ranks and other rules; changes nothing
 	@echo "ruff format" && .venv/bin/ruff format --check --quiet .

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from optbench import rng
 from optbench.captions import Warmup, draw_caption
 from optbench.options import DatasetOptions
-from optbench.records import CaptionedImage, Dataset, Sample
+from optbench.records import CaptionedImage, Dataset, Sample, Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,24 @@ class _Use:
     occurrence: int
 
 
+def sizes_of(image: CaptionedImage, *, flipped: bool) -> Sizes:
+    """Return what SDXL is told of a picture's size and crop, as kohya's trainer tells it.
+
+    The crop is not the true one: it is where the whole picture would begin if it were fitted
+    inside the bucket. Mirrored, the distance from the right takes the place of that from the left.
+    """
+    width, height = image.bucket
+    ratio = image.width / image.height
+    is_wider = width / height > ratio  # the bucket, than the picture
+    fitted = (height * ratio, height) if is_wider else (width, width / ratio)
+    left, top = (width - fitted[0]) // 2, (height - fitted[1]) // 2
+    if flipped:
+        left = width - (left + fitted[0])
+    return Sizes(
+        original=(image.width, image.height), crop=(int(left), int(top)), target=image.bucket
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draws:
     """What is drawn for every use of a picture in one epoch."""
@@ -107,6 +125,7 @@ class _Draws:
     def sample(self, use: _Use, *, warmup: Warmup | None) -> Sample:
         image, options = use.image, self.options
         place = (self.epoch, image.key, use.occurrence)
+        flipped = options.flip_aug and rng.shuffler(self.seed, "flip", *place).random() < 0.5
         return Sample(
             image_key=image.key,
             epoch=self.epoch,
@@ -114,7 +133,8 @@ class _Draws:
             caption=draw_caption(
                 image.caption, options, seed=self.seed, place=place, warmup=warmup
             ),
-            flipped=options.flip_aug and rng.shuffler(self.seed, "flip", *place).random() < 0.5,
+            flipped=flipped,
+            sizes=sizes_of(image, flipped=flipped),
             is_regularization=image.is_regularization,
         )
 

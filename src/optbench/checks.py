@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from optbench.errors import Problem
 from optbench.options import (
-    BaseOptions,
     NetworkOptions,
     PromptOptions,
     RenderOptions,
@@ -20,46 +18,12 @@ from optbench.options import (
 )
 from optbench.samplers import SAMPLERS
 
-_BASES = Path(__file__).resolve().parent / "bases"
-_BASE_PARTS = ("unet", "vae", "text_encoder", "tokenizer")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 _PIXELS_STEP = 8
 _SEED_BITS = 63
 _IMAGE_SEED_BITS = 64
 _NUM_TIMESTEPS = 1000
-
-
-def check_base(options: BaseOptions) -> list[Problem]:
-    """Return a problem for every folder of the base that is not there."""
-    problems = _above_zero("base.lr_scale", options.lr_scale)
-    families = sorted(path.stem for path in _BASES.glob("[a-z]*.py"))
-    if options.family not in families:
-        problems.append(
-            Problem(
-                found=f"the family {options.family!r}",
-                expected=f"one of {', '.join(families)}",
-                where="base.family",
-                fix="choose the family your weights belong to",
-            )
-        )
-    path = Path(options.path)
-    absent = [part for part in _BASE_PARTS if not (path / part).is_dir()]
-    if not path.is_dir():
-        problems.append(_no_folder("base.path", path, "a model in diffusers layout"))
-    elif absent:
-        problems.append(
-            Problem(
-                found=f"{path} without {', '.join(absent)}",
-                expected=f"a model in diffusers layout: the folders {', '.join(_BASE_PARTS)}",
-                where="base.path",
-                fix="convert a single .safetensors file with diffusers "
-                "(StableDiffusionPipeline.from_single_file(...).save_pretrained(FOLDER))",
-            )
-        )
-    if options.vae is not None and not (Path(options.vae) / "config.json").is_file():
-        problems.append(_no_folder("base.vae", Path(options.vae), "an autoencoder's config.json"))
-    return problems
 
 
 def check_network(options: NetworkOptions) -> list[Problem]:
@@ -172,25 +136,6 @@ def check_train(options: TrainOptions) -> list[Problem]:
     return problems
 
 
-def check_clip_skip(base: BaseOptions, train: TrainOptions) -> list[Problem]:
-    """Return a problem if the text encoder has not that many layers; its config alone is read."""
-    file = Path(base.path) / "text_encoder" / "config.json"
-    try:
-        num_layers = int(json.loads(file.read_text(encoding="utf-8"))["num_hidden_layers"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # what is wrong with the base is said where the base is looked at
-    if train.clip_skip <= num_layers:
-        return []
-    return [
-        Problem(
-            found=f"{train.clip_skip} with a text encoder of {num_layers} layers",
-            expected=f"a whole number from 1 to {num_layers}",
-            where="train.clip_skip",
-            fix="write train.clip_skip=1, or 2 for most anime checkpoints",
-        )
-    ]
-
-
 def check_prompts(options: PromptOptions) -> list[Problem]:
     """Return a problem for every prompt that cannot become a file or a picture."""
     problems = []
@@ -263,7 +208,12 @@ def check_validate(options: ValidateOptions) -> list[Problem]:
         )
     if options.dir is not None and not Path(options.dir).is_dir():
         problems.append(
-            _no_folder("validate.dir", Path(options.dir), "pictures that are not trained on")
+            Problem(
+                found=f"{options.dir}, where there is none",
+                expected="a folder with pictures that are not trained on",
+                where="validate.dir",
+                fix=f"write validate.dir=FOLDER, relative to {Path.cwd()} or absolute",
+            )
         )
     if options.dir is not None and not options.enabled:
         problems.append(
@@ -308,15 +258,6 @@ def check_name(where: str, name: str) -> list[Problem]:
 def check_multiplier(where: str, value: float) -> list[Problem]:
     """Return a problem if a factor is not a finite number above 0."""
     return _above_zero(where, value)
-
-
-def _no_folder(where: str, path: Path, wanted: str) -> Problem:
-    return Problem(
-        found=f"{path}, where there is none",
-        expected=f"a folder with {wanted}",
-        where=where,
-        fix=f"write {where}=FOLDER, relative to {Path.cwd()} or absolute",
-    )
 
 
 def _at_least(least: int, section: str, values: dict[str, int | None]) -> list[Problem]:

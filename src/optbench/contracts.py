@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optbench.options import Attention
-    from optbench.records import LoraTarget, ParameterGroup
+    from optbench.records import LoraTarget, ModelVersion, ParameterGroup, Sizes
 
 Conditioning = Mapping[str, "Tensor"]
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -59,13 +59,22 @@ class Base(Protocol):
         Neither changes a weight; recomputing changes no bit of any gradient either.
         """
 
+    @property
+    def model_version(self) -> ModelVersion:
+        """Return kohya's word for the family and what it predicts."""
+
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return scaled latents, float32; pixels in [-1, 1]; one generator per picture."""
 
-    def encode_captions(self, captions: Sequence[str], *, clip_skip: int) -> Conditioning:
-        """Return what `predict` needs besides the latents, each tensor with leading size B."""
+    def encode_captions(
+        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
+    ) -> Conditioning:
+        """Return what `predict` needs of the captions, each tensor with leading size B."""
 
-    def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+    def encode_sizes(self, sizes: Sequence[Sizes]) -> Conditioning:
+        """Return what `predict` needs besides, of each picture's sizes, in some families."""
+
+    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
         """Return those texts that `encode_captions` does not read to their end."""
 
     def sample_timesteps(

@@ -6,8 +6,8 @@ Everything is read from headers and records; nothing is loaded and nothing is me
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from optbench.basefiles.reading import tensor_shapes
 from optbench.batches import num_batches
 from optbench.options import NetworkOptions, RunConfig
 from optbench.records import CaptionedImage, Dataset
@@ -26,11 +27,16 @@ _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
 _PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
-_HEADER_LENGTH_BYTES = 8
-_MAX_HEADER_BYTES = 100_000_000
-# Attention, feed-forward and projections; in the unet, the rest is for conv_dim.
-_UNET_LINEAR = ".attentions."
-_TEXT_LINEAR = (".self_attn.", ".mlp.")
+# Of diffusers' layout and of the original one: attention, feed-forward and projections; in the
+# unet, the rest of its blocks is for conv_dim.
+_TEXT = ("text_encoder", "cond_stage_model.", "conditioner.")
+_UNET = ("unet.", "model.diffusion_model.")
+_TEXT_LAYER = re.compile(r"\.(self_attn|attn|mlp)\.")
+_UNET_LINEAR = re.compile(r"\.attentions\.|(_blocks\.\d+|middle_block)\.1\.(proj_|transformer_)")
+_UNET_CONV = re.compile(
+    r"\.resnets\.|samplers\.|\.(in_layers|out_layers|emb_layers)\.|\.skip_connection\.|"
+    r"_blocks\.\d+\.(0\.op|[12]\.conv)\."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,39 +158,26 @@ def _disk_bytes(config: RunConfig, num_epochs: int) -> int:
 
 def num_lora_weights(config: RunConfig) -> int:
     """Return about how many numbers the LoRA has, from the shapes in the base's file headers."""
-    folder, network = Path(config.base.path), config.network
+    network = config.network
     total = 0
-    if network.train_unet:
-        total += _weights_of(folder / "unet", network, linear=(_UNET_LINEAR,))
-    if network.train_text_encoder:
-        total += _weights_of(folder / "text_encoder", network, linear=_TEXT_LINEAR)
-    return total
-
-
-def _weights_of(folder: Path, network: NetworkOptions, *, linear: tuple[str, ...]) -> int:
-    total = 0
-    for name, shape in _shapes(folder):
-        if not name.endswith(".weight") or len(shape) not in (2, 4):
+    for name, shape in tensor_shapes(config.base):
+        if len(shape) not in (2, 4) or not name.endswith("weight"):
             continue
-        num_out, num_in, *window = shape
-        if any(part in name for part in linear):
-            total += network.dim * (num_in * math.prod(window) + num_out)
-        elif network.conv_dim is not None and (".resnets." in name or "samplers." in name):
-            dim = network.dim if math.prod(window) == 1 else network.conv_dim
-            total += dim * (num_in * math.prod(window) + num_out)
+        is_text = name.startswith(_TEXT)
+        if is_text and network.train_text_encoder and _TEXT_LAYER.search(name):
+            # Query, key and value in one tensor have a LoRA each, and each reads the same input.
+            total += network.dim * (sum(shape) + 2 * shape[1] * ("in_proj" in name))
+        elif name.startswith(_UNET) and network.train_unet:
+            total += _unet_weights(name, shape, network)
     return total
 
 
-def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
-            if length > _MAX_HEADER_BYTES:
-                return
-            try:
-                header = json.loads(stream.read(length))
-            except ValueError:
-                return  # the base's own reader says what is wrong with the file
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, entry["shape"]
+def _unet_weights(name: str, shape: tuple[int, ...], network: NetworkOptions) -> int:
+    num_out, num_in, *window = shape
+    num_read = num_in * math.prod(window)
+    if _UNET_LINEAR.search(name):
+        return network.dim * (num_read + num_out)
+    if network.conv_dim is None or not _UNET_CONV.search(name):
+        return 0
+    dim = network.dim if math.prod(window) == 1 else network.conv_dim
+    return dim * (num_read + num_out)

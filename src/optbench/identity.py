@@ -7,7 +7,6 @@ places on disk or the report is in no hash.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from optbench import paths
+from optbench.basefiles import reading
 from optbench.config import config_tree, register_resolvers
 from optbench.continuing import StartingLora, starting_lora
 from optbench.dataset import read_dataset
-from optbench.errors import BaseError, Problem
-from optbench.options import BaseOptions, DatasetOptions, RunConfig
+from optbench.options import DatasetOptions, RunConfig
 from optbench.records import Dataset
 from optbench.rundir import fingerprint
 
@@ -39,6 +38,7 @@ _OPTIMIZER_KEYS = (
     "group_args",
     "traits",
 )
+_BASE_KEYS = ("v_parameterization",)
 _DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
 # In the hash only while they do something, so that runs from before they existed keep their names.
 _DATASET_SWITCHES: Mapping[str, Any] = {
@@ -81,8 +81,8 @@ def identify(config: RunConfig) -> RunIdentity:
         OptbenchError: If the LoRA file that is continued cannot be read.
     """
     start = starting_lora(config.network)
-    dataset = _dataset(config.dataset, pixels_per_latent(config.base))
-    base = base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
+    dataset = _dataset(config.dataset, reading.pixels_per_latent(config.base))
+    base = reading.base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
     weights = weights_fingerprint(
         config,
         dataset_fingerprint=dataset.fingerprint,
@@ -111,7 +111,7 @@ def weights_fingerprint(
     """
     content = {
         "schema": _WEIGHTS_SCHEMA,
-        "base": base_fingerprint,
+        "base_files": base_fingerprint,
         "family": config.base.family,
         "pictures": dataset_fingerprint,
         **_weight_settings(config),
@@ -153,36 +153,6 @@ def changed_settings(config: RunConfig) -> tuple[str, ...]:
     return tuple(keys) if config.network.weights is None else (*keys, "network.weights")
 
 
-def base_fingerprint(options: BaseOptions, *, cache_dir: Path) -> str:
-    """Return hex that changes with any weight or config file of the base or its own autoencoder."""
-    parts = [paths.folder_fingerprint(Path(options.path), cache_dir=cache_dir)]
-    if options.vae is not None:
-        parts.append(paths.folder_fingerprint(Path(options.vae), cache_dir=cache_dir))
-    return "+".join(parts)
-
-
-def pixels_per_latent(options: BaseOptions) -> int:
-    """Return how many pixels one latent is wide, from the autoencoder's config alone.
-
-    Raises:
-        BaseError: If that config is missing or is none of an autoencoder.
-    """
-    folder = Path(options.path) / "vae" if options.vae is None else Path(options.vae)
-    file = folder / "config.json"
-    try:
-        num_levels = len(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseError(
-            Problem(
-                found=f"{type(error).__name__}: {error}",
-                expected="the config of an AutoencoderKL, with block_out_channels",
-                where=str(file),
-                fix="point base.path at a whole model in diffusers layout",
-            )
-        ) from error
-    return int(2 ** (num_levels - 1))
-
-
 @functools.lru_cache(maxsize=64)
 def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
     return read_dataset(options, pixels_per_latent=num_pixels)
@@ -200,6 +170,7 @@ def _with_words_for_infinity(value: Any) -> Any:
 def _weight_settings(config: RunConfig) -> dict[str, Any]:
     tree = config_tree(config)
     return {
+        "base": {key: tree["base"][key] for key in _BASE_KEYS},
         "dataset": _dataset_settings(tree["dataset"]),
         "network": {
             key: value for key, value in tree["network"].items() if key not in _NOT_OF_NETWORK
@@ -240,7 +211,7 @@ def _shipped_tree(config: RunConfig) -> DictConfig:
     register_resolvers()
     root = _primary_config()
     # The base is hashed by its content; only the rates' scale enters other settings.
-    base = {"lr_scale": config.base.lr_scale}
+    base = {"lr_scale": config.base.lr_scale, **dict.fromkeys(_BASE_KEYS)}
     tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
     for group, default in _shipped_choices().items():
         if default is None or " " in group or group == "sweep" or group in _HASHED_ELSEWHERE:

@@ -34,6 +34,10 @@ def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem
 
     A base whose files do not tell is looked at again once it is loaded.
     """
+    if base.v_parameterization is not None:
+        return check_loss_for_prediction(
+            options, "v_prediction" if base.v_parameterization else "epsilon"
+        )
     file = Path(base.path) / "scheduler" / "scheduler_config.json"
     try:
         kind = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
@@ -66,7 +70,8 @@ def check_loss_for_prediction(options: LossOptions, kind: PredictionType) -> lis
 
 def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[Problem]:
     """Return a problem if class pictures are weighed and there are none."""
-    if options.prior_loss_weight == 1 or dataset.reg_dir is not None:
+    is_weight = math.isfinite(options.prior_loss_weight) and options.prior_loss_weight > 0
+    if not is_weight or options.prior_loss_weight == 1 or dataset.reg_dir is not None:
         return []
     return [
         Problem(

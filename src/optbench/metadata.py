@@ -9,12 +9,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from optbench.blocks import spelled_blocks
 from optbench.options import (
-    BaseOptions,
     DatasetOptions,
     LossOptions,
     LrSchedulerOptions,
@@ -22,9 +20,7 @@ from optbench.options import (
     OptimizerOptions,
     TrainOptions,
 )
-from optbench.records import CaptionedImage, PictureFolder
-
-ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]
+from optbench.records import CaptionedImage, ModelVersion, PictureFolder
 
 # What readers of `modelspec.architecture` expect (modelspec 1.0.1).
 _ARCHITECTURES: Mapping[ModelVersion, str] = {
@@ -43,6 +39,8 @@ class LoraCard:
 
     name: str  # of the run
     model_version: ModelVersion
+    predicts_v: bool
+    files: Mapping[str, str]  # the base's names and hashes under kohya's keys
     seed: int
     lr_mult: float
     epoch: int  # epochs trained so far
@@ -52,7 +50,6 @@ class LoraCard:
     num_batches_per_epoch: int
     images: Sequence[CaptionedImage]
     folders: Sequence[PictureFolder]
-    base: BaseOptions
     dataset: DatasetOptions
     network: NetworkOptions
     optimizer: OptimizerOptions
@@ -79,22 +76,22 @@ def kohya_metadata(card: LoraCard) -> dict[str, str]:
 def _model_metadata(card: LoraCard) -> dict[str, str]:
     is_sdxl = card.model_version.startswith("sdxl_")
     width, height = card.dataset.resolution
+    token_length = card.train.max_token_length
     values: dict[str, object] = {
         "ss_output_name": card.name,
-        "ss_sd_model_name": card.base.name,
+        **card.files,
         "ss_base_model_version": card.model_version,
         "ss_v2": card.model_version.startswith("sd_v2"),
         "ss_clip_skip": card.train.clip_skip,
+        "ss_max_token_length": None if token_length == 75 else token_length,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": _ARCHITECTURES[card.model_version],
         "modelspec.implementation": _SGM if is_sdxl else "diffusers",
         "modelspec.title": card.name,
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if card.model_version.endswith("_v") else "epsilon",
+        "modelspec.prediction_type": "v" if card.predicts_v else "epsilon",
         "modelspec.encoder_layer": card.train.clip_skip,
     }
-    if card.base.vae is not None:
-        values["ss_vae_name"] = Path(card.base.vae).name
     return _strings(values)
 
 
@@ -219,7 +216,7 @@ def _loss_metadata(card: LoraCard) -> dict[str, str]:
         # Kohya writes no word on these three, which change what is learnt as well.
         "ss_scale_v_pred_loss_like_noise_pred": options.scale_v_pred_loss_like_noise_pred,
         "ss_v_pred_like_loss": options.v_pred_like_loss,
-        "ss_v_parameterization": card.model_version.endswith("_v"),
+        "ss_v_parameterization": card.predicts_v,
     }
     if options.min_timestep > 0 or last is not None:
         values["modelspec.timestep_range"] = f"{options.min_timestep},{last or 1000}"

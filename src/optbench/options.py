@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 Precision = Literal["no", "fp16", "bf16"]
 SavePrecision = Literal["float", "fp16", "bf16"]
+MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
 ResizeCompat = Literal["v0.10", "v0.11"]
 Attention = Literal["sdpa", "xformers", "eager"]
@@ -24,8 +25,9 @@ class BaseOptions:
 
     name: str
     family: str  # a module of optbench.bases
-    path: str  # a folder in diffusers layout
-    vae: str | None  # a separate autoencoder folder, or None for the one in `path`
+    path: str  # a folder in diffusers layout, a file in original layout, or a hub id
+    vae: str | None  # a separate autoencoder, folder or file; None: the one in `path`
+    v_parameterization: bool | None  # what the unet predicts; None: what the checkpoint says
     lr_scale: float  # recipes' default rates are for SD1.x; this times as much suits this base
 
 
@@ -160,6 +162,7 @@ class TrainOptions:
     mixed_precision: Precision
     max_grad_norm: float  # 0: no clipping
     clip_skip: int  # 1: the text encoder's last layer
+    max_token_length: MaxTokenLength  # what is read of a caption, in pieces of 75 tokens
     save_precision: SavePrecision
     gradient_checkpointing: bool  # less memory, more time, the same weights
     attention: Attention

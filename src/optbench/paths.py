@@ -80,6 +80,11 @@ def files_fingerprint(files: Sequence[Path], *, cache_dir: Path | None = None) -
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
 
 
+def file_sha256(file: Path, *, cache_dir: Path | None = None) -> str:
+    """Return a file's whole SHA-256, 64 hex digits; read once per size and time of change."""
+    return _hashes([file], cache_dir)[file]
+
+
 def _hashes(files: Sequence[Path], cache_dir: Path | None) -> dict[Path, str]:
     """Return every file's SHA-256; those known by size and time of change are not read again."""
     cache = None if cache_dir is None else cache_dir / "file-hashes.json"

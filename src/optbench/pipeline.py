@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from optbench import allocator, pictures, provenance, rundir, validation
+from optbench.basefiles.reading import kohya_hashes
 from optbench.bases import load_base
 from optbench.batches import Pace, num_batches, plan_epoch
 from optbench.checkpoint import save_lora
@@ -76,7 +77,10 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=total_steps(config, identity),
     )
-    texts = text_notices(base, identity.dataset, config.dataset, config.prompts)
+    length = config.train.max_token_length
+    texts = text_notices(
+        base, identity.dataset, config.dataset, config.prompts, max_token_length=length
+    )
     notices = (*latents.notices, *texts, *start_sentences(config.network, start))
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
@@ -96,9 +100,8 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
 
 def total_steps(config: RunConfig, identity: RunIdentity) -> int:
     """Return how many optimizer updates the run takes: `train.max_steps`, or all its epochs."""
-    per_epoch = steps_per_epoch(config, identity)
-    all_epochs = config.train.epochs * per_epoch
-    return all_epochs if config.train.max_steps is None else min(config.train.max_steps, all_epochs)
+    steps, limit = config.train.epochs * steps_per_epoch(config, identity), config.train.max_steps
+    return steps if limit is None else min(limit, steps)
 
 
 def steps_per_epoch(config: RunConfig, identity: RunIdentity) -> int:
@@ -204,7 +207,9 @@ class _Run:
         config = self.config
         card = LoraCard(
             name=self.run.name,
-            model_version="sd_v1_v" if self.base.prediction_type == "v_prediction" else "sd_v1",
+            model_version=self.base.model_version,
+            predicts_v=self.base.prediction_type == "v_prediction",
+            files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
             seed=config.seed,
             lr_mult=config.lr_mult,
             epoch=record.epoch,
@@ -216,7 +221,6 @@ class _Run:
             ),
             images=self.identity.dataset.images,
             folders=self.identity.dataset.folders,
-            base=config.base,
             dataset=config.dataset,
             network=config.network,
             optimizer=config.optimizer,
@@ -324,7 +328,8 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
 
 def _base_for(config: RunConfig, device: torch.device) -> Base:
     """Return the base, computing as this run asks; its weights are shared with other runs."""
-    base = _base(config.base, device, config.train.mixed_precision)
+    cache_dir = Path(config.cache_dir)
+    base = _base(config.base, device, config.train.mixed_precision, cache_dir)
     if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
         raise ConfigError(*wrong)
     base.compute_with(
@@ -335,14 +340,14 @@ def _base_for(config: RunConfig, device: torch.device) -> Base:
 
 
 @functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions, device: torch.device, precision: str) -> Base:
+def _base(options: BaseOptions, device: torch.device, precision: str, cache_dir: Path) -> Base:
     """Return the base, loaded once per process and shared by its runs."""
-    return load_base(options, device=device, dtype=_DTYPES[precision])
+    return load_base(options, device=device, dtype=_DTYPES[precision], cache_dir=cache_dir)
 
 
 def _examination(stage: _Run) -> validation.Examination:
-    config, cache_dir = stage.config, Path(stage.config.cache_dir)
-    data, dataset = config.dataset, stage.identity.dataset
+    config, dataset = stage.config, stage.identity.dataset
+    cache_dir, data = Path(config.cache_dir), config.dataset
     probes = validation.read_probes(
         config.validate, data, stage.base, dataset=dataset, cache_dir=cache_dir
     )
@@ -352,6 +357,7 @@ def _examination(stage: _Run) -> validation.Examination:
         probes=probes,
         options=config.validate,
         clip_skip=config.train.clip_skip,
+        max_token_length=config.train.max_token_length,
         cache_dir=cache_dir,
     )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Part = Literal["unet", "text_encoder"]
+ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]  # kohya's words
 Status = Literal["running", "done", "diverged", "out_of_memory", "failed", "skipped", "interrupted"]
 
 
@@ -54,6 +55,15 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What SDXL is told of a picture besides its caption: width and height, or left and top."""
+
+    original: tuple[int, int]  # of the file, pixels
+    crop: tuple[int, int]  # left and top, as kohya works it out; not always the true ones
+    target: tuple[int, int]  # the bucket, pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One use of one picture in one epoch: its address for every draw."""
 
@@ -62,6 +72,7 @@ class Sample:
     occurrence: int  # which of the picture's repeats, from 0; for equal pictures counted on
     caption: str  # after shuffling and dropping
     flipped: bool
+    sizes: Sizes
     is_regularization: bool = False  # a picture of the class, not of what is learnt
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optbench import checks
+from optbench.basefiles.checking import check_base, check_clip_skip
 from optbench.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.continuing import starting_lora
 from optbench.dataset import check_captions_for_length, check_dataset_options
@@ -21,7 +22,7 @@ from optbench.schedules import check_schedule
 def check_sections(values: Mapping[str, Any]) -> list[Problem]:
     """Return what every section that could be built has to say, and the checks across them."""
     single: dict[str, Any] = {
-        "base": checks.check_base,
+        "base": check_base,
         "dataset": check_dataset_options,
         "network": lambda value: [*checks.check_network(value), *check_start(value)],
         "lr_scheduler": check_schedule,
@@ -43,7 +44,7 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
         problems += check_layers(values["base"], values["network"], start) if start else []
     recipe, network, train = values["optimizer"], values["network"], values["train"]
     if isinstance(train, TrainOptions) and values["base"] is not None:
-        problems += checks.check_clip_skip(values["base"], train)
+        problems += check_clip_skip(values["base"], train)
     if values["loss"] is not None and values["base"] is not None:
         problems += check_loss_for_base(values["base"], values["loss"])
     if values["loss"] is not None and values["dataset"] is not None:

@@ -207,14 +207,19 @@ class _Stepper:
         is_text_trained = any(group.part == "text_encoder" for group in groups)
         with self.accelerator.autocast():
             with torch.set_grad_enabled(is_text_trained):
-                conditioning = self.base.encode_captions(captions, clip_skip=self.options.clip_skip)
+                conditioning = self.base.encode_captions(
+                    captions,
+                    clip_skip=self.options.clip_skip,
+                    max_token_length=self.options.max_token_length,
+                )
+            sizes = self.base.encode_sizes([sample.sizes for sample in batch.samples])
             noisy_BCHW, target_BCHW = self.base.noisy_and_target(
                 latents_BCHW, noise_BCHW, timesteps_B
             )
             if draw.input_noise_BCHW is not None:
                 shown_BCHW = self._on_device(draw.input_noise_BCHW)
                 noisy_BCHW, _ = self.base.noisy_and_target(latents_BCHW, shown_BCHW, timesteps_B)
-            predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, conditioning)
+            predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, {**conditioning, **sizes})
         loss = counting.mean_loss(predicted_BCHW, target_BCHW)
         clock.stop("forward")
         # Module dropout may leave no layer to learn from this batch.

@@ -17,7 +17,7 @@ import torch
 
 from optbench import rng
 from optbench.contracts import Base
-from optbench.records import CaptionedImage
+from optbench.records import CaptionedImage, Sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,7 @@ class Probe:
     image_key: str
     split: Split
     caption: str  # whole and in its own order
+    sizes: Sizes
     latents_CHW: Tensor  # as the unet expects, float32 on the CPU
 
 
@@ -61,7 +62,12 @@ def choose_images(
 
 
 def paired_losses(
-    base: Base, probes: Sequence[Probe], *, timesteps: Sequence[int], clip_skip: int
+    base: Base,
+    probes: Sequence[Probe],
+    *,
+    timesteps: Sequence[int],
+    clip_skip: int,
+    max_token_length: int,
 ) -> Iterator[PairedLoss]:
     """Yield the mean squared error of the base's prediction, for every picture and timestep.
 
@@ -73,15 +79,19 @@ def paired_losses(
         probes: The pictures.
         timesteps: Noise levels, from 0 (nearly none) up to, but not including, 1000.
         clip_skip: As in training.
+        max_token_length: As in training.
     """
     for probe in probes:
         with torch.inference_mode():
-            states = base.encode_captions([probe.caption], clip_skip=clip_skip)
+            text = base.encode_captions(
+                [probe.caption], clip_skip=clip_skip, max_token_length=max_token_length
+            )
+            told = {**text, **base.encode_sizes([probe.sizes])}
             for start in range(0, len(timesteps), _MAX_BATCH):
                 chosen = list(timesteps[start : start + _MAX_BATCH])
                 repeated = {
                     name: value.expand(len(chosen), *value.shape[1:])
-                    for name, value in states.items()
+                    for name, value in told.items()
                 }
                 losses_B = _losses(base, probe, chosen, repeated)
                 for timestep, loss in zip(chosen, losses_B.tolist(), strict=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench import rundir
+from optbench.batches import sizes_of
 from optbench.contracts import Base, Network
 from optbench.dataset import read_dataset
 from optbench.errors import DamagedFileError, DatasetError, Problem
@@ -39,6 +40,7 @@ class Examination:
     probes: tuple[Probe, ...]
     options: ValidateOptions
     clip_skip: int
+    max_token_length: int
     cache_dir: Path
 
     @property
@@ -54,6 +56,7 @@ class Examination:
             "sizes": [list(one.latents_CHW.shape) for one in self.probes],
             "timesteps": list(self.options.timesteps),
             "clip_skip": self.clip_skip,
+            "max_token_length": self.max_token_length,
         }
         return rundir.fingerprint(content)
 
@@ -187,6 +190,7 @@ def _measured(examination: Examination) -> dict[Place, float]:
         examination.probes,
         timesteps=examination.options.timesteps,
         clip_skip=examination.clip_skip,
+        max_token_length=examination.max_token_length,
     )
     return {(one.image_key, one.timestep): one.loss for one in losses}
 
@@ -207,6 +211,7 @@ def _probes(
             image_key=image.key,
             split=split,
             caption=image.caption.split("\n")[0],  # its other lines are alternatives
+            sizes=sizes_of(image, flipped=False),
             latents_CHW=latents[image.key, False],
         )
         for image in chosen

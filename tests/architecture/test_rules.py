@@ -42,6 +42,7 @@ RANKS = (
         "noise",
         "captions",
         "augmentation",
+        "basefiles",
     ),
     ("sizes",),
     (
@@ -89,6 +90,8 @@ RANKS = (
 )
 RANK = {name: number for number, line in enumerate(RANKS) for name in line}
 WITHOUT_TORCH = (
+    "basefiles.checking",
+    "basefiles.reading",
     "cli",
     "continuing",
     "expansion",

@@ -84,7 +84,7 @@ def measure(*, is_tuned: bool) -> None:
         latents_BCHW = batch.latents_BCHW.contiguous(memory_format=torch.channels_last)
         with network.attached():
             started = time.perf_counter()
-            states = base.encode_captions(captions, clip_skip=1)
+            states = base.encode_captions(captions, clip_skip=1, max_token_length=75)
             predicted = base.predict(latents_BCHW, torch.tensor([500, 500]), states)
             torch.nn.functional.mse_loss(predicted, noise).backward()
             bare.append(time.perf_counter() - started)

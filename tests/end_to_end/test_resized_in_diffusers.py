@@ -86,7 +86,7 @@ def inputs() -> dict[str, Any]:
 def predicted(base: stable_diffusion.StableDiffusion) -> torch.Tensor:
     given = inputs()
     with torch.inference_mode():
-        states = base.encode_captions(given["captions"], clip_skip=1)
+        states = base.encode_captions(given["captions"], clip_skip=1, max_token_length=75)
         return base.predict(given["noisy"], given["timesteps"], states)
 
 

@@ -35,12 +35,13 @@ def write_base(folder: Path) -> Path:
     return folder / "base"
 
 
-def base_options(folder: Path, *, vae: Path | None = None) -> BaseOptions:
+def base_options(folder: Path, *, vae: Path | None = None, family: str = "sd15") -> BaseOptions:
     known: dict[str, Any] = {
         "name": "random",
-        "family": "stable_diffusion",
+        "family": family,
         "path": str(folder),
         "vae": None if vae is None else str(vae),
+        "v_parameterization": None,
     }
     # Whatever else a base's options say, loading does not ask for it.
     others: dict[str, Any] = {

@@ -28,7 +28,15 @@ from optbench.options import (
     OptimizerTraits,
     TrainOptions,
 )
-from optbench.records import Batch, EpochRecord, LoraTarget, Sample, StepRecord
+from optbench.records import (
+    Batch,
+    EpochRecord,
+    LoraTarget,
+    ModelVersion,
+    Sample,
+    Sizes,
+    StepRecord,
+)
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 
@@ -79,6 +87,7 @@ TRAIN = TrainOptions(
     mixed_precision="no",
     max_grad_norm=0.0,
     clip_skip=1,
+    max_token_length=75,
     save_precision="float",
     gradient_checkpointing=False,
     attention="sdpa",
@@ -121,6 +130,7 @@ class SmallBase:
     pixels_per_latent = 8
     device = torch.device("cpu")
     dtype = torch.float32
+    model_version: ModelVersion = "sd_v1"
     prediction_type: contracts.PredictionType = "epsilon"
 
     def __init__(self) -> None:
@@ -139,13 +149,18 @@ class SmallBase:
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return nn.functional.avg_pool2d(pixels_BCHW, 8)
 
-    def encode_captions(self, captions: Sequence[str], *, clip_skip: int) -> contracts.Conditioning:
+    def encode_captions(
+        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
+    ) -> contracts.Conditioning:
         self.asked.append((torch.is_grad_enabled(), clip_skip))
         draws = [torch.Generator().manual_seed(zlib.crc32(one.encode())) for one in captions]
         words_BE = torch.stack([torch.randn(5, generator=draw) for draw in draws])
         return {"states_BE": torch.tanh(self.text(words_BE))}
 
-    def cut_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
+    def encode_sizes(self, sizes: Sequence[Sizes]) -> contracts.Conditioning:
+        return {}
+
+    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
         return ()
 
     def compute_with(self, *, gradient_checkpointing: bool, attention: str) -> None:
@@ -284,7 +299,14 @@ def make_optimizer(
 def make_batch(*keys: str, epoch: int = 1, occurrence: int = 0) -> Batch:
     """Return pictures that depend on their keys alone, captioned with them."""
     samples = tuple(
-        Sample(image_key=key, epoch=epoch, occurrence=occurrence, caption=key, flipped=False)
+        Sample(
+            image_key=key,
+            epoch=epoch,
+            occurrence=occurrence,
+            caption=key,
+            flipped=False,
+            sizes=Sizes(original=(48, 32), crop=(0, 0), target=(48, 32)),
+        )
         for key in keys
     )
     draws = [torch.Generator().manual_seed(zlib.crc32(key.encode())) for key in keys]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.unit.dataset_options import PLAIN
 
-from optbench.batches import PlannedBatch, num_batches, plan_epoch
+from optbench.batches import PlannedBatch, num_batches, plan_epoch, sizes_of
 from optbench.options import DatasetOptions
 from optbench.records import CaptionedImage, Dataset, Sample
 
@@ -155,3 +155,32 @@ def test_an_added_picture_leaves_the_draws_of_the_others_alone() -> None:
     more = Dataset(images=(picture("new"), *PICTURES.images), fingerprint="")
     options = replace(OPTIONS, flip_aug=True, caption_dropout_rate=0.3)
     assert by_address(plan(options=options)).items() <= by_address(plan(more, options)).items()
+
+
+# --- what SDXL is told ---
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "crop", "mirrored"),
+    [
+        # Wider than its bucket: fitted inside it is 512x384, 64 pixels below the top.
+        ((800, 600), (512, 512), (0, 64), (0, 64)),
+        # Narrower: 384x512, 64 pixels from the left, and as many from the right.
+        ((600, 800), (512, 512), (64, 0), (64, 0)),
+        # 512 * 700 / 900 = 398.2 wide: floor(56.9) from the left, 512 - 56 - 398.2 = 57.8 mirrored.
+        ((700, 900), (512, 512), (56, 0), (57, 0)),
+        ((512, 768), (512, 768), (0, 0), (0, 0)),
+        # 512 / (1000 / 700) = 358.4 high: floor(12.8).
+        ((1000, 700), (512, 384), (0, 12), (0, 12)),
+    ],
+)
+def test_sizes_are_told_as_kohyas_trainer_tells_them(
+    size: tuple[int, int],
+    bucket: tuple[int, int],
+    crop: tuple[int, int],
+    mirrored: tuple[int, int],
+) -> None:
+    image = replace(picture("k"), width=size[0], height=size[1], bucket=bucket)
+    for flipped, expected in ((False, crop), (True, mirrored)):
+        found = sizes_of(image, flipped=flipped)
+        assert (found.original, found.crop, found.target) == (size, expected, bucket)

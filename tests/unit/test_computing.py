@@ -25,7 +25,7 @@ from tests.unit.small_training import (
 from torch import Tensor
 from torch.utils import checkpoint
 
-from optbench.bases import _computing, stable_diffusion
+from optbench.bases import _computing, sd15
 from optbench.bases.stable_diffusion import StableDiffusion
 from optbench.records import Batch
 
@@ -52,7 +52,7 @@ def four_pictures(epoch: int) -> list[Batch]:
 
 def trained(network: dict[str, Any], **changes: Any) -> tuple[StableDiffusion, list[Tensor]]:
     """Return the base and the LoRA's weights after two epochs on two batches each."""
-    base: Any = stable_diffusion.tiny(3)
+    base: Any = sd15.tiny(3)
     base.compute_with(**{"gradient_checkpointing": False, "attention": "sdpa"} | changes)
     lora = make_network(base, filled=False, **network)
     train_one(base, lora, make_optimizer(lora, ADAMW), four_pictures, epochs=2)
@@ -87,7 +87,7 @@ def test_recomputed_activations_give_the_same_weights_bit_for_bit(
     assert num_recomputed[1] == 4 * 2
     assert any(bool(one.any()) for one in plain[1::2])  # up weights have left zero
     assert all(torch.equal(one, two) for one, two in zip(plain, recomputed, strict=True))
-    fresh = stable_diffusion.tiny(3)
+    fresh = sd15.tiny(3)
     for untouched in (base, other):
         for part in ("unet", "text_encoder", "vae"):
             pairs = zip(
@@ -98,7 +98,7 @@ def test_recomputed_activations_give_the_same_weights_bit_for_bit(
 
 
 def test_switched_off_again_nothing_is_recomputed(num_recomputed: list[int]) -> None:
-    base = stable_diffusion.tiny(3)
+    base = sd15.tiny(3)
     base.compute_with(gradient_checkpointing=True, attention="sdpa")
     assert not base.text_encoder.training
     base.compute_with(gradient_checkpointing=False, attention="sdpa")
@@ -107,18 +107,20 @@ def test_switched_off_again_nothing_is_recomputed(num_recomputed: list[int]) -> 
     base.predict(
         torch.randn(1, 4, 8, 8).requires_grad_(),
         torch.tensor([5]),
-        base.encode_captions(["a"], clip_skip=1),
+        base.encode_captions(["a"], clip_skip=1, max_token_length=75),
     )
     assert num_recomputed == [0, 0]
 
 
 def test_a_checkpoint_with_dropout_in_its_config_does_not_begin_to_drop() -> None:
-    base = stable_diffusion.tiny(3)
+    base = sd15.tiny(3)
     for layer in _computing.text_model(base.text_encoder).encoder.layers:
         layer.self_attn.dropout = 0.5
-    before = base.encode_captions(["a girl"], clip_skip=1)["states_BTE"]
+    before = base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"]
     base.compute_with(gradient_checkpointing=True, attention="sdpa")
-    assert torch.equal(base.encode_captions(["a girl"], clip_skip=1)["states_BTE"], before)
+    assert torch.equal(
+        base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"], before
+    )
 
 
 def test_attention_is_computed_by_the_code_that_was_asked_for() -> None:
@@ -135,7 +137,7 @@ def test_attention_is_computed_by_the_code_that_was_asked_for() -> None:
 
 def test_in_bf16_the_base_computes_in_16_bits_and_the_lora_stays_float32() -> None:
     _, exact = trained({})
-    base: Any = stable_diffusion.tiny(3)
+    base: Any = sd15.tiny(3)
     for part in (base.unet, base.text_encoder):
         part.to(torch.bfloat16)
     base.dtype = torch.bfloat16
@@ -158,7 +160,7 @@ def test_in_bf16_the_base_computes_in_16_bits_and_the_lora_stays_float32() -> No
 
 
 def test_as_loaded_the_base_attends_as_sdpa_does() -> None:
-    untouched: Any = stable_diffusion.tiny(3)
+    untouched: Any = sd15.tiny(3)
     lora = make_network(untouched, filled=False)
     train_one(untouched, lora, make_optimizer(lora, ADAMW), four_pictures, epochs=2)
     _, chosen = trained({})
@@ -170,7 +172,7 @@ def test_recomputed_activations_suit_every_loss() -> None:
     everything = replace(LOSS, noise_offset=0.1, ip_noise_gamma=0.1, min_snr_gamma=5.0)
     found = []
     for is_on in (False, True):
-        base: Any = stable_diffusion.tiny(3)
+        base: Any = sd15.tiny(3)
         base.compute_with(gradient_checkpointing=is_on, attention="sdpa")
         lora = make_network(base, filled=False)
         train_one(base, lora, make_optimizer(lora, ADAMW), four_pictures, loss=everything)

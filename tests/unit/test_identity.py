@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from optbench import identity, paths
+from optbench.basefiles import reading
 from optbench.config import build_config, register_resolvers
 from optbench.errors import BaseError
 from optbench.options import RunConfig
@@ -142,11 +143,11 @@ def test_a_run_is_identified_by_slug_and_hash(fake_assets: Path) -> None:
 
 
 def test_pixels_per_latent_come_from_the_autoencoder_in_use(fake_assets: Path) -> None:
-    assert identity.pixels_per_latent(config_of().base) == 8
+    assert reading.pixels_per_latent(config_of().base) == 8
     own = fake_assets / "own_vae"
     own.mkdir()
     (own / "config.json").write_text('{"block_out_channels": [1, 1]}')
-    assert identity.pixels_per_latent(config_of(f"base.vae={own}").base) == 2
+    assert reading.pixels_per_latent(config_of(f"base.vae={own}").base) == 2
     (own / "config.json").write_text("[]")
     with pytest.raises(BaseError):
-        identity.pixels_per_latent(config_of(f"base.vae={own}").base)
+        reading.pixels_per_latent(config_of(f"base.vae={own}").base)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.unit.test_basefiles import write_header
 
 from optbench import cost, launch, plan, rundir
 from optbench.composition import AskedRun, compose_runs
@@ -44,10 +47,14 @@ def write_run(run: AskedRun, *, step_seconds: float, pause_seconds: float) -> No
 
 
 def write_base(folder: Path, part: str, shapes: dict[str, list[int]]) -> None:
-    header = {name: {"dtype": "F16", "shape": shape} for name, shape in shapes.items()}
+    header: dict[str, Any] = {}
+    stop = 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, stop]}
     text = json.dumps({"__metadata__": {}, **header}).encode()
     file = folder / "tiny" / part / "model.safetensors"
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(stop))
 
 
 def test_the_plan_of_the_main_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,3 +151,22 @@ def test_the_data_is_counted_by_folder_bucket_and_batch(
     assert "bucket 768x512: 1 pictures, 3 uses an epoch, 2 or 1 batches" in out
     assert "steps an epoch: 4 (10 batches of up to 2, 3 to a step)" in out
     assert "steps an epoch: 2 (5 batches of up to 4, 3 to a step)" in out
+
+
+def test_disk_is_judged_by_the_names_of_a_single_file_too(tmp_path: Path) -> None:
+    unet = "model.diffusion_model."
+    shapes = {
+        f"{unet}input_blocks.0.0.weight": (4, 4, 3, 3),
+        f"{unet}input_blocks.1.1.proj_in.weight": (10, 20, 1, 1),
+        f"{unet}input_blocks.1.0.in_layers.2.weight": (4, 6, 3, 3),
+        f"{unet}output_blocks.2.1.conv.weight": (4, 4, 3, 3),
+        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (21, 7),
+        "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
+    }
+    path = write_header(tmp_path / "m.safetensors", shapes)
+    base = ["base=sd2", f"base.path={path}", "base.v_parameterization=true"]
+    text = 3 * (7 + 7)  # query, key and value lie in one tensor
+    assert cost.num_lora_weights(only(*base, "network.dim=2").config) == 2 * (30 + text)
+    locon = only(*base, "network=locon", "network.dim=2", "network.conv_dim=3").config
+    convs = 6 * 9 + 4 + 4 * 9 + 4
+    assert cost.num_lora_weights(locon) == 2 * (30 + text) + 3 * convs

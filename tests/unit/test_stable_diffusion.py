@@ -18,9 +18,9 @@ pytest.importorskip("skia")  # the package that writes the base draws its world 
 
 from tests.unit.random_base import load, write_base
 
-from optbench.bases import stable_diffusion
+from optbench.bases import sd15
 from optbench.bases._computing import text_model
-from optbench.bases.stable_diffusion import StableDiffusion
+from optbench.bases.stable_diffusion import Name, Parts, StableDiffusion
 from optbench.contracts import SampleRequest
 from optbench.samplers import SAMPLERS
 from optbench.tiny import shapes
@@ -52,14 +52,16 @@ def base(whole: Path) -> StableDiffusion:
 
 
 def with_schedule(base: StableDiffusion, **changes: Any) -> StableDiffusion:
-    parts = stable_diffusion._Parts(
+    parts = Parts(
         tokenizer=base.tokenizer,
         text_encoder=base.text_encoder,
         vae=base.vae,
         unet=base.unet,
         schedule={**shapes.NOISE_SCHEDULE, **changes},
     )
-    return StableDiffusion(parts, name="other", fingerprint="0", vae_fingerprint="0")
+    return StableDiffusion(
+        parts, Name(name="other", family="sd15", fingerprint="0", vae_fingerprint="0")
+    )
 
 
 # --- text ---
@@ -67,7 +69,7 @@ def with_schedule(base: StableDiffusion, **changes: Any) -> StableDiffusion:
 
 def states(base: StableDiffusion, *texts: str, clip_skip: int = 1) -> Tensor:
     with torch.no_grad():
-        return base.encode_captions(texts, clip_skip=clip_skip)["states_BTE"]
+        return base.encode_captions(texts, clip_skip=clip_skip, max_token_length=75)["states_BTE"]
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
@@ -102,7 +104,7 @@ def test_states_of_a_text_do_not_depend_on_its_neighbours(base: StableDiffusion)
 
 def test_texts_are_cut_after_75_tokens_and_named(base: StableDiffusion) -> None:
     fits, long, longer = (" ".join(["sky"] * number) for number in (75, 76, 99))
-    assert base.cut_texts([fits, long, "", longer]) == (long, longer)
+    assert base.cut_texts([fits, long, "", longer], max_token_length=75) == (long, longer)
     assert torch.equal(states(base, long), states(base, longer))
     assert not torch.equal(states(base, fits), states(base, fits.replace("sky", "red", 1)))
 
@@ -174,7 +176,7 @@ def test_predictions_have_the_shape_of_the_latents(whole: Path, dtype: torch.dty
     base = load(whole, dtype=dtype)
     noisy = torch.randn(2, shapes.LATENT_CHANNELS, 3, 2)
     with torch.no_grad():
-        conditioning = base.encode_captions(["1girl", ""], clip_skip=1)
+        conditioning = base.encode_captions(["1girl", ""], clip_skip=1, max_token_length=75)
         found = base.predict(noisy, torch.tensor([3, 900]), conditioning)
     assert found.shape == noisy.shape
     assert found.dtype == dtype
@@ -271,7 +273,7 @@ def test_pictures_read_the_unets_answer_as_the_schedule_says(
 def test_the_base_draws_from_the_streams_it_is_given_only(base: StableDiffusion) -> None:
     with torch.no_grad():
         base.encode_images(torch.zeros(1, 3, 64, 64), generators(1))
-        base.encode_captions(["1girl"], clip_skip=2)
+        base.encode_captions(["1girl"], clip_skip=2, max_token_length=75)
     base.sample_timesteps(generators(1, 2))
     base.noisy_and_target(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), torch.tensor([1]))
 
@@ -302,7 +304,7 @@ def test_a_base_in_16_bit_draws_nearly_the_same(whole: Path, drawn: NDArray[np.i
 def test_a_base_of_random_weights_is_a_base_too(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stable_diffusion, "asset", lambda name: whole)  # for its tokenizer
-    first, again, other = (draw(stable_diffusion.tiny(seed)) for seed in (1, 1, 2))
+    monkeypatch.setattr(sd15, "asset", lambda name: whole)  # for its tokenizer
+    first, again, other = (draw(sd15.tiny(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

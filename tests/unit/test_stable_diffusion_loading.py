@@ -22,8 +22,9 @@ from tests.unit.random_base import load, write_base
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from optbench import contracts
-from optbench.bases import stable_diffusion
-from optbench.bases.stable_diffusion import StableDiffusion
+from optbench.bases import sd15
+from optbench.bases.scheduling import STABLE_DIFFUSION_SCHEDULE
+from optbench.bases.stable_diffusion import Name, Parts, StableDiffusion
 from optbench.errors import BaseError
 from optbench.records import LoraTarget
 from optbench.tiny import shapes
@@ -177,7 +178,7 @@ def test_a_unet_of_sdxl_is_refused(folder: Path) -> None:
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 16,
     )
-    assert "an SDXL unet" in refusal(folder)
+    assert refusal(folder) == "Stable Diffusion XL"
 
 
 @pytest.mark.parametrize("num_channels", [4, 9])
@@ -239,39 +240,22 @@ def test_weights_that_the_fingerprint_does_not_see_are_refused(folder: Path) -> 
 # --- layers that may carry a LoRA ---
 
 
-@pytest.fixture(scope="module")
-def sd15(base: StableDiffusion) -> StableDiffusion:
-    """Return SD1.5 without its weights, from the configs published with it."""
-    config = CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=77,
-        projection_dim=768,
-    )
+@pytest.fixture(scope="module", name="real_sd15")
+def _real_sd15(base: StableDiffusion) -> StableDiffusion:
+    """Return SD1.5 without its weights."""
     with torch.device("meta"):
-        text_encoder = CLIPTextModel(config)
-        unet = UNet2DConditionModel(
-            sample_size=64,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(320, 640, 1280, 1280),
-            layers_per_block=2,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-        )
-    parts = stable_diffusion._Parts(
+        text_encoder = CLIPTextModel(CLIPTextConfig(**sd15.TEXT_ENCODER))
+        unet = UNet2DConditionModel(**sd15.UNET)
+    parts = Parts(
         tokenizer=base.tokenizer,
         text_encoder=text_encoder,
         vae=base.vae,
         unet=unet,
-        schedule=shapes.NOISE_SCHEDULE,
+        schedule=STABLE_DIFFUSION_SCHEDULE,
     )
-    return StableDiffusion(parts, name="sd15", fingerprint="0", vae_fingerprint="0")
+    return StableDiffusion(
+        parts, Name(name="sd15", family="sd15", fingerprint="0", vae_fingerprint="0")
+    )
 
 
 def kind(target: LoraTarget) -> str:
@@ -282,8 +266,8 @@ def kind(target: LoraTarget) -> str:
     return f"{layer.kernel_size[0]}x{layer.kernel_size[1]}"
 
 
-def test_sd15_has_as_many_layers_as_kohya_counts(sd15: StableDiffusion) -> None:
-    targets = sd15.lora_targets()
+def test_sd15_has_as_many_layers_as_kohya_counts(real_sd15: StableDiffusion) -> None:
+    targets = real_sd15.lora_targets()
     for found in ({target.name for target in targets}, {id(target.module) for target in targets}):
         assert len(found) == len(targets)
     # Counted in sd-scripts itself on the same architecture: 72, 192, and 278 with convolutions.
@@ -307,8 +291,8 @@ def lora_size(targets: Sequence[LoraTarget], *, dim: int, conv_dim: int) -> int:
     return total
 
 
-def test_sd15s_lora_has_the_size_of_kohyas(sd15: StableDiffusion) -> None:
-    targets = sd15.lora_targets()
+def test_sd15s_lora_has_the_size_of_kohyas(real_sd15: StableDiffusion) -> None:
+    targets = real_sd15.lora_targets()
     text = [target for target in targets if target.part == "text_encoder"]
     unet = [target for target in targets if target.part == "unet"]
     plain = [target for target in unet if not target.needs_conv_dim]
@@ -338,18 +322,18 @@ def test_sd15s_lora_has_the_size_of_kohyas(sd15: StableDiffusion) -> None:
     ],
 )
 def test_sd15s_layers_have_kohyas_names(
-    sd15: StableDiffusion, name: str, needs_conv_dim: bool
+    real_sd15: StableDiffusion, name: str, needs_conv_dim: bool
 ) -> None:
-    (target,) = (one for one in sd15.lora_targets() if one.name == name)
+    (target,) = (one for one in real_sd15.lora_targets() if one.name == name)
     assert target.needs_conv_dim == needs_conv_dim
 
 
-def test_kohya_never_touches_the_ends_of_the_unet(sd15: StableDiffusion) -> None:
-    targets = {id(target.module) for target in sd15.lora_targets()}
-    unet = sd15.unet
+def test_kohya_never_touches_the_ends_of_the_unet(real_sd15: StableDiffusion) -> None:
+    targets = {id(target.module) for target in real_sd15.lora_targets()}
+    unet = real_sd15.unet
     for layer in (unet.conv_in, unet.conv_out, *unet.time_embedding.modules()):
         assert id(layer) not in targets
-    parts = [target.part for target in sd15.lora_targets()]
+    parts = [target.part for target in real_sd15.lora_targets()]
     assert parts == sorted(parts)  # the text encoder's first, as in kohya's files
 
 

@@ -13,7 +13,7 @@ from optbench.checkpoint import save_lora
 from optbench.errors import DatasetError
 from optbench.network import LoraNetwork, build_network
 from optbench.options import ValidateOptions
-from optbench.records import CaptionedImage, Dataset
+from optbench.records import CaptionedImage, Dataset, Sizes
 from optbench.rundir import RunDir
 from optbench.validate import Probe, choose_images, paired_losses
 
@@ -30,6 +30,7 @@ def probes(*keys: str) -> tuple[Probe, ...]:
             image_key=key,
             split="training",
             caption=f"girl {key}",
+            sizes=Sizes(original=(48, 32), crop=(0, 0), target=(48, 32)),
             latents_CHW=torch.randn(3, 4, 6, generator=draw),
         )
         for key in keys
@@ -47,7 +48,7 @@ def trained(base: SmallBase) -> LoraNetwork:
 
 
 def losses(base: SmallBase, chosen: tuple[Probe, ...]) -> dict[tuple[str, int], float]:
-    found = paired_losses(base, chosen, timesteps=TIMESTEPS, clip_skip=2)
+    found = paired_losses(base, chosen, timesteps=TIMESTEPS, clip_skip=2, max_token_length=75)
     return {(one.image_key, one.timestep): one.loss for one in found}
 
 
@@ -74,7 +75,9 @@ def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:
     noisy, target = base.noisy_and_target(
         probe.latents_CHW.expand(3, -1, -1, -1), noise_BCHW, timesteps_B
     )
-    predicted = base.predict(noisy, timesteps_B, base.encode_captions(["girl a"] * 3, clip_skip=2))
+    predicted = base.predict(
+        noisy, timesteps_B, base.encode_captions(["girl a"] * 3, clip_skip=2, max_token_length=75)
+    )
     for index, step in enumerate(TIMESTEPS):
         expected = torch.nn.functional.mse_loss(predicted[index], target[index])
         assert found["a", step] == pytest.approx(float(expected), rel=1e-5)
@@ -129,6 +132,7 @@ def examination(folder: Path, base: SmallBase, **changes: object) -> validation.
         "probes": probes("a", "b"),
         "options": OPTIONS,
         "clip_skip": 1,
+        "max_token_length": 75,
         "cache_dir": folder / "cache",
         **changes,
     }
@@ -142,7 +146,9 @@ def test_records_come_from_the_saved_file_once(tmp_path: Path) -> None:
     save_lora(asked.run.lora_path(2), network.state_dict(), precision="float", metadata={})
     expected = {}
     with network.merged():
-        found = paired_losses(base, asked.probes, timesteps=TIMESTEPS, clip_skip=1)
+        found = paired_losses(
+            base, asked.probes, timesteps=TIMESTEPS, clip_skip=1, max_token_length=75
+        )
         expected = {(one.image_key, one.timestep): one.loss for one in found}
     other = build_network(base.lora_targets(), NETWORK, seed=4)  # has its own weights again after
     own = other.state_dict()

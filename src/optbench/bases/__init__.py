@@ -1,12 +1,14 @@
 """Model families behind one contract: `load_base` finds the module a config names.
 
-Each module of this package is one family. It defines `load(options, *, device, dtype)`, which
-returns a `contracts.Base`, and `tiny(seed)`, the same from small random weights for tests.
+The modules that `basefiles.families` names are one family each. Each defines `load(options, *,
+device, dtype, cache_dir)`, which returns a `contracts.Base`, and `tiny(seed)`, the same from small
+random weights for tests. The other modules are what they share.
 """
 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optbench.contracts import Base
@@ -16,15 +18,23 @@ if TYPE_CHECKING:
     import torch
 
 
-def load_base(options: BaseOptions, *, device: torch.device, dtype: torch.dtype) -> Base:
-    """Return the frozen base of `options` on `device`, its unet and text encoder in `dtype`.
+def load_base(
+    options: BaseOptions,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: Path | None = None,
+) -> Base:
+    """Return the frozen base of `options` on `device`, its unet and text encoders in `dtype`.
+
+    With `cache_dir`, files whose size and time of change are known are not hashed again.
 
     Raises:
         BaseError: If weights are missing, damaged, or of another family.
     """
     _quiet_libraries()
     module = importlib.import_module(f"optbench.bases.{options.family}")
-    base: Base = module.load(options, device=device, dtype=dtype)
+    base: Base = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
     return base
 
 

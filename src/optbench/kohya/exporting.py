@@ -15,6 +15,7 @@ _ONLY_IN_FILES = {
     "num_repeats": "put the pictures into a folder named <repeats>_<class words>",
     "class_tokens": "name the folder <repeats>_<these words>",
 }
+_PIECE_TOKENS = 75
 _PROMPT_FILE = "prompts.txt"
 _PROMPT_END = "END_OF_PROMPTS"
 
@@ -67,6 +68,10 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
     train = config["train"]
     if train["attention"] != "eager":  # which is what happens there without a word
         yield f"--{train['attention']}"
+    if config["base"]["family"] == "sd2":
+        yield "--v2"
+    if train["max_token_length"] != _PIECE_TOKENS:  # 75 is what happens there without a word
+        yield f"--max_token_length={train['max_token_length']}"
     # Epochs win over steps there, so only the shorter one may be given.
     steps = train["max_steps"]
     yield (
@@ -140,6 +145,11 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
     for name, instead in _ONLY_IN_FILES.items():
         if (value := config["dataset"][name]) is not None:
             yield f"dataset.{name}={value}: {instead}"
+    if config["base"]["v_parameterization"] is None and config["base"]["family"] != "sd15":
+        yield (
+            "base.v_parameterization=null: the checkpoint was asked what it predicts; add "
+            "--v_parameterization if it is v"
+        )
     if schedule["name"] not in names.SCHEDULES:
         yield f"lr_scheduler={schedule['name']}: the rate stays constant there"
     if schedule["name"] == "polynomial":

@@ -26,7 +26,7 @@ _UNET, _TEXT = "network_train_unet_only", "network_train_text_encoder_only"
 _READ_APART = (
     *("resolution", "optimizer_type", "use_8bit_adam", "use_lion_optimizer", "learning_rate"),
     *("unet_lr", "text_encoder_lr", "lr_scheduler", "max_train_epochs", "max_train_steps"),
-    *("v2", "v_parameterization", "network_module", _UNET, _TEXT, *_LISTS),
+    *("v2", "v_parameterization", "max_token_length", "network_module", _UNET, _TEXT, *_LISTS),
 )
 _LOSS = (*names.LOSS_VALUES, *names.LOSS_FLAGS)
 _MANY_EPOCHS = 1_000_000  # where steps alone decide
@@ -143,6 +143,8 @@ def _plain(asked: Mapping[str, Any]) -> Iterator[str]:
             yield f"{ours}={_value(asked[kohya])}"
     for kohya, ours in names.FLAGS.items():
         yield f"{ours}={str(_is_on(asked.get(kohya, False))).lower()}"
+    if asked.get("max_token_length"):
+        yield f"train.max_token_length={asked['max_token_length']}"
     for kohya, ours in names.DROPOUTS.items():
         if kohya in asked:
             yield f"{ours}={asked[kohya]}"

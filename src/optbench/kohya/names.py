@@ -58,6 +58,7 @@ FLAGS: Mapping[str, str] = {
     "color_aug": "dataset.color_aug",
     "random_crop": "dataset.random_crop",
     "enable_wildcard": "dataset.enable_wildcard",
+    "v_parameterization": "base.v_parameterization",
 }
 # The same two kinds for loss and noise. There an option without the one it needs is ignored, here
 # it is refused: needed option by option, and which of its values are enough (empty: any but 0).
@@ -134,6 +135,7 @@ SPECIAL = (
     "train.epochs",
     "train.max_steps",
     "train.attention",
+    "train.max_token_length",
     "base.family",
     "prompts.prompts",
     "render.seeds",

@@ -13,10 +13,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from optbench import checks, rundir
+from optbench.basefiles.checking import check_base
+from optbench.basefiles.reading import base_fingerprint
 from optbench.composition import Asked, Command, compose
 from optbench.config import build_options
 from optbench.errors import ConfigError, Problem
-from optbench.identity import base_fingerprint
 from optbench.options import Prompt, PromptOptions, RegularizeOptions, RenderOptions
 
 NAME = CONFIG_NAME = "regularize"
@@ -109,7 +110,7 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPic
         folder=root / name,
         run_dir=root / _STATE_FOLDER / name,
     )
-    problems = [*checks.check_base(options.base), *_check_settings(asked)]
+    problems = [*check_base(options.base), *_check_settings(asked)]
     problems = problems or _check_folder(asked)
     if problems:
         raise ConfigError(*checks.without_repeats(problems))

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from optbench import checks, paths
+from optbench.basefiles.checking import check_base
 from optbench.composition import Asked, Command, compose
 from optbench.config import build_options
 from optbench.dataset import check_dataset_options
@@ -117,7 +118,7 @@ def _check_laboratory(options: ResizeOptions) -> list[Problem]:
     if options.validate.enabled:
         problems += check_dataset_options(options.dataset)
     if options.render.enabled or options.validate.enabled:
-        problems += checks.check_base(options.base)
+        problems += check_base(options.base)
     return problems
 
 

@@ -33,6 +33,8 @@ from optbench.validate import Probe
 
 LIKENESS_FILE = "likeness.jsonl"  # one record per picture: how far it is from the original's
 
+_TOKENS = 75  # read of a caption, whatever the file was trained with
+
 
 @final
 class Laboratory:
@@ -145,6 +147,7 @@ class Laboratory:
             probes=self._probes,
             options=options.validate,
             clip_skip=clip_skip,
+            max_token_length=_TOKENS,
             cache_dir=Path(options.cache_dir),
         )
 

@@ -80,7 +80,12 @@ def evaluate(
     judge = train_judge(folder, codes, drawings, seed=seed, num_steps=_JUDGE_STEPS)
     seen = {_combination(one.attributes) for size in drawings.values() for one in size.drawn}
     options = BaseOptions(
-        name="tiny", family="stable_diffusion", path=str(base_folder), vae=None, lr_scale=1.0
+        name="tiny",
+        family="sd15",
+        path=str(base_folder),
+        vae=None,
+        v_parameterization=None,
+        lr_scale=1.0,
     )
     base = load_base(options, device=torch.device("cpu"), dtype=torch.float32)
     held_out = [_draw(seed, "held out", index) for index in range(_NUM_DRAWINGS)]
