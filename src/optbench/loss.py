@@ -2,7 +2,7 @@
 
 The signal-to-noise ratio of timestep t is SNR = a / (1 - a), where a is the share of the picture's
 variance that is left (`Base.alphas_cumprod_T`). It is that of the schedule the run trains on,
-zero-terminal or not (docs/decisions/0012).
+zero-terminal or not (docs/decisions/0008).
 
 Shapes: B batch, C latent channels, H and W latent height and width, T timesteps.
 """

@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.schedulers import DDPMScheduler
 
-from optbench.bases import stable_diffusion
+from optbench.bases import sd15, stable_diffusion
 from optbench.checkpoint import save_lora
 from optbench.lowrank import decompose
 from optbench.network import build_network
@@ -32,6 +32,8 @@ LOCON = NetworkOptions(
     scale_weight_norms=None,
     train_unet=True,
     train_text_encoder=True,
+    weights=None,
+    dim_from_weights=False,
     down_lr_weight=None,
     mid_lr_weight=None,
     up_lr_weight=None,
@@ -49,7 +51,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture
 def base() -> stable_diffusion.StableDiffusion:
-    return stable_diffusion.tiny(0)
+    return sd15.tiny(0)
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def with_file(base: stable_diffusion.StableDiffusion, path: Path) -> torch.Tenso
 
 def in_diffusers(path: Path) -> torch.Tensor:
     """Return the prediction of diffusers' own pipeline after `load_lora_weights`."""
-    base = stable_diffusion.tiny(0)
+    base = sd15.tiny(0)
     pipeline = StableDiffusionPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,

@@ -99,12 +99,12 @@ def loras(run: RunDir) -> dict[str, bytes]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """Return records without what differs between any two runs: seconds and memory."""
+    """Return records without what differs between any two runs: seconds, memory and load."""
     return [
         {
             key: value
             for key, value in row.items()
-            if not key.startswith("seconds") and key != "peak_memory_bytes"
+            if not key.startswith("seconds") and key not in ("peak_memory_bytes", "load_average")
         }
         for row in rundir.read_rows(path)
     ]

@@ -256,10 +256,12 @@ def test_loss_settings_that_do_nothing_there_are_left_out(tmp_path: Path) -> Non
         "loss.loss_type=l2",
         "loss.ip_noise_gamma=0.1",
         "loss.max_timestep=1000",
-        "loss.prior_loss_weight=1",
     }
     said = {one.partition(":")[0] for one in imported.not_needed}
     assert {"huber_c", "huber_scale", "min_snr_gamma", "multires_noise_discount"} <= said
+    assert "prior_loss_weight" in said
+    weighed = {"reg_data_dir": "/data/girls", "prior_loss_weight": 0.5}
+    assert "loss.prior_loss_weight=0.5" in convert(weighed).overrides
     assert not any("huber" in one or "noise" in one for one in imported.lost)
     tree = tree_of(*imported.overrides, "base=tiny", "dataset=mirelle", "prompts=mirelle")
     assert tree["loss"]["ip_noise_gamma"] == 0.1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from optbench.bases import stable_diffusion
+from optbench.bases import sd15
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.stable_diffusion import StableDiffusion
 from optbench.contracts import SampleRequest
@@ -76,7 +76,7 @@ def test_samplers_undo_the_schedule_that_was_trained_on() -> None:
 
 
 def v_base() -> StableDiffusion:
-    base = stable_diffusion.tiny(3)
+    base = sd15.tiny(3)
     base._use_schedule(NoiseSchedule(CONFIG))
     return base
 
