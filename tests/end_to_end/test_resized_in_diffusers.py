@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,13 @@ from optbench.bases import sd15, stable_diffusion
 from optbench.checkpoint import save_lora
 from optbench.lowrank import decompose
 from optbench.network import build_network
-from optbench.options import NetworkOptions
 from optbench.placing import misfits, network_of
 from optbench.resize.laboratory import read_layers
 from optbench.resize.rules import SizeRule
 from optbench.resize.shrinking import Result, write_resized
+from tests.unit.network_options import PLAIN_NETWORK
 
-LOCON = NetworkOptions(
-    name="locon",
-    dim=6,
-    alpha=3.0,
-    conv_dim=5,
-    conv_alpha=2.0,
-    dropout=0.0,
-    rank_dropout=0.0,
-    module_dropout=0.0,
-    scale_weight_norms=None,
-    train_unet=True,
-    train_text_encoder=True,
-    weights=None,
-    dim_from_weights=False,
-    down_lr_weight=None,
-    mid_lr_weight=None,
-    up_lr_weight=None,
-    block_lr_zero_threshold=0.0,
-    block_dims=None,
-    block_alphas=None,
-    conv_block_dims=None,
-    conv_block_alphas=None,
-    rslora=False,
-    dora=False,
-)
+LOCON = replace(PLAIN_NETWORK, name="locon", dim=6, alpha=3.0, conv_dim=5, conv_alpha=2.0)
 # The networks are float32 and the base has a dozen layers in a row; sums differ in their order.
 TOLERANCE = 1e-4
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from PIL.Image import Image
 from PIL.Image import new as new_image
+from tests.unit.network_options import PLAIN_NETWORK
 from torch import Tensor, nn
 
 from optbench import contracts, testing
@@ -23,7 +24,6 @@ from optbench.optimizers import build_optimizer
 from optbench.options import (
     LossOptions,
     LrSchedulerOptions,
-    NetworkOptions,
     OptimizerOptions,
     OptimizerTraits,
     TrainOptions,
@@ -42,31 +42,7 @@ from optbench.train import Course, Lane, train_epochs
 
 CONSTANT = testing.schedule("constant")
 COSINE = testing.schedule("cosine")
-NETWORK = NetworkOptions(
-    name="lora",
-    dim=2,
-    alpha=2.0,
-    conv_dim=None,
-    conv_alpha=None,
-    dropout=0.0,
-    rank_dropout=0.0,
-    module_dropout=0.0,
-    scale_weight_norms=None,
-    down_lr_weight=None,
-    mid_lr_weight=None,
-    up_lr_weight=None,
-    block_lr_zero_threshold=0.0,
-    block_dims=None,
-    block_alphas=None,
-    conv_block_dims=None,
-    conv_block_alphas=None,
-    rslora=False,
-    dora=False,
-    train_unet=True,
-    train_text_encoder=True,
-    weights=None,
-    dim_from_weights=False,
-)
+NETWORK = replace(PLAIN_NETWORK, dim=2)
 PLAIN = OptimizerTraits(
     stepping="plain",
     weights="live",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from tests.unit.network_options import PLAIN_NETWORK
 from torch import nn
 
 from optbench.blocks import (
@@ -23,34 +24,9 @@ from optbench.blocks import (
 )
 from optbench.errors import ConfigError
 from optbench.network import build_network
-from optbench.options import NetworkOptions
 from optbench.records import LoraTarget, Part
 
-OPTIONS = NetworkOptions(
-    name="lora",
-    dim=4,
-    alpha=2.0,
-    conv_dim=None,
-    conv_alpha=None,
-    dropout=0.0,
-    rank_dropout=0.0,
-    module_dropout=0.0,
-    scale_weight_norms=None,
-    down_lr_weight=None,
-    mid_lr_weight=None,
-    up_lr_weight=None,
-    block_lr_zero_threshold=0.0,
-    block_dims=None,
-    block_alphas=None,
-    conv_block_dims=None,
-    conv_block_alphas=None,
-    rslora=False,
-    dora=False,
-    train_unet=True,
-    train_text_encoder=True,
-    weights=None,
-    dim_from_weights=False,
-)
+OPTIONS = PLAIN_NETWORK
 # How many layers of SD1.x a LoRA on convolutions has in each of kohya's 25 places, the first of
 # which is none (shared facts, executed on the real architecture).
 SD1_COUNTS = (

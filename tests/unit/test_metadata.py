@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import pytest
 from tests.unit.dataset_options import PLAIN
+from tests.unit.network_options import PLAIN_NETWORK
 from tests.unit.small_training import LOSS
 
 from optbench import testing
 from optbench.metadata import LoraCard, kohya_metadata
 from optbench.options import (
-    NetworkOptions,
     OptimizerOptions,
     OptimizerTraits,
     TrainOptions,
@@ -73,30 +73,8 @@ CARD = LoraCard(
         PictureFolder(name="2_girl", repeats=2, num_pictures=4, is_regularization=True),
     ),
     dataset=replace(PLAIN, dir="/secret/place", shuffle_caption=True, keep_tokens=1),
-    network=NetworkOptions(
-        name="locon",
-        dim=16,
-        alpha=8.0,
-        conv_dim=4,
-        conv_alpha=2.0,
-        dropout=0.0,
-        rank_dropout=0.1,
-        module_dropout=0.0,
-        scale_weight_norms=None,
-        down_lr_weight=None,
-        mid_lr_weight=None,
-        up_lr_weight=None,
-        block_lr_zero_threshold=0.0,
-        block_dims=None,
-        block_alphas=None,
-        conv_block_dims=None,
-        conv_block_alphas=None,
-        rslora=False,
-        dora=False,
-        train_unet=True,
-        train_text_encoder=True,
-        weights=None,
-        dim_from_weights=False,
+    network=replace(
+        PLAIN_NETWORK, name="locon", dim=16, alpha=8.0, conv_dim=4, conv_alpha=2.0, rank_dropout=0.1
     ),
     optimizer=OptimizerOptions(
         name="adamw",

@@ -9,40 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.unit.network_options import PLAIN_NETWORK
 from torch import Tensor, nn
 from torch.nn import functional
 
 from optbench import contracts
 from optbench.errors import ConfigError
 from optbench.network import LoraNetwork, build_network
-from optbench.options import NetworkOptions
 from optbench.records import LoraTarget
 
-OPTIONS = NetworkOptions(
-    name="lora",
-    dim=4,
-    alpha=2.0,
-    conv_dim=3,
-    conv_alpha=1.0,
-    dropout=0.0,
-    rank_dropout=0.0,
-    module_dropout=0.0,
-    scale_weight_norms=None,
-    down_lr_weight=None,
-    mid_lr_weight=None,
-    up_lr_weight=None,
-    block_lr_zero_threshold=0.0,
-    block_dims=None,
-    block_alphas=None,
-    conv_block_dims=None,
-    conv_block_alphas=None,
-    rslora=False,
-    dora=False,
-    train_unet=True,
-    train_text_encoder=True,
-    weights=None,
-    dim_from_weights=False,
-)
+OPTIONS = replace(PLAIN_NETWORK, conv_dim=3, conv_alpha=1.0)
 KINDS = ("linear", "pointwise", "strided")
 
 

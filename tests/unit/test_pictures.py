@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
+from tests.unit.network_options import PLAIN_NETWORK
 from torch import nn
 
 from optbench import grid, pictures, rundir
@@ -20,7 +21,7 @@ from optbench.checkpoint import save_lora
 from optbench.contracts import Base, SampleRequest
 from optbench.errors import DamagedFileError
 from optbench.network import LoraNetwork, build_network
-from optbench.options import NetworkOptions, Prompt, PromptOptions, RenderOptions, SavePrecision
+from optbench.options import Prompt, PromptOptions, RenderOptions, SavePrecision
 from optbench.pictures import Gallery
 from optbench.records import LoraTarget
 from optbench.rundir import RunDir
@@ -82,31 +83,7 @@ def network(base: FakeBase) -> LoraNetwork:
     target = LoraTarget(
         name="lora_unet_layer", module=base.layer, part="unet", needs_conv_dim=False
     )
-    options = NetworkOptions(
-        name="lora",
-        dim=1,
-        alpha=1.0,
-        conv_dim=None,
-        conv_alpha=None,
-        dropout=0.0,
-        rank_dropout=0.0,
-        module_dropout=0.0,
-        scale_weight_norms=None,
-        down_lr_weight=None,
-        mid_lr_weight=None,
-        up_lr_weight=None,
-        block_lr_zero_threshold=0.0,
-        block_dims=None,
-        block_alphas=None,
-        conv_block_dims=None,
-        conv_block_alphas=None,
-        rslora=False,
-        dora=False,
-        train_unet=True,
-        train_text_encoder=False,
-        weights=None,
-        dim_from_weights=False,
-    )
+    options = replace(PLAIN_NETWORK, dim=1, alpha=1.0, train_text_encoder=False)
     return build_network([target], options, seed=1)
 
 
