@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 
 def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
-    """Make a run of two epochs; `changes`: name, status, reason, text, num_epochs, seconds."""
+    """Make a run of two epochs; `changes`: name, status, reason, text, num_epochs, ..."""
     run = RunDir(sweep / changes.get("name", f"{optimizer}-dim{dim}"))
     text, done = changes.get("text", "mirelle, 1girl"), changes.get("num_epochs", 2)
     prompt = {"text": text, "negative": text, "width": 64, "height": 96}
@@ -82,6 +82,7 @@ def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
         "prompts": {"name": "mirelle", "prompts": {changes.get("prompt", "a"): prompt}},
         "render": {"seeds": SEEDS},
         "seed": 1234,
+        **({"loss": changes["loss"]} if "loss" in changes else {}),
     }
     rundir.write_atomic(run.config_path, yaml.safe_dump(config))
     provenance = {"departures": [text], "optimizer": {"class": text}, "command": ["-m", text]}
@@ -128,6 +129,16 @@ def test_the_page_says_what_was_compared_and_how_it_went(page: Page) -> None:
     assert "n = 1" in page.text
     assert "not tuned" in page.text
     assert "not picture quality" in page.text
+
+
+def test_losses_that_are_counted_differently_are_not_to_be_compared(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep", "adamw", 4, loss={"name": "default", "loss_type": "l2"})
+    other = make_run(tmp_path / "sweep", "adamw", 8, loss={"name": "default", "loss_type": "l2"})
+    assert "do not compare here" not in Page(build_report(tmp_path / "sweep")).text
+    config = yaml.safe_load(other.config_path.read_text(encoding="utf-8"))
+    config["loss"]["loss_type"] = "huber"
+    rundir.write_atomic(other.config_path, yaml.safe_dump(config))
+    assert "do not compare here" in Page(build_report(tmp_path / "sweep")).text
 
 
 def test_runs_beside_other_work_are_not_to_be_ranked_by_time(page: Page, tmp_path: Path) -> None:

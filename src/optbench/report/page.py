@@ -50,6 +50,7 @@ def write_page(sweep_dir: Path) -> Path:
             laboratory=make_laboratory(sweep, report_dir),
             seeds=_num_seeds(trainings),
             noise=tables.seed_noise(trainings),
+            has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
             shared_settings=origins.shared_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),
