@@ -50,6 +50,13 @@ def test_tensors_deep_in_a_state_are_counted() -> None:
     assert telemetry.state_size(optimizer).num_bytes == (3 + 5) * 4
 
 
+def test_a_small_8_bit_flag_is_no_8_bit_state() -> None:
+    (one,) = parameters(4)
+    optimizer = torch.optim.SGD([one])
+    optimizer.state[one] = {"average": torch.zeros(4), "flag": torch.zeros(1, dtype=torch.uint8)}
+    assert telemetry.state_size(optimizer).share_8bit == 0
+
+
 def test_ratio_is_the_change_over_the_weights_for_each_group() -> None:
     first, second = parameters(4, 9)
     groups: list[dict[str, Any]] = [
