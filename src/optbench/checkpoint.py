@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from optbench import claims
 from optbench.errors import DamagedFileError, DivergedError, Problem
 from optbench.options import SavePrecision
 
@@ -159,6 +160,7 @@ def _write_whole(path: Path, header: bytes, pieces: Iterable[memoryview]) -> Non
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
+        claims.confirm(path)
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):

@@ -6,7 +6,8 @@ OptbenchError
 |-- BaseError              the base's weights are missing, damaged or of another family
 |-- MissingPackageError    an optional package is asked for and not installed
 |-- DivergedError          the loss or the weights are no longer finite
-`-- DamagedFileError       a file of ours is truncated or was written by something else
+|-- DamagedFileError       a file of ours is truncated or was written by something else
+`-- ClaimLostError         another worker has taken the run over
 """
 
 from collections.abc import Iterable
@@ -58,6 +59,10 @@ class DivergedError(OptbenchError):
 
 class DamagedFileError(OptbenchError):
     """A file in a run folder or cache is truncated, altered or not what its name says."""
+
+
+class ClaimLostError(OptbenchError):
+    """Another worker has taken the run over: this one may not write into its folder any more."""
 
 
 def describe(problems: Iterable[Problem]) -> str:
