@@ -6,7 +6,8 @@ OptbenchError
 |-- BaseError              the base's weights are missing, damaged or of another family
 |-- MissingPackageError    an optional package is asked for and not installed
 |-- DivergedError          the loss or the weights are no longer finite
-`-- DamagedFileError       a file of ours is truncated or was written by something else
+|-- DamagedFileError       a file of ours is truncated or was written by something else
+`-- LaterSchemaError       a file of ours was written by a later optbench
 """
 
 from collections.abc import Iterable
@@ -58,6 +59,10 @@ class DivergedError(OptbenchError):
 
 class DamagedFileError(OptbenchError):
     """A file in a run folder or cache is truncated, altered or not what its name says."""
+
+
+class LaterSchemaError(OptbenchError):
+    """A file in a run folder was written by a later optbench; it is whole and is left alone."""
 
 
 def describe(problems: Iterable[Problem]) -> str:

@@ -27,6 +27,7 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
+    ("files",),
     ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
     (
         "recipes",
@@ -44,7 +45,7 @@ RANKS = (
         "augmentation",
         "basefiles",
     ),
-    ("sizes",),
+    ("sizes", "stored"),
     (
         "continuing",
         "dataset",
@@ -68,6 +69,7 @@ RANKS = (
     (
         "results",
         "stats",
+        "strangers",
         "checks",
         "loss_checks",
         "refusals",
@@ -78,12 +80,12 @@ RANKS = (
         "offered",
         "fitting",
     ),
-    ("warmstart", "sections"),
+    ("warmstart", "sections", "mending"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion"),
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "recipe_files"),
-    ("doctor",),
+    ("doctor", "verify"),
     ("plan", "resize", "kohya", "regularize"),
     ("cli",),
     ("__main__",),
@@ -111,6 +113,10 @@ WITHOUT_TORCH = (
     "recipes",
     "schedules",
     "loss_checks",
+    "files",
+    "stored",
+    "strangers",
+    "verify",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"
