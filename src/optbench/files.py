@@ -13,11 +13,13 @@ import json
 import math
 import os
 import re
+import secrets
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optbench import claims
 from optbench.errors import DamagedFileError, Problem
 
 Row = dict[str, Any]
@@ -43,7 +45,8 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
         The SHA-256 of the whole file, in hex.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{_TMP_SUFFIX}")
+    # Two machines may have processes of one number.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TMP_SUFFIX}")
     digest = hashlib.sha256()
     try:
         with partial.open("wb") as file:
@@ -52,6 +55,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
                 digest.update(piece)
             file.flush()
             os.fsync(file.fileno())
+        claims.confirm(path)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -81,6 +85,7 @@ def set_aside(path: Path) -> Path:
         aside = path.with_name(f"{path.name}{_DAMAGED_SUFFIX}{'' if number == 1 else number}")
         if not aside.exists():
             break
+    claims.confirm(path)
     path.replace(aside)
     sync_folder(path.parent)
     return aside
@@ -177,6 +182,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     if not text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    claims.confirm(path)
     is_new = not path.is_file()
     _drop_torn_line(path)
     with path.open("ab") as file:

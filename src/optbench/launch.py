@@ -17,10 +17,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from optbench import paths, rundir
+from optbench import claims, paths, rundir
 from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
 from optbench.config import build_config, config_tree
-from optbench.errors import DamagedFileError, DivergedError, MissingPackageError, OptbenchError
+from optbench.errors import (
+    ClaimLostError,
+    DamagedFileError,
+    DivergedError,
+    MissingPackageError,
+    OptbenchError,
+)
 from optbench.identity import identify
 from optbench.options import RunConfig
 from optbench.records import Status, SweepPlace
@@ -130,10 +136,10 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
         return "done"
     if rundir.is_of_later_optbench(run_dir):
         return "failed"  # and it keeps the status it has
-    if rundir.read_status(run_dir).status == "running":
-        return "running"  # another command is at it; two would write into one folder
 
     def run_it() -> Status:
+        if is_finished(run_dir, config):
+            return "done"  # by the worker that had it until now
         from optbench.pipeline import run_one
 
         return run_one(config, place)
@@ -144,12 +150,24 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
 def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
     """Return how some work in a run's folder ended; what it raises becomes status and reason.
 
+    Where another worker has the run, or takes it over, it is left to it: "running".
+
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
     """
+    # A folder from before there were claims may be in the hands of an older optbench.
+    if rundir.read_status(run_dir).status == "running" and not claims.is_claimed(run_dir):
+        return "running"
+    with claims.holding(run_dir, beside=rundir.RunDir(run_dir).status_path) as claim:
+        return "running" if claim is None else _guard(run_dir, work)
+
+
+def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
     try:
-        with rundir.heartbeat(run_dir):
-            return work()
+        return work()
+    except ClaimLostError as error:
+        traceback.clear_frames(error.__traceback__)
+        return "running"  # the folder is another worker's: not even a status may be written
     except KeyboardInterrupt:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise
@@ -179,8 +197,16 @@ def judge(error: BaseException) -> tuple[Status, str]:
 
 
 def _end(run_dir: Path, status: Status, reason: str) -> None:
-    """Write how a run ended, beside the facts that are already known of it."""
-    rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
+    """Write how a run ended, beside the facts that are already known of it.
+
+    Even this may fail: the folder may be another worker's by now, or gone, or have no room.
+    """
+    try:
+        rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
+    except ClaimLostError:
+        return
+    except OSError as error:
+        sys.stderr.write(f"{run_dir.name}: {status}: {reason}\n(status.json: {error})\n")
 
 
 @contextlib.contextmanager

@@ -6,19 +6,18 @@ a folder that can be read and continued.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from optbench import claims, processes
 from optbench.errors import DamagedFileError, Problem
 from optbench.files import Row as Row
 from optbench.files import append_rows as append_rows
@@ -32,8 +31,6 @@ from optbench.files import write_json as write_json
 from optbench.records import Cell, Status
 
 SCHEMA = 1
-SILENCE_SECONDS = 600.0  # a run of another machine that wrote nothing for so long counts as dead
-_HEARTBEAT_SECONDS = 60.0
 FoundStatus = Status | Literal["pending"]
 
 _NUM_FINGERPRINT_DIGITS = 16
@@ -152,29 +149,8 @@ def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) 
         "facts": facts,
     }
     if status == "running":
-        content["process"] = _process_mark(os.getpid())
+        content["process"] = processes.mark(os.getpid())
     write_json(RunDir(run_dir).status_path, content)
-
-
-@contextlib.contextmanager
-def heartbeat(run_dir: Path) -> Iterator[None]:
-    """Touch status.json every minute, so that a slow epoch does not look dead from elsewhere."""
-    path = RunDir(run_dir).status_path
-    is_over = threading.Event()
-
-    def beat() -> None:
-        while not is_over.wait(_HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(path)
-
-    # A daemon: it must die with the process, and never keep it alive.
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def read_status(run_dir: Path) -> StatusRecord:
@@ -183,7 +159,7 @@ def read_status(run_dir: Path) -> StatusRecord:
     A folder without status.json is `pending`; a damaged one counts as `interrupted`, because the
     same command goes on from there; one of a later optbench as `failed`, with the sentence.
     On the machine and since the boot where the run was started, its process decides; seen from
-    elsewhere, `SILENCE_SECONDS` without a new record do.
+    elsewhere, `claims.SILENCE_SECONDS` without a new record do.
     """
     path = RunDir(run_dir).status_path
     if not path.is_file():
@@ -244,41 +220,16 @@ def _status_record(path: Path) -> StatusRecord:
     )
 
 
-def _process_mark(pid: int) -> Row:
-    """Return what tells this process from every other one that had or will have its number."""
-    return {"pid": pid, "started": _started(pid), "place": _place()}
-
-
 def _is_alive(run_dir: Path, process: Mapping[str, Any]) -> bool:
-    pid, place = process.get("pid"), _place()
-    if isinstance(pid, int) and place and process.get("place") == place:
-        return bool(process.get("started")) and _started(pid) == process.get("started")
+    if claims.is_claimed(run_dir):
+        return claims.holder(run_dir) is not None
+    known = processes.is_alive(process)
+    if known is not None:
+        return known
     run = RunDir(run_dir)
     touched = [
         path.stat().st_mtime
         for path in (run.status_path, run.steps_path, run.epochs_path)
         if path.is_file()
     ]
-    return bool(touched) and time.time() - max(touched) < SILENCE_SECONDS
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process was started, in clock ticks since boot; None without /proc or it."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        # The name in parentheses may hold spaces; state is the first word after it, and
-        # field 22 of proc(5) the twentieth.
-        state, *rest = stat.rpartition(")")[2].split()
-    except (OSError, ValueError):
-        return None
-    return None if state in "ZX" else int(rest[18])
-
-
-def _place() -> str:
-    """Return a hash of this boot and process namespace, or nothing where /proc tells neither."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = Path("/proc/self/ns/pid").readlink()
-    except OSError:
-        return ""
-    return hashlib.sha256(f"{boot} {namespace}".encode()).hexdigest()[:_NUM_FINGERPRINT_DIGITS]
+    return bool(touched) and time.time() - max(touched) < claims.SILENCE_SECONDS

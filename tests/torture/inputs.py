@@ -1,4 +1,4 @@
-"""The table of bad inputs and the fuzzing of every reader, with many more examples than in tests."""
+"""The table of bad inputs and the fuzzing of every reader, with many more examples than usual."""
 
 from __future__ import annotations
 
@@ -35,6 +35,4 @@ def _counted(name: str, file: str, what: str) -> Figures:
     failed = re.findall(r"^FAILED (.*)$", done.stdout, flags=re.MULTILINE)
     if done.returncode and not failed:
         failed = [last]
-    return Figures(
-        name=name, num_tried=sum(counts.values()), what=what, losses=tuple(failed)
-    )
+    return Figures(name=name, num_tried=sum(counts.values()), what=what, losses=tuple(failed))

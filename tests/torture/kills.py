@@ -5,7 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 
-from tests.torture.sweeps import PICTURES, SWEEP, Figures, Workplace, command, differences, results_of
+from tests.torture.sweeps import (
+    PICTURES,
+    SWEEP,
+    Figures,
+    Workplace,
+    command,
+    differences,
+    results_of,
+)
 
 _MOST_KILLS_PER_SWEEP = 12
 _SHARE_OF_SWEEP = 0.45  # a command may live at most so long before it is killed

@@ -225,7 +225,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def differences(place: Path, whole: dict[str, Any]) -> list[str]:
     """Return what is not as in the undisturbed sweep, and what lies there besides."""
     found = results_of(place)
-    unlike = [key for key in sorted(found.keys() | whole.keys()) if found.get(key) != whole.get(key)]
+    unlike = [
+        key for key in sorted(found.keys() | whole.keys()) if found.get(key) != whole.get(key)
+    ]
     debris = [
         str(path.relative_to(place))
         for path in sweep_dir(place).rglob("*")
@@ -241,8 +243,9 @@ def prepared() -> Iterator[None]:
 
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    import tensorboard  # noqa: F401
+
     import optbench.pipeline
     import optbench.report  # noqa: F401
-    import tensorboard  # noqa: F401
 
     yield

@@ -180,7 +180,9 @@ def test_any_caption_becomes_what_is_trained_on(caption: str, mark: str, separat
 
 
 @fuzzed
-@given(lines=st.lists(JSON.map(json.dumps) | TEXT | st.just('{"file_name": "../a.png"}'), max_size=4))
+@given(
+    lines=st.lists(JSON.map(json.dumps) | TEXT | st.just('{"file_name": "../a.png"}'), max_size=4)
+)
 def test_any_metadata_jsonl_is_read_or_refused(lines: list[str]) -> None:
     with folder() as place:
         Image.new("RGB", (64, 64)).save(place / "a.png")
