@@ -14,6 +14,7 @@ from optbench.composition import AskedRuns, compose_runs, flags_first
 from optbench.config import register_resolvers
 from optbench.errors import OptbenchError
 from optbench.refusals import print_problems
+from optbench.strangers import import_sentences
 
 DONE = 0
 NOT_ALL_DONE = 1
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptbenchError as error:
         print_problems(error.problems, _errors())
         return BAD_INPUT
+    for sentence in import_sentences(run.config.optimizer for run in asked.runs):
+        _print_error(sentence)
     try:
         launch.launch(arguments, asked)
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from optbench import checks, expansion, paths, refusals
+from optbench import checks, expansion, paths, refusals, strangers
 from optbench.config import build_config, register_resolvers
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.identity import RunIdentity, identify
@@ -261,6 +261,7 @@ def compose_tree(
             refused.append((guilty, error))
             kept.remove(guilty)
     problems += [refusals.explain(override, error, tree) for override, error in refused]
+    problems += strangers.check_tree(tree, overrides)
     return tree, kept
 
 

@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from optbench.basefiles.reading import tensor_shapes
 from optbench.batches import num_batches
+from optbench.errors import DamagedFileError
+from optbench.files import Row, readable_rows
 from optbench.options import NetworkOptions, RunConfig
 from optbench.records import CaptionedImage, Dataset
-from optbench.rundir import RunDir, read_rows
+from optbench.rundir import RunDir
+from optbench.stored import read_config
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
 _PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
+_COUNTED = ("base", "train", "optimizer", "network")
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 # Of diffusers' layout and of the original one: attention, feed-forward and projections; in the
@@ -108,22 +110,22 @@ def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | N
     alike = [
         (_likeness(config, stored), run_dir)
         for run_dir, stored in _earlier_runs(Path(config.runs_dir))
-        if stored["base"]["name"] == config.base.name
-        and stored["train"]["batch_size"] == config.train.batch_size
+        if stored["base"].get("name") == config.base.name
+        and stored["train"].get("batch_size") == config.train.batch_size
     ]
     if not alike:
         return None
     best = max(likeness for likeness, _ in alike)
     nearest = [run_dir for likeness, run_dir in alike if likeness == best]
     steps: list[float] = [
-        sum(row.get(phase, 0.0) for phase in _PHASES)
+        sum(_seconds_of(row, phase) for phase in _PHASES)
         for run_dir in nearest
-        for row in read_rows(RunDir(run_dir).steps_path)
+        for row in readable_rows(RunDir(run_dir).steps_path)[0]
     ]
     pauses: list[float] = [
-        sum(row.get(pause, 0.0) for pause in _PAUSES)
+        sum(_seconds_of(row, pause) for pause in _PAUSES)
         for run_dir in nearest
-        for row in read_rows(RunDir(run_dir).epochs_path)
+        for row in readable_rows(RunDir(run_dir).epochs_path)[0]
     ]
     if not steps:
         return None
@@ -131,17 +133,25 @@ def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | N
     return statistics.median(steps) * num_steps + pause * num_epochs
 
 
+def _seconds_of(row: Row, name: str) -> float:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
 def _likeness(config: RunConfig, stored: Mapping[str, Any]) -> int:
-    is_same_recipe: bool = stored["optimizer"]["name"] == config.optimizer.name
-    is_same_dim: bool = stored["network"]["dim"] == config.network.dim
+    is_same_recipe: bool = stored["optimizer"].get("name") == config.optimizer.name
+    is_same_dim: bool = stored["network"].get("dim") == config.network.dim
     return 2 * is_same_recipe + is_same_dim
 
 
 def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for file in sorted(runs_dir.glob("*/*/config.yaml")):
-        stored = OmegaConf.to_container(OmegaConf.load(file))
-        if isinstance(stored, dict) and {"base", "train", "optimizer", "network"} <= stored.keys():
-            yield file.parent, {str(key): value for key, value in stored.items()}
+        try:
+            stored = read_config(RunDir(file.parent))
+        except DamagedFileError:
+            continue  # a cost is an estimate; the report says what is wrong with the file
+        if all(isinstance(stored.get(name), dict) for name in _COUNTED):
+            yield file.parent, stored
 
 
 def _disk_bytes(config: RunConfig, num_epochs: int) -> int:

@@ -7,6 +7,7 @@ OptbenchError
 |-- MissingPackageError    an optional package is asked for and not installed
 |-- DivergedError          the loss or the weights are no longer finite
 |-- DamagedFileError       a file of ours is truncated or was written by something else
+|-- LaterSchemaError       a file of ours was written by a later optbench
 `-- ClaimLostError         another worker has taken the run over
 """
 
@@ -59,6 +60,10 @@ class DivergedError(OptbenchError):
 
 class DamagedFileError(OptbenchError):
     """A file in a run folder or cache is truncated, altered or not what its name says."""
+
+
+class LaterSchemaError(OptbenchError):
+    """A file in a run folder was written by a later optbench; it is whole and is left alone."""
 
 
 class ClaimLostError(OptbenchError):

@@ -31,6 +31,7 @@ from optbench.options import RunConfig
 from optbench.outcomes import judge
 from optbench.records import Status, SweepPlace
 from optbench.render import cells_of
+from optbench.stored import read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,29 +138,39 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
 
     A picture somebody deleted counts as left to do; a LoRA file does not, for it takes room.
     """
-    file = rundir.RunDir(run_dir).config_path
-    if rundir.read_status(run_dir).status != "done" or not file.is_file():
+    run = rundir.RunDir(run_dir)
+    if rundir.read_status(run_dir).status != "done":
         return False
-    stored = OmegaConf.load(file)
-    assert isinstance(stored, DictConfig)
     asked = config_tree(config)
     groups = ("prompts", "render", *(("validate",) if config.validate.enabled else ()))
-    is_same = all(
-        name in stored and OmegaConf.to_container(stored[name]) == asked[name] for name in groups
-    )
-    if config.validate.enabled and not rundir.RunDir(run_dir).validation_path.is_file():
+    if config.validate.enabled and not run.validation_path.is_file():
         return False
     try:
-        return is_same and all(path.is_file() for path in _pictures(rundir.RunDir(run_dir), config))
+        stored = read_config(run)
+        is_same = all(stored.get(name) == asked[name] for name in groups)
+        return (
+            is_same and _has_records(run) and all(one.is_file() for one in _pictures(run, config))
+        )
     except DamagedFileError:
         return False  # the run itself will say what is wrong with its records
+
+
+def _has_records(run: rundir.RunDir) -> bool:
+    """Read every record once, so that damage is noticed; a file that older versions lack is none.
+
+    Raises:
+        DamagedFileError: If a line is not what was written.
+    """
+    for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
+        rundir.read_rows(path)
+    return bool(rundir.read_rows(run.steps_path))
 
 
 def _pictures(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
     """Yield where every picture of a finished run lies."""
     if not config.render.enabled:
         return
-    epochs = [row["epoch"] for row in rundir.read_rows(run.epochs_path)]
+    epochs = [row.get("epoch", 0) for row in rundir.read_rows(run.epochs_path)]
     for epoch in (0, *epochs):
         for prompt in config.prompts.prompts:
             for cell in cells_of(prompt, config.render, epoch=epoch):
@@ -175,6 +186,8 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
     run_dir = place.sweep_dir / identify(config).name
     if is_finished(run_dir, config):
         return "done"
+    if rundir.is_of_later_optbench(run_dir):
+        return "failed"  # and it keeps the status it has
 
     def run_it() -> Status:
         if is_finished(run_dir, config):

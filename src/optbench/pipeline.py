@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, pictures, provenance, rundir, validation
+from optbench import allocator, mending, pictures, provenance, resume, rundir, validation
 from optbench.basefiles.reading import kohya_hashes
 from optbench.bases import load_base
 from optbench.batches import Pace, num_batches, plan_epoch
@@ -28,6 +28,7 @@ from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.devices import make_accelerator
 from optbench.errors import ConfigError
+from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
 from optbench.loss_checks import check_loss_for_prediction
@@ -39,7 +40,7 @@ from optbench.options import BaseOptions, RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
-from optbench.resume import Progressed, read_state, write_state
+from optbench.resume import Progressed, write_state
 from optbench.rundir import RunDir
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
@@ -94,6 +95,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         _train(stage, latents, progress)
     if config.render.enabled:
         pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+    resume.forget_previous(run)
     rundir.write_status(run.path, "done")
     return "done"
 
@@ -129,13 +131,18 @@ class _Run:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
         run = self.run
         rundir.clean_partial_files(run.path)
-        rundir.write_atomic(run.config_path, config_yaml(self.config))
+        write_sealed_text(run.config_path, config_yaml(self.config))
+        standing = mending.find_standing(run)
+        if standing.state is not None:
+            standing.state.put_back(self.network, self.optimizer, self.accelerator)
+            self.done = standing.state.progressed
+        if standing.is_lora_lost:
+            rundir.truncate_rows(run.files_path, max_epoch=self.done.epoch - 1)
+            self._save_lora(self.done)
+        for folder in (run.path / "images", self._gallery().shared_dir):
+            standing.notices += mending.set_aside_damaged_pictures(folder)
+        self.notices += tuple(standing.notices)
         described = self._described()
-        restored = read_state(run, self.network, self.optimizer, self.accelerator)
-        self.done = restored or Progressed(epoch=0, step=0)
-        records = (run.steps_path, run.epochs_path, run.layers_path, run.validation_path)
-        for path in records:
-            rundir.truncate_rows(path, max_epoch=self.done.epoch)
         epochs = [
             row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
         ]
@@ -190,19 +197,23 @@ class _Run:
         """Render every picture of every epoch so far that is not on disk yet."""
         if not self.config.render.enabled:
             return
-        gallery = pictures.Gallery(
-            run=self.run,
-            base=self.base,
-            prompts=self.config.prompts.prompts,
-            options=self.config.render,
-            clip_skip=self.config.train.clip_skip,
-            cache_dir=Path(self.config.cache_dir),
-        )
+        gallery = self._gallery()
         pictures.render_base(gallery)
         for epoch in range(1, self.done.epoch + 1):
             pictures.render_epoch(gallery, self.network, epoch=epoch)
 
-    def _save_lora(self, record: EpochRecord) -> None:
+    def _gallery(self) -> pictures.Gallery:
+        config = self.config
+        return pictures.Gallery(
+            run=self.run,
+            base=self.base,
+            prompts=config.prompts.prompts,
+            options=config.render,
+            clip_skip=config.train.clip_skip,
+            cache_dir=Path(config.cache_dir),
+        )
+
+    def _save_lora(self, record: EpochRecord | Progressed) -> None:
         """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
         config = self.config
         card = LoraCard(
@@ -234,9 +245,14 @@ class _Run:
         paths = [self.run.lora_path(record.epoch)]
         if record.step == card.num_steps:
             paths.append(self.run.lora_path(None))
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
+        written = {
+            path.name: save_lora(
+                path, tensors, precision=config.train.save_precision, metadata=metadata
+            )
+            for path in paths
+        }
+        rows = [{"epoch": record.epoch, "file": one, "sha256": written[one]} for one in written]
+        rundir.append_rows(self.run.files_path, rows)
 
     def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
         """Append the epoch's record unless a killed process had got as far as that."""

@@ -27,8 +27,10 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
-    ("records", "contracts", "options", "rng", "paths", "allocator", "samplers", "processes"),
+    ("records", "contracts", "options", "rng", "allocator", "samplers", "processes"),
     ("claims",),
+    ("files",),
+    ("paths",),
     (
         "recipes",
         "schedules",
@@ -45,7 +47,7 @@ RANKS = (
         "augmentation",
         "basefiles",
     ),
-    ("sizes",),
+    ("sizes", "stored"),
     (
         "continuing",
         "dataset",
@@ -71,6 +73,7 @@ RANKS = (
     (
         "results",
         "stats",
+        "strangers",
         "checks",
         "loss_checks",
         "refusals",
@@ -81,12 +84,12 @@ RANKS = (
         "offered",
         "fitting",
     ),
-    ("warmstart", "sections"),
+    ("warmstart", "sections", "mending"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion", "launching"),
     ("pipeline", "tiny", "composition", "cost", "apart"),
     ("launch", "recipe_files"),
-    ("doctor",),
+    ("doctor", "verify"),
     ("plan", "resize", "kohya", "regularize"),
     ("cli", "worker"),
     ("__main__",),
@@ -120,6 +123,10 @@ WITHOUT_TORCH = (
     "recipes",
     "schedules",
     "loss_checks",
+    "files",
+    "stored",
+    "strangers",
+    "verify",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"
