@@ -21,7 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from optbench import apart, claims, paths, rundir
+from optbench import apart, claims, paths, rundir, stopping
 from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
 from optbench.config import build_config, config_tree, register_resolvers
 from optbench.errors import ClaimLostError, DamagedFileError
@@ -31,6 +31,7 @@ from optbench.options import RunConfig
 from optbench.outcomes import judge
 from optbench.records import Status, SweepPlace
 from optbench.render import cells_of
+from optbench.stopping import StopAskedError
 from optbench.stored import read_config
 
 
@@ -62,11 +63,19 @@ class RunTask:
             self.queue.append(errand)
             return None
         if self.is_apart and not is_finished(run_dir, config):
-            apart.make_all([errand], workers=1)
+            with stopping.listening():
+                self._make_apart(errand)
         else:
             with _command_line(self.command[1:]):
                 run_guarded(config, place)
         return objective(run_dir)
+
+    def _make_apart(self, errand: apart.Errand) -> None:
+        try:
+            apart.make_all([errand], workers=1)
+        except StopAskedError as stop:
+            if not stopping.hand_on(stop):
+                raise
 
     def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
         """Return how a worker's process makes it again: with what conf/ calls made known."""
@@ -182,6 +191,7 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
 
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+        StopAskedError: The same, for SIGTERM.
     """
     run_dir = place.sweep_dir / identify(config).name
     if is_finished(run_dir, config):
@@ -206,12 +216,16 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
 
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+        StopAskedError: The same, for SIGTERM.
     """
     # A folder from before there were claims may be in the hands of an older optbench.
     if rundir.read_status(run_dir).status == "running" and not claims.is_claimed(run_dir):
         return "running"
     with claims.holding(run_dir, beside=rundir.RunDir(run_dir).status_path) as claim:
-        return "running" if claim is None else _guard(run_dir, work)
+        if claim is None:
+            return "running"
+        with stopping.listening():
+            return _guard(run_dir, work)
 
 
 def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
@@ -222,6 +236,11 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         return "running"  # the folder is another worker's: not even a status may be written
     except KeyboardInterrupt:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
+        raise
+    except StopAskedError as stop:
+        _end(run_dir, "interrupted", f"{stop}; the same command goes on from here")
+        if stopping.hand_on(stop):
+            return "interrupted"
         raise
     except (Exception, SystemExit) as error:
         status, reason = judge(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from optbench import launch
+from optbench import launch, stopping
 from optbench.config import build_config
 from optbench.records import SweepPlace
 
@@ -34,7 +34,11 @@ def main() -> int:
         run_index=request["run_index"],
         num_runs=request["num_runs"],
     )
-    launch.run_guarded(build_config(tree), place)
+    try:
+        with stopping.listening():
+            launch.run_guarded(build_config(tree), place)
+    except stopping.StopAskedError:
+        return 0  # its status says so
     return 0
 
 

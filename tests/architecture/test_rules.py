@@ -27,7 +27,7 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
-    ("records", "contracts", "options", "rng", "allocator", "samplers", "processes"),
+    ("records", "contracts", "options", "rng", "allocator", "samplers", "processes", "stopping"),
     ("claims",),
     ("files",),
     ("paths",),
@@ -69,6 +69,8 @@ RANKS = (
         "resume",
         "objective",
         "outcomes",
+        "undone",
+        "folders",
     ),
     (
         "results",
@@ -114,6 +116,9 @@ WITHOUT_TORCH = (
     "objective",
     "outcomes",
     "worker",
+    "undone",
+    "folders",
+    "stopping",
     "rundir",
     "results",
     "report",
