@@ -31,6 +31,7 @@ from optbench.records import SweepPlace
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 60.0  # to finish a step, save and leave; a GPU's longest step is far below
 _NUM_LAST_LINES = 12
+_COMMAND = (sys.executable, "-m", "optbench.worker")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -141,7 +142,7 @@ def _start(errand: Errand, *, slot: int, device: str | None, is_alone: bool) -> 
     faults = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
     oom_kills = _num_oom_kills()
     process = subprocess.Popen(
-        [sys.executable, "-m", "optbench.worker"],
+        _COMMAND,
         stdin=subprocess.PIPE,
         text=True,
         env=environment,

@@ -6,6 +6,7 @@ touches it first, and is waited for only so long.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,9 @@ def _touched(folder: Path, *, key: str, limit_seconds: float | None) -> Problem 
     try:
         said, _ = process.communicate(timeout=limit_seconds)
     except subprocess.TimeoutExpired:
-        process.kill()  # it may not die before the share answers; it is not waited for
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=1)  # it may not die before the share answers
         return Problem(
             found=f"no answer for {limit_seconds:g} s",
             expected="a folder that can be written to",
