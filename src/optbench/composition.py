@@ -30,7 +30,7 @@ from optbench import checks, expansion, paths, refusals, strangers
 from optbench.config import build_config, register_resolvers
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.identity import RunIdentity, identify
-from optbench.launching import launching_of
+from optbench.launching import at_a_time, launching_of
 from optbench.options import LaunchOptions, RunConfig
 
 CONFIG_NAME = "config"
@@ -73,6 +73,7 @@ class Asked(Generic[_Run]):
     is_listed: bool  # True: the runs are those of a list, which no sweeper of Hydra's expands
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
+    at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         is_listed=is_listed,
         launch=launching,
         is_local=is_local,
+        at_a_time=at_a_time(master),
     )
 
 

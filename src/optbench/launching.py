@@ -39,6 +39,15 @@ def launching_of(
     return None if wrong else options
 
 
+def at_a_time(master: DictConfig) -> int | None:
+    """Return how many runs a launcher plugin makes at a time; None where it does not say."""
+    for key in ("n_jobs", "array_parallelism"):
+        value = master.hydra.launcher.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
 def _missing_plugins(master: DictConfig) -> list[Problem]:
     problems = []
     for part in ("launcher", "sweeper"):
