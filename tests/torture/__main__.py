@@ -19,7 +19,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from tests.torture.flips import flip_campaign
 from tests.torture.inputs import input_campaign
 from tests.torture.kills import kill_campaign
-from tests.torture.sweeps import Figures, Workplace, prepared
+from tests.torture.sweeps import Figures, Workplace, prepare
 from tests.torture.trouble import disk_campaign, poison_campaign, race_campaign
 
 _DISKS = (256, 512, 1024, 1536, 2048, 3072, 4096, 6144)
@@ -38,7 +38,8 @@ def main() -> int:
     }
     asked = [one for one in sys.argv[1:] if one in parts] or list(parts)
     figures: list[Figures] = []
-    with tempfile.TemporaryDirectory(prefix="torture-") as folder, prepared():
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        prepare(Workplace(Path(folder) / "first"))
         for name in asked:
             started = time.monotonic()
             print(f"{name} ...", flush=True)
