@@ -85,6 +85,7 @@ RANKS = (
     ("warmstart", "sections", "mending"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion"),
+    ("saving",),
     ("pipeline", "tiny", "composition", "cost"),
     ("launch", "recipe_files"),
     ("doctor", "verify"),

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from tests.unit.small_training import ADAMW
 
+from optbench import cli
 from optbench.composition import compose_runs
 from optbench.errors import OptbenchError
 from optbench.recipe_files import compose_recipe
@@ -96,6 +97,22 @@ def test_a_folder_of_recipes_cannot_make_hydra_run_something(
             act()
         assert "hydra.callbacks.x: found os.system" in str(caught.value)
     assert not any(capfd.readouterr())
+
+
+def test_showing_the_config_runs_nothing_of_it_either(
+    fake_assets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra sets up its logging even to print a config."""
+    folder = tmp_path / "theirs" / "optimizer"
+    folder.mkdir(parents=True)
+    evil = "{handlers: {x: {(): os.system, command: echo intruded}}, root: {handlers: [x]}}"
+    text = f"# @package _global_\nhydra: {{hydra_logging: {evil}}}\n"
+    (folder / "fast.yaml").write_text(text)
+    arguments = ["--cfg", "job", f"--config-dir={folder.parent}", "optimizer=fast"]
+    assert cli.main(arguments) == cli.BAD_INPUT
+    said = capfd.readouterr()
+    assert "os.system" in said.err
+    assert "intruded" not in said.out
 
 
 def test_a_class_of_nobody_we_know_is_named_before_it_is_imported() -> None:
