@@ -7,33 +7,85 @@ loading anything, and whatever goes wrong inside becomes a status with a reason.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from optbench import claims, paths, rundir
+from optbench import apart, claims, paths, rundir, stopping
 from optbench.composition import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
-from optbench.config import build_config, config_tree
-from optbench.errors import (
-    ClaimLostError,
-    DamagedFileError,
-    DivergedError,
-    MissingPackageError,
-    OptbenchError,
-)
+from optbench.config import build_config, config_tree, register_resolvers
+from optbench.errors import ClaimLostError, DamagedFileError
 from optbench.identity import identify
+from optbench.objective import objective
 from optbench.options import RunConfig
+from optbench.outcomes import judge
 from optbench.records import Status, SweepPlace
 from optbench.render import cells_of
+from optbench.stopping import StopAskedError
 from optbench.stored import read_config
 
-_NUM_TRACEBACK_LINES = 12
+
+@dataclass(frozen=True, kw_only=True)
+class RunTask:
+    """What Hydra does with each composed run, in this process or in a worker's.
+
+    Carries all it needs, because a worker has neither this process's memory nor its folder.
+    """
+
+    sweep_dir: Path
+    num_runs: int
+    is_apart: bool  # a process for each run
+    command: tuple[str, ...]
+    working_dir: str
+    queue: list[apart.Errand] | None = None  # not None: only noted here, to be made side by side
+
+    def __call__(self, tree: DictConfig) -> float | None:
+        """Return the run's objective: its loss, inf where it went wrong, nan where it stands."""
+        if Path.cwd() != Path(self.working_dir):
+            os.chdir(self.working_dir)  # settings hold paths as they were typed
+        job = HydraConfig.get().job
+        run_index = 0 if OmegaConf.is_missing(job, "num") else int(job.num)
+        place = SweepPlace(sweep_dir=self.sweep_dir, run_index=run_index, num_runs=self.num_runs)
+        config = build_config(tree)
+        run_dir = self.sweep_dir / identify(config).name
+        errand = apart.Errand(run_dir=run_dir, config=config, place=place, command=self.command)
+        if self.queue is not None:
+            self.queue.append(errand)
+            return None
+        if self.is_apart and not is_finished(run_dir, config):
+            with stopping.listening():
+                self._make_apart(errand)
+        else:
+            with _command_line(self.command[1:]):
+                run_guarded(config, place)
+        return objective(run_dir)
+
+    def _make_apart(self, errand: apart.Errand) -> None:
+        try:
+            apart.make_all([errand], workers=1)
+        except StopAskedError as stop:
+            if not stopping.hand_on(stop):
+                raise
+
+    def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
+        """Return how a worker's process makes it again: with what conf/ calls made known."""
+        fields = dataclasses.fields(self)
+        return _arrived, ({field.name: getattr(self, field.name) for field in fields},)
+
+
+def _arrived(values: dict[str, Any]) -> RunTask:
+    register_resolvers()
+    return RunTask(**values)
 
 
 def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
@@ -44,23 +96,32 @@ def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
     """
     if asked.is_whole and all(is_finished(run.run_dir, run.config) for run in asked.runs):
         return
+    assert asked.launch is not None
     asked.sweep_dir.mkdir(parents=True, exist_ok=True)
-    num_runs = len(asked.runs) if asked.is_whole else 0
-
-    def run_one_of_them(tree: DictConfig) -> str:
-        job = HydraConfig.get().job
-        run_index = 0 if OmegaConf.is_missing(job, "num") else int(job.num)
-        place = SweepPlace(sweep_dir=asked.sweep_dir, run_index=run_index, num_runs=num_runs)
-        return run_guarded(build_config(tree), place)
-
+    configs = [run.config for run in asked.runs]
+    workers = apart.num_workers(asked.launch, configs)
+    is_apart = apart.is_wanted(asked.launch, configs) or workers > 1
+    # Side by side only where all runs are known and nobody waits for the loss of one.
+    is_queued = is_apart and asked.is_local and asked.is_whole and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
     placed = [*arguments, f"hydra.sweep.dir='{quoted}'"]
+    task = RunTask(
+        sweep_dir=asked.sweep_dir,
+        num_runs=len(asked.runs) if asked.is_whole else 0,
+        is_apart=is_apart,
+        command=("optbench", *placed),
+        working_dir=str(Path.cwd()),
+        queue=[] if is_queued else None,
+    )
     if asked.is_listed:
         with _command_line(placed):
-            launch_listed(placed, [run.overrides for run in asked.runs], run_one_of_them)
+            launch_listed(placed, [run.overrides for run in asked.runs], task)
     else:
-        call_hydra(placed, run_one_of_them)
+        call_hydra(placed, task)
+    if task.queue:
+        open_ones = [one for one in task.queue if not is_finished(one.run_dir, one.config)]
+        apart.make_all(open_ones, workers=workers)
 
 
 def call_hydra(
@@ -130,6 +191,7 @@ def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
 
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+        StopAskedError: The same, for SIGTERM.
     """
     run_dir = place.sweep_dir / identify(config).name
     if is_finished(run_dir, config):
@@ -154,12 +216,16 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
 
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
+        StopAskedError: The same, for SIGTERM.
     """
     # A folder from before there were claims may be in the hands of an older optbench.
     if rundir.read_status(run_dir).status == "running" and not claims.is_claimed(run_dir):
         return "running"
     with claims.holding(run_dir, beside=rundir.RunDir(run_dir).status_path) as claim:
-        return "running" if claim is None else _guard(run_dir, work)
+        if claim is None:
+            return "running"
+        with stopping.listening():
+            return _guard(run_dir, work)
 
 
 def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
@@ -171,6 +237,11 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
     except KeyboardInterrupt:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise
+    except StopAskedError as stop:
+        _end(run_dir, "interrupted", f"{stop}; the same command goes on from here")
+        if stopping.hand_on(stop):
+            return "interrupted"
+        raise
     except (Exception, SystemExit) as error:
         status, reason = judge(error)
         _end(run_dir, status, reason)
@@ -179,21 +250,6 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         return status
     finally:
         _free_memory()
-
-
-def judge(error: BaseException) -> tuple[Status, str]:
-    """Return the status and the reason that an exception leaves behind."""
-    if isinstance(error, DivergedError):
-        return "diverged", str(error)
-    if isinstance(error, MissingPackageError):
-        return "skipped", str(error)
-    if isinstance(error, OptbenchError):
-        return "failed", str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out_of_memory", f"{type(error).__name__}: {error}"
-    lines = traceback.format_exception(error)
-    tail = "".join(lines).splitlines()[-_NUM_TRACEBACK_LINES:]
-    return "failed", "\n".join([f"{type(error).__name__}: {error}", *tail])
 
 
 def _end(run_dir: Path, status: Status, reason: str) -> None:

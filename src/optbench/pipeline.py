@@ -4,7 +4,6 @@ checkpoint -> validate -> render -> grid. The report is built afterwards, from t
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
@@ -17,23 +16,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, mending, pictures, provenance, resume, rundir, validation
-from optbench.bases import load_base
+from optbench import allocator, mending, pictures, provenance, resume, rundir, stopping, validation
 from optbench.batches import Pace, num_batches, plan_epoch
 from optbench.config import config_yaml
 from optbench.continuing import start_sentences
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.devices import make_accelerator
-from optbench.errors import ConfigError
 from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
-from optbench.loss_checks import check_loss_for_prediction
+from optbench.loading import base_for, network_to_device
+from optbench.midway import forget_midway, take_up, write_midway
 from optbench.network import LoraNetwork
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
-from optbench.options import BaseOptions, RunConfig
+from optbench.options import RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
@@ -43,8 +41,6 @@ from optbench.saving import epoch_card, save_epoch
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 from optbench.warmstart import begin_network
-
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def run_one(config: RunConfig, place: SweepPlace) -> Status:
@@ -58,7 +54,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     rundir.write_status(run.path, "running")
     accelerator = make_accelerator(config.train)
     allocator.forget_peak_memory(accelerator.device.type)
-    base = _base_for(config, accelerator.device)
+    base = base_for(config, accelerator.device)
     latents = latents_of(
         identity.dataset,
         base,
@@ -85,12 +81,13 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
     with _progress(stage, place) as progress:
-        for line in (*departures(config.optimizer), config.optimizer.note, *notices):
+        for line in (*departures(config.optimizer), config.optimizer.note, *stage.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
         with progress.doing("rendering what is missing"):
             stage.catch_up()
-        _train(stage, latents, progress)
+        with stopping.deferred():
+            _train(stage, latents, progress)
     if config.render.enabled:
         pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
     resume.forget_previous(run)
@@ -173,10 +170,12 @@ class _Run:
         self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
         write_scalars(self.run.tensorboard_dir, [*rows, row])
+        forget_midway(self.run)
         saved = time.perf_counter()
-        self.validate_missing()
-        validated = time.perf_counter()
-        self.render_missing()
+        with stopping.at_once():
+            self.validate_missing()
+            validated = time.perf_counter()
+            self.render_missing()
         seconds = {
             "seconds_save": saved - started,
             "seconds_validate": validated - saved,
@@ -269,40 +268,34 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
     last_step = total_steps(config, identity)
     if stage.done.step == last_step:
         return
+    network, optimizer, accelerator = stage.network, stage.optimizer, stage.accelerator
+    before = take_up(stage.run, stage.done, network, optimizer, accelerator)
     course = Course(
         seed=config.seed,
         loss=config.loss,
         first_epoch=stage.done.epoch + 1,
-        first_step=stage.done.step,
+        first_step=stage.done.step if before is None else before.step,
         total_steps=last_step,
+        begun=None if before is None else before.begun,
     )
-
-    pace = Pace(gradient_accumulation=config.train.gradient_accumulation, total_steps=last_step)
-
-    def epoch_batches(epoch: int) -> Iterable[Batch]:
-        planned = plan_epoch(
-            identity.dataset,
-            config.dataset,
-            seed=config.seed,
-            epoch=epoch,
-            batch_size=config.train.batch_size,
-            pace=pace,
-        )
-        return (latents.batch(one) for one in planned)
-
-    rows: list[dict[str, float | int]] = []
-    lane = Lane(network=stage.network, optimizer=stage.optimizer)
-    for (record,) in train_epochs(
+    rows: list[dict[str, float | int]] = [] if before is None else before.rows
+    lane = Lane(network=network, optimizer=optimizer)
+    steps = train_epochs(
         stage.base,
         [lane],
-        epoch_batches,
+        lambda epoch: _epoch_batches(stage, latents, epoch, course),
         options=config.train,
         course=course,
-        accelerator=stage.accelerator,
-    ):
+        accelerator=accelerator,
+    )
+    for (record,) in steps:
         if isinstance(record, StepRecord):
             rows.append(record.as_row())
             progress.advance(record)
+            is_last = record.step == last_step or len(rows) == steps_per_epoch(config, identity)
+            if stopping.is_asked() and not is_last:
+                write_midway(stage.run, rows, network, optimizer, accelerator)
+                stopping.raise_if_asked()
             continue
         with progress.doing(f"saving and rendering epoch {record.epoch}"):
             stage.end_epoch(record, rows)
@@ -312,23 +305,23 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
         rows = []
 
 
-def _base_for(config: RunConfig, device: torch.device) -> Base:
-    """Return the base, computing as this run asks; its weights are shared with other runs."""
-    cache_dir = Path(config.cache_dir)
-    base = _base(config.base, device, config.train.mixed_precision, cache_dir)
-    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
-        raise ConfigError(*wrong)
-    base.compute_with(
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        attention=config.train.attention,
+def _epoch_batches(
+    stage: _Run, latents: LatentCache | FreshLatents, epoch: int, course: Course
+) -> Iterable[Batch]:
+    """Return an epoch's batches, without those of the first one that were trained before."""
+    config = stage.config
+    accumulation = config.train.gradient_accumulation
+    planned = plan_epoch(
+        stage.identity.dataset,
+        config.dataset,
+        seed=config.seed,
+        epoch=epoch,
+        batch_size=config.train.batch_size,
+        pace=Pace(gradient_accumulation=accumulation, total_steps=course.total_steps),
     )
-    return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
-
-
-@functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions, device: torch.device, precision: str, cache_dir: Path) -> Base:
-    """Return the base, loaded once per process and shared by its runs."""
-    return load_base(options, device=device, dtype=_DTYPES[precision], cache_dir=cache_dir)
+    is_begun = course.begun is not None and epoch == course.first_epoch
+    num_trained = (course.first_step - stage.done.step) * accumulation if is_begun else 0
+    return (latents.batch(one) for one in list(planned)[num_trained:])
 
 
 def _examination(stage: _Run) -> validation.Examination:
@@ -346,13 +339,6 @@ def _examination(stage: _Run) -> validation.Examination:
         max_token_length=config.train.max_token_length,
         cache_dir=cache_dir,
     )
-
-
-def network_to_device(network: LoraNetwork, device: torch.device) -> None:
-    """Move the network's parameters in place, before an optimizer sees them."""
-    for group in network.parameter_groups():
-        for parameter in group.parameters:
-            parameter.data = parameter.data.to(device)
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from optbench.options import OptimizerOptions
 
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
-_CALLED = ("_target_", "()", "class")
-_OWN = re.compile(r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+")
+_CALLED = ("_target_", "()", "class", "custom_search_space")  # the last is the Optuna plugin's
+_OWN = re.compile(r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+|optbench\.tuning\.\w+")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.(env|decode)\b|\$\{\s*hydra:")
 
 
@@ -67,7 +67,7 @@ def _check_calls(tree: DictConfig, line: str) -> Iterator[Problem]:
                 # A whole group that another setting gives could hold anything.
                 if isinstance(value, DictConfig | ListConfig) and where not in line:
                     yield _foreign_call(where, "settings taken from elsewhere in the config")
-            elif not _OWN.fullmatch(str(value)) and str(value) not in line:
+            elif value is not None and not _OWN.fullmatch(str(value)) and str(value) not in line:
                 yield _foreign_call(where, str(value))
     env_set = OmegaConf.select(hydra, "job.env_set")
     for name in env_set or ():
