@@ -275,7 +275,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Return what a claim says; nothing while it is being written or where it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

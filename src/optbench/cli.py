@@ -11,7 +11,7 @@ from hydra._internal.utils import get_args_parser
 from rich.console import Console
 
 from optbench import folders, launch, stopping, undone
-from optbench.composition import AskedRuns, compose_runs, flags_first
+from optbench.composition import AskedRuns, compose_runs, flags_first, refuse_strangers
 from optbench.config import register_resolvers
 from optbench.errors import OptbenchError
 from optbench.refusals import print_problems
@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = flags_first(sys.argv[1:] if argv is None else argv)
     if asks_for_information(arguments):
+        try:
+            refuse_strangers(arguments)
+        except OptbenchError as error:
+            print_problems(error.problems, _errors())
+            return BAD_INPUT
         register_resolvers()
         return launch.call_hydra(arguments, lambda tree: None)
     try:

@@ -212,6 +212,27 @@ def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Compose
         GlobalHydra.instance().clear()
 
 
+def refuse_strangers(arguments: Sequence[str]) -> None:
+    """Refuse a --config-dir whose files would have Hydra call what is not its own.
+
+    For commands that only show something: Hydra sets up its logging for these, too. What cannot
+    be composed at all is left to Hydra to say.
+
+    Raises:
+        ConfigError: With everything of the kind.
+    """
+    parsed = get_args_parser().parse_args(list(arguments))
+    if parsed.config_dir is None:
+        return
+    with hydra_session(parsed.config_dir, CONFIG_NAME) as hydra:
+        try:
+            tree = hydra.tree(parsed.overrides, RunMode.RUN)
+        except HydraException:
+            return
+    if problems := strangers.check_tree(tree, parsed.overrides):
+        raise ConfigError(*problems)
+
+
 def launch_listed(
     arguments: Sequence[str], runs: Sequence[Sequence[str]], task: Callable[[DictConfig], object]
 ) -> None:

@@ -17,11 +17,9 @@ import torch
 from accelerate import Accelerator
 
 from optbench import allocator, mending, pictures, provenance, resume, rundir, stopping, validation
-from optbench.basefiles.reading import kohya_hashes
 from optbench.batches import Pace, num_batches, plan_epoch
-from optbench.checkpoint import save_lora
 from optbench.config import config_yaml
-from optbench.continuing import start_metadata, start_sentences
+from optbench.continuing import start_sentences
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.devices import make_accelerator
@@ -29,7 +27,6 @@ from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
 from optbench.loading import base_for, network_to_device
-from optbench.metadata import LoraCard, kohya_metadata
 from optbench.midway import forget_midway, take_up, write_midway
 from optbench.network import LoraNetwork
 from optbench.notices import text_notices
@@ -40,6 +37,7 @@ from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
 from optbench.resume import Progressed, write_state
 from optbench.rundir import RunDir
+from optbench.saving import epoch_card, save_epoch
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 from optbench.warmstart import begin_network
@@ -83,7 +81,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
     with _progress(stage, place) as progress:
-        for line in (*departures(config.optimizer), config.optimizer.note, *notices):
+        for line in (*departures(config.optimizer), config.optimizer.note, *stage.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
         with progress.doing("rendering what is missing"):
@@ -214,44 +212,16 @@ class _Run:
 
     def _save_lora(self, record: EpochRecord | Progressed) -> None:
         """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
-        config = self.config
-        card = LoraCard(
-            name=self.run.name,
-            model_version=self.base.model_version,
-            predicts_v=self.base.prediction_type == "v_prediction",
-            files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
-            seed=config.seed,
-            lr_mult=config.lr_mult,
-            epoch=record.epoch,
-            step=record.step,
-            num_epochs=config.train.epochs,
-            num_steps=total_steps(config, self.identity),
-            num_batches_per_epoch=num_batches(
-                self.identity.dataset, batch_size=config.train.batch_size
-            ),
-            images=self.identity.dataset.images,
-            folders=self.identity.dataset.folders,
-            dataset=config.dataset,
-            network=config.network,
-            optimizer=config.optimizer,
-            lr_scheduler=config.lr_scheduler,
-            train=config.train,
-            loss=config.loss,
+        card = epoch_card(
+            self.config,
+            self.identity,
+            self.base,
+            reached=(record.epoch, record.step),
+            num_steps=total_steps(self.config, self.identity),
         )
         with self.optimizer.evaluation_weights():
             tensors = self.network.state_dict()
-        metadata = {**kohya_metadata(card), **start_metadata(self.identity.start)}
-        paths = [self.run.lora_path(record.epoch)]
-        if record.step == card.num_steps:
-            paths.append(self.run.lora_path(None))
-        written = {
-            path.name: save_lora(
-                path, tensors, precision=config.train.save_precision, metadata=metadata
-            )
-            for path in paths
-        }
-        rows = [{"epoch": record.epoch, "file": one, "sha256": written[one]} for one in written]
-        rundir.append_rows(self.run.files_path, rows)
+        save_epoch(self.run, card, tensors, start=self.identity.start)
 
     def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
         """Append the epoch's record unless a killed process had got as far as that."""

@@ -29,7 +29,9 @@ class EqualBudgets(BaseSampler):
         self._seed = seed
         self._num_startup_trials = num_startup_trials
         self._studies: dict[Any, Study] = {}
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study tells nobody anything
+        optuna.logging.set_verbosity(
+            optuna.logging.WARNING
+        )  # a line per study tells nobody anything
         self._asked: dict[int, Trial] = {}  # by the outer trial's number
 
     def infer_relative_search_space(

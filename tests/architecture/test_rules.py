@@ -89,6 +89,7 @@ RANKS = (
     ("warmstart", "sections", "mending"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion", "launching"),
+    ("saving",),
     ("pipeline", "tiny", "composition", "cost", "apart"),
     ("launch", "recipe_files"),
     ("doctor", "verify"),

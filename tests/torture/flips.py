@@ -8,9 +8,9 @@ from pathlib import Path
 
 from optbench import verify
 from optbench.rundir import RunDir
-from tests.torture.sweeps import Figures, Workplace, command, differences, results_of, run_dirs
+from tests.torture.sweeps import Figures, Made, Workplace, command, differences, run_dirs
 
-RUN = ("optimizer=adamw", "network.dim=2", "validate=default", "validate.num_pictures=2")
+RUN = ("optimizer=adamw", "network.dim=2", "validate=default", "validate.num_pictures=1")
 # Every kind of file below a sweep's place; one of each is taken at random for every try.
 KINDS = (
     "runs/torture/*/state/last.pt",
@@ -37,17 +37,20 @@ KINDS = (
 def flip_campaign(workplace: Workplace, *, num_each: int, seed: int = 2) -> Figures:
     """Damage one file of a finished run and of a killed one, and make the run again."""
     draw = random.Random(seed)
-    done, killed = workplace.root / "flip-done", workplace.root / "flip-killed"
-    ended = command(workplace.arguments(done, *RUN))
-    losses = [] if ended.code == 0 else [ended.output[-2000:]]
-    whole = results_of(done)
+    made = Made(workplace, "flipped", *RUN)
+    place = made.place
+    done, killed = workplace.root / "finished", workplace.root / "killed"
+    losses: list[str] = []
+    ended, whole = made.whole()
     # Killed in its last third, so that there are two states and pictures of some epochs.
-    command(workplace.arguments(killed, *RUN), operations=int(ended.num_operations * 0.75))
+    made.run(operations=int(ended.num_operations * 0.75))
+    place.rename(killed)
+    made.run()
+    place.rename(done)
     num_tried = num_said = 0
     for kind in KINDS:
         for origin in (done, killed):
             for _ in range(num_each):
-                place = workplace.root / "flipped"
                 shutil.rmtree(place, ignore_errors=True)
                 shutil.copytree(origin, place)
                 paths = sorted(place.glob(kind))
@@ -56,10 +59,10 @@ def flip_campaign(workplace: Workplace, *, num_each: int, seed: int = 2) -> Figu
                 num_tried += 1
                 path = draw.choice(paths)
                 damage = _damage(path, draw)
-                found, is_said = _made_again(workplace, place, path, whole)
+                found, is_said = _made_again(made, path, whole)
                 num_said += is_said
                 losses += [f"{damage} of {kind} ({origin.name}): {one}" for one in found]
-        print(f"  {num_tried} flips and cuts, {len(losses)} losses")
+        print(f"  {num_tried} flips and cuts, {len(losses)} losses", flush=True)
     what = f"in {len(KINDS)} kinds of files of finished and of killed runs; {num_said} named on "
     what += "screen or in the run's notices, the others in files that every start writes anew"
     return Figures(name="bit flips and cuts", num_tried=num_tried, what=what, losses=tuple(losses))
@@ -79,12 +82,11 @@ def _damage(path: Path, draw: random.Random) -> str:
     return f"bit {bit} of byte {place}"
 
 
-def _made_again(
-    workplace: Workplace, place: Path, path: Path, whole: dict[str, object]
-) -> tuple[list[str], bool]:
+def _made_again(made: Made, path: Path, whole: dict[str, object]) -> tuple[list[str], bool]:
     """Look for damage as a person would, run the same command, and compare."""
+    place = made.place
     looked = command([str(place / "runs")], main=verify.main)
-    ended = command(workplace.arguments(place, *RUN))
+    ended = made.run()
     found = differences(place, whole)
     if ended.code != 0:
         found.append(f"exit {ended.code}: {ended.output[-800:]}")

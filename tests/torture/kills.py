@@ -5,18 +5,11 @@ from __future__ import annotations
 import random
 import shutil
 
-from tests.torture.sweeps import (
-    PICTURES,
-    SWEEP,
-    Figures,
-    Workplace,
-    command,
-    differences,
-    results_of,
-)
+from tests.torture.sweeps import PICTURES, SWEEP, Figures, Made, Workplace, command, differences
 
 _MOST_KILLS_PER_SWEEP = 12
 _SHARE_OF_SWEEP = 0.45  # a command may live at most so long before it is killed
+_WHOLE_COMMAND_EVERY = 5  # sweeps: then the last word is the command line's, with its report
 
 
 def kill_campaign(workplace: Workplace, *, num_kills: int, seed: int = 1) -> Figures:
@@ -25,41 +18,32 @@ def kill_campaign(workplace: Workplace, *, num_kills: int, seed: int = 1) -> Fig
     losses: list[str] = []
     num_done = {"moment": 0, "file operation": 0}
     num_sweeps = 0
-    wholes = {}
-    for name, sweep in (("plain", SWEEP), ("pictures", PICTURES)):
-        place = workplace.root / f"whole-{name}"
-        ended = command(workplace.arguments(place, *sweep))
-        if ended.code != 0:
-            return Figures(
-                name="kills", num_tried=0, what="no sweep", losses=(ended.output[-2000:],)
-            )
-        wholes[name] = (sweep, ended, results_of(place))
+    made = [Made(workplace, "plain", *SWEEP), Made(workplace, "pictures", *PICTURES)]
+    wholes = [one.whole() for one in made]
     while sum(num_done.values()) < num_kills:
-        name = "pictures" if num_sweeps % 4 == 3 else "plain"
-        sweep, whole, results = wholes[name]
-        place = workplace.root / f"killed-{num_sweeps}"
-        arguments = workplace.arguments(place, *sweep)
+        which = int(num_sweeps % 4 == 3)
+        sweep, (whole, results) = made[which], wholes[which]
         num_sweeps += 1
         for _ in range(_MOST_KILLS_PER_SWEEP):
             if draw.random() < 0.5:
                 limit = draw.uniform(0.02, _SHARE_OF_SWEEP) * whole.cpu_seconds
-                ended, kind = command(arguments, cpu_seconds=limit), "moment"
+                ended, kind = sweep.run(cpu_seconds=limit), "moment"
             else:
                 operation = draw.randint(1, int(_SHARE_OF_SWEEP * whole.num_operations) + 1)
-                ended, kind = command(arguments, operations=operation), "file operation"
+                ended, kind = sweep.run(operations=operation), "file operation"
             if ended.code is not None:
                 break
             num_done[kind] += 1
-        ended = command(arguments)
-        found = differences(place, results)
+        is_command = num_sweeps % _WHOLE_COMMAND_EVERY == 1
+        ended = command(sweep.arguments) if is_command else sweep.run()
+        found = differences(sweep.place, results)
         if ended.code != 0:
-            found.append(f"exit {ended.code}: {ended.output[-500:]}")
+            found.append(f"exit {ended.code}: {ended.output[-800:]}")
         losses += [f"sweep {num_sweeps}: {one}" for one in found]
-        print(f"  {sum(num_done.values())} kills, {num_sweeps} sweeps, {len(losses)} losses")
-        if not found:
-            shutil.rmtree(place)
+        print(f"  {sum(num_done.values())} kills, {num_sweeps} sweeps, {found}", flush=True)
+        shutil.rmtree(sweep.place)
     what = f"{num_done['moment']} at random moments, {num_done['file operation']} at file "
-    what += f"operations, over {num_sweeps} sweeps of 2 to 4 runs; each ended bit-identical"
+    what += f"operations, over {num_sweeps} sweeps of 2 runs; each ended bit-identical"
     return Figures(
         name="SIGKILL", num_tried=sum(num_done.values()), what=what, losses=tuple(losses)
     )

@@ -1,24 +1,30 @@
 """A small sweep on the embedded base, made in processes of its own that may be killed.
 
 Each command runs in a fork of this process, which has imported everything and loaded the base: so
-a hundred of them take minutes, and still each is a whole `python -m optbench` with its own death.
+a hundred of them take minutes, and still each is a process with a death of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from optbench import cli, files, rundir
+from optbench import cli, files, launch, pipeline, rundir
+from optbench.composition import compose_runs, flags_first
+from optbench.identity import RunIdentity
+from optbench.options import RunConfig
+from optbench.records import SweepPlace
 from optbench.rundir import RunDir
 
 SIZE = 64
@@ -82,8 +88,56 @@ class Workplace:
         ]
 
 
-SWEEP = ("-m", "optimizer=adamw,prodigy", "network.dim=2", "validate=default,off", "render=off")
-PICTURES = ("-m", "optimizer=lion", "network.dim=2,4", "validate.num_pictures=2")
+SWEEP = ("-m", "optimizer=adamw,prodigy", "network.dim=2", "render=off")
+PICTURES = ("-m", "optimizer=lion", "network.dim=2,4", "validate=default", *(
+    "validate.num_pictures=2", "validate.timesteps=[500]"
+))  # fmt: skip
+
+
+class Made:
+    """A sweep composed once, to be made again and again in one place without Hydra and report.
+
+    What is left is what may lose something: the runs, their claims, files and statuses.
+    """
+
+    def __init__(self, workplace: Workplace, name: str, *extra: str) -> None:
+        self.place = workplace.root / name
+        self.arguments = workplace.arguments(self.place, *extra)
+        self.asked = compose_runs(flags_first(self.arguments))
+
+    def make(self, _: Sequence[str] = ()) -> int:
+        """Make every run that is not done, as the command does; return its exit code."""
+        launch.identify = pipeline.identify = self._identity  # type: ignore[attr-defined]
+        self.asked.sweep_dir.mkdir(parents=True, exist_ok=True)
+        num_runs = len(self.asked.runs)
+        statuses = [
+            launch.run_guarded(
+                run.config,
+                SweepPlace(sweep_dir=self.asked.sweep_dir, run_index=index, num_runs=num_runs),
+            )
+            for index, run in enumerate(self.asked.runs)
+        ]
+        for run in self.asked.runs:
+            record = rundir.read_status(run.run_dir)
+            if record.status != "done":
+                print(f"{run.run_dir.name}: {record.status}: {record.reason}")
+        return 0 if set(statuses) == {"done"} else 1
+
+    def _identity(self, config: RunConfig) -> RunIdentity:
+        return next(run.identity for run in self.asked.runs if run.config == config)
+
+    def run(self, **kill: Any) -> Ended:
+        """Make the runs in a process of its own, which may be killed."""
+        return command([], main=self.make, **kill)
+
+    def whole(self) -> tuple[Ended, dict[str, Any]]:
+        """Make the sweep undisturbed, and return how it ended and what it made; it is removed."""
+        ended = self.run()
+        found = results_of(self.place)
+        if ended.code != 0:
+            raise RuntimeError(f"the sweep that nothing disturbs: {ended.output[-3000:]}")
+        shutil.rmtree(self.place)
+        return ended, found
 
 
 def sweep_dir(place: Path) -> Path:
@@ -236,16 +290,13 @@ def differences(place: Path, whole: dict[str, Any]) -> list[str]:
     return unlike + debris
 
 
-@contextlib.contextmanager
-def prepared() -> Iterator[None]:
-    """Import everything and load the base here, for the forks to find."""
+def prepare(workplace: Workplace) -> None:
+    """Make a sweep in this process: all is imported and the base loaded, for the forks to find."""
     import torch
 
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import tensorboard  # noqa: F401
-
-    import optbench.pipeline
-    import optbench.report  # noqa: F401
-
-    yield
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        code = cli.main(workplace.arguments(workplace.root / "warm", *PICTURES, "train.epochs=1"))
+    if code != 0:
+        raise RuntimeError(f"the sweep that nothing disturbs ended with {code}")

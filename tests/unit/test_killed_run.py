@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 from tests.unit.small_training import SmallBase, global_state_kept
 
-from optbench import allocator, loading, pipeline, progress, rundir, stopping
+from optbench import allocator, loading, pipeline, progress, rundir, saving, stopping
 from optbench.composition import compose_runs
 from optbench.errors import DamagedFileError
 from optbench.options import RunConfig
@@ -34,9 +34,10 @@ from optbench.train import Course, train_epochs
 NUM_EPOCHS = 2
 # Everything that writes into a run's folder while it trains, as the pipeline calls it.
 WRITERS = (
-    (pipeline, "save_lora"),
+    (saving, "save_lora"),
     (pipeline, "write_state"),
     (pipeline, "write_scalars"),
+    (saving, "append_rows"),
     (rundir, "append_rows"),
 )
 Write = tuple[str, int]  # which of them, and its how-manyeth call from 1
