@@ -60,8 +60,8 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for heard, handler in before.items():
+            signal.signal(heard, handler)
         if signal.getsignal(signal.SIGTERM) is not _hear:
             _ASKED.signal_number = None
 
