@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
 
-_Handler = Callable[[int, FrameType | None], Any]
+_Answer = Callable[[int, FrameType | None], Any]
 
 
 class StopAskedError(KeyboardInterrupt):
@@ -35,7 +35,7 @@ class _Asked:
 
     is_deferred: bool = False  # in training: wait for the step's end
     signal_number: int | None = None
-    requeue: _Handler | None = None  # submitit's
+    requeue: _Answer | None = None  # submitit's
 
 
 _ASKED = _Asked()
@@ -56,12 +56,12 @@ def listening() -> Iterator[None]:
             before[number] = current
             signal.signal(number, _hear)
         if number != signal.SIGTERM and _is_submitits(current):
-            _ASKED.requeue = cast(_Handler, current)
+            _ASKED.requeue = cast(_Answer, current)
     try:
         yield
     finally:
-        for heard, handler in before.items():
-            signal.signal(heard, handler)
+        for heard, answer in before.items():
+            signal.signal(heard, answer)
         if signal.getsignal(signal.SIGTERM) is not _hear:
             _ASKED.signal_number = None
 
@@ -118,5 +118,5 @@ def _hear(number: int, frame: FrameType | None) -> None:
         raise StopAskedError(number)
 
 
-def _is_submitits(handler: object) -> bool:
-    return callable(handler) and str(getattr(handler, "__module__", "")).startswith("submitit")
+def _is_submitits(answer: object) -> bool:
+    return callable(answer) and str(getattr(answer, "__module__", "")).startswith("submitit")
