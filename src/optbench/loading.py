@@ -26,6 +26,7 @@ def base_for(config: RunConfig, device: torch.device) -> Base:
     base.compute_with(
         gradient_checkpointing=config.train.gradient_checkpointing,
         attention=config.train.attention,
+        compiled_by=config.train.dynamo_backend if config.train.torch_compile else None,
     )
     return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
 

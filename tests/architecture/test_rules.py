@@ -44,6 +44,8 @@ RANKS = (
         "loss",
         "noise",
         "captions",
+        "encoded_captions",
+        "lookahead",
         "augmentation",
         "basefiles",
     ),
