@@ -7,9 +7,9 @@ import shutil
 
 from tests.torture.sweeps import PICTURES, SWEEP, Figures, Made, Workplace, command, differences
 
-_MOST_KILLS_PER_SWEEP = 12
-_SHARE_OF_SWEEP = 0.45  # a command may live at most so long before it is killed
-_WHOLE_COMMAND_EVERY = 5  # sweeps: then the last word is the command line's, with its report
+_MOST_KILLS_PER_SWEEP = 30
+_SHARE_OF_SWEEP = 0.22  # a command may live at most so long before it is killed
+_WHOLE_COMMAND_EVERY = 4  # sweeps: then the last word is the command line's, with its report
 
 
 def kill_campaign(workplace: Workplace, *, num_kills: int, seed: int = 1) -> Figures:
@@ -34,7 +34,7 @@ def kill_campaign(workplace: Workplace, *, num_kills: int, seed: int = 1) -> Fig
             if ended.code is not None:
                 break
             num_done[kind] += 1
-        is_command = num_sweeps % _WHOLE_COMMAND_EVERY == 1
+        is_command = num_sweeps % _WHOLE_COMMAND_EVERY == 2
         ended = command(sweep.arguments) if is_command else sweep.run()
         found = differences(sweep.place, results)
         if ended.code != 0:

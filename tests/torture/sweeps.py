@@ -297,6 +297,6 @@ def prepare(workplace: Workplace) -> None:
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        code = cli.main(workplace.arguments(workplace.root / "warm", *PICTURES, "train.epochs=1"))
+        code = Made(workplace, "warm", *PICTURES, "train.epochs=1").make()
     if code != 0:
         raise RuntimeError(f"the sweep that nothing disturbs ended with {code}")

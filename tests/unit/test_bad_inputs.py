@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tests.unit.dataset_options import PLAIN as DATA
 from tests.unit.lora_files import random_tensors, write_lora
@@ -314,11 +315,11 @@ LORAS: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lora(spoiled), f"NaN or infinity in 1 of 12 tensors: {KEY}.lora_up.weight"),
     "half a layer": (lora(lambda one: one.pop(f"{KEY}.lora_up.weight")), "without its lora_up"),
     "an alpha alone": (
-        lora(lambda one: one.setdefault("lora_te_x.alpha", one[f"{KEY}.alpha"])),
+        lora(lambda one: one.setdefault("lora_te_x.alpha", torch.tensor(1.0))),
         "an alpha without its layer",
     ),
     "LoHa": (
-        lora(lambda one: one.setdefault("lora_te_x.hada_w1_a", one[f"{KEY}.alpha"])),
+        lora(lambda one: one.setdefault("lora_te_x.hada_w1_a", torch.tensor(1.0))),
         "found LoHa, a form of adapter",
     ),
     "no LoRA at all": (lora(lambda one: one.clear()), "no LoRA layer at all"),

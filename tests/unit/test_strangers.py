@@ -24,7 +24,7 @@ job_logging:
   handlers:
     file: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/x.log'}
 job: {env_set: {}}
-runtime: {output_dir: ???}
+runtime: {output_dir: '???'}
 """
 
 
@@ -95,7 +95,7 @@ def test_a_folder_of_recipes_cannot_make_hydra_run_something(
     ):
         with pytest.raises(OptbenchError) as caught:
             act()
-        assert "hydra.callbacks.x: found os.system" in str(caught.value)
+        assert "hydra.callbacks.x._target_: found os.system" in str(caught.value)
     assert not any(capfd.readouterr())
 
 
