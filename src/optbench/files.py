@@ -139,6 +139,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise damaged(path, f"{type(error).__name__}: {error}", "a JSON object") from error
     if not isinstance(content, dict):
         raise damaged(path, f"a JSON {type(content).__name__}", "a JSON object")
+    if not is_text(content):
+        raise damaged(path, "half a character in a text", "Unicode")
     last = next(reversed(content.values()), None)
     is_sealed = _SEAL in content or (isinstance(last, str) and _HEX_64.fullmatch(last))
     if is_sealed:
@@ -238,6 +240,18 @@ def damaged(path: Path, found: str, expected: str, fix: str = _AGAIN) -> Damaged
     return DamagedFileError(Problem(found=found, expected=expected, where=str(path), fix=fix))
 
 
+def is_text(content: object) -> bool:
+    """Return whether all text in plain values can be written down: no half of a surrogate pair.
+
+    JSON and YAML can spell such halves, and every table and page would stumble over them.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Put a folder's names on the disk, where the file system can do that.
 
@@ -268,6 +282,8 @@ def _line(row: Mapping[str, Any]) -> str:
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -293,6 +309,8 @@ def _rows(path: Path) -> Iterator[Row]:
             raise _damaged_line(path, str(error), number) from error
         if not isinstance(row, dict):
             raise _damaged_line(path, "no object", number)
+        if not is_text(row):
+            raise _damaged_line(path, "half a character", number)
         if has_seal:
             del row[_LINE_SEAL]
         yield row

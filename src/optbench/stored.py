@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from optbench.errors import DamagedFileError
-from optbench.files import damaged, read_sealed_text
+from optbench.files import damaged, is_text, read_sealed_text
 from optbench.rundir import RunDir
 
 
@@ -38,6 +38,8 @@ def read_config(run: RunDir) -> dict[str, Any]:
         raise _damaged(run, f"{type(error).__name__}: {error}") from error
     if not isinstance(content, dict):
         raise _damaged(run, f"a {type(content).__name__}")
+    if not is_text(content):
+        raise _damaged(run, "half a character in a text")
     return content
 
 

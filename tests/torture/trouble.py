@@ -66,8 +66,8 @@ _RECIPE = """
 name: {name}
 _target_: torture_poisons.{target}
 package: torture_poisons
-paper: null
-note: null
+paper: ""
+note: ""
 lr: 0.001
 unet_lr: null
 text_encoder_lr: ${{optimizer.lr}}

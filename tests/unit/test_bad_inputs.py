@@ -354,6 +354,16 @@ OWN: dict[str, tuple[Callable[[Path], object], bytes, str]] = {
         b'{"epoch":1,"crc32":"00000000"}\n',
         "found another record than was written in line 1",
     ),
+    "half a character": (
+        files.read_rows,
+        b'{"a": "\\ud800"}\n',
+        "found half a character in line 1",
+    ),
+    "a config with half a character": (
+        lambda path: read_config(RunDir(path.parent)),
+        b'a: "\\ud800"\n',
+        "found half a character in a text",
+    ),
     "a config with an alias": (
         lambda path: read_config(RunDir(path.parent)),
         b"a: &a 1\nb: *a\n",
