@@ -121,9 +121,8 @@ def make_all(errands: Sequence[Errand], *, workers: int) -> None:
                 free.sort()
                 _conclude(child)
             time.sleep(_POLL_SECONDS)
-    except BaseException:
-        _stop(children)
-        raise
+    finally:
+        _stop(children)  # none are left unless this was stopped itself
 
 
 def _may_choose_gpu(configs: Sequence[RunConfig]) -> bool:

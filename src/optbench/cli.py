@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptbenchError as error:
         print_problems(error.problems, _errors())
         return BAD_INPUT
-    except KeyboardInterrupt:
-        _print_error("Stopped by Ctrl-C.")
-        _tell_undone(asked, arguments)
-        return STOPPED
     except stopping.StopAskedError as stop:
         _print_error(f"Stopped: {stop}.")
         _tell_undone(asked, arguments)
         return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        _print_error("Stopped by Ctrl-C.")
+        _tell_undone(asked, arguments)
+        return STOPPED
     return _conclude(asked, arguments)
 
 

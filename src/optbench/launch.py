@@ -234,13 +234,13 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
     except ClaimLostError as error:
         traceback.clear_frames(error.__traceback__)
         return "running"  # the folder is another worker's: not even a status may be written
-    except KeyboardInterrupt:
-        _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
-        raise
     except StopAskedError as stop:
         _end(run_dir, "interrupted", f"{stop}; the same command goes on from here")
         if stopping.hand_on(stop):
             return "interrupted"
+        raise
+    except KeyboardInterrupt:
+        _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
         raise
     except (Exception, SystemExit) as error:
         status, reason = judge(error)

@@ -321,7 +321,7 @@ def _epoch_batches(
     )
     is_begun = course.begun is not None and epoch == course.first_epoch
     num_trained = (course.first_step - stage.done.step) * accumulation if is_begun else 0
-    return latents.batches(list(planned)[num_trained:])
+    return latents.batches(planned[num_trained:])
 
 
 def _examination(stage: _Run) -> validation.Examination:

@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM ends training at the next step boundary, where it can go on bit for bit.
+"""Asked to stop: SIGTERM or Ctrl-C ends training after the step, where it can go on bit for bit.
 
 Everywhere else stopping at once is safe: files are written whole. The same holds for the signal
 that submitit takes for a job whose time is up; its own handler, which queues the job again, is
@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, cast
 
-_Handler = Callable[[int, FrameType | None], Any]
+_Answer = Callable[[int, FrameType | None], Any]
 
 
-class StopAskedError(BaseException):
-    """The run was asked to stop by a signal; what it had is saved or on disk already.
-
-    No Exception, so that nothing on the way takes it for a mistake of its own.
-    """
+class StopAskedError(KeyboardInterrupt):
+    """The run was asked to stop by a signal; what it had is saved or on disk already."""
 
     def __init__(self, signal_number: int) -> None:
         """Keep which signal it was."""
         self.signal_number = signal_number
         self.name = signal.Signals(signal_number).name
-        super().__init__(f"asked to stop by {self.name}")
+        by = "Ctrl-C" if signal_number == signal.SIGINT else self.name
+        super().__init__(f"asked to stop by {by}")
 
 
 @dataclass(slots=True)
@@ -37,7 +35,7 @@ class _Asked:
 
     is_deferred: bool = False  # in training: wait for the step's end
     signal_number: int | None = None
-    requeue: _Handler | None = None  # submitit's
+    requeue: _Answer | None = None  # submitit's
 
 
 _ASKED = _Asked()
@@ -45,24 +43,25 @@ _ASKED = _Asked()
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Turn SIGTERM - and submitit's signal, where submitit runs this - into StopAskedError."""
+    """Turn SIGTERM, Ctrl-C, and submitit's signal where submitit runs this, into StopAskedError."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         current = signal.getsignal(number)
-        # Without submitit nobody sends the other two, and a debugger may use them.
-        if number == signal.SIGTERM or _is_submitits(current):
+        # Who ignores Ctrl-C has a reason; and without submitit nobody sends the last two.
+        is_plain = number == signal.SIGTERM or current is signal.default_int_handler
+        if is_plain or _is_submitits(current):
             before[number] = current
             signal.signal(number, _hear)
         if number != signal.SIGTERM and _is_submitits(current):
-            _ASKED.requeue = cast(_Handler, current)
+            _ASKED.requeue = cast(_Answer, current)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for heard, answer in before.items():
+            signal.signal(heard, answer)
         if signal.getsignal(signal.SIGTERM) is not _hear:
             _ASKED.signal_number = None
 
@@ -119,5 +118,5 @@ def _hear(number: int, frame: FrameType | None) -> None:
         raise StopAskedError(number)
 
 
-def _is_submitits(handler: object) -> bool:
-    return callable(handler) and str(getattr(handler, "__module__", "")).startswith("submitit")
+def _is_submitits(answer: object) -> bool:
+    return callable(answer) and str(getattr(answer, "__module__", "")).startswith("submitit")

@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 
-class EqualBudgets(BaseSampler):
+class EqualBudgets(BaseSampler):  # type: ignore[misc] # Optuna is an extra
     """A sampler that gives trial number i the value number i mod n, and each value its own TPE.
 
     TPE is the tree-structured Parzen estimator (Bergstra et al., 2011). With one seed and the same

@@ -88,7 +88,7 @@ RANKS = (
         "offered",
         "fitting",
     ),
-    ("warmstart", "sections", "mending"),
+    ("warmstart", "sections", "mending", "loading", "midway", "tuning"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion", "launching"),
     ("saving",),

@@ -183,3 +183,41 @@ def test_a_stop_waits_for_the_steps_end_and_for_nothing_else() -> None:
         check=False,
     )
     assert done.stdout == "['waits', 'SIGTERM', 'at once', 'the second at once']\n", done.stderr
+
+
+HOSTED = """
+import os, signal, sys
+from pathlib import Path
+from optbench import launch, rundir, stopping
+run = Path(sys.argv[1])
+def requeue(number, frame):
+    print("queued again after", rundir.read_status(run).status, flush=True)
+    sys.exit(7)
+requeue.__module__ = "submitit.core.job_environment"
+signal.signal(signal.SIGUSR2, requeue)
+def work():
+    rundir.write_status(run, "running")
+    with stopping.deferred():
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        print("step ended", flush=True)
+        stopping.raise_if_asked()
+print(launch.guard(run, work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [("SIGUSR2", 7, "queued again after interrupted"), ("SIGTERM", 0, "interrupted")],
+)
+def test_on_a_cluster_the_run_is_saved_before_its_job_is_queued_again(
+    tmp_path: Path, number: str, code: int, last: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTED, str(tmp_path / "run"), number],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(folders.__file__).parents[1])},
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (code, ["step ended", last]), done.stderr
+    assert rundir.read_status(tmp_path / "run").status == "interrupted"
