@@ -96,6 +96,8 @@ def poison_campaign(workplace: Workplace) -> Figures:
     ended = command(workplace.arguments(mixed, *base, f"optimizer={names}"))
     sys.path.remove(str(modules))
     found = results_of(mixed)
+    if not results_of(healthy):
+        return Figures(name="poisoned runs", num_tried=0, what="none", losses=(ended.output,))
     losses = [key for key, value in results_of(healthy).items() if found.get(key) != value]
     for target, expected in _EXPECTED.items():
         statuses = [
