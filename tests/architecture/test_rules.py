@@ -43,8 +43,9 @@ RANKS = (
         "captions",
         "augmentation",
         "basefiles",
+        "stats",
     ),
-    ("sizes",),
+    ("sizes", "scores"),
     (
         "continuing",
         "dataset",
@@ -67,7 +68,6 @@ RANKS = (
     ),
     (
         "results",
-        "stats",
         "checks",
         "loss_checks",
         "refusals",
@@ -105,6 +105,8 @@ WITHOUT_TORCH = (
     "rundir",
     "results",
     "report",
+    "stats",
+    "scores",
     "grid",
     "provenance",
     "dataset",
