@@ -44,7 +44,7 @@ RANKS = (
         "augmentation",
         "basefiles",
     ),
-    ("sizes",),
+    ("sizes", "thumbnails"),
     (
         "continuing",
         "dataset",
@@ -106,6 +106,7 @@ WITHOUT_TORCH = (
     "results",
     "report",
     "grid",
+    "thumbnails",
     "provenance",
     "dataset",
     "recipes",
