@@ -45,7 +45,7 @@ RANKS = (
         "basefiles",
         "stats",
     ),
-    ("sizes", "scores"),
+    ("sizes", "scores", "thumbnails"),
     (
         "continuing",
         "dataset",
@@ -108,6 +108,7 @@ WITHOUT_TORCH = (
     "stats",
     "scores",
     "grid",
+    "thumbnails",
     "provenance",
     "dataset",
     "recipes",
