@@ -165,7 +165,7 @@ def _against_base(standings: Standings) -> str:
             "Nothing here is better than the untouched base by this measure: too little was "
             "learned, or too much was broken."
         )
-    name = "It" if len(standings.settings) == 1 else f"The lowest, {lowest.label},"
+    name = "it" if len(standings.settings) == 1 else f"the lowest, {lowest.label},"
     return f"For scale: {name} is {_short(-mean)} below the untouched base."
 
 

@@ -97,7 +97,8 @@ def _title(sweep: SweepEvidence) -> str:
     """Return the question the sweep asks, in plain words."""
     if not sweep.runs:
         return "No runs yet"
-    names = list(sweep.factors)
+    # The seed is no question, only a way to be surer of the others.
+    names = [name for name in sweep.factors if name != "seed"] or list(sweep.factors)
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -117,8 +117,9 @@ def _round_numbers(low: float, high: float) -> list[float]:
 def _free_place(
     text: str, left: float, top: float, taken: list[tuple[float, float, float]]
 ) -> tuple[float, float]:
-    """Return where a label goes: above its point, or higher where another one is."""
+    """Return where a label goes: above its point and inside, or higher where another one is."""
     width = len(text) * _LABEL_PX
+    left = min(max(left, width / 2 + 2), max(WIDTH_PX - width / 2 - 2, WIDTH_PX / 2))
     above = top - 8
     for _ in range(len(taken) + 1):
         if all(

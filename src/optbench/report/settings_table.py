@@ -108,7 +108,7 @@ def _verdict(standings: Standings, one: Setting) -> str:
         return "lowest" if len(standings.best) == 1 else "tied, lowest"
     if one.standing and one.standing.is_worse:
         return "worse"
-    return "tied" if one in standings.best else "tied alone, worse together"
+    return "tied" if one in standings.best else "worse as a group"
 
 
 def _badges(

@@ -43,7 +43,8 @@ def tradeoff_charts(standings: Standings, *, is_crowded: bool) -> Iterator[Chart
             yield Chart(
                 title=title,
                 note="Lower and further left is better; the line joins the settings that no other "
-                "beats in both. Bars are 95 % intervals over seeds; without a bar there is one "
+                "beats in both. Bars are 95 % intervals of each alone over its seeds (differences "
+                "seed by seed, as in the table, are surer); without a bar there is one "
                 f"seed, and the height may be luck. {cost.title.capitalize()} on a log scale.",
                 svg=svg,
             )
