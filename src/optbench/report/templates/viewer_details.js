@@ -49,7 +49,10 @@
       const reference = pinned && pinned.epoch > 0 ? model.number(number, pinned) : null;
       const text = `${numberText(value)}${number.unit ? ` ${number.unit}` : ""}`;
       const change = reference === null ? undefined : `${value > reference ? "+" : ""}${numberText(value - reference)}`;
-      lines.push(line(number.title, text, change));
+      const made = line(number.title, text, change);
+      const better = number.better ? `${number.better} is better` : "";
+      if (number.meaning) { made.setAttribute("title", visible([number.meaning, better].filter(Boolean).join("; "))); }
+      lines.push(made);
     }
     return lines;
   }

@@ -25,8 +25,8 @@
 
     defaults() {
       const { axes, data } = this.model;
-      const trained = data.epochs.filter((epoch) => epoch > 0);
-      const at = { epoch: String(trained.length ? trained[trained.length - 1] : 0) };
+      // The last epoch of which there is anything to see: of a running sweep not the last that was asked for.
+      const at = { epoch: String(Math.max(0, ...data.runs.flatMap((run) => Object.keys(run.pictures).map(Number)))) };
       for (const axis of axes.values()) {
         if (axis.kind === "shot" && !["shot", "size"].includes(axis.id)) { at[axis.id] = axis.values[0].key; }
       }
