@@ -1,8 +1,8 @@
 """Small copies of rendered pictures, for pages that show thousands of them.
 
 <run>/images/epoch-0001/a.png has its copy in <run>/thumbs/epoch-0001/a.webp. One that is no older
-than its picture is current and is never read again; one that only says so stands for a picture that could not be
-read.
+than its picture is current and is never read again; a picture that could not be read has a copy
+that says only so.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ RANKS = (
         "loss",
         "noise",
         "captions",
+        "encoded_captions",
+        "lookahead",
         "augmentation",
         "basefiles",
         "stats",

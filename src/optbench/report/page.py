@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,11 +16,25 @@ from optbench.report.findings import find
 from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address
 from optbench.report.validation_curves import validation_charts
+from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
 from optbench.results import no_runs
 from optbench.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_STYLES = ("page.css", "viewer.css")
+_SCRIPTS = (
+    "page.js",
+    "viewer_model.js",
+    "viewer_state.js",
+    "viewer_grid.js",
+    "viewer_details.js",
+    "viewer_compare.js",
+    "viewer_scores.js",
+    "viewer_blind.js",
+    "viewer_controls.js",
+    "viewer.js",  # starts it all, so it comes last
+)
 
 
 def write_page(sweep_dir: Path) -> Path:
@@ -39,6 +54,8 @@ def write_page(sweep_dir: Path) -> Path:
     is_compared = trainings.runs or not sweep.runs
     # Beside trainings resized LoRAs are further rows; alone they have sheets of their own.
     rows = sweep.only(results.TRAINING, results.RESIZE) if is_compared else trainings
+    shared_by_all, own_settings = origins.split_settings(sweep.runs)
+    sheets.draw_run_sheets(sweep.runs)
     page = (
         _environment()
         .get_template("index.html.j2")
@@ -55,13 +72,16 @@ def write_page(sweep_dir: Path) -> Path:
             shared_settings=origins.shared_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),
+            num_pictures=write_data(sweep, report_dir, title=_title(sweep)),
             prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
+            sheets_left_out=sheets.left_out(rows),
             charts=[*curves.make_charts(trainings), *validation_charts(trainings)],
             pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
             has_equal_draws=curves.has_equal_draws(trainings),
-            run_sheets={run.anchor: sheets.run_sheets(run, report_dir) for run in sweep.runs},
+            run_sheets={run.anchor: _run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
-            settings={run.anchor: origins.setting_facts(run) for run in sweep.runs},
+            settings=own_settings,
+            shared_by_all=shared_by_all,
             own={run.anchor: origins.own_facts(run, shared) for run in sweep.runs},
             shared=shared,
             recipes=origins.recipes(sweep),
@@ -84,13 +104,17 @@ def _environment() -> Environment:
     environment.filters.update(number=charts.number_text, seconds=seconds_text)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
-        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        style=Markup(_joined(_STYLES)),
+        script=Markup(_joined(_SCRIPTS)),
         measure_titles=results.MEASURES,
         clip_definition=charts.clip_definition(),
         swatch=charts.swatch,
     )
     return environment
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
 
 
 def _title(sweep: SweepEvidence) -> str:
@@ -104,6 +128,13 @@ def _title(sweep: SweepEvidence) -> str:
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     is_of_files = all(run.kind != results.TRAINING for run in sweep.runs)
     return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
+
+
+def _run_sheets(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
+    """Return every prompt's name and the address of the run's own sheet of it."""
+    names = dict.fromkeys(prompt.name for prompt in run.prompts)
+    paths = [(name, run.run.sheets_dir / f"{name}.png") for name in names]
+    return [(name, address(path, report_dir)) for name, path in paths if path.is_file()]
 
 
 def _lora_files(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
