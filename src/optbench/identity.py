@@ -55,7 +55,7 @@ _DATASET_SWITCHES: Mapping[str, Any] = {
     "color_aug": False,
     "random_crop": False,
 }
-_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
+_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate", "metric", "tracker")
 # What is continued is hashed by its tensors, wherever the file lies.
 _NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")

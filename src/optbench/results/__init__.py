@@ -17,6 +17,7 @@ from optbench.results.comparing import (
 from optbench.results.reading import (
     Frames,
     find_runs,
+    image_rows,
     is_run,
     load,
     load_runs,
@@ -37,6 +38,7 @@ __all__ = [
     "find_pairs",
     "find_runs",
     "followers",
+    "image_rows",
     "is_missing",
     "is_run",
     "labels",
