@@ -7,7 +7,7 @@ K pieces of a caption, T tokens, E embedding width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from optbench.bases import autoencoder, clip, random_parts, sd15
-from optbench.bases._computing import attend_with, keep_activations
+from optbench.bases._computing import attend_with, compiled, keep_activations
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.kohya_names import text_targets, unet_targets
 from optbench.bases.loading import AUTOENCODER, Checkpoint, check_fit
@@ -28,7 +28,7 @@ from optbench.bases.scheduling import STABLE_DIFFUSION_SCHEDULE, with_prediction
 from optbench.bases.stable_diffusion import Name
 from optbench.bases.vocabulary import clip_tokenizer
 from optbench.contracts import Conditioning, PredictionType, SampleRequest
-from optbench.options import Attention, BaseOptions
+from optbench.options import Attention, BaseOptions, DynamoBackend
 from optbench.records import LoraTarget, ModelVersion, Sizes
 from optbench.samplers import SAMPLERS
 
@@ -110,6 +110,7 @@ class StableDiffusionXL:
         self.text_encoders = parts.text_encoders
         self.vae = parts.vae
         self.unet = parts.unet
+        self._unet_of_predict: Callable[..., Any] = self.unet
         for part in (*self.text_encoders, self.vae, self.unet):
             part.eval().requires_grad_(False)
         self.device = self.unet.device
@@ -129,10 +130,17 @@ class StableDiffusionXL:
         other._use_schedule(self._schedule.zero_terminal())
         return other
 
-    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
-        """Recompute activations or keep them, and attend with one kind of code, from now on."""
+    def compute_with(
+        self,
+        *,
+        gradient_checkpointing: bool,
+        attention: Attention,
+        compiled_by: DynamoBackend | None,
+    ) -> None:
+        """Recompute activations or keep them, attend with one kind of code, compile `predict`."""
         keep_activations(self.unet, self.text_encoders, are_recomputed=gradient_checkpointing)
         attend_with(self.unet, self.text_encoders, attention)
+        self._unet_of_predict = compiled(self.unet, compiled_by)
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
@@ -196,7 +204,7 @@ class StableDiffusionXL:
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
         added = {"text_embeds": conditioning["pooled_BE"], "time_ids": conditioning["sizes_B6"]}
-        predicted: Tensor = self.unet(
+        predicted: Tensor = self._unet_of_predict(
             noisy_BCHW.to(self.dtype),
             timesteps_B,
             conditioning["states_BTE"],
