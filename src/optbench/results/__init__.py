@@ -14,6 +14,24 @@ from optbench.results.comparing import (
     settings_of,
     shown,
 )
+from optbench.results.configs import read_config, settings
+from optbench.results.effects import SPEED, effects, noise_floor
+from optbench.results.outcomes import (
+    BANDS,
+    MEASURES,
+    SPLITS,
+    Outcome,
+    bands,
+    outcomes,
+    varied,
+)
+from optbench.results.people import (
+    SelfAgreement,
+    agreements,
+    mean_scores,
+    preferences,
+    self_agreement,
+)
 from optbench.results.reading import (
     Frames,
     find_runs,
@@ -22,13 +40,15 @@ from optbench.results.reading import (
     load,
     load_runs,
     no_runs,
-    read_config,
-    settings,
     sweep_dirs,
 )
 
 __all__ = [
     "GROUPS",
+    "SPLITS",
+    "SPEED",
+    "MEASURES",
+    "BANDS",
     "MEASURED",
     "ORIGINAL",
     "RESIZE",
@@ -47,6 +67,17 @@ __all__ = [
     "no_runs",
     "read_config",
     "settings",
+    "self_agreement",
+    "preferences",
+    "mean_scores",
+    "agreements",
+    "SelfAgreement",
+    "varied",
+    "outcomes",
+    "noise_floor",
+    "effects",
+    "bands",
+    "Outcome",
     "settings_of",
     "shown",
     "sweep_dirs",
