@@ -35,6 +35,7 @@ from optbench.results.people import (
 from optbench.results.reading import (
     Frames,
     find_runs,
+    image_rows,
     is_run,
     load,
     load_runs,
@@ -57,6 +58,7 @@ __all__ = [
     "find_pairs",
     "find_runs",
     "followers",
+    "image_rows",
     "is_missing",
     "is_run",
     "labels",

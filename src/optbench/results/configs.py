@@ -12,8 +12,8 @@ import yaml
 from optbench.errors import DamagedFileError, Problem
 from optbench.rundir import RunDir
 
-# Places on this machine, texts about a recipe, and what only names the sweep.
-_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name")
+# Places on this machine, texts about a recipe, what only names the sweep, and who looks on.
+_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name", "metric", "tracker")
 _TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "prompts.prompts")
 
 

@@ -26,6 +26,7 @@ _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optim
 _STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 _IMAGE_COLUMNS = ("sweep", "run", "epoch", "prompt", "width", "height", "seed", "path")
+_METRIC_COLUMNS = (*_IMAGE_COLUMNS[:-1], "metric", "value", "base_value", "training_value")
 _EPOCH_FOLDER = re.compile(r"epoch-(?P<epoch>\d+)")
 _IMAGE_NAME = re.compile(r"(?P<prompt>.+)-(?P<width>\d+)x(?P<height>\d+)-s(?P<seed>\d+)\.png")
 
@@ -40,6 +41,7 @@ class Frames:
     layers: pd.DataFrame  # one row per layer and epoch
     validation: pd.DataFrame
     images: pd.DataFrame  # paths relative to `root`
+    metrics: pd.DataFrame  # one row per picture and metric
     pairs: pd.DataFrame  # runs that differ in exactly one setting
     scores: pd.DataFrame  # what people said of pictures and runs
     votes: pd.DataFrame  # which of two pictures they preferred
@@ -57,6 +59,7 @@ class _Read:
     steps: list[rundir.Row]
     layers: list[rundir.Row]
     validation: list[rundir.Row]
+    metrics: list[rundir.Row]
     problems: list[str]
 
 
@@ -86,7 +89,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
         epochs["seconds_train_cumulative"] = by_run.cumsum()
     said: list[Scores] = [read_scores(path, names) for path, names in _by_sweep(run_dirs).items()]
-    images = [row for one in read for row in _image_rows(one.run, root)]
+    images = [row for one in read for row in image_rows(one.run, root)]
     return Frames(
         runs=runs,
         epochs=epochs,
@@ -94,6 +97,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         layers=_records(read, "layers"),
         validation=validation,
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
+        metrics=_records(read, "metrics", columns=_METRIC_COLUMNS),
         pairs=with_intervals(find_pairs(runs), runs, validation),
         scores=pd.DataFrame([row for one in said for row in one.scores], columns=[*SCORE_COLUMNS]),
         votes=pd.DataFrame([row for one in said for row in one.votes], columns=[*VOTE_COLUMNS]),
@@ -174,6 +178,7 @@ def _read_run(run: RunDir) -> _Read:
         steps=steps,
         layers=_read_records(run.layers_path, problems),
         validation=_read_records(run.validation_path, problems),
+        metrics=_read_records(run.path / rundir.METRICS_NAME, problems),
         problems=problems,
     )
 
@@ -293,14 +298,16 @@ def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
     return _with_numbers(frame[[*MEASURED, *others]])
 
 
-def _records(read: Sequence[_Read], name: str) -> pd.DataFrame:
+def _records(
+    read: Sequence[_Read], name: str, *, columns: Sequence[str] = ("sweep", "run", "epoch")
+) -> pd.DataFrame:
     rows = [
         place | row | place
         for one in read
         for place in [{"sweep": one.row["sweep"], "run": one.run.name}]
         for row in getattr(one, name)
     ]
-    return _with_numbers(pd.DataFrame(rows, columns=None if rows else ["sweep", "run", "epoch"]))
+    return _with_numbers(pd.DataFrame(rows, columns=None if rows else list(columns)))
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -309,7 +316,8 @@ def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(empty, float))
 
 
-def _image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
+def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for every picture of a run; its path is relative to `root`."""
     for path in sorted(run.path.glob("images/epoch-*/*.png")):
         folder, name = _EPOCH_FOLDER.fullmatch(path.parent.name), _IMAGE_NAME.fullmatch(path.name)
         if folder is None or name is None:
