@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.fabricated import make_run, make_sweep
 
-from optbench import results
+from optbench import results, rundir
 from optbench.report import build_report
 from optbench.report.evidence import gather
 from optbench.report.findings import find
@@ -147,6 +147,10 @@ def people_sweep(tmp_path: Path) -> Path:
         for worse in order[place + 1 :]
         for seed in (1, 2)
     ]
+    for index, run in enumerate(order):
+        for epoch, value in ((1, float(index)), (2, float(-index))):
+            row = {**cell(run, 1, epoch), "metric": "new-one", "value": value}
+            rundir.append_rows(sweep / run / "metrics.jsonl", [row])
     votes.append(vote("adamw", "sgd", "right", repeat=True))  # as before, sides changed
     votes.append(vote("lion", "sgd", "left", repeat=True))  # not as before
     votes.append(vote("sgd", "lion", "skip"))
@@ -168,6 +172,7 @@ def test_people_are_joined_with_what_was_measured(tmp_path: Path) -> None:
     told = dict(people.agreements)
     # The lowest validation loss is sgd's, then came's: as people say.
     assert told["validation loss on held-out pictures (low is good)"].startswith("+1.00 over 4")
+    assert told["new-one (more of it)"].startswith("+1.00 over 4")  # in the last epoch
 
 
 def test_agreement_with_oneself_knows_the_sides(tmp_path: Path) -> None:
