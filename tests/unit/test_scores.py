@@ -125,7 +125,8 @@ def test_notes_are_cut_and_have_no_control_letters(tmp_path: Path) -> None:
 def test_links_and_other_files_are_left_alone(tmp_path: Path) -> None:
     write(tmp_path, scores=[{**cell("a"), "score": 1}])
     (tmp_path / "scores" / "readme.txt").write_text("no")
-    (tmp_path / "scores" / "link.json").symlink_to(tmp_path / "scores" / "me.json")
+    write(tmp_path / "elsewhere", rater="you", scores=[{**cell("b"), "score": 1}])
+    (tmp_path / "scores" / "link.json").symlink_to(tmp_path / "elsewhere" / "scores" / "me.json")
     found = read_scores(tmp_path, RUNS)
     assert (len(found.scores), found.problems) == (1, ())
 
