@@ -194,7 +194,14 @@ def test_the_frontier_is_what_no_other_beats_in_both() -> None:
 
 
 def test_commands_are_safe_to_type(tmp_path: Path) -> None:
-    command = ["optbench", "-m", "hydra.sweep.dir=/tmp", "optimizer=adamw,lion", "note=$(rm -rf x)", "seed=1,2"]
+    command = [
+        "optbench",
+        "-m",
+        "hydra.sweep.dir=/tmp",
+        "optimizer=adamw,lion",
+        "note=$(rm -rf x)",
+        "seed=1,2",
+    ]
     found = findings_of(tmp_path, TIED, command=command)
     assert "'note=$(rm -rf x)'" in said(found)
     assert "seed=1,2 seed=" not in said(found)
