@@ -25,6 +25,7 @@ _AXIS = {
     "final_loss": "training loss",
 }
 _MAX_LABELS = 10
+_UNLIKE = 1.01  # files' names and times differ by less, and nobody chooses by it
 
 
 def tradeoff_charts(standings: Standings, *, is_crowded: bool) -> Iterator[Chart]:
@@ -34,7 +35,11 @@ def tradeoff_charts(standings: Standings, *, is_crowded: bool) -> Iterator[Chart
     for name, title, cost in _COSTS:
         points = [point for one in standings.finished if (point := _point(one, name)) is not None]
         sizes = {point.size_bytes for point in points}
-        if len(sizes) < 2 or (is_crowded and name == "seconds_total"):
+        if (
+            not sizes
+            or max(sizes) < _UNLIKE * min(sizes)
+            or (is_crowded and name == "seconds_total")
+        ):
             continue
         best = frontier(points)
         # Where they would cover one another, only those that matter have their names beside them.
