@@ -27,7 +27,10 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
-    ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
+    ("records", "contracts", "options", "rng", "allocator", "samplers", "processes", "stopping"),
+    ("claims",),
+    ("files",),
+    ("paths",),
     (
         "recipes",
         "schedules",
@@ -48,7 +51,7 @@ RANKS = (
         "basefiles",
         "stats",
     ),
-    ("sizes", "scores", "thumbnails"),
+    ("sizes", "scores", "stored", "thumbnails"),
     (
         "continuing",
         "dataset",
@@ -68,9 +71,14 @@ RANKS = (
         "curves",
         "progress",
         "resume",
+        "objective",
+        "outcomes",
+        "undone",
+        "folders",
     ),
     (
         "results",
+        "strangers",
         "checks",
         "loss_checks",
         "refusals",
@@ -82,14 +90,15 @@ RANKS = (
         "fitting",
     ),
     ("metrics", "trackers"),
-    ("warmstart", "sections"),
+    ("warmstart", "sections", "mending", "loading", "midway", "tuning"),
     ("report", "config", "testing", "validation"),
-    ("identity", "conformance", "expansion"),
-    ("pipeline", "tiny", "composition", "cost"),
+    ("identity", "conformance", "expansion", "launching"),
+    ("saving",),
+    ("pipeline", "tiny", "composition", "cost", "apart"),
     ("launch", "recipe_files"),
-    ("doctor",),
+    ("doctor", "verify"),
     ("plan", "resize", "kohya", "regularize"),
-    ("cli",),
+    ("cli", "worker"),
     ("__main__",),
 )
 RANK = {name: number for number, line in enumerate(RANKS) for name in line}
@@ -106,6 +115,15 @@ WITHOUT_TORCH = (
     "identity",
     "launch",
     "plan",
+    "claims",
+    "apart",
+    "launching",
+    "objective",
+    "outcomes",
+    "worker",
+    "undone",
+    "folders",
+    "stopping",
     "rundir",
     "results",
     "report",
@@ -123,6 +141,10 @@ WITHOUT_TORCH = (
     "metrics.embedded",
     "metrics.sweeps",
     "trackers",
+    "files",
+    "stored",
+    "strangers",
+    "verify",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"

@@ -14,7 +14,7 @@ from optbench.results.comparing import (
     settings_of,
     shown,
 )
-from optbench.results.configs import read_config, settings
+from optbench.results.configs import settings
 from optbench.results.effects import effects, noise_floor
 from optbench.results.outcomes import (
     BANDS,
@@ -41,6 +41,7 @@ from optbench.results.reading import (
     load,
     load_runs,
     no_runs,
+    read_config,
     sweep_dirs,
 )
 

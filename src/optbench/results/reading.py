@@ -14,11 +14,12 @@ import pandas as pd
 from optbench import rundir
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.results.comparing import MEASURED, find_pairs, kind_of
-from optbench.results.configs import read_config, settings
+from optbench.results.configs import settings
 from optbench.results.effects import with_intervals
 from optbench.results.outcomes import with_validation
 from optbench.rundir import RunDir
 from optbench.scores import SCORE_COLUMNS, VOTE_COLUMNS, Scores, read_scores
+from optbench.stored import read_config as read_config
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
 _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
