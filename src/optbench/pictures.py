@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from PIL import Image
 
-from optbench import grid, rundir
+from optbench import grid, rundir, thumbnails
 from optbench.checkpoint import read_lora
 from optbench.contracts import Base, Network
 from optbench.errors import DamagedFileError
@@ -75,6 +75,7 @@ def render_base(gallery: Gallery) -> None:
         for cell in cells_of(prompt, gallery.options, epoch=0):
             if not (own / cell.file_name).is_file():
                 _link(shared / cell.file_name, own / cell.file_name)
+    thumbnails.make_thumbnails(own.glob("*.png"))
 
 
 def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
@@ -85,11 +86,14 @@ def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
     path = gallery.run.lora_path(epoch)
     with as_in_file(network, path), network.merged():
         _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
 
 
 def render_merged(gallery: Gallery, *, epoch: int, lora: str) -> None:
     """Render what is missing of one epoch with the network that already sits in the base."""
-    _render(gallery, folder=gallery.run.images_dir(epoch), epoch=epoch, lora=lora)
+    folder = gallery.run.images_dir(epoch)
+    _render(gallery, folder=folder, epoch=epoch, lora=lora)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
 
 
 def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
