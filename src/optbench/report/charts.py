@@ -85,7 +85,7 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
         left, _ = place(10**tick if axes.is_log_x else tick, _unscaled(low_y, axes))
         parts.append(_vertical_tick(left, number_text(10**tick if axes.is_log_x else tick)))
     for tick in _ticks(low_y, high_y, is_log=axes.is_log_y):
-        _, top = place(low_x, _unscaled(tick, axes))
+        _, top = place(drawable[0].x[0], _unscaled(tick, axes))
         is_decade = axes.is_log_y and tick == round(tick)
         text = f"1e{tick:.0f}" if is_decade else number_text(_unscaled(tick, axes))
         parts.append(_horizontal_tick(top, text))
