@@ -45,7 +45,7 @@ def check_tracker(options: TrackerOptions) -> list[Problem]:
                     found=f"{name}, whose package is not installed",
                     expected="a package that is there",
                     where="tracker.log_with",
-                    fix=f"pip install {PACKAGES[name]}",
+                    fix=f"pip install {PACKAGES[name]}, or leave {name} out",
                 )
             )
     if len(set(options.log_with)) < len(options.log_with):
