@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+
+pytest.importorskip("skia")
+
 from tests.unit.picture_runs import make_run, save, smooth
 
 from optbench import paths, rundir
-from optbench.metrics import Picture
+from optbench.metrics import Picture, embedded
 from optbench.metrics.embedded import EmbeddedEncoder, asked_for, read_states
 from optbench.metrics.measuring import Tally, measure_run
+from optbench.tiny import reader as training
 
 VALUES: Mapping[str, Sequence[str]] = json.loads(
     (paths.asset("tiny-reader") / "reader.json").read_text()
@@ -88,11 +92,8 @@ def test_resemblance_is_the_cosine_with_the_mean_of_unit_vectors(
 
 
 def test_reading_is_what_the_reader_computes() -> None:
-    pytest.importorskip("skia")
-    from optbench.tiny.reader import Reader
-
     torch.manual_seed(0)
-    reader = Reader({"outfit": ["a", "b"], "background": ["c", "d", "e"]}, 5, 6)
+    reader = training.Reader({"outfit": ["a", "b"], "background": ["c", "d", "e"]}, 5, 6)
     torch.nn.init.normal_(reader.place)
     states = torch.randn(5, 6)
     named = {
@@ -138,10 +139,6 @@ def test_another_encoder_is_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_a_reader_learns_what_thumbnails_show_and_leaves_a_file_that_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("skia")
-    from optbench.metrics import embedded
-    from optbench.tiny import reader
-
     colors = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 200)}
     draw = torch.Generator().manual_seed(0)
     thumbnails, truths = [], []
@@ -149,12 +146,12 @@ def test_a_reader_learns_what_thumbnails_show_and_leaves_a_file_that_is_read(
         name = list(colors)[index % 3]
         noise = torch.randint(0, 30, (128, 128, 3), generator=draw)
         thumbnails.append((torch.tensor(colors[name]) + noise).to(torch.uint8))
-        truths.append(dict.fromkeys(reader.ATTRIBUTES, name))
+        truths.append(dict.fromkeys(training.ATTRIBUTES, name))
     learned = (torch.stack(thumbnails), truths)
-    monkeypatch.setattr(reader, "_learned_from", lambda drawings, base, seed: learned)
+    monkeypatch.setattr(training, "_learned_from", lambda drawings, base, seed: learned)
     target = tmp_path / "reader.json"
-    found = reader.make_reader(tmp_path, paths.asset("tiny"), target, {}, seed=0, num_steps=30)
-    assert found == dict.fromkeys(reader.ATTRIBUTES, 1.0)
+    found = training.make_reader(tmp_path, paths.asset("tiny"), target, {}, seed=0, num_steps=30)
+    assert found == dict.fromkeys(training.ATTRIBUTES, 1.0)
     monkeypatch.setattr(embedded, "_reader_file", lambda: target)
     picture = tmp_path / "green.png"
     Image.new("RGB", (64, 64), (45, 175, 75)).save(picture)
