@@ -78,7 +78,6 @@ RANKS = (
     ),
     (
         "results",
-        "stats",
         "strangers",
         "checks",
         "loss_checks",
