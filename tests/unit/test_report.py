@@ -172,7 +172,7 @@ def test_every_link_is_relative_and_leads_somewhere(page: Page) -> None:
 def test_the_page_needs_no_network_and_no_module(page: Page) -> None:
     text = (page.folder / "index.html").read_text(encoding="utf-8")
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
-    assert scripts == [{"src": "./data.js"}, {}]
+    assert scripts == [{"src": "./data.js"}, {}, {}]
     for word in ("fetch(", "@import", "<link", 'http-equiv="refresh'):
         assert word not in text
     assert not re.search(r"url\((?!#)", text)
@@ -309,7 +309,7 @@ def test_hostile_words_are_shown_and_never_run(tmp_path: Path) -> None:
     page = Page(build_report(sweep))
 
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
-    assert scripts == [{"src": "./data.js"}, {}]
+    assert scripts == [{"src": "./data.js"}, {}, {}]
     assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
     assert all(str(attrs["src"]).endswith(".png") for tag, attrs in page.tags if tag == "img")
     assert page.text.count(HOSTILE) >= 5
