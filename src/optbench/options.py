@@ -242,6 +242,24 @@ class ValidateOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricOptions:
+    """Which numbers of pictures are measured from their files (group `metric`)."""
+
+    enabled: bool
+    metrics: Mapping[str, Any]  # by any name: `_target_`, a class, and its arguments; null: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerOptions:
+    """Who is told the numbers of a run besides TensorBoard (group `tracker`)."""
+
+    log_with: tuple[str, ...]  # wandb, mlflow, trackio, through accelerate's own trackers
+    log_tracker_name: str | None  # the project or experiment; None: optbench
+    run_name: str | None  # None: the run's own
+    args: Mapping[str, Any]  # by tracker: what its init takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """Everything one run is made from; only `pipeline` may take it whole."""
 
@@ -255,6 +273,8 @@ class RunConfig:
     prompts: PromptOptions
     render: RenderOptions
     validate: ValidateOptions
+    metric: MetricOptions
+    tracker: TrackerOptions
     seed: int
     lr_mult: float
     sweep_name: str | None

@@ -22,10 +22,10 @@ from optbench.basefiles.reading import kohya_hashes
 from optbench.bases import load_base
 from optbench.batches import Pace, num_batches, plan_epoch
 from optbench.checkpoint import save_lora
-from optbench.config import config_yaml
+from optbench.config import config_tree, config_yaml
 from optbench.continuing import start_metadata, start_sentences
 from optbench.contracts import Base
-from optbench.curves import rewrite_scalars, write_scalars
+from optbench.curves import rewrite_scalars, write_end, write_pictures, write_scalars
 from optbench.devices import make_accelerator
 from optbench.errors import ConfigError
 from optbench.identity import RunIdentity, changed_settings, identify
@@ -42,6 +42,7 @@ from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
 from optbench.resume import Progressed, read_state, write_state
 from optbench.rundir import RunDir
 from optbench.stepping import BuiltOptimizer
+from optbench.trackers import Trackers, tracked
 from optbench.train import Course, Lane, train_epochs
 from optbench.warmstart import begin_network
 
@@ -85,7 +86,11 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
-    with _progress(stage, place) as progress:
+    tree = config_tree(config)
+    with (
+        _progress(stage, place) as progress,
+        tracked(config.tracker, run, tree, progress.say) as stage.trackers,
+    ):
         for line in (*departures(config.optimizer), config.optimizer.note, *notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
@@ -94,6 +99,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         _train(stage, latents, progress)
     if config.render.enabled:
         pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+    write_end(run, tree)
     rundir.write_status(run.path, "done")
     return "done"
 
@@ -124,6 +130,7 @@ class _Run:
     notices: tuple[str, ...]
     done: Progressed = Progressed(epoch=0, step=0)
     examination: validation.Examination | None = None
+    trackers: Trackers | None = None
 
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
@@ -136,10 +143,7 @@ class _Run:
         records = (run.steps_path, run.epochs_path, run.layers_path, run.validation_path)
         for path in records:
             rundir.truncate_rows(path, max_epoch=self.done.epoch)
-        epochs = [
-            row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
-        ]
-        epochs += [] if self.done.row is None else [self.done.row]
+        epochs = rundir.read_rows(run.epochs_path)
         rewrite_scalars(run.tensorboard_dir, [*rundir.read_rows(run.steps_path), *epochs])
         rundir.write_json(run.provenance_path, described)
 
@@ -147,6 +151,8 @@ class _Run:
         """Make what is not on disk: the base's pictures, and what a kill left epochs without."""
         self.validate_missing()
         self.render_missing()
+        epochs = rundir.read_rows(self.run.epochs_path)
+        write_pictures(self.run, {0: 0, **{row["epoch"]: row["step"] for row in epochs}})
         if self.done.row is not None:
             self._write_epoch_row(self.done.row, {})
 
@@ -167,7 +173,7 @@ class _Run:
         rundir.append_rows(self.run.layers_path, record.layer_rows())
         self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
-        write_scalars(self.run.tensorboard_dir, [*rows, row])
+        write_scalars(self.run.tensorboard_dir, rows)
         saved = time.perf_counter()
         self.validate_missing()
         validated = time.perf_counter()
@@ -247,6 +253,10 @@ class _Run:
             losses_row = validation.summary(losses, epoch=row["epoch"])
             row = {**row, **losses_row, **seconds, "num_flat_pictures": len(flat)}
             rundir.append_rows(self.run.epochs_path, [row])
+            write_scalars(self.run.tensorboard_dir, [row])
+            write_pictures(self.run, {row["epoch"]: row["step"]})
+        if self.trackers is not None:
+            self.trackers.tell(self.run)
 
     def _described(self) -> dict[str, Any]:
         """Return versions, hardware and what was really built, read back."""

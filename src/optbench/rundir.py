@@ -24,6 +24,7 @@ from optbench.errors import DamagedFileError, Problem
 from optbench.records import Cell, Status
 
 SCHEMA = 1
+METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
 SILENCE_SECONDS = 600.0  # a run of another machine that wrote nothing for so long counts as dead
 _HEARTBEAT_SECONDS = 60.0
 Row = dict[str, Any]

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from optbench import results
 from optbench.report import charts, curves, exports, origins, sheets, tables
 from optbench.report.evidence import RunEvidence, SweepEvidence, gather
+from optbench.report.findings import find
 from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address
 from optbench.report.validation_curves import validation_charts
@@ -45,7 +46,8 @@ def write_page(sweep_dir: Path) -> Path:
         raise no_runs(sweep_dir)
     report_dir = sweep_dir / "report"
     sweep = gather(sweep_dir)
-    files = exports.write_tables(sweep.frames, report_dir)
+    findings = find(sweep)
+    files = exports.write_tables(sweep.frames, report_dir, findings.tables)
     shared = origins.shared_facts(sweep.runs)
     trainings = sweep.only(results.TRAINING)
     is_compared = trainings.runs or not sweep.runs
@@ -64,8 +66,7 @@ def write_page(sweep_dir: Path) -> Path:
             undone=[run for run in sweep.runs if run.row["status"] != "done"],
             trainings=trainings,
             laboratory=make_laboratory(sweep, report_dir),
-            seeds=_num_seeds(trainings),
-            noise=tables.seed_noise(trainings),
+            findings=findings,
             has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
             shared_settings=origins.shared_settings(sweep),
             ranking=tables.ranking(trainings),
@@ -74,7 +75,7 @@ def write_page(sweep_dir: Path) -> Path:
             prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
             sheets_left_out=sheets.left_out(rows),
             charts=[*curves.make_charts(trainings), *validation_charts(trainings)],
-            pairs=tables.pair_summaries(trainings),
+            pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
             has_equal_draws=curves.has_equal_draws(trainings),
             run_sheets={run.anchor: _run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
@@ -105,6 +106,7 @@ def _environment() -> Environment:
         style=Markup(_joined(_STYLES)),
         script=Markup(_joined(["page.js"])),
         viewer_script=Markup(_joined(_VIEWER_SCRIPTS)),
+        measure_titles=results.MEASURES,
         clip_definition=charts.clip_definition(),
         swatch=charts.swatch,
     )
@@ -119,23 +121,13 @@ def _title(sweep: SweepEvidence) -> str:
     """Return the question the sweep asks, in plain words."""
     if not sweep.runs:
         return "No runs yet"
-    names = list(sweep.factors)
+    # The seed is no question, only a way to be surer of the others.
+    names = [name for name in sweep.factors if name != "seed"] or list(sweep.factors)
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     is_of_files = all(run.kind != results.TRAINING for run in sweep.runs)
     return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
-
-
-def _num_seeds(sweep: SweepEvidence) -> int:
-    """Return with how many seeds the least repeated combination of settings was run."""
-    names = [name for name in sweep.factors if name != "seed"]
-    found: dict[tuple[str, ...], set[str]] = {}
-    for run in sweep.runs:
-        if run.config:
-            key = tuple(repr(run.row.get(name)) for name in names)
-            found.setdefault(key, set()).add(repr(run.row.get("seed")))
-    return min((len(seeds) for seeds in found.values()), default=0)
 
 
 def _run_sheets(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
