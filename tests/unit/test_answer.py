@@ -35,7 +35,7 @@ def said(found: Findings) -> str:
 
 def test_a_clear_winner_is_named(tmp_path: Path) -> None:
     found = findings_of(tmp_path, CLEAR)
-    assert said(found).startswith("Use lion.")
+    assert said(found).startswith("Use lion: it has the lowest validation loss on pictures that")
     assert [row.verdict for row in found.settings] == ["lowest", "worse"]
     assert "over 3 seeds" in said(found)
     assert "4 pictures that no run trained on at 3 noise levels" in said(found)
@@ -96,7 +96,7 @@ def test_what_breaks_for_one_seed_is_never_recommended(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s", CLEAR)
     make_run(tmp_path / "s", "lion-4", -0.5, optimizer="lion", seed=4, status="diverged")
     found = find(gather(tmp_path / "s"))
-    assert said(found).startswith("Use adamw.")
+    assert said(found).startswith("Use adamw:")
     assert "lion (1 of 4)" in said(found)
     (row,) = [one for one in found.settings if one.label == "lion"]
     assert row.verdict == "unsafe"
@@ -107,7 +107,7 @@ def test_half_a_sweep_counts_what_is_done(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s", CLEAR)
     make_run(tmp_path / "s", "x", -0.9, optimizer="lion", dim=16, seed=1, status="interrupted")
     text = said(find(gather(tmp_path / "s")))
-    assert text.startswith("Use lion network.dim=8.")
+    assert text.startswith("Use lion network.dim=8:")
     assert "1 of 7 runs is not finished" in text
 
 
@@ -194,8 +194,16 @@ def test_the_frontier_is_what_no_other_beats_in_both() -> None:
 
 
 def test_commands_are_safe_to_type(tmp_path: Path) -> None:
-    command = ["-m", "optimizer=adamw,lion", "note=$(rm -rf x)", "seed=1,2"]
+    command = [
+        "optbench",
+        "-m",
+        "hydra.sweep.dir=/tmp",
+        "optimizer=adamw,lion",
+        "note=$(rm -rf x)",
+        "seed=1,2",
+    ]
     found = findings_of(tmp_path, TIED, command=command)
     assert "'note=$(rm -rf x)'" in said(found)
     assert "seed=1,2 seed=" not in said(found)
+    assert "python -m optbench -m optimizer=adamw,lion 'note" in said(found)
     assert "rm -rf x)' seed=1,2,3,4,5,6" in said(found)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.fabricated import make_run, make_sweep
 
-from optbench import results
+from optbench import results, rundir
 from optbench.report import build_report
 from optbench.report.evidence import gather
 from optbench.report.findings import find
@@ -125,7 +125,8 @@ def test_notes_are_cut_and_have_no_control_letters(tmp_path: Path) -> None:
 def test_links_and_other_files_are_left_alone(tmp_path: Path) -> None:
     write(tmp_path, scores=[{**cell("a"), "score": 1}])
     (tmp_path / "scores" / "readme.txt").write_text("no")
-    (tmp_path / "scores" / "link.json").symlink_to(tmp_path / "scores" / "me.json")
+    write(tmp_path / "elsewhere", rater="you", scores=[{**cell("b"), "score": 1}])
+    (tmp_path / "scores" / "link.json").symlink_to(tmp_path / "elsewhere" / "scores" / "me.json")
     found = read_scores(tmp_path, RUNS)
     assert (len(found.scores), found.problems) == (1, ())
 
@@ -147,6 +148,10 @@ def people_sweep(tmp_path: Path) -> Path:
         for worse in order[place + 1 :]
         for seed in (1, 2)
     ]
+    for index, run in enumerate(order):
+        for epoch, value in ((1, float(index)), (2, float(-index))):
+            row = {**cell(run, 1, epoch), "metric": "new-one", "value": value}
+            rundir.append_rows(sweep / run / "metrics.jsonl", [row])
     votes.append(vote("adamw", "sgd", "right", repeat=True))  # as before, sides changed
     votes.append(vote("lion", "sgd", "left", repeat=True))  # not as before
     votes.append(vote("sgd", "lion", "skip"))
@@ -168,6 +173,7 @@ def test_people_are_joined_with_what_was_measured(tmp_path: Path) -> None:
     told = dict(people.agreements)
     # The lowest validation loss is sgd's, then came's: as people say.
     assert told["validation loss on held-out pictures (low is good)"].startswith("+1.00 over 4")
+    assert told["new-one (more of it)"].startswith("+1.00 over 4")  # in the last epoch
 
 
 def test_agreement_with_oneself_knows_the_sides(tmp_path: Path) -> None:

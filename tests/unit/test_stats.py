@@ -238,6 +238,14 @@ def test_what_never_lost_has_a_finite_strength_and_an_interval() -> None:
     assert stats.bradley_terry([]) == []
 
 
+def test_many_votes_leave_little_doubt() -> None:
+    counts = [(a, b, 300, 100, 0) for a, b in itertools.combinations("abcd", 2)]
+    found = stats.bradley_terry(votes_between(*counts))
+    assert [one.name for one in found] == list("abcd")
+    assert all(one.high - one.low < 0.5 for one in found)
+    assert sum(one.strength for one in found) == pytest.approx(0, abs=1e-6)
+
+
 def test_intervals_of_strengths_hold_the_truth() -> None:
     drawn, truth, hits, told = np.random.default_rng(5), [0.6, 0.0, -0.6], 0, 0
     for _ in range(10):

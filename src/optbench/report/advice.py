@@ -91,5 +91,11 @@ def command_of(trainings: SweepEvidence, *changes: str) -> str:
     else:
         words = [f"{name}={','.join(values)}" for name, values in trainings.factors.items()]
     asked = {change.partition("=")[0] for change in changes}
-    kept = [word for word in words if word.partition("=")[0] not in (*asked, "-m", "--multirun")]
+    kept = [
+        word
+        for index, word in enumerate(words)
+        if word.partition("=")[0] not in (*asked, "-m", "--multirun")
+        and not word.startswith("hydra.")  # what the sweep's own start has added
+        and not (index == 0 and is_one and "=" not in word and not word.startswith("-"))
+    ]
     return shlex.join(["python", "-m", "optbench", "-m", *kept, *changes])

@@ -101,7 +101,7 @@ def _headline(standings: Standings) -> str:
             "not every setting ran with two seeds, and another seed may turn the order around."
         )
     if len(best) == 1:
-        return f"Use {best[0].label}."
+        return f"Use {best[0].label}: it has the lowest {_WHAT[standings.measure]}."
     if len(best) == len(finished):
         return f"No difference was found between {_named(best)}.{_take(_cheapest(best))}"
     return f"{_tied(standings)}{_take(_cheapest(best))}"

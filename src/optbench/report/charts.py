@@ -55,6 +55,7 @@ class Axes:
     y_title: str
     is_log_y: bool = False
     is_log_x: bool = False
+    x_ticks: Sequence[float] = ()  # where round numbers would not do
 
 
 def swatch(colour: str, dash: str) -> Markup:
@@ -81,7 +82,7 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
         return left, HEIGHT_PX - _BOTTOM_PX - up * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
 
     parts = [_frame(axes)]
-    for tick in _ticks(low_x, high_x):
+    for tick in [_scaled_x(x, axes) for x in axes.x_ticks] or _ticks(low_x, high_x):
         left, _ = place(10**tick if axes.is_log_x else tick, _unscaled(low_y, axes))
         parts.append(_vertical_tick(left, number_text(10**tick if axes.is_log_x else tick)))
     for tick in _ticks(low_y, high_y, is_log=axes.is_log_y):

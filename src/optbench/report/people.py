@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optbench import results
+from optbench.metrics import METRICS
 from optbench.report.evidence import RunEvidence, SweepEvidence
 from optbench.report.standing import Standings
 from optbench.results import MEASURES, is_missing
-from optbench.stats import Agreement
+from optbench.stats import Agreement, Interval, Strength
 
 _MAX_NOTES = 500
 _FEW_VOTES = 30
@@ -64,31 +66,7 @@ def hear_people(trainings: SweepEvidence, standings: Standings) -> People | None
     of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
     means = results.mean_scores(scores, of_run)
     strengths = {str(one.name): one for one in results.preferences(votes, of_run)}
-    rated = []
-    for label in dict.fromkeys([*strengths, *means]):
-        mean, strength = means.get(label), strengths.get(label)
-        score_text = strength_text = share_text = _NONE
-        if mean is not None:
-            score_text = f"{mean.mean:.0f}"
-            if mean.low is not None and mean.high is not None:
-                score_text += f" ({max(0.0, mean.low):.0f} to {min(100.0, mean.high):.0f})"
-        if strength is not None:
-            strength_text = (
-                f"{strength.strength:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
-            )
-            share_text = f"{100 * strength.win_share:.0f} %"
-        rated.append(
-            Rated(
-                label=label,
-                score=mean.mean if mean else None,
-                score_text=score_text,
-                num_scores=mean.num_values if mean else 0,
-                strength=strength.strength if strength else None,
-                strength_text=strength_text,
-                share_text=share_text,
-                num_votes=strength.num_votes if strength else 0,
-            )
-        )
+    rated = _rated(means, strengths)
     same = results.self_agreement(votes)
     notes = _notes(trainings)
     counted = sum(one.num_votes for one in strengths.values()) // 2
@@ -121,6 +99,35 @@ def hear_people(trainings: SweepEvidence, standings: Standings) -> People | None
     )
 
 
+def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> list[Rated]:
+    rated = []
+    for label in dict.fromkeys([*strengths, *means]):
+        mean, strength = means.get(label), strengths.get(label)
+        score_text = strength_text = share_text = _NONE
+        if mean is not None:
+            score_text = f"{mean.mean:.0f}"
+            if mean.low is not None and mean.high is not None:
+                score_text += f" ({max(0.0, mean.low):.0f} to {min(100.0, mean.high):.0f})"
+        if strength is not None:
+            strength_text = (
+                f"{strength.strength:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
+            )
+            share_text = f"{100 * strength.win_share:.0f} %"
+        rated.append(
+            Rated(
+                label=label,
+                score=mean.mean if mean else None,
+                score_text=score_text,
+                num_scores=mean.num_values if mean else 0,
+                strength=strength.strength if strength else None,
+                strength_text=strength_text,
+                share_text=share_text,
+                num_votes=strength.num_votes if strength else 0,
+            )
+        )
+    return rated
+
+
 def automatic(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Mapping[str, float]]:
     """Return what was measured of each setting without people, turned so that more is better."""
     found: dict[str, dict[str, float]] = {}
@@ -129,6 +136,22 @@ def automatic(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Ma
             value = one.cost(measure)
             if value is not None:
                 found.setdefault(f"{title} (low is good)", {})[one.label] = -value
+    rows = trainings.frames.metrics
+    last = {run.run.name: run.row.get("num_epochs") for run in trainings.runs}
+    values: dict[str, dict[str, list[float]]] = {}
+    of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
+    columns = (rows[name] for name in ("run", "epoch", "metric", "value"))
+    for run, epoch, metric, value in zip(*columns, strict=True):
+        is_known = isinstance(value, (int, float)) and not is_missing(value)
+        if is_known and run in of_run and epoch == last[run]:
+            values.setdefault(str(metric), {}).setdefault(of_run[run], []).append(float(value))
+    for metric, by_setting in values.items():
+        is_good = METRICS[metric].higher_is_better if metric in METRICS else None
+        words = {True: "high is good", False: "low is good", None: "more of it"}[is_good]
+        sign = -1 if is_good is False else 1
+        found[f"{metric} ({words})"] = {
+            label: sign * statistics.fmean(numbers) for label, numbers in by_setting.items()
+        }
     return found
 
 

@@ -103,7 +103,7 @@ def stand(trainings: SweepEvidence) -> Standings:
     runs = frames.runs[frames.runs["run"].isin(names)]
     factors = tuple(results.varied(runs))
     measure, num_validated = _measure(runs)
-    found = results.outcomes(runs, frames.validation, measure)
+    found = results.outcomes(runs, frames.validation)[measure]
     by_setting: dict[tuple[str, ...], list[RunEvidence]] = {}
     # In the order of the sweep, not of speed.
     for run in sorted(trainings.runs, key=lambda run: int(run.anchor.partition("-")[2])):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from optbench.report.charts import COLOURS, DASHES, Axes, Line, line_chart
+from markupsafe import Markup
+
+from optbench.report.charts import COLOURS, DASHES, Axes, Line, line_chart, swatch
 from optbench.report.curves import Chart
 from optbench.report.scatter import Cost, Point, size_chart
 from optbench.report.settings_table import interval_of
@@ -23,6 +25,7 @@ _AXIS = {
     "final_loss": "training loss",
 }
 _MAX_LABELS = 10
+_UNLIKE = 1.01  # files' names and times differ by less, and nobody chooses by it
 
 
 def tradeoff_charts(standings: Standings, *, is_crowded: bool) -> Iterator[Chart]:
@@ -32,7 +35,11 @@ def tradeoff_charts(standings: Standings, *, is_crowded: bool) -> Iterator[Chart
     for name, title, cost in _COSTS:
         points = [point for one in standings.finished if (point := _point(one, name)) is not None]
         sizes = {point.size_bytes for point in points}
-        if len(sizes) < 2 or (is_crowded and name == "seconds_total"):
+        if (
+            not sizes
+            or max(sizes) < _UNLIKE * min(sizes)
+            or (is_crowded and name == "seconds_total")
+        ):
             continue
         best = frontier(points)
         # Where they would cover one another, only those that matter have their names beside them.
@@ -88,7 +95,12 @@ def rate_charts(standings: Standings) -> Iterator[Chart]:
                     y=y,
                 )
             )
-        axes = Axes(x_title=f"{name}, log scale", y_title=_AXIS[standings.measure], is_log_x=True)
+        axes = Axes(
+            x_title=f"{name}, log scale",
+            y_title=_AXIS[standings.measure],
+            is_log_x=True,
+            x_ticks=sorted({x for line in lines for x in line.x if x > 0}),
+        )
         svg = line_chart(lines, axes)
         if svg is not None:
             told = "; ".join(_best_rate(line) for line in lines)
@@ -96,8 +108,16 @@ def rate_charts(standings: Standings) -> Iterator[Chart]:
                 title=f"Sensitivity to {name}",
                 note="Means over seeds. What is best at the first or the last rate tried may be "
                 f"better beyond it, and is not tuned yet. Lowest: {told}.",
-                svg=svg,
+                svg=svg + _legend(lines),
             )
+
+
+def _legend(lines: Sequence[Line]) -> Markup:
+    named = [
+        Markup("<span>{} {}</span> ").format(swatch(line.colour, line.dash), line.label)
+        for line in lines
+    ]
+    return Markup('<p class="legend">{}</p>').format(Markup("").join(named))
 
 
 def _best_rate(line: Line) -> str:

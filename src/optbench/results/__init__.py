@@ -15,10 +15,11 @@ from optbench.results.comparing import (
     shown,
 )
 from optbench.results.configs import read_config, settings
-from optbench.results.effects import SPEED, effects, noise_floor
+from optbench.results.effects import effects, noise_floor
 from optbench.results.outcomes import (
     BANDS,
     MEASURES,
+    SPEED,
     SPLITS,
     Outcome,
     bands,

@@ -11,9 +11,15 @@ from typing import Any
 import pandas as pd
 
 from optbench import stats
-from optbench.results.outcomes import MEASURES, SPLITS, Outcome, last_validation, outcomes, varied
+from optbench.results.outcomes import (
+    SPEED,
+    SPLITS,
+    Outcome,
+    last_validation,
+    outcomes,
+    varied,
+)
 
-SPEED = "seconds_per_step"
 _COLUMNS = (
     "sweep",
     "setting",
@@ -92,16 +98,21 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
-        for measure in (*MEASURES, SPEED):
-            groups: dict[tuple[Any, ...], dict[str, float]] = {}
-            for one in outcomes(part, validation, measure):
-                groups.setdefault((one.settings, one.comparable), {})[one.seed] = one.value
-            found = stats.pooled_deviation([list(group.values()) for group in groups.values()])
-            if found is not None:
-                repeated = [group for group in groups.values() if len(group) > 1]
-                num_runs = sum(map(len, repeated))
-                rows.append((sweep, measure, *found, len(repeated), num_runs))
+        for measure, found in outcomes(part, validation).items():
+            groups = _by_setting(found)
+            noise = stats.pooled_deviation(groups)
+            if noise is not None:
+                repeated = [group for group in groups if len(group) > 1]
+                rows.append((sweep, measure, *noise, len(repeated), sum(map(len, repeated))))
     return pd.DataFrame(rows, columns=list(_NOISE_COLUMNS))
+
+
+def _by_setting(found: Sequence[Outcome]) -> list[list[float]]:
+    """Return the values of each setting's seeds."""
+    groups: dict[tuple[Any, ...], dict[str, float]] = {}
+    for one in found:
+        groups.setdefault((one.settings, one.comparable), {})[one.seed] = one.value
+    return [list(group.values()) for group in groups.values()]
 
 
 def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
@@ -112,14 +123,14 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
     are one block, and the interval is over seeds. Else each pair is a block, and the interval is
     over the other settings at that one seed. Changes of the seed are the noise floor, not here.
     """
-    noise = noise_floor(runs, validation)
     rows: list[dict[str, Any]] = []
     for sweep, part in runs.groupby("sweep", sort=False):
         own = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
         names = varied(part)
-        floor = noise[noise["sweep"] == sweep].set_index("measure")["deviation"]
-        for measure in (*MEASURES, SPEED):
-            known = {one.run: one for one in outcomes(part, validation, measure)}
+        for measure, reached in outcomes(part, validation).items():
+            known = {one.run: one for one in reached}
+            noise = stats.pooled_deviation(_by_setting(reached))
+            deviation = noise[0] if noise else None
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}
             for setting, before, after, one, other in zip(
@@ -131,7 +142,7 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
                     groups.setdefault(key, []).append((ends[0], ends[1]))
             made = [
                 {"sweep": sweep}
-                | _effect(_Change(key=key, measure=measure, ends=ends), names, floor.get(measure))
+                | _effect(_Change(key=key, measure=measure, ends=ends), names, deviation)
                 for key, ends in groups.items()
             ]
             for row, p in zip(made, stats.holm([row["sign_flip_p"] for row in made]), strict=True):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from optbench import rundir
 from optbench.results.comparing import differing, is_missing, shown
 
 # The best evidence first. Validation is the mean of the loss minus the base's own at the same
@@ -22,6 +21,7 @@ MEASURES: Mapping[str, str] = {
     "validation_training": "validation loss on training pictures",
     "final_loss": "training loss of the last epoch",
 }
+SPEED = "seconds_per_step"
 SPLITS: Mapping[str, str] = {
     "held_out": "validation_held_out",
     "training": "validation_training",
@@ -44,7 +44,6 @@ class Outcome:
     seed: str
     value: float
     comparable: str  # only outcomes that are equal here may be compared
-    row: Mapping[str, Any]
 
 
 def varied(runs: pd.DataFrame) -> list[str]:
@@ -52,32 +51,34 @@ def varied(runs: pd.DataFrame) -> list[str]:
     return [name for name in differing(runs) if name != "seed"] if len(runs) else []
 
 
-def outcomes(runs: pd.DataFrame, validation: pd.DataFrame, measure: str) -> list[Outcome]:
-    """Return the outcomes of the runs that are done and have this measure."""
+def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Outcome]]:
+    """Return by measure the outcomes of the runs that are done and have it; time per step, too."""
     names = varied(runs)
-    places = _places(runs, validation, measure)
-    found = []
-    for row in runs.to_dict("records"):
-        value: Any = row.get(measure)
-        if row["status"] != "done" or not _is_number(value):
+    last = last_validation(runs, validation)
+    places = {column: _places(last, split) for split, column in SPLITS.items()}
+    found: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
+    for record in runs.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        if row["status"] != "done":
             continue
-        record = {str(name): one for name, one in row.items()}
         base = [shown(row.get(name)) for name in _BASE]
-        if measure == "final_loss":
-            kept = [shown(value) for name, value in sorted(record.items()) if _is_of_loss(name)]
-            kept.append(shown(row.get("num_steps")))
-        else:
-            kept = [places.get((row["sweep"], row["run"]), "")]
-        found.append(
-            Outcome(
-                run=str(row["run"]),
-                settings=tuple(shown(row.get(name)) for name in names),
-                seed=shown(row.get("seed")),
-                value=float(value),
-                comparable=rundir.fingerprint({"of": [*base, *kept]}),
-                row=record,
+        for measure, own in found.items():
+            value: Any = row.get(measure)
+            if not _is_number(value):
+                continue
+            kept = [places.get(measure, {}).get((row["sweep"], row["run"]), "")]
+            if measure == "final_loss":
+                kept = [shown(row[name]) for name in sorted(row) if name.startswith("loss.")]
+                kept.append(shown(row.get("num_steps")))
+            own.append(
+                Outcome(
+                    run=str(row["run"]),
+                    settings=tuple(shown(row.get(name)) for name in names),
+                    seed=shown(row.get("seed")),
+                    value=float(value),
+                    comparable="\x1f".join([*base, *kept]),
+                )
             )
-        )
     return found
 
 
@@ -133,12 +134,9 @@ def bands(validation: pd.DataFrame) -> pd.DataFrame:
     return means.assign(difference=means["loss"] - means["base_loss"])[columns]
 
 
-def _places(
-    runs: pd.DataFrame, validation: pd.DataFrame, measure: str
-) -> dict[tuple[str, str], str]:
+def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
     """Return for each run what names the pictures and noise levels it was measured on."""
-    rows = last_validation(runs, validation)
-    rows = rows[rows["split"].map(SPLITS) == measure]
+    rows = last[last["split"] == split]
     if not len(rows):
         return {}
     # A sum of hashes: the same set in any order has the same, and no other by accident.
@@ -148,10 +146,6 @@ def _places(
         (str(sweep), str(run)): f"{total} {size}"
         for (sweep, run), total, size in zip(sums.index, sums["sum"], sums["size"], strict=True)
     }
-
-
-def _is_of_loss(name: str) -> bool:
-    return name.startswith("loss.")
 
 
 def _is_number(value: Any) -> bool:

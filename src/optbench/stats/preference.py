@@ -71,7 +71,10 @@ def bradley_terry(votes: Sequence[Comparison]) -> list[Strength]:
     resampled = stream.multinomial(len(votes), counts / counts.sum(), size=_NUM_RESAMPLES)
     drawn = [fit_strengths(kinds, one.astype(float), len(names), found) for one in resampled]
     low, high = np.quantile(np.stack(drawn), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
-    covariance = np.linalg.inv(_derivatives(found, kinds, counts)[1])
+    # About the mean of all: votes say nothing of a strength that all have in common.
+    centring = np.eye(len(found))
+    centring[:-1, :-1] -= 1 / len(names)
+    covariance = centring @ np.linalg.inv(_derivatives(found, kinds, counts)[1]) @ centring.T
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance))
     low, high = np.minimum(low, found - half), np.maximum(high, found + half)
     num_votes = Counter(name for vote in votes for name in (vote.first, vote.second))
