@@ -50,7 +50,9 @@ class Viewer:
         self.page.goto(index.as_uri() + hash)
         self.page.locator(".vg-cell").first.wait_for()
         # Small copies are loaded once they come near, and what stands above may be long.
-        self.page.locator("#viewer").evaluate("(viewer) => viewer.scrollIntoView({ behavior: 'instant' })")
+        self.page.locator("#viewer").evaluate(
+            "(viewer) => viewer.scrollIntoView({ behavior: 'instant' })"
+        )
         return self
 
     def press(self, *keys: str) -> None:
