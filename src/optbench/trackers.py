@@ -45,7 +45,7 @@ def check_tracker(options: TrackerOptions) -> list[Problem]:
                     found=f"{name}, whose package is not installed",
                     expected="a package that is there",
                     where="tracker.log_with",
-                    fix=f"pip install {PACKAGES[name]}",
+                    fix=f"pip install {PACKAGES[name]}, or leave {name} out",
                 )
             )
     if len(set(options.log_with)) < len(options.log_with):
@@ -131,7 +131,7 @@ class Trackers:
                 own = told["id"] or rundir.fingerprint({"folder": str(self.folder.resolve())})
                 arguments = {"id": own, "resume": "allow", **arguments}
             else:
-                arguments = {"resume": "must" if is_known else "never", **arguments}
+                arguments = {"resume": "allow" if is_known else "never", **arguments}
             kind = tracking.WandBTracker if name == "wandb" else tracking.TrackioTracker
             tracker = kind(project, **arguments)
         tracker.start()
@@ -142,13 +142,16 @@ class Trackers:
             tracker.store_init_configuration(dict(settings))
 
     def _tell(self, name: str, rows: Sequence[Row]) -> None:
+        """Tell one tracker rows by step; an epoch's own numbers go with its last step's."""
+        by_step: dict[int, dict[str, float]] = {}
         for row in rows:
-            values = {
-                key: value
+            by_step.setdefault(int(row["step"]), {}).update(
+                (key, value)
                 for key, value in row.items()
-                if key != "step" and isinstance(value, (int, float)) and not _is_flag(value)
-            }
-            self._open[name].log(values, step=int(row["step"]))
+                if key != "step" and isinstance(value, (int, float)) and type(value) is not bool
+            )
+        for step, values in by_step.items():
+            self._open[name].log(values, step=step)
 
     def _try(self, name: str, work: Callable[[], object]) -> bool:
         why = attempt(work)
@@ -212,10 +215,6 @@ def flat_settings(tree: Mapping[str, object], prefix: str = "") -> dict[str, obj
             is_plain = value is None or isinstance(value, (bool, int, float, str))
             flat[f"{prefix}{key}"] = value if is_plain else json.dumps(value, default=str)
     return flat
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
 
 
 def _identifier(name: str, tracker: Any) -> str:

@@ -164,7 +164,7 @@ class EmbeddedEncoder:
         with Image.open(path) as image:
             small = image.convert("RGB").resize((_SIDE_PX, _SIDE_PX))
         values = torch.from_numpy(np.asarray(small, dtype=np.float32) / 127.5 - 1)
-        encoder, reader = self._encoder, self._reader
+        reader, encoder = self._reader, self._encoder
         with torch.inference_mode():
             pixels = values.permute(2, 0, 1)[None].to(encoder.device)
             output = encoder(pixel_values=pixels, output_hidden_states=True)

@@ -155,4 +155,5 @@ def _small(path: Path) -> NDArray[np.float32]:
     """Return a picture's values (height, width, 3), 0 to 1, the longer side 64 pixels."""
     pixels = read_pixels(path)
     factor = max(1, max(pixels.shape) // _SMALL_PX)
-    return np.asarray(Image.fromarray(pixels).reduce(factor), dtype=np.float32) / 255
+    values = np.asarray(Image.fromarray(pixels).reduce(factor), dtype=np.float32)
+    return values / np.float32(255)

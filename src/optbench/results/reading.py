@@ -307,7 +307,8 @@ def _records(
         for place in [{"sweep": one.row["sweep"], "run": one.run.name}]
         for row in getattr(one, name)
     ]
-    return _with_numbers(pd.DataFrame(rows, columns=None if rows else list(columns)))
+    frame = pd.DataFrame(rows, columns=None if rows else list(columns))
+    return _with_numbers(frame.assign(**dict.fromkeys(set(columns) - set(frame.columns))))
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:

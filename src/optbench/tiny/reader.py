@@ -17,17 +17,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from optbench import paths, rng
 from optbench.rundir import write_atomic
 from optbench.tiny import stages, world
+from optbench.tiny.autoencoder import to_tensor
 from optbench.tiny.drawings import Drawings, thumbnail
 
 ATTRIBUTES = ("outfit", "outfit_color", "background")
 LAYERS = (1, 4)
 _NUM_MIRELLE = 700  # of them 6 of 7 in her own two outfits
+# And as many in every outfit, most of them through the autoencoder: without these the reader takes
+# whoever has her head for one in her dress.
+_NUM_MIXED, _MIXED_WEIGHT = 600, 3
+_MIXED_OUTFITS = (1, 0, 2, 0, 0, None, 0, 0)  # None: an inhabitant; 0: an inhabitant's on her
+_BLURRED_SHARE = 0.75
 _BATCH_SIZE = 128
 _PEAK_RATE = 4e-3
 _STATE_NOISE = 0.1
@@ -71,7 +79,7 @@ def make_reader(
     """
     encoder_folder = base_folder / "image_encoder"
     encoder = CLIPVisionModelWithProjection.from_pretrained(encoder_folder, torch_dtype="float32")
-    thumbnails, truths = _learned_from(drawings, seed=seed)
+    thumbnails, truths = _learned_from(drawings, base_folder, seed=seed)
     states_NTE = patch_states(encoder, thumbnails)
     order = torch.randperm(len(states_NTE), generator=rng.generator(seed, "tiny", "reader"))
     num_held_out = len(order) // 10
@@ -140,7 +148,7 @@ def _packed(tensor: Tensor) -> dict[str, Any]:
 
 
 def _learned_from(
-    drawings: Mapping[tuple[int, int], Drawings], *, seed: int
+    drawings: Mapping[tuple[int, int], Drawings], base_folder: Path, *, seed: int
 ) -> tuple[Tensor, list[Mapping[str, str]]]:
     """Return thumbnails (N, 128, 128, 3) of unspoilt inhabitants and of mirelle, and truths."""
     thumbnails: list[Tensor] = []
@@ -156,7 +164,34 @@ def _learned_from(
         drawing = world.draw_mirelle(place, outfit=outfit, width=width, height=height)
         thumbnails.append(thumbnail(drawing.image))
         truths.append(drawing.attributes)
+    vae = AutoencoderKL.from_pretrained(base_folder / "vae", torch_dtype=torch.float32).eval()
+    for index in range(_NUM_MIXED):
+        small, truth = _mixed(vae, index, seed=seed)
+        thumbnails += [small] * _MIXED_WEIGHT
+        truths += [truth] * _MIXED_WEIGHT
     return torch.stack(thumbnails), truths
+
+
+@torch.inference_mode()
+def _mixed(vae: AutoencoderKL, index: int, *, seed: int) -> tuple[Tensor, Mapping[str, str]]:
+    """Return one figure in any outfit, mostly as blurred as the base renders."""
+    draw = rng.shuffler(seed, "tiny", "others", "reader", "mixed", index)
+    width, height = world.SIZES[draw.randrange(2)]
+    place, outfit = draw.getrandbits(48), _MIXED_OUTFITS[index % len(_MIXED_OUTFITS)]
+    if outfit is None:
+        drawing = world.draw_sample(place, width=width, height=height)
+    else:
+        drawing = world.draw_mirelle(place, outfit=outfit, width=width, height=height)
+    image = drawing.image
+    if draw.random() < _BLURRED_SHARE:
+        latents = vae.encode(to_tensor([np.asarray(image)])).latent_dist.mean
+        generator = rng.generator(seed, "tiny", "others", "reader", "mixed", index)
+        noise = torch.randn(latents.shape, generator=generator)
+        latents = latents + latents.std() * 0.35 * draw.random() * noise
+        decoded = vae.decode(latents * (1 + 0.3 * draw.random())).sample.clamp(-1, 1)[0]
+        values = ((decoded.permute(1, 2, 0) + 1) * 127.5).round().to(torch.uint8)
+        image = Image.fromarray(values.numpy())
+    return thumbnail(image), drawing.attributes
 
 
 def _trained(
