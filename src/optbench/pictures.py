@@ -164,6 +164,7 @@ def _forget_other_looks(gallery: Gallery) -> None:
             return
     if images.is_dir():
         shutil.rmtree(images)
+    thumbnails.remove_thumbnails(gallery.run.path)
     rundir.write_json(key_path, {"key": gallery.key})
 
 

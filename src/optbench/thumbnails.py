@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,11 @@ def make_thumbnails(pictures: Iterable[Path]) -> int:
     # Pillow lets go of the interpreter while it decodes, resizes and encodes.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return sum(pool.map(_make, groups.values()))
+
+
+def remove_thumbnails(run_dir: Path) -> None:
+    """Remove all small copies of a run, because its pictures are no longer what they were."""
+    shutil.rmtree(run_dir / _FOLDER, ignore_errors=True)
 
 
 def has_thumbnail(picture: Path) -> bool:

@@ -22,7 +22,7 @@ from PIL import Image
 from optbench import rundir
 from optbench.errors import DatasetError
 from optbench.records import Cell
-from optbench.report import build_report
+from optbench.report import build_report, sheets
 from optbench.report.__main__ import main
 from optbench.report.wording import bytes_text, seconds_text
 from optbench.rundir import RunDir
@@ -171,7 +171,7 @@ def test_every_link_is_relative_and_leads_somewhere(page: Page) -> None:
 def test_the_page_needs_no_network_and_no_module(page: Page) -> None:
     text = (page.folder / "index.html").read_text(encoding="utf-8")
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
-    assert scripts == [{"src": "./data.js"}, {}]
+    assert scripts == [{"src": "./data.js"}, {}, {}]
     for word in ("fetch(", "@import", "<link", 'http-equiv="refresh'):
         assert word not in text
     assert not re.search(r"url\((?!#)", text)
@@ -247,12 +247,56 @@ def test_tables_lie_beside_the_page(sweep: Path) -> None:
 
 
 def test_building_again_leaves_sheets_alone(sweep: Path) -> None:
-    sheets = sorted(sweep.rglob("sheets/**/*.png"))
-    for path in sheets:
+    drawn = sorted(sweep.rglob("sheets/**/*.png"))
+    for path in drawn:
         os.utime(path, ns=(7, 7))
     build_report(sweep)
-    assert sheets
-    assert {path.stat().st_mtime_ns for path in sheets} == {7}
+    assert drawn
+    assert {path.stat().st_mtime_ns for path in drawn} == {7}
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "epochs", "said"),
+    [
+        ("_MAX_PICTURES", 100, {"epoch-0001", "epoch-0002"}, ""),
+        ("_MAX_PICTURES", 11, {"epoch-0002"}, "Sheets are drawn of epoch 2 only"),
+        ("_MAX_PICTURES_OF_AN_EPOCH", 5, set(), "There are too many pictures for sheets"),
+    ],
+)
+def test_of_a_large_sweep_fewer_sheets_are_drawn_and_that_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    limit: int,
+    epochs: set[str],
+    said: str,
+) -> None:
+    for dim in (4, 8, 16):
+        make_run(tmp_path, "adamw", dim)
+    monkeypatch.setattr(sheets, name, limit)
+
+    page = Page(build_report(tmp_path))
+
+    drawn = {path.parent.name for path in tmp_path.glob("report/sheets/*/a.png")}
+    assert drawn == epochs
+    assert said in page.text
+    assert page.missing_targets() == []
+
+
+def test_a_long_sheet_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dim in (4, 8, 16):
+        make_run(tmp_path, "adamw", dim)
+    monkeypatch.setattr(sheets, "_MAX_ROWS", 3)
+
+    page = Page(build_report(tmp_path))
+
+    parts = sorted(path.relative_to(tmp_path) for path in tmp_path.glob("report/sheets/**/*.png"))
+    assert [path.as_posix() for path in parts[:2]] == [
+        "report/sheets/epoch-0001/a.png",
+        "report/sheets/epoch-0001/part-2/a.png",
+    ]
+    assert "epoch 1, part 2" in page.text
+    assert page.missing_targets() == []
 
 
 def test_hostile_words_are_shown_and_never_run(tmp_path: Path) -> None:
@@ -264,7 +308,7 @@ def test_hostile_words_are_shown_and_never_run(tmp_path: Path) -> None:
     page = Page(build_report(sweep))
 
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
-    assert scripts == [{"src": "./data.js"}, {}]
+    assert scripts == [{"src": "./data.js"}, {}, {}]
     assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
     assert all(str(attrs["src"]).endswith(".png") for tag, attrs in page.tags if tag == "img")
     assert page.text.count(HOSTILE) >= 5

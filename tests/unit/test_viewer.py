@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from tests.fabricated_sweep import SEEDS, Shape, cut_short, make_sweep
-from tests.unit.viewer_page import Viewer, built, chromium, needs_chromium
+from tests.unit.viewer_page import Viewer, chromium, needs_chromium
 
 from optbench.records import Cell
+from optbench.report import build_report
 
 pytestmark = needs_chromium
 
@@ -36,7 +37,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cut_short(runs[3], epoch=2, status="interrupted")
     damaged = Cell(prompt="b", width=64, height=96, seed=SEEDS[1], epoch=3)
     runs[0].image_path(damaged).write_bytes(b"no picture")
-    return built(sweep)
+    return build_report(sweep)
 
 
 @pytest.fixture
@@ -363,7 +364,7 @@ def test_hostile_words_are_text_everywhere(browser: Any, tmp_path: Path) -> None
     shape = Shape(prompts=tuple(names["texts"]), num_epochs=1, dims=(4,), **names)  # type: ignore[arg-type]
     runs = make_sweep(sweep, shape)
     cut_short(runs[1], epoch=0, status="failed", reason=f"{HOSTILE}\0{RTL}")
-    index = built(sweep)
+    index = build_report(sweep)
 
     page = browser.new_page(viewport={"width": 1500, "height": 1300})
     viewer = Viewer(page).open(index)
@@ -401,7 +402,7 @@ def test_of_a_long_table_only_what_is_seen_is_in_the_document(browser: Any, tmp_
     sweep = tmp_path / "many"
     make_sweep(sweep, Shape(num_optimizers=30, num_epochs=12, dims=(4, 8), are_linked=True))
     page = browser.new_page(viewport={"width": 1500, "height": 900})
-    viewer = Viewer(page).open(built(sweep), "#v=1&rows=run&cols=epoch&slider=prompt")
+    viewer = Viewer(page).open(build_report(sweep), "#v=1&rows=run&cols=epoch&slider=prompt")
     assert page.locator(".vg").get_attribute("aria-rowcount") == "62"
     assert page.locator(".vg-cell img").count() < 150
     page.locator(".vg-cell").first.focus()

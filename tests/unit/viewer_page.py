@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from optbench.report import build_report
-
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium here: apt-get install --no-install-recommends chromium"
@@ -51,6 +49,10 @@ class Viewer:
     def open(self, index: Path, hash: str = "") -> Viewer:
         self.page.goto(index.as_uri() + hash)
         self.page.locator(".vg-cell").first.wait_for()
+        # Small copies are loaded once they come near, and what stands above may be long.
+        self.page.locator("#viewer").evaluate(
+            "(viewer) => viewer.scrollIntoView({ behavior: 'instant' })"
+        )
         return self
 
     def press(self, *keys: str) -> None:
@@ -78,7 +80,3 @@ class Viewer:
 
     def rows(self) -> list[str]:
         return [text.split("\n")[0] for text in self.page.locator(".vg-rowhead").all_inner_texts()]
-
-
-def built(sweep: Path) -> Path:
-    return build_report(sweep)

@@ -24,8 +24,7 @@ from optbench.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLES = ("page.css", "viewer.css")
-_SCRIPTS = (
-    "page.js",
+_VIEWER_SCRIPTS = (
     "viewer_model.js",
     "viewer_state.js",
     "viewer_grid.js",
@@ -107,7 +106,8 @@ def _environment() -> Environment:
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
         style=Markup(_joined(_STYLES)),
-        script=Markup(_joined(_SCRIPTS)),
+        script=Markup(_joined(["page.js"])),
+        viewer_script=Markup(_joined(_VIEWER_SCRIPTS)),
         measure_titles=results.MEASURES,
         clip_definition=charts.clip_definition(),
         swatch=charts.swatch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optbench.metrics import METRICS
 from optbench.report.curves import smooth
 from optbench.report.evidence import RunEvidence, SweepEvidence
 
@@ -77,13 +78,10 @@ def _number(name: str, title: str, unit: str, scope: str, values: list[Any]) -> 
 def _of_pictures(
     sweep: SweepEvidence, runs: Sequence[RunEvidence], shots: Sequence[Shot]
 ) -> list[dict[str, Any]]:
-    frame = getattr(sweep.frames, "metrics", None)
-    if frame is None or frame.empty:
-        return []
     run_places = {run.run.name: place for place, run in enumerate(runs)}
     shot_places = {shot: place for place, shot in enumerate(shots)}
     found: dict[str, list[dict[int, list[float | None]]]] = {}
-    for row in frame.to_dict("records"):
+    for row in sweep.frames.metrics.to_dict("records"):
         shot = row["prompt"], row["width"], row["height"], row["seed"]
         run, value = run_places.get(row["run"]), _rounded(row["value"])
         if run is None or shot not in shot_places or value is None:
@@ -91,7 +89,19 @@ def _of_pictures(
         of_runs = found.setdefault(str(row["metric"]), [{} for _ in runs])
         of_epoch = of_runs[run].setdefault(int(row["epoch"]), [None] * len(shots))
         of_epoch[shot_places[shot]] = value
-    return [_number(name, name, "", "cell", values) for name, values in sorted(found.items())]
+    return [
+        _number(name, name.replace("_", " "), "", "cell", values) | _meaning(name)
+        for name, values in sorted(found.items())
+    ]
+
+
+def _meaning(name: str) -> dict[str, str]:
+    """Return what a metric says and which end of it is better, where it is one of ours."""
+    known = METRICS.get(name)
+    if known is None:
+        return {}
+    better = {True: "higher", False: "lower", None: ""}[known.higher_is_better]
+    return {"meaning": f"{known.meaning} ({known.unit})", "better": better}
 
 
 def _curve(
