@@ -27,7 +27,7 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
-    ("records", "contracts", "options", "rng", "paths", "allocator", "samplers"),
+    ("records", "contracts", "options", "rng", "paths", "allocator", "samplers", "prompt_grammar"),
     (
         "recipes",
         "schedules",
@@ -111,6 +111,9 @@ WITHOUT_TORCH = (
     "recipes",
     "schedules",
     "loss_checks",
+    "prompt_grammar",
+    "samplers",
+    "render",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"
