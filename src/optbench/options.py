@@ -306,3 +306,22 @@ class RegularizeOptions:
     device: str  # auto, cpu, mps, cuda, cuda:NUMBER
     num_threads: int | None  # CPU threads; None: torch decides
     cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotOptions:
+    """What finished LoRA files are shown with (`python -m optbench.render`), but for the sides."""
+
+    lora: tuple[str, ...]  # files, and folders of runs
+    with_base: bool
+    strength: float  # of every LoRA
+    wildcards_dir: str | None
+    clip_skip: int | None  # None: what the files say, or 1
+    base: BaseOptions
+    prompts: PromptOptions
+    render: RenderOptions
+    dir: str
+    mixed_precision: Precision
+    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: int | None  # CPU threads; None: torch decides
+    cache_dir: str

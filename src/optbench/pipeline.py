@@ -39,6 +39,7 @@ from optbench.options import BaseOptions, RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.render import Halving, Painter, origin_of
 from optbench.resume import Progressed, read_state, write_state
 from optbench.rundir import RunDir
 from optbench.stepping import BuiltOptimizer
@@ -86,6 +87,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
     with _progress(stage, place) as progress:
+        stage.painter = Halving(base, progress.say)
         for line in (*departures(config.optimizer), config.optimizer.note, *notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
@@ -124,6 +126,7 @@ class _Run:
     notices: tuple[str, ...]
     done: Progressed = Progressed(epoch=0, step=0)
     examination: validation.Examination | None = None
+    painter: Painter | None = None
 
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
@@ -197,6 +200,8 @@ class _Run:
             options=self.config.render,
             clip_skip=self.config.train.clip_skip,
             cache_dir=Path(self.config.cache_dir),
+            painter=self.painter,
+            origin=origin_of(self.config.base, cache_dir=Path(self.config.cache_dir)),
         )
         pictures.render_base(gallery)
         for epoch in range(1, self.done.epoch + 1):

@@ -85,6 +85,7 @@ RANKS = (
     ("launch", "recipe_files"),
     ("doctor",),
     ("plan", "resize", "kohya", "regularize"),
+    ("plots",),
     ("cli",),
     ("__main__",),
 )
@@ -114,6 +115,7 @@ WITHOUT_TORCH = (
     "prompt_grammar",
     "samplers",
     "render",
+    "plots.asking",
 )
 FORBIDDEN_WORDS = re.compile(
     r"(^|_)(utils?|helpers?|common|managers?|handlers?|processors?|engines?|misc)(_|$)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +51,9 @@ class FakeBase:
         self.layer.weight.fill_(1.0)
         self.num_drawn = 0
         self.allowed = 1000
+
+    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+        return tuple(text for text in texts if len(text.split()) > max_token_length)
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         if self.num_drawn + len(request.seeds) > self.allowed:
