@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from optbench.captions import longest_forms
 from optbench.contracts import Base
+from optbench.lettering import without_font
 from optbench.options import DatasetOptions, PromptOptions
 from optbench.prompt_grammar import emphasized, is_balanced
 from optbench.records import Dataset
@@ -29,9 +30,19 @@ def text_notices(
             f"{len(cut)} of {len(captions)} captions are longer than the text encoder reads "
             f"({max_token_length} tokens); the rest of them has no effect: {cut[0][:_SHOWN]}..."
         )
-    yield from grammar_notices(
-        [text for one in prompts.prompts for text in (one.text, one.negative)]
-    )
+    listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
+    yield from grammar_notices(listed)
+    yield from font_notices([one.text for one in prompts.prompts])
+
+
+def font_notices(texts: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on letters that sheets can only show as boxes."""
+    if letters := without_font(texts):
+        yield (
+            f"no font of this machine has {len(letters)} of the letters that sheets print "
+            f"({letters[:_SHOWN]}), so they become boxes; install one, for instance "
+            "fonts-noto-cjk or fonts-wqy-microhei"
+        )
 
 
 def grammar_notices(prompts: Sequence[str]) -> Iterator[str]:

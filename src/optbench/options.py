@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["no", "fp16", "bf16"]
+SheetFormat = Literal["png", "webp"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
@@ -224,6 +225,7 @@ class RenderOptions:
     steps: int
     sampler: str  # the name A1111 gives it
     batch_size: int
+    sheet_format: SheetFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,8 +57,8 @@ class Gallery:
     def key(self) -> str:
         """Hex that changes with anything but the LoRA that a picture depends on."""
         looks = asdict(self.options)
-        # Neither changes a picture: noise is per seed, and rows of a batch do not mix.
-        del looks["enabled"], looks["batch_size"], looks["seeds"]
+        # None of them changes a picture: noise is per seed, and rows of a batch do not mix.
+        del looks["enabled"], looks["batch_size"], looks["seeds"], looks["sheet_format"]
         content = {
             "base": self.base.fingerprint,
             "vae": self.base.vae_fingerprint,
@@ -133,7 +133,13 @@ def draw_run_sheets(
 ) -> None:
     """Compose the run's own sheets: rows are epochs (0 = the base), columns are seeds."""
     for prompt in prompts.prompts:
-        grid.run_sheet(run, prompt, seeds=options.seeds, num_epochs=num_epochs)
+        grid.run_sheet(
+            run,
+            prompt,
+            seeds=options.seeds,
+            num_epochs=num_epochs,
+            sheet_format=options.sheet_format,
+        )
 
 
 def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:

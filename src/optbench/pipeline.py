@@ -94,8 +94,10 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         with progress.doing("rendering what is missing"):
             stage.catch_up()
         _train(stage, latents, progress)
-    if config.render.enabled:
-        pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+        if config.render.enabled:
+            with progress.doing("drawing the sheets"):
+                last = stage.done.epoch
+                pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
     rundir.write_status(run.path, "done")
     return "done"
 

@@ -38,6 +38,7 @@ RANKS = (
         "telemetry",
         "stepping",
         "rundir",
+        "lettering",
         "loss",
         "noise",
         "captions",

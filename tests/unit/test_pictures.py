@@ -30,7 +30,13 @@ TALL = Prompt(name="tall", text="1girl", negative="blurry", width=8, height=12)
 WIDE = Prompt(name="wide", text="a dress", negative="", width=12, height=8)
 SEEDS = (112233, 2**64 - 1)
 OPTIONS = RenderOptions(
-    enabled=True, seeds=SEEDS, cfg_scale=7.0, steps=4, sampler="DDIM", batch_size=1
+    enabled=True,
+    seeds=SEEDS,
+    cfg_scale=7.0,
+    steps=4,
+    sampler="DDIM",
+    batch_size=1,
+    sheet_format="png",
 )
 
 

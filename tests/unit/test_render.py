@@ -33,6 +33,7 @@ OPTIONS = RenderOptions(
     steps=24,
     sampler="Euler a",
     batch_size=2,
+    sheet_format="png",
 )
 TALL = Prompt(name="tall", text="mirelle, 1girl", negative="blurry", width=64, height=96)
 WIDE = Prompt(name="wide", text="a (red:1.2) dress", negative="", width=96, height=64)

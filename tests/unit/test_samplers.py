@@ -191,7 +191,13 @@ def test_linear_multistep_is_exact_where_the_slope_is_a_polynomial() -> None:
 )
 def test_unknown_names_are_refused_and_near_ones_told(name: str, near: str | None) -> None:
     options = RenderOptions(
-        enabled=True, seeds=(1,), cfg_scale=7.0, steps=20, sampler=name, batch_size=1
+        enabled=True,
+        seeds=(1,),
+        cfg_scale=7.0,
+        steps=20,
+        sampler=name,
+        batch_size=1,
+        sheet_format="png",
     )
     (problem,) = check_render(options)
     assert problem.where == "render.sampler"
@@ -202,6 +208,12 @@ def test_unknown_names_are_refused_and_near_ones_told(name: str, near: str | Non
 def test_known_names_are_not_refused() -> None:
     for name in SAMPLERS:
         options = RenderOptions(
-            enabled=True, seeds=(1,), cfg_scale=7.0, steps=20, sampler=name, batch_size=1
+            enabled=True,
+            seeds=(1,),
+            cfg_scale=7.0,
+            steps=20,
+            sampler=name,
+            batch_size=1,
+            sheet_format="png",
         )
         assert check_render(options) == []

@@ -54,7 +54,7 @@ def solve(
         # Timesteps found from noise levels may round to equal ones, among which none can be found.
         scheduler.set_begin_index(0)
     more: dict[str, Any] = {"generator": list(start.generators)} if sampler.is_random else {}
-    latents = start.noise_BCHW * scheduler.init_noise_sigma
+    latents: Tensor = start.noise_BCHW * scheduler.init_noise_sigma
     for index, timestep in enumerate(scheduler.timesteps):
         answer = predict(scheduler.scale_model_input(latents, timestep), timestep, index)
         latents = scheduler.step(answer, timestep, latents, **more, return_dict=False)[0]
@@ -88,12 +88,13 @@ def _own(
         return x_BCHW - answer * sigma
 
     def fresh() -> Tensor:
-        return randn_tensor(
+        drawn: Tensor = randn_tensor(
             noise_BCHW.shape,
             generator=list(start.generators),
             device=noise_BCHW.device,
             dtype=noise_BCHW.dtype,
         )
+        return drawn
 
     way = _Way(sigmas=sigmas, denoise=denoise, fresh=fresh)
     return _FUNCTIONS[sampler.solver](noise_BCHW * sigmas[0], way)

@@ -16,7 +16,7 @@ from optbench.basefiles.reading import base_fingerprint
 from optbench.bases import load_base
 from optbench.contracts import Base, SampleRequest
 from optbench.errors import ConfigError, Problem
-from optbench.notices import grammar_notices
+from optbench.notices import font_notices, grammar_notices
 from optbench.placing import misfits, network_of
 from optbench.plots.asking import AskedPlot
 from optbench.plots.shots import Page, Plot, Shot, pages
@@ -40,6 +40,7 @@ _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CELLS_SCHEMA = 1  # raise it when equal settings begin to give other pictures
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
+_MAX_ROWS = 40  # of one sheet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,11 @@ def make_plot(asked: AskedPlot) -> Status:
     plot = asked.plot
     options = plot.options
     for notice in grammar_notices(sorted({one.prompt.text for one in _shots(pages(plot))})):
+        tell(notice)
+    for notice in font_notices(
+        [source.name for source in plot.sources]
+        + [text for one in _shots(pages(plot)) for text in (one.prompt.text, one.prompt.name)]
+    ):
         tell(notice)
     placed = _placed(plot)
     missing = [one for one in placed.values() if not one.path.is_file()]
@@ -239,8 +245,9 @@ def _draw_sheets(
 ) -> list[Path]:
     """Draw every page and write down which picture stands where."""
     folder = Path(asked.plot.options.dir) / "sheets" / asked.run_dir.name
+    sheet_format = asked.plot.options.render.sheet_format
     found, written = [], []
-    every = pages(asked.plot)
+    every = [part for page in pages(asked.plot) for part in _parted(page)]
     for number, page in enumerate(
         track(every, description="sheets", console=Console(stderr=True)), start=1
     ):
@@ -263,10 +270,25 @@ def _draw_sheets(
             size_px=(first.width, first.height),
             cell_height_px=_CELL_PX,
         )
-        sheet = grid.write_sheet(folder / f"{number:03d}-{_word(page.title)}.png", plan)
+        sheet = grid.write_sheet(folder / f"{number:03d}-{_word(page.title)}.{sheet_format}", plan)
         found.append(sheet.path)
     rundir.write_json(asked.run_dir / "plot.json", {"pictures": written})
     return found
+
+
+def _parted(page: Page) -> list[Page]:
+    """Return a page's rows on as many sheets as they need to be seen."""
+    starts = range(0, len(page.rows), _MAX_ROWS)
+    if len(starts) == 1:
+        return [page]
+    return [
+        replace(
+            page,
+            title=f"{page.title}, rows {start + 1} to {min(start + _MAX_ROWS, len(page.rows))}",
+            rows=page.rows[start : start + _MAX_ROWS],
+        )
+        for start in starts
+    ]
 
 
 def _word(title: str) -> str:

@@ -87,5 +87,7 @@ def drawn(text: str, lists: Lists, *, seed: int) -> str:
 
 
 def _problem(where: str, found: str, expected: str) -> Problem:
-    fix = "write 'wildcards.colour=[red,blue]' with __colour__ in a prompt, or wildcards_dir=FOLDER"
+    fix = (
+        "write '+wildcards.colour=[red,blue]' with __colour__ in a prompt, or wildcards_dir=FOLDER"
+    )
     return Problem(found=found, expected=expected, where=where, fix=fix)

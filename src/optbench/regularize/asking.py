@@ -75,6 +75,7 @@ class AskedPictures:
             steps=options.steps,
             sampler=options.sampler,
             batch_size=options.batch_size,
+            sheet_format="png",
         )
 
     def missing(self) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench import grid, results
-from optbench.options import Prompt
+from optbench.options import Prompt, SheetFormat
 from optbench.report.evidence import RunEvidence, SweepEvidence
 from optbench.report.links import address
 
@@ -51,13 +51,24 @@ def run_sheets(run: RunEvidence, report_dir: Path) -> list[ShownSheet]:
         return []
     return [
         shown_sheet(
-            grid.run_sheet(run.run, prompt, seeds=run.seeds, num_epochs=run.num_epochs_asked),
+            grid.run_sheet(
+                run.run,
+                prompt,
+                seeds=run.seeds,
+                num_epochs=run.num_epochs_asked,
+                sheet_format=_format_of(run, prompt),
+            ),
             prompt,
             report_dir,
         )
         for prompt in run.prompts
         if run.seeds
     ]
+
+
+def _format_of(run: RunEvidence, prompt: Prompt) -> SheetFormat:
+    """Return what the run's sheet is: what the run itself has drawn stays."""
+    return "webp" if (run.run.sheets_dir / f"{prompt.name}.webp").is_file() else "png"
 
 
 def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
