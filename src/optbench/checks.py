@@ -125,6 +125,15 @@ def check_train(options: TrainOptions) -> list[Problem]:
                 "torch: pip install xformers",
             )
         )
+    if options.dynamo_backend != "inductor" and not options.torch_compile:
+        problems.append(
+            Problem(
+                found=f"{options.dynamo_backend} while train.torch_compile is false",
+                expected="torch_compile with it, because alone it has no effect",
+                where="train.dynamo_backend",
+                fix="add train.torch_compile=true, or leave train.dynamo_backend out",
+            )
+        )
     if not _DEVICE.fullmatch(options.device):
         problems.append(
             Problem(
@@ -135,6 +144,22 @@ def check_train(options: TrainOptions) -> list[Problem]:
             )
         )
     return problems
+
+
+def check_compiling(train: TrainOptions, network: NetworkOptions) -> list[Problem]:
+    """Return a problem if compiled code would have to be made anew in every step."""
+    names = ("dropout", "rank_dropout", "module_dropout")
+    dropped = [f"network.{name}" for name in names if getattr(network, name) > 0]
+    if not train.torch_compile or not dropped:
+        return []
+    return [
+        Problem(
+            found=f"true with {', '.join(dropped)}",
+            expected="no dropouts: what is dropped changes in every step, and with it the code",
+            where="train.torch_compile",
+            fix="write train.torch_compile=false, or dropout=none",
+        )
+    ]
 
 
 def check_prompts(options: PromptOptions) -> list[Problem]:

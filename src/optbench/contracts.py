@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from optbench.options import Attention
+    from optbench.options import Attention, DynamoBackend
     from optbench.records import LoraTarget, ModelVersion, ParameterGroup, Sizes
 
 Conditioning = Mapping[str, "Tensor"]
@@ -53,10 +53,16 @@ class Base(Protocol):
     def with_zero_terminal_snr(self) -> Base:
         """Return this base, weights shared, with nothing of a picture left at the last timestep."""
 
-    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
-        """Recompute activations or keep them, and attend with one kind of code, from now on.
+    def compute_with(
+        self,
+        *,
+        gradient_checkpointing: bool,
+        attention: Attention,
+        compiled_by: DynamoBackend | None,
+    ) -> None:
+        """Recompute activations or keep them, attend with one kind of code, compile `predict`.
 
-        Neither changes a weight; recomputing changes no bit of any gradient either.
+        None changes a weight, and recomputing no bit of any gradient; None: nothing is compiled.
         """
 
     @property

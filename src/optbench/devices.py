@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -27,6 +31,8 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         _refuse("train.mixed_precision=fp16 on a CPU", "no or bf16; fp16 needs a GPU")
     if options.attention == "xformers" and (is_cpu or kind == "mps"):
         _refuse("train.attention=xformers without a GPU of NVIDIA's or AMD's", "sdpa")
+    if options.torch_compile and options.dynamo_backend == "inductor":
+        _check_inductor(is_cpu=is_cpu)
     if index:
         torch.cuda.set_device(int(index))
     # accelerate keeps these for the life of the process; the next run may ask for another one.
@@ -39,6 +45,16 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     )
 
 
+def _check_inductor(*, is_cpu: bool) -> None:
+    """Refuse to compile where inductor lacks what makes machine code of its own."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    has_cpp = any(name and shutil.which(name) for name in compilers)
+    if is_cpu and not has_cpp:
+        _refuse("train.torch_compile=true on a CPU without a C++ compiler", "g++ or clang++")
+    if not is_cpu and torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
+        _refuse("train.torch_compile=true without triton", "its package: pip install triton")
+
+
 def _refuse(found: str, expected: str) -> None:
     raise ConfigError(
         Problem(
@@ -46,6 +62,6 @@ def _refuse(found: str, expected: str) -> None:
             expected=expected,
             where="train",
             fix="leave train.device=auto, and on a CPU train.mixed_precision=no and "
-            "train.attention=sdpa",
+            "train.attention=sdpa, train.torch_compile=false",
         )
     )

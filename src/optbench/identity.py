@@ -55,6 +55,7 @@ _DATASET_SWITCHES: Mapping[str, Any] = {
     "color_aug": False,
     "random_crop": False,
 }
+_TRAIN_SWITCHES: Mapping[str, Any] = {"torch_compile": False, "dynamo_backend": "inductor"}
 _HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
 # What is continued is hashed by its tensors, wherever the file lies.
 _NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
@@ -177,16 +178,25 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
         },
         "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
         "lr_scheduler": tree["lr_scheduler"],
-        "train": tree["train"],
+        "train": _without_off(tree["train"], _TRAIN_SWITCHES),
         "loss": tree["loss"],
         "lr_mult": tree["lr_mult"],
         "seed": tree["seed"],
     }
 
 
+def _without_off(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings less the switches that are off."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in switches or value != switches[key]
+    }
+
+
 def _dataset_settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    switched = [key for key, off in _DATASET_SWITCHES.items() if dataset[key] != off]
-    return {key: dataset[key] for key in (*_DATASET_KEYS, *switched)}
+    counted = {key: dataset[key] for key in (*_DATASET_KEYS, *_DATASET_SWITCHES)}
+    return _without_off(counted, _DATASET_SWITCHES)
 
 
 def _primary_config() -> DictConfig:

@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from optbench import rng
 from optbench.augmentation import drawn_corner, recolored
 from optbench.contracts import Base
 from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
+from optbench.lookahead import ahead
 from optbench.options import DatasetOptions
 from optbench.records import Batch, CaptionedImage, Dataset, Sample
 from optbench.rundir import write_atomic
@@ -55,10 +56,11 @@ class LatentCache:
     num_read: int
     notices: tuple[str, ...]  # damaged entries that were encoded again
 
-    def batch(self, planned: PlannedBatch) -> Batch:
-        """Return the planned batch with its latents."""
-        chosen = [self.latents_CHW[one.image_key, one.flipped] for one in planned.samples]
-        return Batch(latents_BCHW=torch.stack(chosen), samples=planned.samples)
+    def batches(self, planned: Iterable[PlannedBatch]) -> Iterator[Batch]:
+        """Yield the planned batches with their latents."""
+        for batch in planned:
+            chosen = [self.latents_CHW[one.image_key, one.flipped] for one in batch.samples]
+            yield Batch(latents_BCHW=torch.stack(chosen), samples=batch.samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +79,25 @@ class FreshLatents:
         "dataset.color_aug and dataset.random_crop: pictures are encoded anew at every use",
     )
 
-    def batch(self, planned: PlannedBatch) -> Batch:
-        """Return the planned batch with its latents.
+    def batches(self, planned: Iterable[PlannedBatch]) -> Iterator[Batch]:
+        """Yield the planned batches with their latents; pictures are read ahead.
 
         Raises:
             DatasetError: If a picture changed or vanished since the data set was read.
             BaseError: If the autoencoder gives NaN or infinity.
         """
-        latents = [self._encode(sample) for sample in planned.samples]
-        return Batch(latents_BCHW=torch.stack(latents), samples=planned.samples)
+        num_workers = self.options.num_workers
+        for batch, pixels in ahead(self._pixels_of, planned, num_workers=num_workers):
+            pairs = zip(batch.samples, pixels, strict=True)
+            latents = [self._encode(sample, pixels_HWC) for sample, pixels_HWC in pairs]
+            yield Batch(latents_BCHW=torch.stack(latents), samples=batch.samples)
 
-    def _encode(self, sample: Sample) -> Tensor:
+    def _pixels_of(self, batch: PlannedBatch) -> list[NDArray[np.uint8]]:
+        return [self._pixels(sample) for sample in batch.samples]
+
+    def _pixels(self, sample: Sample) -> NDArray[np.uint8]:
         image = self.images[sample.image_key]
-        place = (sample.epoch, sample.image_key, sample.occurrence)
+        place = _place(sample)
         corner = None
         if self.options.random_crop:
             (width, height), bucket = image.resized, image.bucket
@@ -98,7 +106,16 @@ class FreshLatents:
         pixels = load_pixels(image, flipped=sample.flipped, corner=corner)
         if self.options.color_aug:
             pixels = recolored(pixels, rng.shuffler(self.seed, "color", *place))
-        return _encode_pixels(pixels, image, self.base, rng.generator(self.seed, "vae", *place))
+        return pixels
+
+    def _encode(self, sample: Sample, pixels: NDArray[np.uint8]) -> Tensor:
+        draw = rng.generator(self.seed, "vae", *_place(sample))
+        return _encode_pixels(pixels, self.images[sample.image_key], self.base, draw)
+
+
+def _place(sample: Sample) -> tuple[int, str, int]:
+    """Return the address of all draws of one use of a picture."""
+    return sample.epoch, sample.image_key, sample.occurrence
 
 
 def latents_of(
@@ -113,10 +130,18 @@ def latents_of(
     if options.color_aug or options.random_crop:
         images = {image.key: image for image in dataset.images}
         return FreshLatents(images=images, base=base, options=options, seed=seed)
-    return encode_dataset(dataset, base, cache_dir=cache_dir, flips=options.flip_aug)
+    return encode_dataset(
+        dataset,
+        base,
+        cache_dir=cache_dir,
+        flips=options.flip_aug,
+        num_workers=options.num_workers,
+    )
 
 
-def encode_dataset(dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool) -> LatentCache:
+def encode_dataset(
+    dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool, num_workers: int = 0
+) -> LatentCache:
     """Return the latents of every picture, read from the cache or encoded and put into it.
 
     Each is one sample of the autoencoder's posterior (as kohya), drawn at an address of its own
@@ -128,6 +153,7 @@ def encode_dataset(dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool
         base: Whose autoencoder is used.
         cache_dir: Latents lie in its folder `latents`; it may be shared by everything.
         flips: Whether every picture is needed mirrored, too.
+        num_workers: Threads that read pictures while others are encoded.
 
     Raises:
         DatasetError: If pictures changed or vanished since the data set was read.
@@ -136,34 +162,54 @@ def encode_dataset(dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool
     latents: dict[tuple[str, bool], Tensor] = {}
     notices: list[str] = []
     problems: list[Problem] = []
-    num_read = 0
+    missing: list[_Missing] = []
     images = {image.key: image for image in dataset.images}
     for image, flipped in itertools.product(images.values(), (False, True)[: 1 + flips]):
         key = cache_key(image, base, flipped=flipped)
         path = cache_dir / _FOLDER / f"{key[:_NUM_NAME_DIGITS]}.safetensors"
         try:
             latents[image.key, flipped] = _read(path, key, size=_latent_size(image, base))
-            num_read += 1
             continue
         except FileNotFoundError:
             pass
         except DamagedFileError as error:
             notices.append(f"{error}\n    It was encoded again.")
-        try:
-            encoded_CHW = _encode(image, base, flipped=flipped)
-        except DatasetError as error:
-            problems += error.problems
+        missing.append(_Missing(image=image, flipped=flipped, key=key, path=path))
+    for entry, pixels in ahead(_Missing.pixels, missing, num_workers=num_workers):
+        if isinstance(pixels, DatasetError):
+            problems += pixels.problems
             continue
-        write_atomic(path, safetensors.torch.save({_TENSOR: encoded_CHW}, metadata={"key": key}))
+        image, flipped = entry.image, entry.flipped
+        draw = rng.generator(_SEED, "vae", image.key, int(flipped))
+        encoded_CHW = _encode_pixels(pixels, image, base, draw)
+        content = safetensors.torch.save({_TENSOR: encoded_CHW}, metadata={"key": entry.key})
+        write_atomic(entry.path, content)
         latents[image.key, flipped] = encoded_CHW
     if problems:
         raise DatasetError(*dict.fromkeys(problems))
     return LatentCache(
         latents_CHW=latents,
-        num_encoded=len(latents) - num_read,
-        num_read=num_read,
+        num_encoded=len(missing),
+        num_read=len(latents) - len(missing),
         notices=tuple(notices),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Missing:
+    """An entry that the cache does not hold yet."""
+
+    image: CaptionedImage
+    flipped: bool
+    key: str
+    path: Path
+
+    def pixels(self) -> NDArray[np.uint8] | DatasetError:
+        """Return the picture, or what is wrong with it, to be said together with the others."""
+        try:
+            return load_pixels(self.image, flipped=self.flipped)
+        except DatasetError as error:
+            return error
 
 
 def cache_key(image: CaptionedImage, base: Base, *, flipped: bool) -> str:
@@ -239,12 +285,6 @@ def _mean_rows(values: NDArray[Any], num_rows: int) -> NDArray[np.float32]:
         shares = (shares.clip(0, 1) / scale).astype(np.float32)
         total += shares[:, None, None] * values[np.minimum(indices, len(values) - 1)]
     return total
-
-
-def _encode(image: CaptionedImage, base: Base, *, flipped: bool) -> Tensor:
-    """Return one picture's latents, (C, H, W) in float32 on the CPU."""
-    pixels = load_pixels(image, flipped=flipped)
-    return _encode_pixels(pixels, image, base, rng.generator(_SEED, "vae", image.key, int(flipped)))
 
 
 def _encode_pixels(

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from optbench.basefiles.headers import read_header
 from optbench.contracts import PredictionType
 from optbench.errors import Problem
 from optbench.options import BaseOptions, DatasetOptions, LossOptions
@@ -38,6 +39,8 @@ def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem
         return check_loss_for_prediction(
             options, "v_prediction" if base.v_parameterization else "epsilon"
         )
+    if Path(base.path).suffix == ".safetensors":
+        return check_loss_for_prediction(options, _prediction_of_file(Path(base.path)))
     file = Path(base.path) / "scheduler" / "scheduler_config.json"
     try:
         kind = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
@@ -46,10 +49,20 @@ def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem
     return check_loss_for_prediction(options, kind)
 
 
-def check_loss_for_prediction(options: LossOptions, kind: PredictionType) -> list[Problem]:
+def _prediction_of_file(path: Path) -> PredictionType | None:
+    """Return what a single file says its unet predicts, None if it cannot be read."""
+    try:
+        return "v_prediction" if "v_pred" in read_header(path) else "epsilon"
+    except (OSError, ValueError):
+        return None  # said where the base is looked at
+
+
+def check_loss_for_prediction(options: LossOptions, kind: PredictionType | None) -> list[Problem]:
     """Return the settings that a base predicting the noise, or v, has no use for."""
     is_v = kind == "v_prediction"
-    if is_v:
+    if kind is None:
+        given = {}
+    elif is_v:
         given = {"v_pred_like_loss": options.v_pred_like_loss is not None}
     else:
         given = {

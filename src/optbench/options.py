@@ -16,6 +16,7 @@ MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
 ResizeCompat = Literal["v0.10", "v0.11"]
 Attention = Literal["sdpa", "xformers", "eager"]
+DynamoBackend = Literal["inductor", "aot_eager", "eager"]
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 
@@ -62,6 +63,7 @@ class DatasetOptions:
     caption_dropout_rate: float
     caption_dropout_every_n_epochs: int  # 0: never
     flip_aug: bool
+    num_workers: int  # threads that read pictures ahead; they change no draw and no weight
     color_aug: bool  # this and random_crop: pictures are encoded anew at every use
     random_crop: bool
 
@@ -167,6 +169,8 @@ class TrainOptions:
     save_precision: SavePrecision
     gradient_checkpointing: bool  # less memory, more time, the same weights
     attention: Attention
+    torch_compile: bool  # the unet, for training
+    dynamo_backend: DynamoBackend  # what compiles it
     device: str  # auto, cpu, cuda, mps
     num_threads: int | None  # CPU threads; None: torch decides
 

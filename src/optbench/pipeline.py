@@ -309,7 +309,7 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
             batch_size=config.train.batch_size,
             pace=pace,
         )
-        return (latents.batch(one) for one in planned)
+        return latents.batches(planned)
 
     rows: list[dict[str, float | int]] = []
     lane = Lane(network=stage.network, optimizer=stage.optimizer)
@@ -342,6 +342,7 @@ def _base_for(config: RunConfig, device: torch.device) -> Base:
     base.compute_with(
         gradient_checkpointing=config.train.gradient_checkpointing,
         attention=config.train.attention,
+        compiled_by=config.train.dynamo_backend if config.train.torch_compile else None,
     )
     return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
 

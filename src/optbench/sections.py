@@ -44,7 +44,9 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
         problems += check_layers(values["base"], values["network"], start) if start else []
     recipe, network, train = values["optimizer"], values["network"], values["train"]
     if isinstance(train, TrainOptions) and values["base"] is not None:
-        problems += check_clip_skip(values["base"], train)
+        problems += check_clip_skip(values["base"], train.clip_skip)
+    if isinstance(train, TrainOptions) and isinstance(network, NetworkOptions):
+        problems += checks.check_compiling(train, network)
     if values["loss"] is not None and values["base"] is not None:
         problems += check_loss_for_base(values["base"], values["loss"])
     if values["loss"] is not None and values["dataset"] is not None:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from optbench import rng, telemetry
-from optbench.contracts import Base, Network, StepOptimizer
+from optbench.contracts import Base, Conditioning, Network, StepOptimizer
+from optbench.encoded_captions import encode_frozen
 from optbench.errors import DivergedError, Problem
 from optbench.loss import Counting
 from optbench.noise import draw_noise
@@ -203,15 +204,8 @@ class _Stepper:
         timesteps_B = draw.timesteps_B.to(self.base.device)
         captions = [sample.caption for sample in batch.samples]
         clock.stop("data")
-        groups = self.lane.network.parameter_groups()
-        is_text_trained = any(group.part == "text_encoder" for group in groups)
         with self.accelerator.autocast():
-            with torch.set_grad_enabled(is_text_trained):
-                conditioning = self.base.encode_captions(
-                    captions,
-                    clip_skip=self.options.clip_skip,
-                    max_token_length=self.options.max_token_length,
-                )
+            conditioning = self._conditioning(captions)
             sizes = self.base.encode_sizes([sample.sizes for sample in batch.samples])
             noisy_BCHW, target_BCHW = self.base.noisy_and_target(
                 latents_BCHW, noise_BCHW, timesteps_B
@@ -228,6 +222,17 @@ class _Stepper:
             self.accelerator.backward(loss)
         clock.stop("backward")
         return loss.item()
+
+    def _conditioning(self, captions: Sequence[str]) -> Conditioning:
+        """Return what the unet is told of the captions, encoded anew only if that is trained."""
+        groups = self.lane.network.parameter_groups()
+        if not any(group.part == "text_encoder" for group in groups):
+            return encode_frozen(self.base, captions, self.options)
+        return self.base.encode_captions(
+            captions,
+            clip_skip=self.options.clip_skip,
+            max_token_length=self.options.max_token_length,
+        )
 
     def _on_device(self, tensor_BCHW: Tensor) -> Tensor:
         return tensor_BCHW.to(self.base.device, memory_format=torch.channels_last)

@@ -42,6 +42,8 @@ RANKS = (
         "loss",
         "noise",
         "captions",
+        "encoded_captions",
+        "lookahead",
         "augmentation",
         "basefiles",
     ),

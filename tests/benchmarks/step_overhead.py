@@ -63,7 +63,8 @@ def measure(*, is_tuned: bool) -> None:
         total_steps=NUM_STEPS,
     )
     planned = plan_epoch(run.identity.dataset, config.dataset, seed=0, epoch=1, batch_size=2)
-    batches = [latents.batch(one) for one in planned if len(one.samples) == 2][:NUM_STEPS]
+    whole = [one for one in planned if len(one.samples) == 2]
+    batches = list(latents.batches(whole))[:NUM_STEPS]
     batches = [one for one in batches if one.latents_BCHW.shape == batches[0].latents_BCHW.shape]
     steps = train_epochs(
         base,

@@ -32,5 +32,6 @@ PLAIN = DatasetOptions(
     caption_dropout_every_n_epochs=0,
     flip_aug=False,
     color_aug=False,
+    num_workers=0,
     random_crop=False,
 )

@@ -67,6 +67,8 @@ TRAIN = TrainOptions(
     save_precision="float",
     gradient_checkpointing=False,
     attention="sdpa",
+    torch_compile=False,
+    dynamo_backend="inductor",
     device="cpu",
     num_threads=1,
 )
@@ -139,7 +141,9 @@ class SmallBase:
     def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
         return ()
 
-    def compute_with(self, *, gradient_checkpointing: bool, attention: str) -> None:
+    def compute_with(
+        self, *, gradient_checkpointing: bool, attention: str, compiled_by: object
+    ) -> None:
         pass
 
     def with_zero_terminal_snr(self) -> SmallBase:

@@ -89,8 +89,8 @@ def batches(
     latents = latents_of(dataset, base, options, seed=seed, cache_dir=tmp_path)
     is_fresh = options.random_crop or options.color_aug
     assert isinstance(latents, FreshLatents if is_fresh else LatentCache)
-    for one in plan_epoch(dataset, options, seed=seed, epoch=1, batch_size=batch_size):
-        yield latents.batch(one)
+    planned = plan_epoch(dataset, options, seed=seed, epoch=1, batch_size=batch_size)
+    yield from latents.batches(planned)
 
 
 def by_use(found: Iterator[Batch]) -> dict[int, Tensor]:
@@ -110,6 +110,8 @@ def test_every_use_has_pixels_of_its_own_whatever_the_batch(
     assert len({tuple(latents.flatten().tolist()) for latents in found.values()}) == 6
     again = by_use(batches(fresh, tmp_path, batch_size=5))
     assert all(torch.equal(found[key], again[key]) for key in found)
+    ahead = by_use(batches(replace(fresh, num_workers=3), tmp_path))
+    assert all(torch.equal(found[key], ahead[key]) for key in found)
     other = by_use(batches(fresh, tmp_path, seed=4))
     assert not torch.equal(found[0], other[0])
     # Order, flips and captions are those of a run without.
@@ -136,7 +138,7 @@ def test_pixels_themselves_differ_between_uses(
     dataset = read_dataset(fresh, pixels_per_latent=8)
     source = latents_of(dataset, cast(Base, Exact()), fresh, seed=3, cache_dir=tmp_path)
     planned = plan_epoch(dataset, fresh, seed=3, epoch=1, batch_size=30)
-    (batch,) = [source.batch(one) for one in planned]
+    (batch,) = source.batches(planned)
     assert len({tuple(one.flatten().tolist()) for one in batch.latents_BCHW}) >= least
 
 

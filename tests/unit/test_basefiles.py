@@ -238,20 +238,14 @@ def test_a_path_that_is_there_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_clip_skip_is_refused_where_it_has_no_effect_or_no_layer(tmp_path: Path) -> None:
-    class Train:
-        clip_skip = 2
-
-    train: Any = Train()
     path = write_header(tmp_path / "m.safetensors", whole("sd2"))
-    (problem,) = check_clip_skip(options("sdxl", path), train)
+    (problem,) = check_clip_skip(options("sdxl", path), 2)
     assert problem.where == "train.clip_skip"
     assert "last layer but one" in problem.expected
-    assert check_clip_skip(options("sd2", path), train) == []
+    assert check_clip_skip(options("sd2", path), 2) == []
     for family, layers in (("sd15", 12), ("sd2", 23)):
-        train.clip_skip = layers
-        assert check_clip_skip(options(family, path), train) == []
-        train.clip_skip = layers + 1
-        assert len(check_clip_skip(options(family, path), train)) == 1
+        assert check_clip_skip(options(family, path), layers) == []
+        assert len(check_clip_skip(options(family, path), layers + 1)) == 1
 
 
 def test_hashes_are_those_of_the_bytes_that_kohya_hashes(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ import functools
 import math
 import zlib
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+import torch._dynamo
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
@@ -53,7 +54,8 @@ def four_pictures(epoch: int) -> list[Batch]:
 def trained(network: dict[str, Any], **changes: Any) -> tuple[StableDiffusion, list[Tensor]]:
     """Return the base and the LoRA's weights after two epochs on two batches each."""
     base: Any = sd15.tiny(3)
-    base.compute_with(**{"gradient_checkpointing": False, "attention": "sdpa"} | changes)
+    usual = {"gradient_checkpointing": False, "attention": "sdpa", "compiled_by": None}
+    base.compute_with(**usual | changes)
     lora = make_network(base, filled=False, **network)
     train_one(base, lora, make_optimizer(lora, ADAMW), four_pictures, epochs=2)
     return base, copies_of(lora)
@@ -99,9 +101,9 @@ def test_recomputed_activations_give_the_same_weights_bit_for_bit(
 
 def test_switched_off_again_nothing_is_recomputed(num_recomputed: list[int]) -> None:
     base = sd15.tiny(3)
-    base.compute_with(gradient_checkpointing=True, attention="sdpa")
+    base.compute_with(gradient_checkpointing=True, attention="sdpa", compiled_by=None)
     assert not base.text_encoder.training
-    base.compute_with(gradient_checkpointing=False, attention="sdpa")
+    base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by=None)
     assert not any(module.training for module in base.text_encoder.modules())
     assert not any(module.training for module in base.unet.modules())
     base.predict(
@@ -117,7 +119,7 @@ def test_a_checkpoint_with_dropout_in_its_config_does_not_begin_to_drop() -> Non
     for layer in _computing.text_model(base.text_encoder).encoder.layers:
         layer.self_attn.dropout = 0.5
     before = base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"]
-    base.compute_with(gradient_checkpointing=True, attention="sdpa")
+    base.compute_with(gradient_checkpointing=True, attention="sdpa", compiled_by=None)
     assert torch.equal(
         base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"], before
     )
@@ -173,8 +175,44 @@ def test_recomputed_activations_suit_every_loss() -> None:
     found = []
     for is_on in (False, True):
         base: Any = sd15.tiny(3)
-        base.compute_with(gradient_checkpointing=is_on, attention="sdpa")
+        base.compute_with(gradient_checkpointing=is_on, attention="sdpa", compiled_by=None)
         lora = make_network(base, filled=False)
         train_one(base, lora, make_optimizer(lora, ADAMW), four_pictures, loss=everything)
         found.append(copies_of(lora))
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
+def test_a_compiled_unet_trains_the_same_lora() -> None:
+    network = {"dora": True, "conv_dim": 2, "conv_alpha": 1.0}
+    _, plain = trained(network)
+    base, found = trained(network, compiled_by="eager")
+    assert num_graphs() > 0
+    assert any(bool(one.any()) for one in plain[1::2])
+    # This backend runs what was traced operation by operation, so no bit differs.
+    assert all(torch.equal(one, two) for one, two in zip(plain, found, strict=True))
+    base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by=None)
+    assert base._unet_of_predict is base.unet
+
+
+def test_compiled_code_notices_a_lora_that_was_detached() -> None:
+    base = sd15.tiny(3)
+    base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by="eager")
+    lora = make_network(cast(Any, base))
+    noisy_BCHW = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    states = base.encode_captions(["a"], clip_skip=1, max_token_length=75)
+
+    def answer() -> Tensor:
+        return base.predict(noisy_BCHW, torch.tensor([5]), states)
+
+    with torch.no_grad():
+        alone = answer()
+        with lora.attached():
+            beside = answer()
+        assert torch.equal(answer(), alone)
+    assert not torch.equal(beside, alone)
+
+
+def num_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

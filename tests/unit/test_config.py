@@ -85,6 +85,15 @@ def test_all_kinds_of_problems_are_told_together() -> None:
     assert "network.dim" in typo.fix
 
 
+def test_compiled_code_cannot_drop_anew_in_every_step() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_of("train.torch_compile=true", "dropout=module")
+    (problem,) = caught.value.problems
+    assert problem.where == "train.torch_compile"
+    assert "network.module_dropout" in problem.found
+    assert config_of("train.torch_compile=true").train.torch_compile
+
+
 @pytest.mark.parametrize(
     ("override", "where"),
     [
@@ -94,6 +103,8 @@ def test_all_kinds_of_problems_are_told_together() -> None:
         ("network.alpha=0", "network.alpha"),
         ("network.conv_dim=4", "network.conv_alpha"),
         ("network.conv_alpha=4", "network.conv_alpha"),
+        ("train.dynamo_backend=eager", "train.dynamo_backend"),
+        ("dataset.num_workers=-1", "dataset.num_workers"),
         ("network.dropout=1", "network.dropout"),
         ("network.scale_weight_norms=-1", "network.scale_weight_norms"),
         ("train.epochs=0", "train.epochs"),

@@ -45,6 +45,7 @@ def fingerprint(*overrides: str, data: str = "d", base: str = "b") -> str:
         "train.epochs=2",
         "train.batch_size=1",
         "train.num_threads=2",
+        "train.torch_compile=true",
         "loss=min_snr",
         "loss.min_timestep=1",
         "loss.min_snr_gamma=5.0",
@@ -79,6 +80,7 @@ def test_what_affects_weights_changes_the_fingerprint(override: str) -> None:
         "optimizer.note=words",
         "base.name=other",
         "dataset.name=other",
+        "dataset.num_workers=7",
     ],
 )
 def test_what_does_not_affect_weights_does_not(override: str) -> None:
@@ -88,6 +90,8 @@ def test_what_does_not_affect_weights_does_not(override: str) -> None:
 def test_runs_from_before_a_setting_existed_keep_their_fingerprint() -> None:
     settings = identity._weight_settings(config_of())["dataset"]
     assert list(settings) == ["shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug"]
+    train = identity._weight_settings(config_of())["train"]
+    assert not train.keys() & {"torch_compile", "dynamo_backend"}
 
 
 def test_data_and_base_count_by_content() -> None:

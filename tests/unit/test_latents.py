@@ -374,7 +374,7 @@ def test_every_planned_batch_gets_its_latents(
     planned = plan_epoch(dataset, options, seed=1, epoch=1, batch_size=3)
     assert any(sample.flipped for one in planned for sample in one.samples)
     for one in planned:
-        batch = cache.batch(one)
+        (batch,) = cache.batches([one])
         assert batch.samples == one.samples
         for index, sample in enumerate(one.samples):
             wanted = cache.latents_CHW[sample.image_key, sample.flipped]

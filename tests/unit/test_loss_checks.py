@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tests.unit.test_config import config_of, default_tree, places
 
 from optbench.config import build_config
 from optbench.errors import ConfigError
-from optbench.loss_checks import check_loss_for_prediction
-from optbench.options import LossOptions
+from optbench.loss_checks import check_loss_for_base, check_loss_for_prediction
+from optbench.options import BaseOptions, LossOptions
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
@@ -122,3 +125,20 @@ def test_a_bases_own_files_say_what_it_predicts(fake_assets: Path) -> None:
             assert places("loss.zero_terminal_snr=true") == expected
         else:
             config_of("loss.zero_terminal_snr=true")
+
+
+def test_a_single_file_says_by_an_empty_tensor_that_it_predicts_v(tmp_path: Path) -> None:
+    every = replace(loss_of(), zero_terminal_snr=True)
+
+    def refused(path: Path) -> list[str]:
+        base = BaseOptions(
+            name="x", family="sdxl", path=str(path), vae=None, v_parameterization=None, lr_scale=1
+        )
+        return [problem.where for problem in check_loss_for_base(base, every)]
+
+    plain, v_pred = tmp_path / "plain.safetensors", tmp_path / "v.safetensors"
+    save_file({"x": torch.zeros(1)}, plain)
+    save_file({"x": torch.zeros(1), "v_pred": torch.zeros(0)}, v_pred)
+    assert refused(plain) == ["loss.zero_terminal_snr"]
+    assert refused(v_pred) == []
+    assert refused(tmp_path / "gone.safetensors") == []  # said where the base is looked at

@@ -103,6 +103,8 @@ CARD = LoraCard(
         save_precision="fp16",
         gradient_checkpointing=False,
         attention="sdpa",
+        torch_compile=False,
+        dynamo_backend="inductor",
         device="cpu",
         num_threads=1,
     ),

@@ -11,7 +11,7 @@ from optbench.basefiles.detection import Finding
 from optbench.basefiles.families import FAMILIES, Family
 from optbench.basefiles.headers import read_header
 from optbench.errors import BaseError, OptbenchError, Problem
-from optbench.options import BaseOptions, TrainOptions
+from optbench.options import BaseOptions
 
 _KINDS = "a folder in diffusers layout, a .safetensors file in original layout, or a hub id"
 
@@ -63,29 +63,31 @@ def check_base(options: BaseOptions) -> list[Problem]:
     return [*problems, *_check_vae(options)]
 
 
-def check_clip_skip(base: BaseOptions, train: TrainOptions) -> list[Problem]:
+def check_clip_skip(
+    base: BaseOptions, clip_skip: int, *, where: str = "train.clip_skip"
+) -> list[Problem]:
     """Return a problem if the text encoder has not that many layers, or is never asked to skip."""
     family = FAMILIES.get(base.family)
-    if family is None or train.clip_skip == 1:
+    if family is None or clip_skip == 1:
         return []
     if not family.obeys_clip_skip:
         return [
             Problem(
-                found=str(train.clip_skip),
+                found=str(clip_skip),
                 expected=f"1: {family.words} always reads the last layer but one, whatever is set",
-                where="train.clip_skip",
-                fix="write train.clip_skip=1",
+                where=where,
+                fix=f"write {where}=1",
             )
         ]
     num_layers = _num_text_layers(base, family)
-    if num_layers is None or train.clip_skip <= num_layers:
+    if num_layers is None or clip_skip <= num_layers:
         return []
     return [
         Problem(
-            found=f"{train.clip_skip} with a text encoder of {num_layers} layers",
+            found=f"{clip_skip} with a text encoder of {num_layers} layers",
             expected=f"a whole number from 1 to {num_layers}",
-            where="train.clip_skip",
-            fix="write train.clip_skip=1, or 2 for most anime checkpoints",
+            where=where,
+            fix=f"write {where}=1, or 2 for most anime checkpoints",
         )
     ]
 

@@ -1,4 +1,4 @@
-"""How the frozen parts compute: which activations they keep, and by which code they attend.
+"""How the frozen parts compute: which activations they keep, by which code, compiled or not.
 
 No weight changes; recomputed activations change no bit of a gradient, attention its last bits.
 """
@@ -6,7 +6,7 @@ No weight changes; recomputed activations change no bit of a gradient, attention
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -18,8 +18,9 @@ from diffusers.models.attention_processor import (
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel
 
-from optbench.options import Attention
+from optbench.options import Attention, DynamoBackend
 
+_MAX_COMPILED = 256  # sizes: of pictures, of batches, with and without a LoRA
 _RECOMPUTE = functools.partial(checkpoint, use_reentrant=False)
 
 
@@ -57,6 +58,25 @@ def attend_with(
     unet.set_attn_processor(classes[kind]())
     for encoder in text_encoders:
         encoder.set_attn_implementation("eager" if kind == "eager" else "sdpa")
+
+
+def compiled(unet: UNet2DConditionModel, backend: DynamoBackend | None) -> Callable[..., Any]:
+    """Return what answers as the unet does: itself, or itself compiled by a backend of torch's.
+
+    A LoRA is hooks on the unet's layers. Torch leaves hooks out of what it looks at before it uses
+    compiled code again; it looks at them here, or a detached LoRA would go on to answer. Every
+    size of picture and batch is compiled for itself, more of them than torch allows by default.
+    """
+    if backend is None:
+        itself: Callable[..., Any] = unet
+        return itself
+    import torch._dynamo  # two seconds that only this needs
+
+    torch._dynamo.reset()  # the LoRA of the run before would stay in memory with its code
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch._dynamo.config.recompile_limit = _MAX_COMPILED
+    made: Callable[..., Any] = torch.compile(unet, backend=backend)
+    return made
 
 
 def text_model(encoder: CLIPTextModel) -> Any:

@@ -7,7 +7,7 @@ K pieces of a caption, T tokens, E embedding width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from optbench.bases import autoencoder, clip, prompting, random_parts, sd15
-from optbench.bases._computing import attend_with, keep_activations
+from optbench.bases._computing import attend_with, compiled, keep_activations
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.kohya_names import text_targets, unet_targets
 from optbench.bases.loading import AUTOENCODER, Checkpoint, check_fit
@@ -27,7 +27,7 @@ from optbench.bases.scheduling import STABLE_DIFFUSION_SCHEDULE, with_prediction
 from optbench.bases.stable_diffusion import Name
 from optbench.bases.vocabulary import clip_tokenizer
 from optbench.contracts import Conditioning, PredictionType, SampleRequest
-from optbench.options import Attention, BaseOptions
+from optbench.options import Attention, BaseOptions, DynamoBackend
 from optbench.records import LoraTarget, ModelVersion, Sizes
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class StableDiffusionXL:
         self.text_encoders = parts.text_encoders
         self.vae = parts.vae
         self.unet = parts.unet
+        self._unet_of_predict: Callable[..., Any] = self.unet
         for part in (*self.text_encoders, self.vae, self.unet):
             part.eval().requires_grad_(False)
         self.device = self.unet.device
@@ -127,10 +128,17 @@ class StableDiffusionXL:
         other._use_schedule(self._schedule.zero_terminal())
         return other
 
-    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
-        """Recompute activations or keep them, and attend with one kind of code, from now on."""
+    def compute_with(
+        self,
+        *,
+        gradient_checkpointing: bool,
+        attention: Attention,
+        compiled_by: DynamoBackend | None,
+    ) -> None:
+        """Recompute activations or keep them, attend with one kind of code, compile `predict`."""
         keep_activations(self.unet, self.text_encoders, are_recomputed=gradient_checkpointing)
         attend_with(self.unet, self.text_encoders, attention)
+        self._unet_of_predict = compiled(self.unet, compiled_by)
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
@@ -190,15 +198,20 @@ class StableDiffusionXL:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
+        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+
+    def _answer(
+        self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         added = {"text_embeds": conditioning["pooled_BE"], "time_ids": conditioning["sizes_B6"]}
-        predicted: Tensor = self.unet(
-            noisy_BCHW.to(self.dtype),
-            timesteps_B,
+        answer: Tensor = unet(
+            noisy.to(self.dtype),
+            timesteps,
             conditioning["states_BTE"],
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
-        return predicted
+        return answer
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA, text encoders first, the unet by SGM's names.
@@ -221,7 +234,8 @@ class StableDiffusionXL:
         def predict(latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
             sizes_B6 = told["sizes_B6"].to(conditioning["states_BTE"].dtype)
             sizes_B6 = sizes_B6.repeat(len(latents), 1)
-            return self.predict(latents, timestep, {**conditioning, "sizes_B6": sizes_B6})
+            whole = {**conditioning, "sizes_B6": sizes_B6}
+            return self._answer(self.unet, latents, timestep, whole)
 
         studio = Studio(
             unet=self.unet,

@@ -7,7 +7,8 @@ T tokens, E embedding width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,14 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from optbench.bases import autoencoder, clip, prompting
-from optbench.bases._computing import attend_with, keep_activations, text_model
+from optbench.bases._computing import attend_with, compiled, keep_activations, text_model
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.assembling import Origins
 from optbench.bases.kohya_names import text_targets, unet_targets
 from optbench.bases.loading import Checkpoint, check_fit
 from optbench.bases.painting import Studio, paint
 from optbench.contracts import Conditioning, PredictionType, SampleRequest
-from optbench.options import Attention, BaseOptions
+from optbench.options import Attention, BaseOptions, DynamoBackend
 from optbench.records import LoraTarget, ModelVersion, Sizes
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class StableDiffusion:
         self.text_encoder = parts.text_encoder.eval().requires_grad_(False)
         self.vae = parts.vae.eval().requires_grad_(False)
         self.unet = parts.unet.eval().requires_grad_(False)
+        self._unet_of_predict: Callable[..., Any] = self.unet
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = autoencoder.pixels_per_latent(self.vae)
@@ -83,10 +85,17 @@ class StableDiffusion:
         other._use_schedule(self._schedule.zero_terminal())
         return other
 
-    def compute_with(self, *, gradient_checkpointing: bool, attention: Attention) -> None:
-        """Recompute activations or keep them, and attend with one kind of code, from now on."""
+    def compute_with(
+        self,
+        *,
+        gradient_checkpointing: bool,
+        attention: Attention,
+        compiled_by: DynamoBackend | None,
+    ) -> None:
+        """Recompute activations or keep them, attend with one kind of code, compile `predict`."""
         keep_activations(self.unet, [self.text_encoder], are_recomputed=gradient_checkpointing)
         attend_with(self.unet, [self.text_encoder], attention)
+        self._unet_of_predict = compiled(self.unet, compiled_by)
 
     @property
     def model_version(self) -> ModelVersion:
@@ -145,10 +154,14 @@ class StableDiffusion:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
-        predicted: Tensor = self.unet(
-            noisy_BCHW.to(self.dtype), timesteps_B, conditioning["states_BTE"], return_dict=False
-        )[0]
-        return predicted
+        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+
+    def _answer(
+        self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        states = conditioning["states_BTE"]
+        answer: Tensor = unet(noisy.to(self.dtype), timesteps, states, return_dict=False)[0]
+        return answer
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA under kohya's names, text encoder first."""
@@ -162,7 +175,7 @@ class StableDiffusion:
             vae=self.vae,
             schedule=self._schedule,
             encode=self._encode_prompts,
-            predict=self.predict,
+            predict=functools.partial(self._answer, self.unet),
         )
         return paint(studio, request)
 

@@ -29,6 +29,7 @@ VALUES: Mapping[str, str] = {
     "token_warmup_step": "dataset.token_warmup_step",
     "caption_tag_dropout_rate": "dataset.caption_tag_dropout_rate",
     "caption_dropout_every_n_epochs": "dataset.caption_dropout_every_n_epochs",
+    "max_data_loader_n_workers": "dataset.num_workers",
     "network_dim": "network.dim",
     "network_alpha": "network.alpha",
     "scale_weight_norms": "network.scale_weight_norms",
@@ -39,6 +40,7 @@ VALUES: Mapping[str, str] = {
     "max_grad_norm": "train.max_grad_norm",
     "clip_skip": "train.clip_skip",
     "save_precision": "train.save_precision",
+    "dynamo_backend": "train.dynamo_backend",
     "lr_warmup_steps": "lr_scheduler.warmup_steps",
     "lr_scheduler_num_cycles": "lr_scheduler.num_cycles",
     "lr_scheduler_power": "lr_scheduler.power",
@@ -55,6 +57,7 @@ FLAGS: Mapping[str, str] = {
     "flip_aug": "dataset.flip_aug",
     "dim_from_weights": "network.dim_from_weights",
     "gradient_checkpointing": "train.gradient_checkpointing",
+    "torch_compile": "train.torch_compile",
     "color_aug": "dataset.color_aug",
     "random_crop": "dataset.random_crop",
     "enable_wildcard": "dataset.enable_wildcard",
@@ -183,13 +186,10 @@ NOT_NEEDED: Mapping[str, str] = {
         ("sdpa", "xformers", "mem_eff_attn", "lowram", "highvram"), "speed and memory only"
     ),
     **dict.fromkeys(
-        ("max_data_loader_n_workers", "persistent_data_loader_workers"),
-        "pictures are encoded once, and batches come from memory",
-    ),
-    **dict.fromkeys(
         ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
-        "it saves too little here (docs/lab-log.md)",
+        "outputs of encoders that are not trained are always remembered",
     ),
+    "persistent_data_loader_workers": "dataset.num_workers are threads",
     **dict.fromkeys(
         ("num_cpu_threads_per_process", "num_processes", "num_machines"), "accelerate's own"
     ),
@@ -217,6 +217,7 @@ DEFAULTS: Mapping[str, object] = {
     "train_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "mixed_precision": "no",
+    "dynamo_backend": "inductor",
     "max_grad_norm": 1.0,
     "clip_skip": 1,
     "save_precision": "float",

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from optbench import checks, rundir
-from optbench.basefiles.checking import check_base
+from optbench.basefiles.checking import check_base, check_clip_skip
 from optbench.basefiles.reading import base_fingerprint
 from optbench.composition import Asked, Command, compose
 from optbench.config import build_options
@@ -111,7 +111,11 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPic
         folder=root / name,
         run_dir=root / _STATE_FOLDER / name,
     )
-    problems = [*check_base(options.base), *_check_settings(asked)]
+    problems = [
+        *check_base(options.base),
+        *check_clip_skip(options.base, options.clip_skip, where="clip_skip"),
+        *_check_settings(asked),
+    ]
     problems = problems or _check_folder(asked)
     if problems:
         raise ConfigError(*checks.without_repeats(problems))
