@@ -150,10 +150,12 @@ def test_long_texts_are_wrapped_inside_the_sheet(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("num_columns", [4, 60])
-def test_sheets_are_never_wider_than_the_limit(tmp_path: Path, num_columns: int) -> None:
+@pytest.mark.parametrize(("num_columns", "limit"), [(4, 2000), (30, 2000), (60, 4000)])
+def test_sheets_are_no_wider_than_cells_that_can_be_seen_need(num_columns: int, limit: int) -> None:
     tiles = [Tile(path=None, note="skipped")] * num_columns
-    assert grid.compose_sheet(plan(*tiles)).width <= grid.MAX_WIDTH_PX
+    width = grid.compose_sheet(plan(*tiles)).width
+    assert width <= limit <= grid.MAX_SIDE_PX
+    assert width >= 42 * num_columns  # two thirds of 64 pixels
 
 
 def test_a_sheet_may_be_webp_and_is_left_alone_too(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_letters_that_no_font_has_are_told() -> None:
     (notice,) = font_notices(["1girl", JAPANESE])
     assert JAPANESE[0] in notice
     assert "fonts-noto-cjk" in notice
-    assert list(font_notices(["1girl, \u00e9t\u00e9 \n\t"])) == []
+    assert list(font_notices(["1girl, (dress:1.2) \n\t"])) == []
     drawn(JAPANESE)  # boxes, and no error
 
 
@@ -90,7 +90,7 @@ def test_right_to_left_stays_in_one_piece() -> None:
 def test_files_that_are_no_fonts_are_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "wqy-microhei.ttc").write_bytes(b"no font")
+    (tmp_path / "wqy-no-font.ttc").write_bytes(b"no font")
     monkeypatch.setattr(lettering, "_PLACES", (str(tmp_path),))
     assert lettering.without_font([JAPANESE]) == JAPANESE
 
