@@ -252,6 +252,7 @@ def test_clip_skip_is_the_files_own(painter: Painter, capsys: pytest.CaptureFixt
         (("one.safetensors", "prompts.prompts.a.text='<lora:one:1>'"), ("y=null",)),
         (("one.safetensors", "prompts.prompts.a.text='x AND y'"), ("AND",)),
         (("one.safetensors", "render.sampler=Eulr"), ("Euler",)),
+        (("one.safetensors", "base=sdxl", "base.path=x", "clip_skip=2"), ("last layer but one",)),
         (("x={seed:1-900}", "y={steps:1-900}"), ("20000",)),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from optbench import checks
-from optbench.basefiles.checking import check_base
+from optbench.basefiles.checking import check_base, check_clip_skip
 from optbench.composition import Asked, Command, compose
 from optbench.config import build_options
 from optbench.errors import ConfigError, Problem
@@ -107,6 +107,8 @@ def _check_settings(options: PlotOptions) -> list[Problem]:
         problems += checks.check_prompts(single)
     if not options.prompts.prompts:
         problems += checks.check_prompts(options.prompts)
+    if options.clip_skip is not None:
+        problems += check_clip_skip(options.base, options.clip_skip, where="clip_skip")
     if not options.render.enabled:
         problems.append(_no_value("render.enabled", "false", "true, for this command renders"))
     for name, least in (("clip_skip", 1), ("num_threads", 1)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench import checks, prompt_grammar, rundir
+from optbench.basefiles.checking import check_clip_skip
 from optbench.errors import Problem
 from optbench.options import PlotOptions, Prompt
 from optbench.plots import wildcards
@@ -151,9 +152,9 @@ def _check_side(name: str, side: Axis, plot: Plot) -> list[Problem]:
         if side.kind == "wildcard" and side.values and f"__{side.values[0]}__" not in texts:
             found = f"__{side.values[0]}__, which prompt {prompt.name} has not"
             problems.append(_problem(name, found, "a wildcard of every prompt", ""))
-    if side.kind == "clip_skip" and plot.options.base.family == "sdxl":
-        expected = "another side: SDXL reads the last layer but one, whatever is asked"
-        problems.append(_problem(name, "clip_skip", expected, f"{name}=null"))
+    if side.kind == "clip_skip":
+        for value in side.values or ():
+            problems += check_clip_skip(plot.options.base, value, where=name)
     return problems
 
 
