@@ -64,6 +64,10 @@ fix: .venv/stamp-dev ## Format and repair what can be repaired by itself
 	@.venv/bin/ruff format --quiet .
 	@.venv/bin/ruff check --fix .
 
+.PHONY: torture
+torture: .venv/stamp-dev ## The long failure campaign: kills, flips, races, full disks; prints a table
+	@$(PYTHON) -m tests.torture
+
 .PHONY: bench
 bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
 	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done

@@ -5,11 +5,10 @@ Equal tensors and equal metadata give an identical file, byte for byte.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from optbench.errors import DamagedFileError, DivergedError, Problem
+from optbench.files import write_pieces
 from optbench.options import SavePrecision
 
 DTYPES: Mapping[SavePrecision, torch.dtype] = {
@@ -42,8 +42,8 @@ def save_lora(
     *,
     precision: SavePrecision,
     metadata: Mapping[str, str],
-) -> None:
-    """Write one LoRA file whole, or leave what was there before.
+) -> str:
+    """Write one LoRA file whole, or leave what was there before; return its SHA-256 in hex.
 
     Every tensor is cast, alphas too, as kohya's trainer does. The two hashes that A1111 and its
     extensions look for are added to `metadata`. Tensors are cast one at a time, so that saving
@@ -61,7 +61,7 @@ def save_lora(
         digest.update(piece)
         start += piece[: _LEGACY_RANGE_BYTES.stop - len(start)]
     header = _header(entries, _with_hashes(metadata, entries, start, digest.hexdigest()))
-    _write_whole(path, header, _pieces(tensors, names, precision))
+    return write_pieces(path, itertools.chain([header], _pieces(tensors, names, precision)))
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -147,23 +147,6 @@ def _with_hashes(
         (_header(entries, kept) + bytes(start))[_LEGACY_RANGE_BYTES]
     ).hexdigest()
     return {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy[:8]}
-
-
-def _write_whole(path: Path, header: bytes, pieces: Iterable[memoryview]) -> None:
-    """Put a file in place in one move, after its bytes are on the disk."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(header)
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
 
 
 def _check_finite(tensors: Mapping[str, Tensor], *, where: str, precision: SavePrecision) -> None:

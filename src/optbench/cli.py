@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 from rich.console import Console
 
-from optbench import launch, rundir
-from optbench.composition import AskedRuns, compose_runs, flags_first
+from optbench import folders, launch, stopping, undone
+from optbench.composition import AskedRuns, compose_runs, flags_first, refuse_strangers
 from optbench.config import register_resolvers
 from optbench.errors import OptbenchError
 from optbench.refusals import print_problems
+from optbench.strangers import import_sentences
 
 DONE = 0
 NOT_ALL_DONE = 1
@@ -28,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = flags_first(sys.argv[1:] if argv is None else argv)
     if asks_for_information(arguments):
+        try:
+            refuse_strangers(arguments)
+        except OptbenchError as error:
+            print_problems(error.problems, _errors())
+            return BAD_INPUT
         register_resolvers()
         return launch.call_hydra(arguments, lambda tree: None)
     try:
@@ -35,12 +42,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OptbenchError as error:
         print_problems(error.problems, _errors())
         return BAD_INPUT
+    for sentence in import_sentences(run.config.optimizer for run in asked.runs):
+        _print_error(sentence)
     try:
-        launch.launch(arguments, asked)
+        with stopping.listening():
+            folders.check_answering(asked)
+            launch.launch(arguments, asked)
+    except OptbenchError as error:
+        print_problems(error.problems, _errors())
+        return BAD_INPUT
+    except stopping.StopAskedError as stop:
+        _print_error(f"Stopped: {stop}.")
+        _tell_undone(asked, arguments)
+        return 128 + stop.signal_number
     except KeyboardInterrupt:
-        _print_error("Stopped. The same command goes on from the last whole epoch.")
+        _print_error("Stopped by Ctrl-C.")
+        _tell_undone(asked, arguments)
         return STOPPED
-    return _conclude(asked)
+    return _conclude(asked, arguments)
 
 
 def _errors() -> Console:
@@ -59,27 +78,31 @@ def asks_for_information(arguments: Sequence[str]) -> bool:
     )
 
 
-def _conclude(asked: AskedRuns) -> int:
+def _conclude(asked: AskedRuns, arguments: Sequence[str]) -> int:
     """Build the report, name what is not done and why, and return the exit code."""
     from optbench.report import build_report
 
-    run_dirs = [run.run_dir for run in asked.runs] if asked.is_whole else _found(asked.sweep_dir)
-    undone = []
-    for run_dir in run_dirs:
-        state = rundir.read_status(run_dir)
-        if state.status != "done":
-            undone.append(f"  {run_dir.name}: {state.status}: {state.reason}")
     try:
         report = build_report(asked.sweep_dir)
     except OptbenchError as error:
         print_problems(error.problems, _errors())
-        return NOT_ALL_DONE
-    if undone:
-        _print_error(f"{len(undone)} of {len(run_dirs)} runs are not done:")
-        for line in undone:
-            _print_error(line)
-    print(report)
-    return NOT_ALL_DONE if undone else DONE
+        report = None
+    is_undone = _tell_undone(asked, arguments)
+    if report is not None:
+        print(report)
+    return NOT_ALL_DONE if is_undone or report is None else DONE
+
+
+def _tell_undone(asked: AskedRuns, arguments: Sequence[str]) -> bool:
+    """Print what is not done and how to go on; return whether there is any such run."""
+    run_dirs = [run.run_dir for run in asked.runs] if asked.is_whole else _found(asked.sweep_dir)
+    left = undone.undone_runs(run_dirs)
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+    typed = [one for one in arguments if not one.startswith("hydra.sweep.dir=")]
+    lines = undone.last_words(left, num_runs=len(run_dirs), arguments=typed, width=width)
+    for line in lines:
+        _print_error(line)
+    return bool(left) or not run_dirs
 
 
 def _found(sweep_dir: Path) -> list[Path]:

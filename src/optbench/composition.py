@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
@@ -25,14 +26,16 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from optbench import checks, expansion, paths, refusals
+from optbench import checks, expansion, paths, refusals, strangers
 from optbench.config import build_config, register_resolvers
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.identity import RunIdentity, identify
-from optbench.options import RunConfig
+from optbench.launching import at_a_time, launching_of
+from optbench.options import LaunchOptions, RunConfig
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
+_BASIC_LAUNCHER = f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 
 
@@ -68,6 +71,9 @@ class Asked(Generic[_Run]):
     sweep_dir: Path
     is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
     is_listed: bool  # True: the runs are those of a list, which no sweeper of Hydra's expands
+    launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
+    is_local: bool  # True: no launcher plugin, the runs are made here
+    at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +138,9 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         if is_multirun and is_whole:
             expanded, swept = expansion.expand(hydra.hydra.config_loader, master, asked, problems)
         else:
-            expanded = expansion.only_run(asked, problems, is_multirun=is_multirun)
+            expanded, swept = expansion.only_run(asked, problems, is_multirun=is_multirun)
+        is_local = str(master.hydra.launcher._target_) == _BASIC_LAUNCHER
+        launching = launching_of(master, is_local=is_local, problems=problems)
         own = [override for override in asked if override.startswith("hydra")]
         refused = frozenset(_about(problem) for problem in problems)
         place = sweep or expansion.sweep_folder(swept)
@@ -152,6 +160,9 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         sweep_dir=runs[0].run_dir.parent,
         is_whole=is_whole,
         is_listed=is_listed,
+        launch=launching,
+        is_local=is_local,
+        at_a_time=at_a_time(master),
     )
 
 
@@ -199,6 +210,27 @@ def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Compose
         yield _Composer(hydra, config_name)
     finally:
         GlobalHydra.instance().clear()
+
+
+def refuse_strangers(arguments: Sequence[str]) -> None:
+    """Refuse a --config-dir whose files would have Hydra call what is not its own.
+
+    For commands that only show something: Hydra sets up its logging for these, too. What cannot
+    be composed at all is left to Hydra to say.
+
+    Raises:
+        ConfigError: With everything of the kind.
+    """
+    parsed = get_args_parser().parse_args(list(arguments))
+    if parsed.config_dir is None:
+        return
+    with hydra_session(parsed.config_dir, CONFIG_NAME) as hydra:
+        try:
+            tree = hydra.tree(parsed.overrides, RunMode.RUN)
+        except HydraException:
+            return
+    if problems := strangers.check_tree(tree, parsed.overrides):
+        raise ConfigError(*problems)
 
 
 def launch_listed(
@@ -252,6 +284,7 @@ def compose_tree(
             refused.append((guilty, error))
             kept.remove(guilty)
     problems += [refusals.explain(override, error, tree) for override, error in refused]
+    problems += strangers.check_tree(tree, overrides)
     return tree, kept
 
 

@@ -23,6 +23,7 @@ from optbench.refusals import first_line, unknown_key
 from optbench.sections import check_sections
 
 SETTINGS = "settings"  # the key of conf/ that lists a sweep's runs, and that no run has itself
+LAUNCH = "launch"  # the key of conf/ that says how runs are made, and that no run has either
 _SPELLED = {"target": "_target_"}  # field -> key, where Python would not like the key
 _Options = TypeVar("_Options")
 
@@ -71,15 +72,15 @@ def build_recipe(tree: DictConfig) -> OptimizerOptions:
     return typing.cast(OptimizerOptions, recipe)
 
 
-def build_options(kind: type[_Options], tree: DictConfig) -> _Options:
-    """Return the settings of a command that are all of one dataclass.
+def build_options(kind: type[_Options], tree: DictConfig, *, where: str = "") -> _Options:
+    """Return the settings of a command, or of the section `where`, that are all of one dataclass.
 
     Raises:
         ConfigError: With every unknown, missing and ill-typed setting.
     """
     register_resolvers()
     problems: list[Problem] = []
-    options = _build(kind, tree, where="", problems=problems)
+    options = _build(kind, tree, where=where, problems=problems)
     if options is None:
         raise ConfigError(*problems)
     return options
@@ -281,7 +282,7 @@ def _container(value: DictConfig, *, where: str, problems: list[Problem]) -> Any
 def _unknown_keys(node: DictConfig, known: Sequence[str], *, where: str) -> list[Problem]:
     problems = []
     for key in node:
-        if key in known or (not where and key == SETTINGS):
+        if key in known or (not where and key in (SETTINGS, LAUNCH)):
             continue
         full = f"{where}.{key!s}" if where else str(key)
         problems.append(unknown_key(full, [f"{where}.{name}" if where else name for name in known]))

@@ -9,24 +9,25 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from optbench.basefiles.reading import tensor_shapes
 from optbench.batches import num_batches
+from optbench.errors import DamagedFileError
+from optbench.files import Row, readable_rows
 from optbench.options import NetworkOptions, RunConfig
 from optbench.records import CaptionedImage, Dataset
-from optbench.rundir import RunDir, read_rows
+from optbench.rundir import RunDir
+from optbench.stored import read_config
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
 _PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
+_COUNTED = ("base", "train", "optimizer", "network")
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
-_PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 # Of diffusers' layout and of the original one: attention, feed-forward and projections; in the
 # unet, the rest of its blocks is for conv_dim.
 _TEXT = ("text_encoder", "cond_stage_model.", "conditioner.")
@@ -61,7 +62,7 @@ def estimate(config: RunConfig, dataset: Dataset) -> Cost:
         num_steps_per_epoch=per_epoch,
         num_steps=num_steps,
         num_epochs=num_epochs,
-        seconds=_seconds(config, num_steps=num_steps, num_epochs=num_epochs),
+        seconds=_seconds(config, dataset, num_steps=num_steps, num_epochs=num_epochs),
         disk_bytes=_disk_bytes(config, num_epochs),
     )
 
@@ -103,45 +104,96 @@ def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
     return max(1, math.ceil(batches / config.train.gradient_accumulation))
 
 
-def _seconds(config: RunConfig, *, num_steps: int, num_epochs: int) -> float | None:
+def _seconds(
+    config: RunConfig, dataset: Dataset, *, num_steps: int, num_epochs: int
+) -> float | None:
     """Return the likely wall time: as the nearest earlier runs on this runs folder took."""
     alike = [
         (_likeness(config, stored), run_dir)
         for run_dir, stored in _earlier_runs(Path(config.runs_dir))
-        if stored["base"]["name"] == config.base.name
-        and stored["train"]["batch_size"] == config.train.batch_size
+        if stored["base"].get("name") == config.base.name
+        and stored["train"].get("batch_size") == config.train.batch_size
     ]
     if not alike:
         return None
     best = max(likeness for likeness, _ in alike)
     nearest = [run_dir for likeness, run_dir in alike if likeness == best]
     steps: list[float] = [
-        sum(row.get(phase, 0.0) for phase in _PHASES)
+        sum(_seconds_of(row, phase) for phase in _PHASES)
         for run_dir in nearest
-        for row in read_rows(RunDir(run_dir).steps_path)
+        for row in readable_rows(RunDir(run_dir).steps_path)[0]
     ]
+    wanted = _pauses(config)
     pauses: list[float] = [
-        sum(row.get(pause, 0.0) for pause in _PAUSES)
+        sum(_seconds_of(row, pause) for pause in wanted)
         for run_dir in nearest
-        for row in read_rows(RunDir(run_dir).epochs_path)
+        for row in readable_rows(RunDir(run_dir).epochs_path)[0]
     ]
     if not steps:
         return None
     pause = statistics.median(pauses) if pauses else 0.0
-    return statistics.median(steps) * num_steps + pause * num_epochs
+    validation = 0.0 if _has_validated(nearest) else _validation_seconds(config, dataset, nearest)
+    epochs = range(1, num_epochs + 1)
+    every = config.validate.every_n_epochs
+    num_due = len({epoch for epoch in epochs if epoch % every == 0 or epoch == num_epochs})
+    return statistics.median(steps) * num_steps + pause * num_epochs + validation * num_due
+
+
+def _pauses(config: RunConfig) -> list[str]:
+    """Return what a run stops training for between its epochs."""
+    asked = {
+        "seconds_save": True,
+        "seconds_validate": config.validate.enabled,
+        "seconds_render": config.render.enabled,
+    }
+    return [pause for pause, is_asked in asked.items() if is_asked]
+
+
+def _has_validated(run_dirs: Sequence[Path]) -> bool:
+    return any(RunDir(run_dir).validation_path.is_file() for run_dir in run_dirs)
+
+
+def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[Path]) -> float:
+    """Return the likely seconds of one validation, where none of the earlier runs had any.
+
+    One pass forward for each picture and timestep, as long as a training step's pass takes for each
+    of its pictures; pictures held out come to those trained on.
+    """
+    options = config.validate
+    if not options.enabled:
+        return 0.0
+    forwards: list[float] = [
+        _seconds_of(row, "seconds_forward")
+        for run_dir in run_dirs
+        for row in readable_rows(RunDir(run_dir).steps_path)[0]
+    ]
+    if not forwards:
+        return 0.0
+    num_trained = min(options.num_pictures or len(dataset.images), len(dataset.images))
+    pictures = num_trained * (1 if options.dir is None else 2)
+    forward = statistics.median(forwards) / config.train.batch_size
+    return forward * pictures * len(options.timesteps)
+
+
+def _seconds_of(row: Row, name: str) -> float:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _likeness(config: RunConfig, stored: Mapping[str, Any]) -> int:
-    is_same_recipe: bool = stored["optimizer"]["name"] == config.optimizer.name
-    is_same_dim: bool = stored["network"]["dim"] == config.network.dim
+    is_same_recipe: bool = stored["optimizer"].get("name") == config.optimizer.name
+    is_same_dim: bool = stored["network"].get("dim") == config.network.dim
     return 2 * is_same_recipe + is_same_dim
 
 
 def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for file in sorted(runs_dir.glob("*/*/config.yaml")):
-        stored = OmegaConf.to_container(OmegaConf.load(file))
-        if isinstance(stored, dict) and {"base", "train", "optimizer", "network"} <= stored.keys():
-            yield file.parent, {str(key): value for key, value in stored.items()}
+        try:
+            stored = read_config(RunDir(file.parent))
+        except DamagedFileError:
+            continue  # a cost is an estimate; the report says what is wrong with the file
+        if all(isinstance(stored.get(name), dict) for name in _COUNTED):
+            yield file.parent, stored
 
 
 def _disk_bytes(config: RunConfig, num_epochs: int) -> int:

@@ -6,7 +6,9 @@ OptbenchError
 |-- BaseError              the base's weights are missing, damaged or of another family
 |-- MissingPackageError    an optional package is asked for and not installed
 |-- DivergedError          the loss or the weights are no longer finite
-`-- DamagedFileError       a file of ours is truncated or was written by something else
+|-- DamagedFileError       a file of ours is truncated or was written by something else
+|-- LaterSchemaError       a file of ours was written by a later optbench
+`-- ClaimLostError         another worker has taken the run over
 """
 
 from collections.abc import Iterable
@@ -58,6 +60,14 @@ class DivergedError(OptbenchError):
 
 class DamagedFileError(OptbenchError):
     """A file in a run folder or cache is truncated, altered or not what its name says."""
+
+
+class LaterSchemaError(OptbenchError):
+    """A file in a run folder was written by a later optbench; it is whole and is left alone."""
+
+
+class ClaimLostError(OptbenchError):
+    """Another worker has taken the run over: this one may not write into its folder any more."""
 
 
 def describe(problems: Iterable[Problem]) -> str:

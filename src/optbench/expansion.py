@@ -32,7 +32,9 @@ _NUM_HASH_DIGITS = 8
 _SINGLE = "single"
 _PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
 # What belongs to the whole command line, and to no single entry of a list.
-_NOT_LISTED = re.compile(r"hydra([./].*)?|sweep|settings(\..*)?|sweep_name|runs_dir|cache_dir")
+_NOT_LISTED = re.compile(
+    r"hydra([./].*)?|sweep|settings(\..*)?|sweep_name|runs_dir|cache_dir|launch(\..*)?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +78,18 @@ def expand(
 
 def only_run(
     overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool
-) -> list[Expanded]:
-    """Return one run's overrides; values to sweep are a problem unless a sweeper takes them."""
-    kept = []
+) -> tuple[list[Expanded], list[str]]:
+    """Return one run's overrides, and the keys that a sweeper plugin will choose values for.
+
+    Values to sweep are a problem where no sweeper takes them.
+    """
+    kept, swept = [], []
     for override in _of_runs(overrides):
         is_swept = _override(override).is_sweep_override()
         if is_swept and not is_multirun:
             problems.append(refusals.needs_multirun(override))
-        if not is_swept:
-            kept.append(override)
-    return [Expanded(setting=None, overrides=tuple(kept))]
+        (swept if is_swept else kept).append(override)
+    return [Expanded(setting=None, overrides=tuple(kept))], [_key(one) for one in swept]
 
 
 def sweep_folder(swept: Sequence[str]) -> str:

@@ -27,14 +27,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from optbench import rng
+from optbench import files, rng
 from optbench.augmentation import drawn_corner, recolored
 from optbench.contracts import Base
 from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
 from optbench.lookahead import ahead
 from optbench.options import DatasetOptions
 from optbench.records import Batch, CaptionedImage, Dataset, Sample
-from optbench.rundir import write_atomic
 
 if TYPE_CHECKING:
     from optbench.batches import PlannedBatch
@@ -173,7 +172,8 @@ def encode_dataset(
         except FileNotFoundError:
             pass
         except DamagedFileError as error:
-            notices.append(f"{error}\n    It was encoded again.")
+            aside = files.set_aside(path)
+            notices.append(f"{error}\n    It is now {aside.name}, and was encoded again.")
         missing.append(_Missing(image=image, flipped=flipped, key=key, path=path))
     for entry, pixels in ahead(_Missing.pixels, missing, num_workers=num_workers):
         if isinstance(pixels, DatasetError):
@@ -182,8 +182,9 @@ def encode_dataset(
         image, flipped = entry.image, entry.flipped
         draw = rng.generator(_SEED, "vae", image.key, int(flipped))
         encoded_CHW = _encode_pixels(pixels, image, base, draw)
-        content = safetensors.torch.save({_TENSOR: encoded_CHW}, metadata={"key": entry.key})
-        write_atomic(entry.path, content)
+        about = {"key": entry.key, "sha256": _digest(encoded_CHW)}
+        content = safetensors.torch.save({_TENSOR: encoded_CHW}, metadata=about)
+        files.write_atomic(entry.path, content)
         latents[image.key, flipped] = encoded_CHW
     if problems:
         raise DatasetError(*dict.fromkeys(problems))
@@ -326,7 +327,10 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
         if metadata.get("key") != key:
             wrong = "another picture's or base's latents"
-    except (SafetensorError, KeyError) as error:
+        # Entries of older versions say nothing of their content, and are read all the same.
+        if metadata.get("sha256", digest := _digest(tensors[_TENSOR])) != digest:
+            wrong = "other numbers than were written"
+    except (SafetensorError, KeyError, ValueError) as error:
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         raise DamagedFileError(
@@ -338,6 +342,10 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
             )
         )
     return tensors[_TENSOR]
+
+
+def _digest(latents_CHW: Tensor) -> str:
+    return hashlib.sha256(latents_CHW.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _what_is_wrong(latents_CHW: Tensor, *, size: tuple[int, int]) -> str:

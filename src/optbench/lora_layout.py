@@ -174,7 +174,7 @@ def _cut_tensor(path: Path) -> str:
                 for name, entry in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (LookupError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
             return ""
     cut = sorted((end, name) for name, end in ends.items() if end > size)
     return f"{cut[0][1]} ({size:,} of {cut[-1][0]:,} bytes are there)" if cut else ""

@@ -102,6 +102,6 @@ def _header(file: Path) -> Mapping[str, object]:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(NUM_LENGTH_BYTES), "little")
             header = json.loads(stream.read(length)) if length <= _MAX_HEADER_BYTES else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, Mapping) else {}

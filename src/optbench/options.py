@@ -16,6 +16,7 @@ MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
 ResizeCompat = Literal["v0.10", "v0.11"]
 Attention = Literal["sdpa", "xformers", "eager"]
+Isolation = Literal["auto", "process", "none"]
 DynamoBackend = Literal["inductor", "aot_eager", "eager"]
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
@@ -262,6 +263,15 @@ class RunConfig:
     sweep_name: str | None
     runs_dir: str
     cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """How the runs of a command line are made; belongs to the command, and to no run."""
+
+    isolation: Isolation  # auto: a process per run where a GPU is used
+    workers: int | None  # runs at a time, each in its process; None: one per GPU, else one
+    first_touch_seconds: float  # how long the folders of runs and cache may take to answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

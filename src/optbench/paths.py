@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from optbench.errors import DamagedFileError
+from optbench.files import file_sha256 as hash_of
+from optbench.files import read_json, write_json
+
 _PACKAGE = Path(__file__).resolve().parent
 _WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt")
-_CHUNK_BYTES = 1 << 20
 _FINGERPRINT_LENGTH = 16
+_HASHES = "hashes"  # the one key of the cache of hashes
 
 
 def resource_root(package: Path = _PACKAGE) -> Path:
@@ -43,8 +45,8 @@ def sweep_commands() -> dict[str, str]:
 
     A sweep says so in a line of its own; one that names no command is a sweep of trainings.
     """
-    files = sorted((resource_root() / "sweep").glob("*.yaml"))
-    return {path.stem: _command_of(path) for path in files}
+    found = sorted((resource_root() / "sweep").glob("*.yaml"))
+    return {path.stem: _command_of(path) for path in found}
 
 
 def _command_of(sweep: Path) -> str:
@@ -94,32 +96,22 @@ def _hashes(files: Sequence[Path], cache_dir: Path | None) -> dict[Path, str]:
     for path in files:
         stat = path.stat()
         stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-        found[path] = fresh[stamp] = known.get(stamp) or _file_hash(path)
+        found[path] = fresh[stamp] = known.get(stamp) or hash_of(path)
     if cache is not None and cache.parent.is_dir() and not fresh.keys() <= known.keys():
-        _write_hashes(cache, {**known, **fresh})
+        write_json(cache, {_HASHES: {**known, **fresh}})
     return found
 
 
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _read_hashes(cache: Path | None) -> dict[str, str]:
-    """Return what is known; a damaged cache is an empty one, because it can be made again."""
+    """Return what is known; a damaged cache is an empty one, because it can be made again.
+
+    So is one without a checksum, of an older version: a wrong digit in it would rename every run.
+    """
     if cache is None or not cache.is_file():
         return {}
     try:
-        content = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(cache)
+    except DamagedFileError:
         return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_hashes(cache: Path, hashes: dict[str, str]) -> None:
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(hashes, indent=0, sort_keys=True), encoding="utf-8")
-    partial.replace(cache)
+    hashes = content.get(_HASHES)
+    return hashes if isinstance(hashes, dict) else {}

@@ -6,6 +6,7 @@ a person will load, and can be made again at any time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -21,6 +22,7 @@ from PIL import Image
 from optbench import grid, rundir
 from optbench.checkpoint import read_lora
 from optbench.contracts import Base, Network
+from optbench.errors import DamagedFileError
 from optbench.options import Prompt, PromptOptions, RenderOptions
 from optbench.prompt_grammar import LoraTag, reads_as_written
 from optbench.records import Cell
@@ -54,6 +56,11 @@ class Gallery:
     origin: Origin | None = None  # None: the base's name alone
 
     @property
+    def shared_dir(self) -> Path:
+        """Where the base's own pictures lie, for all runs."""
+        return self.cache_dir / "base-pictures" / self.key
+
+    @property
     def key(self) -> str:
         """Hex that changes with anything but the LoRA that a picture depends on."""
         looks = asdict(self.options)
@@ -81,7 +88,7 @@ class Gallery:
 def render_base(gallery: Gallery) -> None:
     """Give the run its epoch 0: the base alone, rendered once and shared by all runs."""
     _forget_other_looks(gallery)
-    shared = gallery.cache_dir / "base-pictures" / gallery.key
+    shared = gallery.shared_dir
     _render(gallery, folder=shared, epoch=0, lora="")
     own = gallery.run.images_dir(0)
     own.mkdir(parents=True, exist_ok=True)
@@ -182,8 +189,9 @@ def _forget_other_looks(gallery: Gallery) -> None:
     """Remove pictures made with other prompts or settings; their file names cannot tell."""
     images = gallery.run.path / "images"
     key_path = images / _KEY_FILE
-    if key_path.is_file() and rundir.read_json(key_path).get("key") == gallery.key:
-        return
+    with contextlib.suppress(DamagedFileError):  # then nobody knows what they show
+        if rundir.read_json(key_path).get("key") == gallery.key:
+            return
     if images.is_dir():
         shutil.rmtree(images)
     rundir.write_json(key_path, {"key": gallery.key})

@@ -4,7 +4,6 @@ checkpoint -> validate -> render -> grid. The report is built afterwards, from t
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
@@ -17,36 +16,32 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, pictures, provenance, rundir, validation
-from optbench.basefiles.reading import kohya_hashes
-from optbench.bases import load_base
+from optbench import allocator, mending, pictures, provenance, resume, rundir, stopping, validation
 from optbench.batches import Pace, num_batches, plan_epoch
-from optbench.checkpoint import save_lora
 from optbench.config import config_yaml
-from optbench.continuing import start_metadata, start_sentences
+from optbench.continuing import start_sentences
 from optbench.contracts import Base
 from optbench.curves import rewrite_scalars, write_scalars
 from optbench.devices import make_accelerator
-from optbench.errors import ConfigError
+from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
-from optbench.loss_checks import check_loss_for_prediction
-from optbench.metadata import LoraCard, kohya_metadata
+from optbench.loading import base_for, network_to_device
+from optbench.midway import forget_midway, take_up, write_midway
 from optbench.network import LoraNetwork
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
-from optbench.options import BaseOptions, RunConfig
+from optbench.options import RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
 from optbench.render import Halving, Painter, origin_of
-from optbench.resume import Progressed, read_state, write_state
+from optbench.resume import Progressed, write_state
 from optbench.rundir import RunDir
+from optbench.saving import epoch_card, save_epoch
 from optbench.stepping import BuiltOptimizer
 from optbench.train import Course, Lane, train_epochs
 from optbench.warmstart import begin_network
-
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def run_one(config: RunConfig, place: SweepPlace) -> Status:
@@ -60,7 +55,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     rundir.write_status(run.path, "running")
     accelerator = make_accelerator(config.train)
     allocator.forget_peak_memory(accelerator.device.type)
-    base = _base_for(config, accelerator.device)
+    base = base_for(config, accelerator.device)
     latents = latents_of(
         identity.dataset,
         base,
@@ -88,16 +83,18 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage.examination = _examination(stage) if config.validate.enabled else None
     with _progress(stage, place) as progress:
         stage.painter = Halving(base, progress.say)
-        for line in (*departures(config.optimizer), config.optimizer.note, *notices):
+        for line in (*departures(config.optimizer), config.optimizer.note, *stage.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
         with progress.doing("rendering what is missing"):
             stage.catch_up()
-        _train(stage, latents, progress)
+        with stopping.deferred():
+            _train(stage, latents, progress)
         if config.render.enabled:
             with progress.doing("drawing the sheets"):
                 last = stage.done.epoch
                 pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
+    resume.forget_previous(run)
     rundir.write_status(run.path, "done")
     return "done"
 
@@ -134,13 +131,18 @@ class _Run:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
         run = self.run
         rundir.clean_partial_files(run.path)
-        rundir.write_atomic(run.config_path, config_yaml(self.config))
+        write_sealed_text(run.config_path, config_yaml(self.config))
+        standing = mending.find_standing(run)
+        if standing.state is not None:
+            standing.state.put_back(self.network, self.optimizer, self.accelerator)
+            self.done = standing.state.progressed
+        if standing.is_lora_lost:
+            rundir.truncate_rows(run.files_path, max_epoch=self.done.epoch - 1)
+            self._save_lora(self.done)
+        for folder in (run.path / "images", self._gallery().shared_dir):
+            standing.notices += mending.set_aside_damaged_pictures(folder)
+        self.notices += tuple(standing.notices)
         described = self._described()
-        restored = read_state(run, self.network, self.optimizer, self.accelerator)
-        self.done = restored or Progressed(epoch=0, step=0)
-        records = (run.steps_path, run.epochs_path, run.layers_path, run.validation_path)
-        for path in records:
-            rundir.truncate_rows(path, max_epoch=self.done.epoch)
         epochs = [
             row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
         ]
@@ -173,10 +175,12 @@ class _Run:
         self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
         write_scalars(self.run.tensorboard_dir, [*rows, row])
+        forget_midway(self.run)
         saved = time.perf_counter()
-        self.validate_missing()
-        validated = time.perf_counter()
-        self.render_missing()
+        with stopping.at_once():
+            self.validate_missing()
+            validated = time.perf_counter()
+            self.render_missing()
         seconds = {
             "seconds_save": saved - started,
             "seconds_validate": validated - saved,
@@ -195,55 +199,36 @@ class _Run:
         """Render every picture of every epoch so far that is not on disk yet."""
         if not self.config.render.enabled:
             return
-        gallery = pictures.Gallery(
-            run=self.run,
-            base=self.base,
-            prompts=self.config.prompts.prompts,
-            options=self.config.render,
-            clip_skip=self.config.train.clip_skip,
-            cache_dir=Path(self.config.cache_dir),
-            painter=self.painter,
-            origin=origin_of(self.config.base, cache_dir=Path(self.config.cache_dir)),
-        )
+        gallery = self._gallery()
         pictures.render_base(gallery)
         for epoch in range(1, self.done.epoch + 1):
             pictures.render_epoch(gallery, self.network, epoch=epoch)
 
-    def _save_lora(self, record: EpochRecord) -> None:
-        """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
+    def _gallery(self) -> pictures.Gallery:
         config = self.config
-        card = LoraCard(
-            name=self.run.name,
-            model_version=self.base.model_version,
-            predicts_v=self.base.prediction_type == "v_prediction",
-            files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
-            seed=config.seed,
-            lr_mult=config.lr_mult,
-            epoch=record.epoch,
-            step=record.step,
-            num_epochs=config.train.epochs,
-            num_steps=total_steps(config, self.identity),
-            num_batches_per_epoch=num_batches(
-                self.identity.dataset, batch_size=config.train.batch_size
-            ),
-            images=self.identity.dataset.images,
-            folders=self.identity.dataset.folders,
-            dataset=config.dataset,
-            network=config.network,
-            optimizer=config.optimizer,
-            lr_scheduler=config.lr_scheduler,
-            train=config.train,
-            loss=config.loss,
+        return pictures.Gallery(
+            run=self.run,
+            base=self.base,
+            prompts=config.prompts.prompts,
+            options=config.render,
+            clip_skip=config.train.clip_skip,
+            cache_dir=Path(config.cache_dir),
+            painter=self.painter,
+            origin=origin_of(config.base, cache_dir=Path(config.cache_dir)),
+        )
+
+    def _save_lora(self, record: EpochRecord | Progressed) -> None:
+        """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
+        card = epoch_card(
+            self.config,
+            self.identity,
+            self.base,
+            reached=(record.epoch, record.step),
+            num_steps=total_steps(self.config, self.identity),
         )
         with self.optimizer.evaluation_weights():
             tensors = self.network.state_dict()
-        metadata = {**kohya_metadata(card), **start_metadata(self.identity.start)}
-        paths = [self.run.lora_path(record.epoch)]
-        if record.step == card.num_steps:
-            paths.append(self.run.lora_path(None))
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
+        save_epoch(self.run, card, tensors, start=self.identity.start)
 
     def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
         """Append the epoch's record unless a killed process had got as far as that."""
@@ -290,40 +275,34 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
     last_step = total_steps(config, identity)
     if stage.done.step == last_step:
         return
+    network, optimizer, accelerator = stage.network, stage.optimizer, stage.accelerator
+    before = take_up(stage.run, stage.done, network, optimizer, accelerator)
     course = Course(
         seed=config.seed,
         loss=config.loss,
         first_epoch=stage.done.epoch + 1,
-        first_step=stage.done.step,
+        first_step=stage.done.step if before is None else before.step,
         total_steps=last_step,
+        begun=None if before is None else before.begun,
     )
-
-    pace = Pace(gradient_accumulation=config.train.gradient_accumulation, total_steps=last_step)
-
-    def epoch_batches(epoch: int) -> Iterable[Batch]:
-        planned = plan_epoch(
-            identity.dataset,
-            config.dataset,
-            seed=config.seed,
-            epoch=epoch,
-            batch_size=config.train.batch_size,
-            pace=pace,
-        )
-        return latents.batches(planned)
-
-    rows: list[dict[str, float | int]] = []
-    lane = Lane(network=stage.network, optimizer=stage.optimizer)
-    for (record,) in train_epochs(
+    rows: list[dict[str, float | int]] = [] if before is None else before.rows
+    lane = Lane(network=network, optimizer=optimizer)
+    steps = train_epochs(
         stage.base,
         [lane],
-        epoch_batches,
+        lambda epoch: _epoch_batches(stage, latents, epoch, course),
         options=config.train,
         course=course,
-        accelerator=stage.accelerator,
-    ):
+        accelerator=accelerator,
+    )
+    for (record,) in steps:
         if isinstance(record, StepRecord):
             rows.append(record.as_row())
             progress.advance(record)
+            is_last = record.step == last_step or len(rows) == steps_per_epoch(config, identity)
+            if stopping.is_asked() and not is_last:
+                write_midway(stage.run, rows, network, optimizer, accelerator)
+                stopping.raise_if_asked()
             continue
         with progress.doing(f"saving and rendering epoch {record.epoch}"):
             stage.end_epoch(record, rows)
@@ -333,24 +312,23 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
         rows = []
 
 
-def _base_for(config: RunConfig, device: torch.device) -> Base:
-    """Return the base, computing as this run asks; its weights are shared with other runs."""
-    cache_dir = Path(config.cache_dir)
-    base = _base(config.base, device, config.train.mixed_precision, cache_dir)
-    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
-        raise ConfigError(*wrong)
-    base.compute_with(
-        gradient_checkpointing=config.train.gradient_checkpointing,
-        attention=config.train.attention,
-        compiled_by=config.train.dynamo_backend if config.train.torch_compile else None,
+def _epoch_batches(
+    stage: _Run, latents: LatentCache | FreshLatents, epoch: int, course: Course
+) -> Iterable[Batch]:
+    """Return an epoch's batches, without those of the first one that were trained before."""
+    config = stage.config
+    accumulation = config.train.gradient_accumulation
+    planned = plan_epoch(
+        stage.identity.dataset,
+        config.dataset,
+        seed=config.seed,
+        epoch=epoch,
+        batch_size=config.train.batch_size,
+        pace=Pace(gradient_accumulation=accumulation, total_steps=course.total_steps),
     )
-    return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
-
-
-@functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions, device: torch.device, precision: str, cache_dir: Path) -> Base:
-    """Return the base, loaded once per process and shared by its runs."""
-    return load_base(options, device=device, dtype=_DTYPES[precision], cache_dir=cache_dir)
+    is_begun = course.begun is not None and epoch == course.first_epoch
+    num_trained = (course.first_step - stage.done.step) * accumulation if is_begun else 0
+    return latents.batches(planned[num_trained:])
 
 
 def _examination(stage: _Run) -> validation.Examination:
@@ -368,13 +346,6 @@ def _examination(stage: _Run) -> validation.Examination:
         max_token_length=config.train.max_token_length,
         cache_dir=cache_dir,
     )
-
-
-def network_to_device(network: LoraNetwork, device: torch.device) -> None:
-    """Move the network's parameters in place, before an optimizer sees them."""
-    for group in network.parameter_groups():
-        for parameter in group.parameters:
-            parameter.data = parameter.data.to(device)
 
 
 @contextmanager

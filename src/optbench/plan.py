@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from optbench import rundir
+from optbench import apart, rundir
 from optbench.batches import num_batches
 from optbench.composition import AskedRun, AskedRuns, compose_runs, flags_first
 from optbench.continuing import start_sentences
@@ -149,7 +149,29 @@ def _print_sum(console: Console, asked: AskedRuns, costs: Sequence[Cost]) -> Non
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     total = sum(known) if len(known) == len(costs) else None
     console.print(f"time: {_duration(total)}, judged by earlier runs in the same runs folder")
+    workers, sentence = _workers(asked)
+    console.print(f"workers: {sentence}")
+    if workers > 1 and total is not None:
+        wall = max([total / min(workers, max(1, len(costs))), *known])
+        console.print(f"time with them: about {_duration(wall)}, if they do not slow each other")
     console.print(f"disk: about {sum(cost.disk_bytes for cost in costs) / _MIB:.0f} MiB")
+
+
+def _workers(asked: AskedRuns) -> tuple[int, str]:
+    """Return how many runs go at a time, and a sentence on who makes them."""
+    configs = [run.config for run in asked.runs]
+    if not asked.is_local:
+        number = asked.at_a_time
+        return number or 1, f"{number or 'as many as it likes'} at a time, by a launcher plugin"
+    assert asked.launch is not None
+    number = apart.num_workers(asked.launch, configs)
+    if number == 1 and not apart.is_wanted(asked.launch, configs):
+        return 1, "one run after the other in one process (launch.isolation)"
+    if number > 1 and not asked.is_whole:
+        number = 1  # the sweeper waits for a loss before it goes on
+    devices = apart.gpus()
+    on = f", on {len(devices)} GPU{'s' if len(devices) > 1 else ''}" if devices else ""
+    return number, f"{number} at a time, each run in a process of its own{on}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import math
+import sys
 from collections.abc import Collection, Mapping
 
 from optbench.errors import Problem
@@ -99,6 +100,15 @@ def check_package(options: OptimizerOptions) -> list[Problem]:
                 expected="a dotted path, for instance torch.optim.AdamW",
                 where=f"_target_ of recipe {options.name}",
                 fix="write the path as you would import it",
+            )
+        ]
+    if root in sys.stdlib_module_names:
+        return [
+            Problem(
+                found=f"{options.target}, of Python's own library, which has no optimizer",
+                expected="a torch.optim.Optimizer class, for instance torch.optim.AdamW",
+                where=f"_target_ of recipe {options.name}",
+                fix="do not use this recipe, unless you know who wrote it and why it names that",
             )
         ]
     if importlib.util.find_spec(root) is not None:

@@ -41,6 +41,15 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The part of the first epoch that was trained before, by a process that was asked to stop."""
+
+    losses: tuple[float, ...]  # of its steps
+    seconds: float
+    set_generators: Callable[[], None]  # as they stood; for libraries that draw from global ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
     """What a training draws and minimizes, where it begins and how far it goes."""
 
@@ -49,6 +58,7 @@ class Course:
     first_epoch: int  # counts from 1; more than 1 when an interrupted run goes on
     first_step: int  # steps already taken
     total_steps: int
+    begun: Begun | None = None  # not None: `epoch_batches` leaves out what was trained already
 
 
 @dataclass(slots=True)
@@ -96,8 +106,11 @@ def train_epochs(
     step = course.first_step
     for epoch in range(course.first_epoch, options.epochs + 1):
         _seed_third_party_code(course.seed, epoch)
-        losses: list[list[float]] = [[] for _ in lanes]
-        seconds = 0.0
+        begun = course.begun if epoch == course.first_epoch else None
+        if begun is not None:
+            begun.set_generators()
+        losses = [[] if begun is None else [*begun.losses] for _ in lanes]
+        seconds = 0.0 if begun is None else begun.seconds
         last_norms: list[Mapping[str, float]] = [{} for _ in lanes]
         for window in _windows(epoch_batches(epoch), options.gradient_accumulation):
             if step == course.total_steps:

@@ -18,6 +18,7 @@ from optbench.batches import sizes_of
 from optbench.contracts import Base, Network
 from optbench.dataset import read_dataset
 from optbench.errors import DamagedFileError, DatasetError, Problem
+from optbench.files import set_aside, write_rows
 from optbench.latents import encode_dataset
 from optbench.options import DatasetOptions, ValidateOptions
 from optbench.pictures import as_in_file
@@ -124,7 +125,13 @@ def is_wanted(examination: Examination, epoch: int) -> bool:
     if not is_same:
         run.validation_path.unlink(missing_ok=True)
         rundir.write_json(key_path, {"key": examination.key})
-    return not any(row["epoch"] == epoch for row in rundir.read_rows(run.validation_path))
+    rows = rundir.read_rows(run.validation_path)
+    num_there: int = sum(row["epoch"] == epoch for row in rows)
+    if 0 < num_there < len(examination.probes) * len(examination.options.timesteps):
+        # A process that is killed, or a disk that is full, may end amid an epoch's lines.
+        write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
+        return True
+    return num_there == 0
 
 
 def measure(
@@ -156,7 +163,11 @@ def measure(
 def prepare(examination: Examination) -> None:
     """Measure the base alone, once for all runs; call it while no network sits in the base."""
     path = _base_path(examination)
-    if not path.is_file():
+    try:
+        base_losses(examination)
+    except (DamagedFileError, KeyError, TypeError, ValueError):
+        if path.is_file():
+            set_aside(path)
         losses = [[*place, loss] for place, loss in _measured(examination).items()]
         rundir.write_json(path, {"losses": losses})
 

@@ -98,12 +98,17 @@ def test_bad_input_is_2_and_leaves_nothing(
     assert outcome.reports == []
 
 
-def test_ctrl_c_is_130_with_one_line(outcome: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_130_with_what_is_left_and_the_command_that_goes_on(
+    outcome: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome.stop = True
-    assert cli.main(["network.dim=1"]) == 130
+    assert cli.main(["-m", "network.dim=1,2"]) == 130
     captured = capsys.readouterr()
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
-    assert "same command" in captured.err
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0] == "Stopped by Ctrl-C."
+    assert lines[1:3] == ["2 of 2 runs are not done:", "  pending: not begun"]
+    assert lines[-1] == "  python -m optbench -m network.dim=1,2"
 
 
 def test_a_report_that_cannot_be_built_is_a_message(

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from tests.unit.lora_files import write_lora
 
-from optbench import paths
+from optbench import launching, paths
 from optbench.composition import AskedRuns, compose_runs
 from optbench.errors import ConfigError, Problem
 from optbench.resize.asking import compose_resizes
@@ -71,7 +71,9 @@ def test_overriding_a_swept_key_replaces_its_axis() -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path, tmp_path: Path) -> None:
+def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head = path.read_text().splitlines()[:5]
     patterns = (
         "# @package _global_",
@@ -93,8 +95,10 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(path: Path, tmp_path
         needed = []
         if path.stem == "continue_training":
             needed = [f"network.weights={write_lora(tmp_path / 'a.safetensors', layers=SD_LAYERS)}"]
+        monkeypatch.setattr(launching, "_is_installed", lambda package: True)
         asked = compose_runs([f"sweep={path.stem}", *needed])
-        assert len(asked.runs) == num_runs
+        trials = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.n_trials")
+        assert num_runs == (len(asked.runs) if asked.is_whole else trials)
         assert asked.sweep_dir.name == path.stem
     params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     assert all(isinstance(value, str) for value in params.values())

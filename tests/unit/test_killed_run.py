@@ -7,31 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 from tests.unit.small_training import SmallBase, global_state_kept
 
-from optbench import allocator, pipeline, rundir
+from optbench import allocator, loading, pipeline, progress, rundir, saving, stopping
 from optbench.composition import compose_runs
 from optbench.errors import DamagedFileError
 from optbench.options import RunConfig
-from optbench.records import SweepPlace
+from optbench.records import StepRecord, SweepPlace
 from optbench.rundir import RunDir
+from optbench.stopping import StopAskedError
 from optbench.train import Course, train_epochs
 
 NUM_EPOCHS = 2
 # Everything that writes into a run's folder while it trains, as the pipeline calls it.
 WRITERS = (
-    (pipeline, "save_lora"),
+    (saving, "save_lora"),
     (pipeline, "write_state"),
     (pipeline, "write_scalars"),
+    (saving, "append_rows"),
     (rundir, "append_rows"),
 )
 Write = tuple[str, int]  # which of them, and its how-manyeth call from 1
@@ -44,7 +50,7 @@ class Killed(BaseException):
 @pytest.fixture
 def config(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     """Return a run of two epochs of five updates with dropout, on three pictures."""
-    monkeypatch.setattr(pipeline, "_base", lambda *about: SmallBase())
+    monkeypatch.setattr(loading, "_base", lambda *about: SmallBase())
     monkeypatch.setattr(allocator, "keep_freed_memory", lambda: False)  # lasts for the process
     (asked,) = compose_runs(
         [
@@ -181,7 +187,7 @@ def test_a_state_ahead_of_the_records_brings_them_up_to_it(
     config: RunConfig, tmp_path: Path
 ) -> None:
     """The second epoch's state is there, its record is not."""
-    run, _ = make_run_killed(config, tmp_path / "sweep", before=("append_rows", 4))
+    run, _ = make_run_killed(config, tmp_path / "sweep", before=("append_rows", 8))
     assert [row["epoch"] for row in rows(run.epochs_path)] == [1]
     make_run(config, tmp_path / "sweep")
     assert [row["epoch"] for row in rows(run.epochs_path)] == [1, 2]
@@ -192,7 +198,7 @@ def test_a_run_without_its_state_is_made_from_its_beginning(
 ) -> None:
     """Also where records and LoRA files of later epochs lie there already."""
     whole = make_run(config, tmp_path / "whole")
-    killed, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 4))
+    killed, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
     for file in killed.state_dir.iterdir():
         file.unlink()
     make_run(config, tmp_path / "killed")
@@ -201,25 +207,86 @@ def test_a_run_without_its_state_is_made_from_its_beginning(
     assert rows(killed.epochs_path) == rows(whole.epochs_path)
 
 
-def test_a_damaged_state_stops_the_run_and_touches_nothing(
-    config: RunConfig, tmp_path: Path
-) -> None:
-    run, _ = make_run_killed(config, tmp_path / "sweep", before=("write_state", 2))
-    (state,) = run.state_dir.iterdir()
-    state.write_bytes(state.read_bytes()[:-100])
-    before = (loras(run), rows(run.steps_path), rows(run.epochs_path))
-    with pytest.raises(DamagedFileError, match="delete this file"):
-        make_run(config, tmp_path / "sweep")
-    assert (loras(run), rows(run.steps_path), rows(run.epochs_path)) == before
-
-
 def test_rendering_what_the_folder_lacks_needs_the_lora_file(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    """A state ahead of the LoRA files: they are named, not made up."""
+    """A state ahead of the LoRA files: they are named, not made up, but for the last one."""
     run = make_run(config, tmp_path / "sweep")
+    whole = loras(run)
+    run.lora_path(1).unlink()
     run.lora_path(2).unlink()
     render = replace(config.render, enabled=True, seeds=(1,), steps=1)
     with pytest.raises(DamagedFileError) as caught:
         make_run(replace(config, render=render), tmp_path / "sweep")
-    assert caught.value.problems[0].where == str(run.lora_path(2))
+    assert caught.value.problems[0].where == str(run.lora_path(1))
+    assert run.lora_path(2).read_bytes() == whole[run.lora_path(2).name]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_asked_to_stop_after_any_step_it_goes_on_from_there_to_the_same_bits(
+    config: RunConfig, tmp_path: Path, accumulation: int
+) -> None:
+    config = replace(config, train=replace(config.train, gradient_accumulation=accumulation))
+    whole, drawn, _ = make_run_stopped(config, tmp_path / "whole", after=None)
+    num_steps = len(drawn)
+    assert num_steps == {1: 10, 2: 6}[accumulation]
+    for step in range(1, num_steps + 1):
+        sweep_dir = tmp_path / str(step)
+        run, before, _ = make_run_stopped(config, sweep_dir, after=step)
+        is_within = step % (num_steps // NUM_EPOCHS) != 0
+        assert (run.state_dir / "midway.pt").is_file() == is_within
+        run, after, course = make_run_stopped(config, sweep_dir, after=None)
+        assert before + after == drawn, step
+        if step < num_steps:
+            assert (course.first_step, course.begun is not None) == (step, is_within)
+        assert loras(run) == loras(whole), step
+        for name in ("steps.jsonl", "epochs.jsonl"):
+            assert rows(run.path / name) == rows(whole.path / name), step
+        assert not (run.state_dir / "midway.pt").exists()
+
+
+def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    whole = make_run(config, tmp_path / "whole")
+    run, _, _ = make_run_stopped(config, tmp_path / "cut", after=8)
+    path = run.state_dir / "midway.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    _, after, course = make_run_stopped(config, tmp_path / "cut", after=None)
+    assert (course.first_step, len(after)) == (5, 5)
+    assert loras(run) == loras(whole)
+
+
+def make_run_stopped(
+    config: RunConfig, sweep_dir: Path, *, after: int | None
+) -> tuple[RunDir, list[float], Course]:
+    """Make a run, asked to stop after a step; return it and a library's draws at every step."""
+    drawn: list[float] = []
+    courses: list[Course] = []
+
+    def hear(bar: progress.RunProgress, record: StepRecord) -> None:
+        draws = (torch.rand(()).item(), random.random(), np.random.rand())
+        drawn.append(sum(draws))
+        if record.step == after:
+            stopping._hear(signal.SIGTERM, None)
+
+    def noting(*given: Any, course: Course, **named: Any) -> Any:
+        courses.append(course)
+        return train_epochs(*given, course=course, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(progress.RunProgress, "advance", hear)
+        patched.setattr(pipeline, "train_epochs", noting)
+        patched.setattr(stopping, "_ASKED", stopping._Asked())
+        stops = contextlib.nullcontext() if after is None else pytest.raises(StopAskedError)
+        with stops:
+            make_run(config, sweep_dir)
+    return (
+        only_run(sweep_dir),
+        drawn,
+        courses[0]
+        if courses
+        else Course(seed=0, loss=config.loss, first_epoch=0, first_step=0, total_steps=0),
+    )

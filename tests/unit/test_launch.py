@@ -38,6 +38,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         rundir.write_status(run_dir, "running", fact=1)
         module.behave.get(config.network.dim, lambda: None)()
         rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
+        rundir.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
         for path in launch._pictures(rundir.RunDir(run_dir), config):
             rundir.write_atomic(path, b"")
         rundir.write_status(run_dir, "done", fact=1)

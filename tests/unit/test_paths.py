@@ -66,8 +66,8 @@ def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     cache.mkdir()
     first = paths.folder_fingerprint(tmp_path / "base", cache_dir=cache)
     reads: list[Path] = []
-    original = paths._file_hash
-    monkeypatch.setattr(paths, "_file_hash", lambda path: (reads.append(path), original(path))[1])
+    original = paths.hash_of
+    monkeypatch.setattr(paths, "hash_of", lambda path: (reads.append(path), original(path))[1])
     assert paths.folder_fingerprint(tmp_path / "base", cache_dir=cache) == first
     assert reads == []
     weights.write_text("two")
@@ -80,6 +80,14 @@ def test_a_damaged_cache_is_made_again_and_none_is_created(tmp_path: Path) -> No
     write(tmp_path / "base" / "a.safetensors", "one")
     plain = paths.folder_fingerprint(tmp_path / "base")
     assert paths.folder_fingerprint(tmp_path / "base", cache_dir=tmp_path / "absent") == plain
+    # A wrong digit would give every run on this base another name.
+    (tmp_path / "cache").mkdir()
+    cache = tmp_path / "cache" / "file-hashes.json"
+    assert paths.folder_fingerprint(tmp_path / "base", cache_dir=tmp_path / "cache") == plain
+    text = cache.read_text()
+    place = text.index("safetensors|") + len('safetensors|1|1234": "') + 20
+    cache.write_text(text[:place] + ("0" if text[place] != "0" else "1") + text[place + 1 :])
+    assert paths.folder_fingerprint(tmp_path / "base", cache_dir=tmp_path / "cache") == plain
     assert not (tmp_path / "absent").exists()
     write(tmp_path / "cache" / "file-hashes.json", "{truncated")
     assert paths.folder_fingerprint(tmp_path / "base", cache_dir=tmp_path / "cache") == plain

@@ -170,3 +170,38 @@ def test_disk_is_judged_by_the_names_of_a_single_file_too(tmp_path: Path) -> Non
     locon = only(*base, "network=locon", "network.dim=2", "network.conv_dim=3").config
     convs = 6 * 9 + 4 + 4 * 9 + 4
     assert cost.num_lora_weights(locon) == 2 * (30 + text) + 3 * convs
+
+
+def test_validation_takes_time_also_where_no_earlier_run_had_any() -> None:
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    plain = cost_of("train.epochs=8").seconds
+    assert plain is not None
+    asked = cost_of("train.epochs=8", "validate=default", "validate.every_n_epochs=3")
+    # Three pictures, ten timesteps, one pass forward of 2 s for a batch of 2; epochs 3, 6 and 8.
+    assert asked.seconds == pytest.approx(plain + 3 * (3 * 10 * 2.0 / 2))
+
+
+def test_only_what_a_run_does_between_its_epochs_takes_time() -> None:
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    assert cost_of("train.epochs=8", "render=off").seconds == pytest.approx(40 * 2.0)
+
+
+def test_the_plan_says_how_many_runs_go_at_a_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_run(only("network.dim=8"), step_seconds=1.0, pause_seconds=0.0)
+    command = ["-m", "network.dim=1,2,3,4,5", "train.epochs=20"]
+    assert plan.main(command) == 0
+    out = capsys.readouterr().out
+    assert "workers: one run after the other in one process" in out
+    assert "time: 0:08:20" in out
+    assert "time with them" not in out
+    assert plan.main([*command, "launch.workers=4"]) == 0
+    out = capsys.readouterr().out
+    assert "workers: 4 at a time, each run in a process of its own" in out
+    assert "time with them: about 0:02:05" in out
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert plan.main(command) == 0
+    out = capsys.readouterr().out
+    assert "workers: 2 at a time, each run in a process of its own, on 2 GPUs" in out

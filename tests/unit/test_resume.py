@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,10 +27,10 @@ from tests.unit.small_training import (
     train_one,
 )
 
-from optbench.errors import DamagedFileError
+from optbench.errors import DamagedFileError, LaterSchemaError
 from optbench.network import LoraNetwork
 from optbench.options import OptimizerOptions
-from optbench.resume import Progressed, read_state, write_state
+from optbench.resume import Progressed, forget_previous, read_state, state_files, write_state
 from optbench.rundir import RunDir
 from optbench.stepping import BuiltOptimizer
 
@@ -51,7 +53,11 @@ class Point:
         write_state(run, progressed, self.network, self.optimizer, self.accelerator)
 
     def read(self, run: RunDir) -> Progressed | None:
-        return read_state(run, self.network, self.optimizer, self.accelerator)
+        for path in state_files(run)[:1]:
+            state = read_state(path)
+            state.put_back(self.network, self.optimizer, self.accelerator)
+            return state.progressed
+        return None
 
 
 @pytest.fixture
@@ -60,8 +66,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def file_of(run: RunDir) -> Path:
-    (file,) = run.state_dir.iterdir()
-    return file
+    return run.state_dir / "last.pt"
 
 
 def tensors_in(state: Any) -> Iterator[torch.Tensor]:
@@ -105,14 +110,35 @@ def test_the_loss_scale_goes_on_too(run: RunDir) -> None:
     assert other.accelerator.scaler.get_scale() == 2.0**7
 
 
-def test_only_the_latest_epoch_is_kept(run: RunDir) -> None:
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_latest_two_epochs_are_kept_until_the_run_is_done(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
     point = Point(epochs=1)
     for epoch in (1, 2, 3):
         point.write(run, epoch=epoch)
-    assert file_of(run).is_file()  # the only one
+    assert [read_state(path).progressed.epoch for path in state_files(run)] == [3, 2]
+    assert sorted(path.name for path in run.state_dir.iterdir()) == ["last.pt", "previous.pt"]
+    forget_previous(run)
+    assert state_files(run) == [file_of(run)]
     read = Point().read(run)
     assert read is not None
     assert read.epoch == 3
+
+
+def test_killed_between_its_two_moves_a_state_is_written_as_ever(run: RunDir) -> None:
+    """Both names belong to one file then, which a rename of one to the other would not touch."""
+    point = Point(epochs=1)
+    point.write(run, epoch=1)
+    os.link(file_of(run), run.state_dir / "previous.pt")
+    point.write(run, epoch=2)
+    assert [read_state(path).progressed.epoch for path in state_files(run)] == [2, 1]
+    assert sorted(path.name for path in run.state_dir.iterdir()) == ["last.pt", "previous.pt"]
 
 
 def test_a_state_that_could_not_be_written_whole_leaves_the_one_before(
@@ -139,14 +165,14 @@ def test_a_state_that_could_not_be_written_whole_leaves_the_one_before(
 
 
 def assert_refused(run: RunDir) -> None:
-    """The file is named, deleting it is offered, and nothing of it is taken over."""
+    """The file is named, and nothing of it is taken over."""
     point = Point()
     before = copies_of(point.network)
     with pytest.raises(DamagedFileError) as caught:
         point.read(run)
     (problem,) = caught.value.problems
     assert problem.where == str(file_of(run))
-    assert "delete this file" in problem.fix
+    assert "sets it aside" in problem.fix
     assert_equal(copies_of(point.network), before)
 
 
@@ -199,15 +225,44 @@ class Intruder:
         return (exec, ("import pathlib; pathlib.Path('intruded').write_text('x')",))
 
 
+def sealed(content: Any) -> bytes:
+    """Return the bytes of a state file as a stranger could make one, with the right digest."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+
+
 def test_a_state_cannot_run_code(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runs folder is passed around like any other folder."""
     monkeypatch.chdir(tmp_path)
     run.state_dir.mkdir(parents=True)
-    torch.save({"epoch": Intruder()}, run.state_dir / "last.pt")
+    file_of(run).write_bytes(sealed({"epoch": Intruder()}))
     assert_refused(run)
     assert not Path("intruded").exists()
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 1}, [], 7], ids=str)
+def test_a_sealed_state_without_its_parts_is_refused(run: RunDir, content: Any) -> None:
+    run.state_dir.mkdir(parents=True)
+    file_of(run).write_bytes(sealed(content))
+    assert_refused(run)
+
+
+def test_a_state_of_a_later_optbench_is_refused_in_words_and_left_alone(run: RunDir) -> None:
+    Point(epochs=1).write(run)
+    content = read_state(file_of(run)).content
+    for schema, error in ((2, LaterSchemaError), (1, None), (None, None)):
+        changed = {**content, "schema": schema}
+        if schema is None:
+            del changed["schema"]  # what schema 1 wrote at first
+        file_of(run).write_bytes(sealed(changed))
+        if error is None:
+            assert read_state(file_of(run)).progressed.epoch == 1
+            continue
+        with pytest.raises(error, match="update optbench"):
+            read_state(file_of(run))
 
 
 # The state of other settings

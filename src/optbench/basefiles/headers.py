@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_MALFORMED = (ValueError, RecursionError, OverflowError)  # nested too deep, or infinity
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 _ITEM_BYTES = {
@@ -58,7 +59,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_MALFORMED, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no safetensors file ({type(error).__name__} in its header)") from error
     end = max((one.start + one.num_bytes for one in entries.values()), default=start)
     if end > size:

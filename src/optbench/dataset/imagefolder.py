@@ -88,7 +88,7 @@ def _row(
     """Return one line's picture, or None after adding what is wrong with it."""
     try:
         row: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(_line_problem(where, f"no JSON ({error})", "one JSON object per line"))
         return None
     name = row.get(_NAME) if isinstance(row, dict) else None

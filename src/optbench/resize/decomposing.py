@@ -22,8 +22,9 @@ from torch import Tensor
 
 from optbench.lowrank import Decomposition, Factors, decompose
 
-_SCHEMA = 1  # raise it when equal factors begin to give another decomposition
+_SCHEMA = 2  # raise it when equal factors begin to give another decomposition
 _NUM_NAME_DIGITS = 32
+_NUM_DIGEST_BYTES = 32  # every file opens with the SHA-256 of the rest; a wrong one is made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Workshop:
         path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:_NUM_NAME_DIGITS]}"
         # Read whole and not mapped: a mapped file would count as this process's memory.
         with contextlib.suppress(OSError, SafetensorError, KeyError):
-            return _unpacked(safetensors.torch.load(path.read_bytes()), factors)
+            content = path.read_bytes()
+            if hashlib.sha256(content[_NUM_DIGEST_BYTES:]).digest() == content[:_NUM_DIGEST_BYTES]:
+                return _unpacked(safetensors.torch.load(content[_NUM_DIGEST_BYTES:]), factors)
         whole = decompose(factors)
         with contextlib.suppress(OSError):  # a full disk costs the time, not the file
             _write(path, safetensors.torch.save(_packed(whole)))
@@ -90,7 +93,7 @@ def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        partial.write_bytes(content)
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

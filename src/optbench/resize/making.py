@@ -16,6 +16,8 @@ from omegaconf import OmegaConf
 
 from optbench import pictures, provenance, rundir
 from optbench.config import plain_settings
+from optbench.errors import DamagedFileError
+from optbench.files import write_sealed_text
 from optbench.options import ResizeOptions
 from optbench.records import Status
 from optbench.resize.asking import ORIGINAL, AskedResize
@@ -31,6 +33,7 @@ from optbench.resize.laboratory import (
 from optbench.resize.rules import SizeRule
 from optbench.resize.shrinking import ModuleRecord, Result, write_resized
 from optbench.rundir import Row, RunDir
+from optbench.stored import read_config
 
 _NUM_DIGITS = 6
 _LOOKS = ("base", "dataset", "prompts", "render", "validate", "clip_skip")
@@ -124,9 +127,11 @@ def _is_whole(run: RunDir, asked: AskedResize, config: str) -> bool:
     record = rundir.read_status(run.path)
     if record.status != "done" or not run.config_path.is_file():
         return False
-    stored = OmegaConf.to_container(OmegaConf.load(run.config_path))
+    try:
+        stored = read_config(run)
+    except DamagedFileError:
+        return False
     wanted = OmegaConf.to_container(OmegaConf.create(config))
-    assert isinstance(stored, dict)
     assert isinstance(wanted, dict)
     if any(stored.get(key) != wanted[key] for key in _LOOKS):
         return False
@@ -145,7 +150,7 @@ def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     likeness_path = run.path / LIKENESS_FILE
     for path in (run.epochs_path, run.layers_path, run.validation_path, likeness_path):
         path.unlink(missing_ok=True)
-    rundir.write_atomic(run.config_path, config)
+    write_sealed_text(run.config_path, config)
 
 
 def _end(run: RunDir, asked: AskedResize, laboratory: Laboratory | None) -> Status:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from optbench import rundir
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.results.comparing import MEASURED, find_pairs, kind_of
 from optbench.rundir import RunDir
+from optbench.stored import read_config as read_config
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
 _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
@@ -57,19 +57,6 @@ class _Read:
     layers: list[rundir.Row]
     validation: list[rundir.Row]
     problems: list[str]
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, which we never write: they let a short file hold itself or a billion lines.
-
-    Everything else is read as `yaml.safe_load` reads it.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next node unless it is an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name), which no config of ours has")
-        return super().compose_node(parent, index)
 
 
 def load(path: str | Path) -> Frames:
@@ -143,23 +130,6 @@ def no_runs(root: Path) -> DatasetError:
             fix="give the folder that `python -m optbench` made, for instance runs/single",
         )
     )
-
-
-def read_config(run: RunDir) -> dict[str, Any]:
-    """Return a run's config as plain nested dictionaries.
-
-    Raises:
-        DamagedFileError: If the file is missing or is not the YAML we wrote.
-    """
-    path = run.config_path
-    try:
-        # A safe loader: it builds plain values only.
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    if not isinstance(content, dict):
-        raise _damaged(path, f"a {type(content).__name__}")
-    return content
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -374,14 +344,3 @@ def _image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
             "seed": int(name["seed"]),
             "path": Path(os.path.relpath(path, root)).as_posix(),
         }
-
-
-def _damaged(path: Path, found: str) -> DamagedFileError:
-    return DamagedFileError(
-        Problem(
-            found=found,
-            expected="the run's config in YAML",
-            where=str(path),
-            fix="delete the run's folder and make the run again with the same command",
-        )
-    )

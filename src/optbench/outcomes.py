@@ -1,0 +1,97 @@
+"""What becomes of a run that did not end well: its status, and why, in words that help."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import traceback
+
+from optbench.errors import DivergedError, MissingPackageError, OptbenchError
+from optbench.records import Status
+
+_NUM_TRACEBACK_LINES = 12
+_SAME_COMMAND = "the same command goes on from here"
+_DISK = {
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the quota of this disk is used up; make room",
+    errno.EROFS: "the disk is read-only; choose another runs_dir",
+    errno.EACCES: "this folder may not be written to; repair its rights or choose another runs_dir",
+    errno.EPERM: "this folder may not be written to; repair its rights or choose another runs_dir",
+    errno.ESTALE: "the network share went away; mount it again",
+    errno.EIO: "the disk or the network share does not answer as it should",
+}
+# A crash is the program's fault and would come again; a kill came from outside.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+
+
+def judge(error: BaseException) -> tuple[Status, str]:
+    """Return the status and the reason that an exception leaves behind."""
+    if isinstance(error, DivergedError):
+        return "diverged", str(error)
+    if isinstance(error, MissingPackageError):
+        return "skipped", str(error)
+    if isinstance(error, OptbenchError):
+        return "failed", str(error)
+    if isinstance(error, ImportError) and error.name:
+        return "skipped", (
+            f"{type(error).__name__}: {error}\n    -> pip install {error.name.partition('.')[0]}, "
+            "then the same command"
+        )
+    if _is_out_of_gpu_memory(error):
+        return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {_LESS_GPU_MEMORY}"
+    if isinstance(error, MemoryError):
+        return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {_LESS_HOST_MEMORY}"
+    if isinstance(error, OSError) and error.errno in _DISK:
+        what = f" ({error.filename})" if error.filename else ""
+        return "failed", (
+            f"{type(error).__name__}: {error.strerror}{what}\n"
+            f"    -> {_DISK[error.errno]}, then the same command"
+        )
+    lines = traceback.format_exception(error)
+    tail = "".join(lines).splitlines()[-_NUM_TRACEBACK_LINES:]
+    return "failed", "\n".join([f"{type(error).__name__}: {error}", *tail])
+
+
+_LESS_GPU_MEMORY = (
+    "training changes no setting by itself, for that would be another run; try "
+    "train.gradient_checkpointing=true, train.mixed_precision=bf16, or half train.batch_size with "
+    "twice train.gradient_accumulation; see that nothing else runs on this GPU"
+)
+_LESS_HOST_MEMORY = (
+    "try launch.isolation=process and launch.workers=1, a smaller train.batch_size, or end other "
+    "programs"
+)
+
+
+def judge_exit(code: int, *, is_out_of_memory: bool, last_words: str) -> tuple[Status, str]:
+    """Return the status and reason of a run whose process ended without leaving any.
+
+    Args:
+        code: As subprocess gives it: minus the signal's number, or what the process returned.
+        is_out_of_memory: Whether the kernel killed a process for want of memory meanwhile.
+        last_words: What Python's fault handler wrote, if it could.
+    """
+    said = f"\n{last_words}" if last_words else ""
+    if code >= 0:
+        return "failed", f"its process ended with exit code {code} and no status{said}"
+    try:
+        name = signal.Signals(-code).name
+        words = (signal.strsignal(-code) or name).lower()
+    except ValueError:
+        return "failed", f"its process was ended by signal {-code}{said}"
+    if -code == signal.SIGKILL and is_out_of_memory:
+        reason = f"the kernel killed its process for want of host memory ({name})"
+        return "out_of_memory", f"{reason}\n    -> {_LESS_HOST_MEMORY}"
+    if -code in _CRASHES:
+        return "failed", f"its process crashed: {words} ({name}){said}"
+    return "interrupted", f"its process was ended from outside: {words} ({name}); {_SAME_COMMAND}"
+
+
+def _is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Return whether an exception is torch's, or a library's with torch's or CUDA's words."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "cublas_status_alloc_failed" in text
+    )

@@ -1,0 +1,38 @@
+"""The table of bad inputs and the fuzzing of every reader, with many more examples than usual."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+from tests.torture.sweeps import Figures
+
+_TABLE = "tests/unit/test_bad_inputs.py"
+_FUZZ = "tests/unit/test_fuzzed_readers.py"
+_NUM_EXAMPLES = "2000"
+
+
+def input_campaign() -> list[Figures]:
+    """Run both through pytest and count."""
+    return [
+        _counted("bad inputs", _TABLE, "each refused with its expected sentence"),
+        _counted("fuzzed readers", _FUZZ, f"hypothesis, {_NUM_EXAMPLES} examples each"),
+    ]
+
+
+def _counted(name: str, file: str, what: str) -> Figures:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=3600", file],
+        env={**os.environ, "OPTBENCH_FUZZ_EXAMPLES": _NUM_EXAMPLES},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-500:]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed)", last)}
+    failed = re.findall(r"^FAILED (.*)$", done.stdout, flags=re.MULTILINE)
+    if done.returncode and not failed:
+        failed = [last]
+    return Figures(name=name, num_tried=sum(counts.values()), what=what, losses=tuple(failed))
