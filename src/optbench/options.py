@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["no", "fp16", "bf16"]
+SheetFormat = Literal["png", "webp"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
@@ -229,6 +230,7 @@ class RenderOptions:
     steps: int
     sampler: str  # the name A1111 gives it
     batch_size: int
+    sheet_format: SheetFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +338,25 @@ class RegularizeOptions:
     clip_skip: int  # 1: the text encoder's last layer
     seed: int  # of the first picture; the next ones count on
     batch_size: int
+    mixed_precision: Precision
+    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: int | None  # CPU threads; None: torch decides
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotOptions:
+    """What finished LoRA files are shown with (`python -m optbench.render`), but for the sides."""
+
+    lora: tuple[str, ...]  # files, and folders of runs
+    with_base: bool
+    strength: float  # of every LoRA
+    wildcards_dir: str | None
+    clip_skip: int | None  # None: what the files say, or 1
+    base: BaseOptions
+    prompts: PromptOptions
+    render: RenderOptions
+    dir: str
     mixed_precision: Precision
     device: str  # auto, cpu, mps, cuda, cuda:NUMBER
     num_threads: int | None  # CPU threads; None: torch decides

@@ -35,6 +35,7 @@ from optbench.options import RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.render import Halving, Painter, origin_of
 from optbench.resume import Progressed, write_state
 from optbench.rundir import RunDir
 from optbench.saving import epoch_card, save_epoch
@@ -86,6 +87,7 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         _progress(stage, place) as progress,
         tracked(config.tracker, run, tree, progress.say) as stage.trackers,
     ):
+        stage.painter = Halving(base, progress.say)
         for line in (*departures(config.optimizer), config.optimizer.note, *stage.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
@@ -93,8 +95,10 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
             stage.catch_up()
         with stopping.deferred():
             _train(stage, latents, progress)
-    if config.render.enabled:
-        pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+        if config.render.enabled:
+            with progress.doing("drawing the sheets"):
+                last = stage.done.epoch
+                pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
     write_end(run, tree)
     resume.forget_previous(run)
     rundir.write_status(run.path, "done")
@@ -128,6 +132,7 @@ class _Run:
     done: Progressed = Progressed(epoch=0, step=0)
     examination: validation.Examination | None = None
     trackers: Trackers | None = None
+    painter: Painter | None = None
 
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
@@ -217,6 +222,8 @@ class _Run:
             options=config.render,
             clip_skip=config.train.clip_skip,
             cache_dir=Path(config.cache_dir),
+            painter=self.painter,
+            origin=origin_of(config.base, cache_dir=Path(config.cache_dir)),
         )
 
     def _save_lora(self, record: EpochRecord | Progressed) -> None:

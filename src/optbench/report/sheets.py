@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench import grid, results
-from optbench.options import Prompt
+from optbench.options import Prompt, SheetFormat
 from optbench.report.evidence import RunEvidence, SweepEvidence
 from optbench.report.links import address
 
@@ -60,7 +60,18 @@ def draw_run_sheets(runs: Sequence[RunEvidence]) -> None:
         if not run.seeds or not _epochs_with_pictures([run]):
             continue
         for prompt in run.prompts:
-            grid.run_sheet(run.run, prompt, seeds=run.seeds, num_epochs=run.num_epochs_asked)
+            grid.run_sheet(
+                run.run,
+                prompt,
+                seeds=run.seeds,
+                num_epochs=run.num_epochs_asked,
+                sheet_format=_format_of(run, prompt),
+            )
+
+
+def _format_of(run: RunEvidence, prompt: Prompt) -> SheetFormat:
+    """Return what the run's sheet is: what the run itself has drawn stays."""
+    return "webp" if (run.run.sheets_dir / f"{prompt.name}.webp").is_file() else "png"
 
 
 def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
