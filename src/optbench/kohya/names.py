@@ -158,6 +158,7 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
     "base.lr_scale": "the rates in the command are multiplied by it already",
     "render.enabled": "pictures do not change the training",
     "render.batch_size": "pictures do not change the training",
+    "render.sheet_format": "sheets are made of finished pictures",
     "train.device": "accelerate chooses the device",
     "train.num_threads": "accelerate launch --num_cpu_threads_per_process",
     "optimizer.traits": "says how the class is stepped",
