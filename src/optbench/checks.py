@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from optbench import prompt_grammar
 from optbench.errors import Problem
 from optbench.options import (
     NetworkOptions,
@@ -16,7 +17,7 @@ from optbench.options import (
     TrainOptions,
     ValidateOptions,
 )
-from optbench.samplers import SAMPLERS
+from optbench.samplers import SAMPLERS, near_names
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
@@ -186,20 +187,45 @@ def check_prompts(options: PromptOptions) -> list[Problem]:
             for name, side in (("width", prompt.width), ("height", prompt.height))
             if side < _PIXELS_STEP or side % _PIXELS_STEP
         ]
+        problems += check_prompt_text(f"{where}.text", prompt.text)
+        problems += check_prompt_text(f"{where}.negative", prompt.negative, is_negative=True)
     return problems
+
+
+def check_prompt_text(
+    where: str, text: str, *, is_negative: bool = False, takes_loras: bool = False
+) -> list[Problem]:
+    """Return a problem for everything in a prompt that A1111's grammar has and is not read."""
+    found = prompt_grammar.mistakes(text, is_negative=is_negative)
+    if not found and not is_negative and not takes_loras:
+        _, tags = prompt_grammar.without_loras(text)
+        found = [
+            f"<lora:{tag.name}:{tag.strength:g}>, and each run renders its own LoRA alone"
+            for tag in tags
+        ]
+    return [
+        Problem(
+            found=one,
+            expected="a prompt as `optbench.prompt_grammar` describes it",
+            where=where,
+            fix="take it out; LoRA files are put together by python -m optbench.render",
+        )
+        for one in found
+    ]
 
 
 def check_render(options: RenderOptions) -> list[Problem]:
     """Return everything impossible in how pictures are made."""
     problems = _at_least(1, "render", {"steps": options.steps, "batch_size": options.batch_size})
     problems += _above_zero("render.cfg_scale", options.cfg_scale)
-    if options.sampler not in SAMPLERS:
+    if (name := options.sampler) not in SAMPLERS:
         problems.append(
             Problem(
                 found=repr(options.sampler),
                 expected=f"one of {', '.join(SAMPLERS)}",
                 where="render.sampler",
-                fix="write render.sampler=DDIM, or 'render.sampler=Euler a' in quotes",
+                fix=" or ".join(f"write 'render.sampler={near}'" for near in near_names(name))
+                or "write render.sampler=DDIM, or 'render.sampler=Euler a' in quotes",
             )
         )
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):

@@ -80,8 +80,12 @@ def asks_for_information(arguments: Sequence[str]) -> bool:
 
 def _conclude(asked: AskedRuns, arguments: Sequence[str]) -> int:
     """Build the report, name what is not done and why, and return the exit code."""
+    from optbench.metrics.sweeps import measure_runs
     from optbench.report import build_report
 
+    run_dirs = [run.run_dir for run in asked.runs] if asked.is_whole else _found(asked.sweep_dir)
+    for notice in measure_runs(run_dirs, asked.runs[0].config.metric).notices:
+        _print_error(notice)
     try:
         report = build_report(asked.sweep_dir)
     except OptbenchError as error:

@@ -64,12 +64,21 @@ def build_recipe(tree: DictConfig) -> OptimizerOptions:
     Raises:
         ConfigError: With every unknown, missing and ill-typed key of the recipe.
     """
+    return build_group(OptimizerOptions, "optimizer", tree)
+
+
+def build_group(kind: type[_Options], name: str, tree: DictConfig) -> _Options:
+    """Return the settings of one config group of a composed tree, whatever else is in it.
+
+    Raises:
+        ConfigError: With every unknown, missing and ill-typed key of the group.
+    """
     register_resolvers()
     problems: list[Problem] = []
-    recipe = _read(OptimizerOptions, tree, "optimizer", where="optimizer", problems=problems)
-    if problems:
+    options = _read(kind, tree, name, where=name, problems=problems)
+    if options is None or problems:
         raise ConfigError(*checks.without_repeats(problems))
-    return typing.cast(OptimizerOptions, recipe)
+    return typing.cast(_Options, options)
 
 
 def build_options(kind: type[_Options], tree: DictConfig, *, where: str = "") -> _Options:

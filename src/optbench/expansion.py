@@ -83,7 +83,8 @@ def only_run(
 
     Values to sweep are a problem where no sweeper takes them.
     """
-    kept, swept = [], []
+    kept: list[str] = []
+    swept: list[str] = []
     for override in _of_runs(overrides):
         is_swept = _override(override).is_sweep_override()
         if is_swept and not is_multirun:

@@ -1,28 +1,31 @@
 """Contact sheets from image files: labelled rows and columns, and no cell without an answer.
 
 A cell without its picture prints why. Sheets that show what they would show again are left alone.
-The font is the one Pillow carries (Aileron: Latin letters; others print as boxes).
+PNG or WebP, by the name of the file.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from optbench.options import Prompt
+from optbench.lettering import LINE_HEIGHT, lines_height, wrap, write
+from optbench.options import Prompt, SheetFormat
 from optbench.records import Cell
 from optbench.rundir import RunDir, fingerprint, read_status, write_atomic
 
 MAX_WIDTH_PX = 2000
+MAX_SIDE_PX = 16_000  # what WebP and browsers can do; cells become smaller, down to the least
+_LEAST_CELL_PX = 64
+_MAX_HEAD_PX = 1200  # title, prompt and column titles at their longest
 _KEY = "optbench-key"
-_LAYOUT_VERSION = 1  # raise it when equal inputs begin to give other sheets
+_LAYOUT_VERSION = 2  # raise it when equal inputs begin to give other sheets
 _RUN_CELL_PX = 320
 _EPOCH_CELL_PX = 256
 _MARGIN_PX = 28
@@ -30,9 +33,10 @@ _GAP_PX = 6
 _LABEL_WIDTH_PX = 210
 _MIN_TEXT_WIDTH_PX = 640
 _TITLE_SIZE_PX, _TEXT_SIZE_PX, _LABEL_SIZE_PX, _NOTE_SIZE_PX = 26, 17, 20, 15
-_MAX_LABEL_LINES = 8
-_LINE_HEIGHT = 1.3
+_MAX_TITLE_LINES, _MAX_TEXT_LINES, _MAX_LABEL_LINES = 4, 20, 8
 _PNG_COMPRESS_LEVEL = 4
+_WEBP_QUALITY = 90
+_EXIF_DESCRIPTION = 0x010E
 _PAPER, _INK, _FAINT, _MISSING, _RULE = "#ffffff", "#16181d", "#5b6270", "#eceef2", "#c9ced8"
 
 
@@ -110,7 +114,14 @@ class _Layout:
         return left, top, *self.cell
 
 
-def run_sheet(run: RunDir, prompt: Prompt, *, seeds: Sequence[int], num_epochs: int) -> Sheet:
+def run_sheet(
+    run: RunDir,
+    prompt: Prompt,
+    *,
+    seeds: Sequence[int],
+    num_epochs: int,
+    sheet_format: SheetFormat = "png",
+) -> Sheet:
     """Return a run's sheet of one prompt: rows are epochs (0 is the base), columns are seeds.
 
     Args:
@@ -118,6 +129,7 @@ def run_sheet(run: RunDir, prompt: Prompt, *, seeds: Sequence[int], num_epochs: 
         prompt: What was rendered.
         seeds: The columns.
         num_epochs: Rows after the base's: the epochs asked for; those not there say why.
+        sheet_format: What the file is.
     """
     reason = _reason(run)
     rows = tuple(
@@ -135,7 +147,7 @@ def run_sheet(run: RunDir, prompt: Prompt, *, seeds: Sequence[int], num_epochs: 
         size_px=(prompt.width, prompt.height),
         cell_height_px=_RUN_CELL_PX,
     )
-    return write_sheet(run.sheets_dir / f"{prompt.name}.png", plan)
+    return write_sheet(run.sheets_dir / f"{prompt.name}.{sheet_format}", plan)
 
 
 def epoch_sheet(path: Path, runs: Sequence[SheetRun], *, seeds: Sequence[int], title: str) -> Sheet:
@@ -163,17 +175,24 @@ def epoch_sheet(path: Path, runs: Sequence[SheetRun], *, seeds: Sequence[int], t
     return write_sheet(path, plan)
 
 
+def most_cells(size_px: tuple[int, int]) -> tuple[int, int]:
+    """Return how many columns and rows a sheet of such pictures can have at all."""
+    scale = _LEAST_CELL_PX / max(size_px)
+    beside, room = 2 * _MARGIN_PX + _LABEL_WIDTH_PX, MAX_SIDE_PX - _MAX_HEAD_PX
+    across = (MAX_SIDE_PX - beside) / (int(size_px[0] * scale) + _GAP_PX)
+    return int(across), int(room / (int(size_px[1] * scale) + _GAP_PX))
+
+
 def write_sheet(path: Path, plan: SheetPlan) -> Sheet:
-    """Return a sheet on disk; drawn only if it would show anything else than the file there."""
+    """Return a sheet on disk; drawn only if it would show anything else than the file there.
+
+    A sheet of more than `most_cells` shows the first of them, and its title says so.
+    """
+    plan = _within_bounds(plan)
     layout = _lay_out(plan)
     key = _content_key(plan)
     if _stored_key(path) != key:
-        info = PngInfo()
-        info.add_text(_KEY, key)
-        buffer = io.BytesIO()
-        image = _draw(plan, layout)
-        image.save(buffer, "PNG", pnginfo=info, compress_level=_PNG_COMPRESS_LEVEL)
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, _encoded(_draw(plan, layout), path.suffix, key))
     pictures = tuple(
         Placed(path=tile.path, row=row.title, column=column, box=layout.box(row_index, index))
         for row_index, row in enumerate(plan.rows)
@@ -181,6 +200,31 @@ def write_sheet(path: Path, plan: SheetPlan) -> Sheet:
         if tile.path is not None
     )
     return Sheet(path=path, width_px=layout.width, height_px=layout.height, pictures=pictures)
+
+
+def _within_bounds(plan: SheetPlan) -> SheetPlan:
+    across, down = most_cells(plan.size_px)
+    if len(plan.columns) <= across and len(plan.rows) <= down:
+        return plan
+    rows = tuple(Row(title=row.title, tiles=row.tiles[:across]) for row in plan.rows[:down])
+    shown = f"the first {len(rows)} of {len(plan.rows)} rows"
+    shown += f" and {min(across, len(plan.columns))} of {len(plan.columns)} columns"
+    title = f"{plan.title} ({shown}: a larger sheet could not be opened)"
+    return replace(plan, title=title, columns=plan.columns[:across], rows=rows)
+
+
+def _encoded(image: Image.Image, suffix: str, key: str) -> bytes:
+    """Return a file's bytes, with what the sheet shows as a key in it."""
+    buffer = io.BytesIO()
+    if suffix == ".webp":
+        exif = Image.Exif()
+        exif[_EXIF_DESCRIPTION] = key
+        image.save(buffer, "WEBP", quality=_WEBP_QUALITY, exif=exif.tobytes())
+    else:
+        info = PngInfo()
+        info.add_text(_KEY, key)
+        image.save(buffer, "PNG", pnginfo=info, compress_level=_PNG_COMPRESS_LEVEL)
+    return buffer.getvalue()
 
 
 def compose_sheet(plan: SheetPlan) -> Image.Image:
@@ -236,6 +280,8 @@ def _stored_key(path: Path) -> str | None:
         return None
     try:
         with Image.open(path) as image:
+            if path.suffix == ".webp":
+                return str(image.getexif().get(_EXIF_DESCRIPTION))
             return str(image.info.get(_KEY))
     except (OSError, SyntaxError, ValueError):
         return None  # not a sheet any more: drawn again
@@ -243,26 +289,32 @@ def _stored_key(path: Path) -> str | None:
 
 def _lay_out(plan: SheetPlan) -> _Layout:
     num_columns = max(1, len(plan.columns))
-    room = MAX_WIDTH_PX - 2 * _MARGIN_PX - _LABEL_WIDTH_PX - (num_columns - 1) * _GAP_PX
+    beside = 2 * _MARGIN_PX + _LABEL_WIDTH_PX + (num_columns - 1) * _GAP_PX
     width_px, height_px = plan.size_px
-    scale = min(plan.cell_height_px / height_px, room / num_columns / width_px)
+    num_rows = max(1, len(plan.rows))
+    scale = min(
+        plan.cell_height_px / height_px,
+        (MAX_WIDTH_PX - beside) / num_columns / width_px,
+        ((MAX_SIDE_PX - _MAX_HEAD_PX) / num_rows - _GAP_PX) / height_px,
+    )
+    scale = max(scale, min(_LEAST_CELL_PX, plan.cell_height_px) / max(plan.size_px))
     cell = max(1, int(width_px * scale)), max(1, int(height_px * scale))
     cells_width = num_columns * cell[0] + (num_columns - 1) * _GAP_PX
     inner = max(_LABEL_WIDTH_PX + cells_width, _MIN_TEXT_WIDTH_PX)
-    title = _wrap(plan.title, _font(_TITLE_SIZE_PX), inner)
-    text = _wrap(plan.text, _font(_TEXT_SIZE_PX), inner)
+    title = wrap(plan.title, _TITLE_SIZE_PX, inner, max_lines=_MAX_TITLE_LINES)
+    text = wrap(plan.text, _TEXT_SIZE_PX, inner, max_lines=_MAX_TEXT_LINES)
     num_header_lines = max(len(lines) for lines in _column_titles(plan, cell[0]))
     grid_top = (
         _MARGIN_PX
-        + _lines_height(len(title), _TITLE_SIZE_PX)
-        + _lines_height(len(text), _TEXT_SIZE_PX)
+        + lines_height(len(title), _TITLE_SIZE_PX)
+        + lines_height(len(text), _TEXT_SIZE_PX)
         + 3 * _GAP_PX
-        + _lines_height(num_header_lines, _NOTE_SIZE_PX)
+        + lines_height(num_header_lines, _NOTE_SIZE_PX)
         + 2 * _GAP_PX
     )
-    label_font = _font(_LABEL_SIZE_PX)
+    label_width = _LABEL_WIDTH_PX - 2 * _GAP_PX
     row_titles = tuple(
-        _wrap(row.title, label_font, _LABEL_WIDTH_PX - 2 * _GAP_PX)[:_MAX_LABEL_LINES]
+        wrap(row.title, _LABEL_SIZE_PX, label_width, max_lines=_MAX_LABEL_LINES)
         for row in plan.rows
     )
     return _Layout(
@@ -278,9 +330,10 @@ def _lay_out(plan: SheetPlan) -> _Layout:
 
 def _column_titles(plan: SheetPlan, width: int) -> list[tuple[str, ...]]:
     """Return every column's title as lines; a line break in it stays one."""
-    font = _font(_NOTE_SIZE_PX)
     return [
-        tuple(line for part in title.split("\n") for line in _wrap(part, font, width))
+        tuple(line for part in title.split("\n") for line in wrap(part, _NOTE_SIZE_PX, width))[
+            :_MAX_LABEL_LINES
+        ]
         for title in plan.columns
     ] or [()]
 
@@ -289,19 +342,20 @@ def _draw(plan: SheetPlan, layout: _Layout) -> Image.Image:
     sheet = Image.new("RGB", (layout.width, layout.height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     top = _MARGIN_PX
-    _write(pen, layout.title, (_MARGIN_PX, top), size=_TITLE_SIZE_PX)
-    top += _lines_height(len(layout.title), _TITLE_SIZE_PX)
-    _write(pen, layout.text, (_MARGIN_PX, top), size=_TEXT_SIZE_PX, fill=_FAINT)
+    write(pen, layout.title, (_MARGIN_PX, top), size=_TITLE_SIZE_PX, fill=_INK)
+    top += lines_height(len(layout.title), _TITLE_SIZE_PX)
+    write(pen, layout.text, (_MARGIN_PX, top), size=_TEXT_SIZE_PX, fill=_FAINT)
     for index, lines in enumerate(_column_titles(plan, layout.cell[0])):
         if not lines:
             continue
         left, grid_top, width, _ = layout.box(0, index)
-        top = grid_top - _GAP_PX - _lines_height(len(lines), _NOTE_SIZE_PX)
-        _write(pen, lines, (left + width // 2, top), size=_NOTE_SIZE_PX, is_centred=True)
+        top = grid_top - _GAP_PX - lines_height(len(lines), _NOTE_SIZE_PX)
+        place = left + width // 2, top
+        write(pen, lines, place, size=_NOTE_SIZE_PX, fill=_INK, is_centred=True)
     for row_index, (row, lines) in enumerate(zip(plan.rows, layout.row_titles, strict=True)):
         _, top, _, height = layout.box(row_index, 0)
-        middle = top + (height - _lines_height(len(lines), _LABEL_SIZE_PX)) // 2
-        _write(pen, lines, (_MARGIN_PX, max(top, middle)), size=_LABEL_SIZE_PX)
+        middle = top + (height - lines_height(len(lines), _LABEL_SIZE_PX)) // 2
+        write(pen, lines, (_MARGIN_PX, max(top, middle)), size=_LABEL_SIZE_PX, fill=_INK)
         for index, tile in enumerate(row.tiles):
             _draw_tile(sheet, pen, tile, layout.box(row_index, index))
     return sheet
@@ -319,11 +373,11 @@ def _draw_tile(
         return
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=_MISSING, outline=_RULE)
     inner = width - 4 * _GAP_PX
-    max_lines = max(1, int((height - 2 * _GAP_PX) / (_NOTE_SIZE_PX * _LINE_HEIGHT)))
-    lines = _wrap(note, _font(_NOTE_SIZE_PX), inner)[:max_lines]
-    middle = top + (height - _lines_height(len(lines), _NOTE_SIZE_PX)) // 2
+    max_lines = max(1, int((height - 2 * _GAP_PX) / (_NOTE_SIZE_PX * LINE_HEIGHT)))
+    lines = wrap(note, _NOTE_SIZE_PX, inner, max_lines=max_lines)
+    middle = top + (height - lines_height(len(lines), _NOTE_SIZE_PX)) // 2
     place = left + width // 2, middle
-    _write(pen, lines, place, size=_NOTE_SIZE_PX, fill=_FAINT, is_centred=True)
+    write(pen, lines, place, size=_NOTE_SIZE_PX, fill=_FAINT, is_centred=True)
 
 
 def _picture(tile: Tile, size: tuple[int, int]) -> tuple[Image.Image | None, str]:
@@ -339,52 +393,3 @@ def _picture(tile: Tile, size: tuple[int, int]) -> tuple[Image.Image | None, str
             return image.convert("RGB").resize(fitted, resample, reducing_gap=2.0), ""
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None, f"{tile.path.name} cannot be read"
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    lines: Sequence[str],
-    place: tuple[int, int],
-    *,
-    size: int,
-    fill: str = _INK,
-    is_centred: bool = False,
-) -> None:
-    left, top = place
-    for index, line in enumerate(lines):
-        place = left, top + round(index * size * _LINE_HEIGHT)
-        pen.text(place, line, font=_font(size), fill=fill, anchor="ma" if is_centred else "la")
-
-
-def _lines_height(num_lines: int, size: int) -> int:
-    return round(num_lines * size * _LINE_HEIGHT)
-
-
-@functools.cache
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
-def _wrap(text: str, font: Any, width: int) -> tuple[str, ...]:
-    """Return the lines of a text that fit a width; only a word too long for a line is cut."""
-    lines: list[str] = []
-    current = ""
-    for word in text.split():
-        longer = f"{current} {word}" if current else word
-        if font.getlength(longer) <= width:
-            current = longer
-            continue
-        if current:
-            lines.append(current)
-        *full, current = _cut(word, font, width)
-        lines += full
-    return (*lines, current) if current else tuple(lines)
-
-
-def _cut(word: str, font: Any, width: int) -> list[str]:
-    pieces = [""]
-    for letter in word:
-        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
-            pieces.append("")
-        pieces[-1] += letter
-    return pieces

@@ -56,7 +56,7 @@ _DATASET_SWITCHES: Mapping[str, Any] = {
     "random_crop": False,
 }
 _TRAIN_SWITCHES: Mapping[str, Any] = {"torch_compile": False, "dynamo_backend": "inductor"}
-_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate")
+_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate", "metric", "tracker")
 # What is continued is hashed by its tensors, wherever the file lies.
 _NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")

@@ -34,7 +34,8 @@ def compare_pictures(first: Path, second: Path) -> Likeness | None:
         return None
     luma = [pixels @ np.array([0.299, 0.587, 0.114]) for pixels in (one, other)]
     return Likeness(
-        mean_abs_difference=float(np.abs(one - other).mean()), ssim=_ssim(luma[0], luma[1])
+        mean_abs_difference=float(np.abs(one - other).mean()),
+        ssim=structural_similarity(luma[0], luma[1]),
     )
 
 
@@ -43,7 +44,7 @@ def _pixels(path: Path) -> NDArray[np.float64]:
         return np.asarray(image.convert("RGB"), dtype=np.float64) / 255
 
 
-def _ssim(one: NDArray[Any], other: NDArray[Any]) -> float:
+def structural_similarity(one: NDArray[Any], other: NDArray[Any]) -> float:
     """Return the mean structural similarity over all square windows (Wang et al., 2004).
 
     Windows are 8x8 with equal weights, the paper's first form; it is fast and needs no filter.

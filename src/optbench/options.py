@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Precision = Literal["no", "fp16", "bf16"]
+SheetFormat = Literal["png", "webp"]
 SavePrecision = Literal["float", "fp16", "bf16"]
 MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
@@ -229,6 +230,7 @@ class RenderOptions:
     steps: int
     sampler: str  # the name A1111 gives it
     batch_size: int
+    sheet_format: SheetFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +242,24 @@ class ValidateOptions:
     num_pictures: int | None  # of each kind, training and held-out; None: all
     dir: str | None  # held-out pictures, in the data set's layout
     every_n_epochs: int  # the last epoch is always validated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricOptions:
+    """Which numbers of pictures are measured from their files (group `metric`)."""
+
+    enabled: bool
+    metrics: Mapping[str, Any]  # by any name: `_target_`, a class, and its arguments; null: none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackerOptions:
+    """Who is told the numbers of a run besides TensorBoard (group `tracker`)."""
+
+    log_with: tuple[str, ...]  # wandb, mlflow, trackio, through accelerate's own trackers
+    log_tracker_name: str | None  # the project or experiment; None: optbench
+    run_name: str | None  # None: the run's own
+    args: Mapping[str, Any]  # by tracker: what its init takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +276,8 @@ class RunConfig:
     prompts: PromptOptions
     render: RenderOptions
     validate: ValidateOptions
+    metric: MetricOptions
+    tracker: TrackerOptions
     seed: int
     lr_mult: float
     sweep_name: str | None
@@ -316,6 +338,25 @@ class RegularizeOptions:
     clip_skip: int  # 1: the text encoder's last layer
     seed: int  # of the first picture; the next ones count on
     batch_size: int
+    mixed_precision: Precision
+    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: int | None  # CPU threads; None: torch decides
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotOptions:
+    """What finished LoRA files are shown with (`python -m optbench.render`), but for the sides."""
+
+    lora: tuple[str, ...]  # files, and folders of runs
+    with_base: bool
+    strength: float  # of every LoRA
+    wildcards_dir: str | None
+    clip_skip: int | None  # None: what the files say, or 1
+    base: BaseOptions
+    prompts: PromptOptions
+    render: RenderOptions
+    dir: str
     mixed_precision: Precision
     device: str  # auto, cpu, mps, cuda, cuda:NUMBER
     num_threads: int | None  # CPU threads; None: torch decides

@@ -87,6 +87,11 @@ def file_sha256(file: Path, *, cache_dir: Path | None = None) -> str:
     return _hashes([file], cache_dir)[file]
 
 
+def file_hashes(files: Sequence[Path], *, cache_dir: Path | None = None) -> dict[Path, str]:
+    """Return every file's whole SHA-256; each is read once per size and time of change."""
+    return _hashes(list(dict.fromkeys(files)), cache_dir)
+
+
 def _hashes(files: Sequence[Path], cache_dir: Path | None) -> dict[Path, str]:
     """Return every file's SHA-256; those known by size and time of change are not read again."""
     cache = None if cache_dir is None else cache_dir / "file-hashes.json"

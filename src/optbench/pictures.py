@@ -7,27 +7,38 @@ a person will load, and can be made again at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from PIL import Image
 
-from optbench import grid, rundir
+from optbench import grid, rundir, thumbnails
 from optbench.checkpoint import read_lora
 from optbench.contracts import Base, Network
 from optbench.errors import DamagedFileError
 from optbench.options import Prompt, PromptOptions, RenderOptions
+from optbench.prompt_grammar import LoraTag, reads_as_written
 from optbench.records import Cell
-from optbench.render import cells_of, parameters_text, png_bytes, render_prompts
+from optbench.render import (
+    Origin,
+    Painter,
+    cells_of,
+    parameters_text,
+    png_bytes,
+    render_prompts,
+)
 from optbench.rundir import RunDir
 
 _KEY_FILE = "rendered-as.json"
+_GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other pictures
+_PIECE_TOKENS = 75
 _FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
 
 
@@ -41,6 +52,8 @@ class Gallery:
     options: RenderOptions
     clip_skip: int
     cache_dir: Path
+    painter: Painter | None = None  # None: the base itself
+    origin: Origin | None = None  # None: the base's name alone
 
     @property
     def shared_dir(self) -> Path:
@@ -51,8 +64,8 @@ class Gallery:
     def key(self) -> str:
         """Hex that changes with anything but the LoRA that a picture depends on."""
         looks = asdict(self.options)
-        # Neither changes a picture: noise is per seed, and rows of a batch do not mix.
-        del looks["enabled"], looks["batch_size"], looks["seeds"]
+        # None of them changes a picture: noise is per seed, and rows of a batch do not mix.
+        del looks["enabled"], looks["batch_size"], looks["seeds"], looks["sheet_format"]
         content = {
             "base": self.base.fingerprint,
             "vae": self.base.vae_fingerprint,
@@ -60,8 +73,16 @@ class Gallery:
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "render": looks,
             "clip_skip": self.clip_skip,
+            **({"grammar": _GRAMMAR_VERSION} if self._reads_grammar() else {}),
         }
         return rundir.fingerprint(content)
+
+    def _reads_grammar(self) -> bool:
+        """Return whether any prompt is more than its first 75 tokens, each as it is written."""
+        texts = [text for one in self.prompts for text in (one.text, one.negative)]
+        if not all(reads_as_written(text) for text in texts):
+            return True
+        return bool(self.base.cut_texts(texts, max_token_length=_PIECE_TOKENS))
 
 
 def render_base(gallery: Gallery) -> None:
@@ -75,6 +96,7 @@ def render_base(gallery: Gallery) -> None:
         for cell in cells_of(prompt, gallery.options, epoch=0):
             if not (own / cell.file_name).is_file():
                 _link(shared / cell.file_name, own / cell.file_name)
+    thumbnails.make_thumbnails(own.glob("*.png"))
 
 
 def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
@@ -85,11 +107,19 @@ def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
     path = gallery.run.lora_path(epoch)
     with as_in_file(network, path), network.merged():
         _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
 
 
 def render_merged(gallery: Gallery, *, epoch: int, lora: str) -> None:
     """Render what is missing of one epoch with the network that already sits in the base."""
-    _render(gallery, folder=gallery.run.images_dir(epoch), epoch=epoch, lora=lora)
+    folder = gallery.run.images_dir(epoch)
+    _render(gallery, folder=folder, epoch=epoch, lora=lora)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
+
+
+@functools.lru_cache(maxsize=4)
+def _flat_among(files: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
+    return tuple(path.name for path, _, _ in files if _is_flat(path))
 
 
 def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
@@ -97,9 +127,9 @@ def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
 
     NaN and infinity on the way to a picture become such a one, and no error.
     """
-    return tuple(
-        path.name for path in sorted(run.images_dir(epoch).glob("*.png")) if _is_flat(path)
-    )
+    stamped = [(path, path.stat()) for path in sorted(run.images_dir(epoch).glob("*.png"))]
+    # Asked for its record and for the screen: the files are opened once.
+    return _flat_among(tuple((path, one.st_size, one.st_mtime_ns) for path, one in stamped))
 
 
 def _is_flat(path: Path) -> bool:
@@ -114,7 +144,13 @@ def draw_run_sheets(
 ) -> None:
     """Compose the run's own sheets: rows are epochs (0 = the base), columns are seeds."""
     for prompt in prompts.prompts:
-        grid.run_sheet(run, prompt, seeds=options.seeds, num_epochs=num_epochs)
+        grid.run_sheet(
+            run,
+            prompt,
+            seeds=options.seeds,
+            num_epochs=num_epochs,
+            sheet_format=options.sheet_format,
+        )
 
 
 def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
@@ -122,9 +158,12 @@ def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
     missing = _missing(gallery, folder, epoch=epoch)
     if not missing:
         return
+    origin = gallery.origin or Origin(model=gallery.base.name)
+    if lora:
+        origin = replace(origin, loras=(LoraTag(name=lora, strength=1.0),))
     with torch.inference_mode():
         for cell, prompt, image in render_prompts(
-            gallery.base,
+            gallery.painter or gallery.base,
             gallery.prompts,
             gallery.options,
             epoch=epoch,
@@ -136,8 +175,7 @@ def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
                 prompt,
                 gallery.options,
                 clip_skip=gallery.clip_skip,
-                model=gallery.base.name,
-                lora=lora,
+                origin=origin,
             )
             rundir.write_atomic(folder / cell.file_name, png_bytes(image, text))
 
@@ -160,6 +198,7 @@ def _forget_other_looks(gallery: Gallery) -> None:
             return
     if images.is_dir():
         shutil.rmtree(images)
+    thumbnails.remove_thumbnails(gallery.run.path)
     rundir.write_json(key_path, {"key": gallery.key})
 
 

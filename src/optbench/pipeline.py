@@ -18,10 +18,10 @@ from accelerate import Accelerator
 
 from optbench import allocator, mending, pictures, provenance, resume, rundir, stopping, validation
 from optbench.batches import Pace, num_batches, plan_epoch
-from optbench.config import config_yaml
+from optbench.config import config_tree, config_yaml
 from optbench.continuing import start_sentences
 from optbench.contracts import Base
-from optbench.curves import rewrite_scalars, write_scalars
+from optbench.curves import rewrite_scalars, write_end, write_pictures, write_scalars
 from optbench.devices import make_accelerator
 from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
@@ -35,10 +35,12 @@ from optbench.options import RunConfig
 from optbench.progress import RunProgress
 from optbench.recipes import departures
 from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.render import Halving, Painter, origin_of
 from optbench.resume import Progressed, write_state
 from optbench.rundir import RunDir
 from optbench.saving import epoch_card, save_epoch
 from optbench.stepping import BuiltOptimizer
+from optbench.trackers import Trackers, tracked
 from optbench.train import Course, Lane, train_epochs
 from optbench.warmstart import begin_network
 
@@ -80,7 +82,12 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
-    with _progress(stage, place) as progress:
+    tree = config_tree(config)
+    with (
+        _progress(stage, place) as progress,
+        tracked(config.tracker, run, tree, progress.say) as stage.trackers,
+    ):
+        stage.painter = Halving(base, progress.say)
         for line in (*departures(config.optimizer), config.optimizer.note, *stage.notices):
             if line:
                 progress.say(f"{config.optimizer.name}: {line}")
@@ -88,8 +95,11 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
             stage.catch_up()
         with stopping.deferred():
             _train(stage, latents, progress)
-    if config.render.enabled:
-        pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=stage.done.epoch)
+        if config.render.enabled:
+            with progress.doing("drawing the sheets"):
+                last = stage.done.epoch
+                pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
+    write_end(run, tree)
     resume.forget_previous(run)
     rundir.write_status(run.path, "done")
     return "done"
@@ -121,6 +131,8 @@ class _Run:
     notices: tuple[str, ...]
     done: Progressed = Progressed(epoch=0, step=0)
     examination: validation.Examination | None = None
+    trackers: Trackers | None = None
+    painter: Painter | None = None
 
     def begin(self) -> None:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
@@ -138,10 +150,10 @@ class _Run:
             standing.notices += mending.set_aside_damaged_pictures(folder)
         self.notices += tuple(standing.notices)
         described = self._described()
+        # An epoch whose record is not written yet tells its scalars when it is.
         epochs = [
-            row for row in rundir.read_rows(run.epochs_path) if row["epoch"] < self.done.epoch
+            row for row in rundir.read_rows(run.epochs_path) if row["epoch"] <= self.done.epoch
         ]
-        epochs += [] if self.done.row is None else [self.done.row]
         rewrite_scalars(run.tensorboard_dir, [*rundir.read_rows(run.steps_path), *epochs])
         rundir.write_json(run.provenance_path, described)
 
@@ -149,6 +161,8 @@ class _Run:
         """Make what is not on disk: the base's pictures, and what a kill left epochs without."""
         self.validate_missing()
         self.render_missing()
+        epochs = rundir.read_rows(self.run.epochs_path)
+        write_pictures(self.run, {0: 0, **{row["epoch"]: row["step"] for row in epochs}})
         if self.done.row is not None:
             self._write_epoch_row(self.done.row, {})
 
@@ -169,7 +183,7 @@ class _Run:
         rundir.append_rows(self.run.layers_path, record.layer_rows())
         self.done = Progressed(epoch=record.epoch, step=record.step, row=row)
         write_state(self.run, self.done, self.network, self.optimizer, self.accelerator)
-        write_scalars(self.run.tensorboard_dir, [*rows, row])
+        write_scalars(self.run.tensorboard_dir, rows)
         forget_midway(self.run)
         saved = time.perf_counter()
         with stopping.at_once():
@@ -208,6 +222,8 @@ class _Run:
             options=config.render,
             clip_skip=config.train.clip_skip,
             cache_dir=Path(config.cache_dir),
+            painter=self.painter,
+            origin=origin_of(config.base, cache_dir=Path(config.cache_dir)),
         )
 
     def _save_lora(self, record: EpochRecord | Progressed) -> None:
@@ -232,6 +248,10 @@ class _Run:
             losses_row = validation.summary(losses, epoch=row["epoch"])
             row = {**row, **losses_row, **seconds, "num_flat_pictures": len(flat)}
             rundir.append_rows(self.run.epochs_path, [row])
+            write_scalars(self.run.tensorboard_dir, [row])
+            write_pictures(self.run, {row["epoch"]: row["step"]})
+        if self.trackers is not None:
+            self.trackers.tell(self.run)
 
     def _described(self) -> dict[str, Any]:
         """Return versions, hardware and what was really built, read back."""

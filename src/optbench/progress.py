@@ -114,6 +114,11 @@ class RunProgress:
         return text
 
 
+def tell(text: str) -> None:
+    """Print a line for the person who watches, where no bar is shown or above one."""
+    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(text, markup=False)
+
+
 def _clock(seconds: float) -> str:
     """Return 75 as 1:15 and 3675 as 1:01:15."""
     minutes, rest = divmod(round(seconds), 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException
@@ -289,10 +290,11 @@ def _did_you_mean(near: Sequence[str]) -> str:
 
 def print_problems(problems: Sequence[Problem], console: Console) -> None:
     """Print every problem in its four parts."""
+    write = functools.partial(console.print, emoji=False)  # <lora:three:1> is no picture of a 3
     plural = "problem" if len(problems) == 1 else "problems"
-    console.print(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
+    write(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
     for number, problem in enumerate(problems, start=1):
-        console.print(f"\n[bold]{number}. {escape(problem.where)}[/]")
-        console.print(f"   found     {escape(problem.found)}")
-        console.print(f"   expected  {escape(problem.expected)}")
-        console.print(f"   [green]->[/] {escape(problem.fix)}")
+        write(f"\n[bold]{number}. {escape(problem.where)}[/]")
+        write(f"   found     {escape(problem.found)}")
+        write(f"   expected  {escape(problem.expected)}")
+        write(f"   [green]->[/] {escape(problem.fix)}")

@@ -31,6 +31,7 @@ from optbench.files import write_json as write_json
 from optbench.records import Cell, Status
 
 SCHEMA = 1
+METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
 FoundStatus = Status | Literal["pending"]
 
 _NUM_FINGERPRINT_DIGITS = 16

@@ -13,10 +13,12 @@ from optbench.dataset import check_captions_for_length, check_dataset_options
 from optbench.errors import Problem
 from optbench.fitting import check_start
 from optbench.loss_checks import check_loss, check_loss_for_base, check_loss_for_data
+from optbench.metrics.building import check_metric
 from optbench.offered import check_layers
 from optbench.options import NetworkOptions, OptimizerOptions, TrainOptions
 from optbench.recipes import check_recipe
 from optbench.schedules import check_schedule
+from optbench.trackers import check_tracker
 
 
 def check_sections(values: Mapping[str, Any]) -> list[Problem]:
@@ -31,6 +33,8 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
         "prompts": checks.check_prompts,
         "render": checks.check_render,
         "validate": checks.check_validate,
+        "metric": check_metric,
+        "tracker": check_tracker,
         "lr_mult": lambda value: checks.check_multiplier("lr_mult", value),
         "seed": lambda value: checks.check_seed("seed", value),
         "sweep_name": lambda value: checks.check_name("sweep_name", value),

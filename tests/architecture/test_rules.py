@@ -27,7 +27,17 @@ MAX_MODULE_LINES = 400
 # A module may import from a lower line only; from its own line only inside one package.
 RANKS = (
     ("errors", "__init__"),
-    ("records", "contracts", "options", "rng", "allocator", "samplers", "processes", "stopping"),
+    (
+        "records",
+        "contracts",
+        "options",
+        "rng",
+        "allocator",
+        "samplers",
+        "prompt_grammar",
+        "processes",
+        "stopping",
+    ),
     ("claims",),
     ("files",),
     ("paths",),
@@ -35,12 +45,14 @@ RANKS = (
         "recipes",
         "schedules",
         "blocks",
+        "foreign",
         "lora",
         "lowrank",
         "lora_layout",
         "telemetry",
         "stepping",
         "rundir",
+        "lettering",
         "loss",
         "noise",
         "captions",
@@ -48,8 +60,9 @@ RANKS = (
         "lookahead",
         "augmentation",
         "basefiles",
+        "stats",
     ),
-    ("sizes", "stored"),
+    ("sizes", "scores", "stored", "thumbnails"),
     (
         "continuing",
         "dataset",
@@ -76,7 +89,6 @@ RANKS = (
     ),
     (
         "results",
-        "stats",
         "strangers",
         "checks",
         "loss_checks",
@@ -88,6 +100,7 @@ RANKS = (
         "offered",
         "fitting",
     ),
+    ("metrics", "trackers"),
     ("warmstart", "sections", "mending", "loading", "midway", "tuning"),
     ("report", "config", "testing", "validation"),
     ("identity", "conformance", "expansion", "launching"),
@@ -96,6 +109,7 @@ RANKS = (
     ("launch", "recipe_files"),
     ("doctor", "verify"),
     ("plan", "resize", "kohya", "regularize"),
+    ("plots",),
     ("cli", "worker"),
     ("__main__",),
 )
@@ -125,12 +139,24 @@ WITHOUT_TORCH = (
     "rundir",
     "results",
     "report",
+    "stats",
+    "scores",
     "grid",
+    "thumbnails",
     "provenance",
     "dataset",
     "recipes",
     "schedules",
     "loss_checks",
+    "metrics",
+    "metrics.building",
+    "metrics.embedded",
+    "metrics.sweeps",
+    "trackers",
+    "prompt_grammar",
+    "samplers",
+    "render",
+    "plots.asking",
     "files",
     "stored",
     "strangers",
@@ -261,7 +287,9 @@ def test_exceptions_are_swallowed_at_the_run_boundary_only(path: Path) -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or re.search(r"\b(Base)?Exception\b", ast.unparse(node.type)))
     ]
-    assert len(found) == (1 if path == PACKAGE / "launch.py" else 0), f"lines {found}"
+    # The second is for trackers and metrics: code of others that looks on.
+    places = (PACKAGE / "launch.py", PACKAGE / "foreign.py")
+    assert len(found) == (1 if path in places else 0), f"lines {found}"
 
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)

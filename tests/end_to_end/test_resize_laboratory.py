@@ -79,7 +79,12 @@ def test_a_run_and_what_is_made_of_it_stand_in_one_report(
     for epoch in (1, 2):
         assert losses[original.name, epoch] == pytest.approx(losses[trained.name, epoch], rel=1e-4)
     page = (sweep / "report" / "index.html").read_text()
-    for said in ("Resized LoRAs", "new_dim=1 resized", "Energy kept by every layer", "Ranking"):
+    for said in (
+        "Resized LoRAs",
+        "new_dim=1 resized",
+        "Energy kept by every layer",
+        "Speed and cost",
+    ):
         assert said in page
     pictures = {path: path.stat().st_mtime_ns for path in sweep.rglob("*.png")}
     assert main(arguments) == 0  # nothing is made twice

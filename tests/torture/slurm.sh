@@ -24,6 +24,10 @@ node=$(hostname -s)
 pids=()
 # Its jobs' steps are children of slurmd and end with it; only what was started here is ended.
 finish() {
+  scancel --quiet --user="$(id -un)" 2>/dev/null || true
+  for _ in $(seq 60); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 1; done  # steps report
+  # A step's srun may outlive its job; it names this folder, which nobody else's does.
+  for pid in $(pgrep -f "srun .*$place/" || true); do kill "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   rm -rf "$place"

@@ -231,7 +231,7 @@ def test_a_sign_of_life_is_given_while_it_is_held(
 
 
 def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
-    from optbench.checkpoint import _write_whole
+    from optbench.files import write_pieces
 
     with claims.holding(run) as claim:
         assert claim is not None
@@ -242,7 +242,7 @@ def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
         with pytest.raises(ClaimLostError):
             rundir.append_rows(run / "steps.jsonl", [{"epoch": 1}])
         with pytest.raises(ClaimLostError):
-            _write_whole(run / "lora.safetensors", b"header", [])
+            write_pieces(run / "lora.safetensors", [b"header"])
         rundir.write_atomic(tmp_path / "sweep" / "run-0a1b2c3d-longer" / "file", b"not its folder")
     assert json.loads((run / "status.json").read_text())["status"] == "running"
     assert {path.name for path in run.iterdir() if not path.name.endswith(".partial")} == {

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
+from tests.unit.picture_runs import make_run
 
-from optbench.curves import write_scalars
+from optbench import rundir
+from optbench.curves import write_end, write_pictures, write_scalars
 from optbench.records import StepRecord
 
 
@@ -104,3 +107,29 @@ def test_a_file_cut_off_by_a_kill_does_not_hide_the_next_one(tmp_path: Path) -> 
     steps = [step for step, _ in read_back(tmp_path)["loss"]]
     assert steps[0] == 1
     assert steps[-1] == 3
+
+
+def test_pictures_and_sheets_come_back_at_their_steps_and_settings_beside_final_numbers(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path, epochs=1)
+    rundir.append_rows(run.epochs_path, [{"epoch": 1, "step": 9, "mean_loss": 0.5, "x": None}])
+    run.sheets_dir.mkdir()
+    Image.new("RGB", (3000, 30)).save(run.sheets_dir / "a.png")
+    config: dict[str, Any] = {
+        group: {"name": group, "rate": 0.5, "list": [1], "note": "x" * 100, "none": None}
+        for group in ("base", "dataset", "network", "optimizer", "lr_scheduler", "train", "loss")
+    }
+    write_pictures(run, {0: 0, 1: 9, 2: 18})
+    write_end(run, {**config, "seed": 3, "lr_mult": 1.0})
+    read = EventAccumulator(str(run.tensorboard_dir), size_guidance={"images": 0}).Reload()
+    assert set(read.Tags()["images"]) == {"pictures/a-64x96", "sheets/a"}
+    pictures = read.Images("pictures/a-64x96")
+    assert [one.step for one in pictures] == [0, 9]
+    assert (pictures[0].width, pictures[0].height) == (2 * 170, 256)  # two seeds side by side
+    assert read.Images("sheets/a")[0].width == 2048
+    plugin = read.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"optimizer.rate" in plugin
+    assert b"seed" in plugin
+    assert b"note" not in plugin
+    assert read.Scalars("final/mean_loss")[0].value == 0.5

@@ -150,7 +150,51 @@ def test_long_texts_are_wrapped_inside_the_sheet(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("num_columns", [4, 60])
-def test_sheets_are_never_wider_than_the_limit(tmp_path: Path, num_columns: int) -> None:
+@pytest.mark.parametrize(("num_columns", "limit"), [(4, 2000), (30, 2000), (60, 4000)])
+def test_sheets_are_no_wider_than_cells_that_can_be_seen_need(num_columns: int, limit: int) -> None:
     tiles = [Tile(path=None, note="skipped")] * num_columns
-    assert grid.compose_sheet(plan(*tiles)).width <= grid.MAX_WIDTH_PX
+    width = grid.compose_sheet(plan(*tiles)).width
+    assert width <= limit <= grid.MAX_SIDE_PX
+    assert width >= 42 * num_columns  # two thirds of 64 pixels
+
+
+def test_a_sheet_may_be_webp_and_is_left_alone_too(tmp_path: Path) -> None:
+    tile = Tile(path=picture(tmp_path / "p.png"))
+    sheet = grid.write_sheet(tmp_path / "sheet.webp", plan(tile))
+    with Image.open(sheet.path) as image:
+        assert image.format == "WEBP"
+        assert image.size == (sheet.width_px, sheet.height_px)
+        assert abs(centre(image.convert("RGB"), sheet.pictures[0].box)[0] - RED[0]) < 12  # type: ignore[index]
+    os.utime(sheet.path, ns=(1, 1))
+    grid.write_sheet(sheet.path, plan(tile))
+    assert sheet.path.stat().st_mtime_ns == 1
+    grid.write_sheet(sheet.path, plan(tile, title="another"))
+    assert sheet.path.stat().st_mtime_ns != 1
+
+
+def test_a_run_draws_its_sheets_in_the_format_asked(run: RunDir) -> None:
+    sheet = grid.run_sheet(run, PROMPT, seeds=SEEDS, num_epochs=1, sheet_format="webp")
+    assert sheet.path == run.sheets_dir / "a.webp"
+
+
+def test_large_sheets_get_smaller_cells_and_too_large_ones_say_so(tmp_path: Path) -> None:
+    tile = Tile(path=None, note="not there yet")
+    most = grid.most_cells((512, 768))
+
+    def sized(num_columns: int, num_rows: int) -> SheetPlan:
+        return SheetPlan(
+            title="many",
+            text="prompt",
+            columns=tuple(map(str, range(num_columns))),
+            rows=(Row(title="row", tiles=(tile,) * num_columns),) * num_rows,
+            size_px=(512, 768),
+            cell_height_px=320,
+        )
+
+    for num_columns, num_rows in ((2, most[1]), (most[0], 2), (2, 3 * most[1])):
+        image = grid.compose_sheet(grid._within_bounds(sized(num_columns, num_rows)))
+        assert max(image.size) <= grid.MAX_SIDE_PX
+    assert grid._within_bounds(sized(2, most[1])) == sized(2, most[1])
+    cut = grid._within_bounds(sized(2, 3 * most[1]))
+    assert len(cut.rows) == most[1]
+    assert f"the first {most[1]} of {3 * most[1]} rows" in cut.title

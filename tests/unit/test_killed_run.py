@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
 from tests.unit.small_training import SmallBase, global_state_kept
+from tests.unit.test_trackers import Fake
 
 from optbench import allocator, loading, pipeline, progress, rundir, saving, stopping
 from optbench.composition import compose_runs
@@ -290,3 +292,26 @@ def make_run_stopped(
         if courses
         else Course(seed=0, loss=config.loss, first_epoch=0, first_step=0, total_steps=0),
     )
+
+
+def test_trackers_change_no_weight_and_a_failing_one_no_status(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Fake):
+        breaks_at = "log"
+
+    class Whole(Fake):
+        told: list[tuple[int, dict[str, float]]] = []
+
+    monkeypatch.setattr(tracking, "WandBTracker", Broken)
+    monkeypatch.setattr(tracking, "TrackioTracker", Whole)
+    asked = replace(config.tracker, log_with=("wandb", "trackio"))
+    plain = make_run(config, tmp_path / "plain")
+    watched = make_run(replace(config, tracker=asked), tmp_path / "watched")
+    assert loras(watched) == loras(plain)
+    assert rundir.read_status(watched.path).status == "done"
+    steps = [row["step"] for row in rundir.read_rows(watched.steps_path)]
+    assert [step for step, _ in Whole.told] == steps
+    assert "mean_loss" in Whole.told[-1][1]
+    notices = rundir.read_json(watched.provenance_path)["notices"]
+    assert any("tracker wandb is told nothing more" in notice for notice in notices)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,13 @@ TALL = Prompt(name="tall", text="1girl", negative="blurry", width=8, height=12)
 WIDE = Prompt(name="wide", text="a dress", negative="", width=12, height=8)
 SEEDS = (112233, 2**64 - 1)
 OPTIONS = RenderOptions(
-    enabled=True, seeds=SEEDS, cfg_scale=7.0, steps=4, sampler="DDIM", batch_size=1
+    enabled=True,
+    seeds=SEEDS,
+    cfg_scale=7.0,
+    steps=4,
+    sampler="DDIM",
+    batch_size=1,
+    sheet_format="png",
 )
 
 
@@ -51,6 +57,9 @@ class FakeBase:
         self.layer.weight.fill_(1.0)
         self.num_drawn = 0
         self.allowed = 1000
+
+    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+        return tuple(text for text in texts if len(text.split()) > max_token_length)
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         if self.num_drawn + len(request.seeds) > self.allowed:

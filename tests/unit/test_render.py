@@ -15,8 +15,16 @@ from PIL import Image
 
 from optbench.contracts import Base, SampleRequest
 from optbench.options import Prompt, RenderOptions
+from optbench.prompt_grammar import LoraTag
 from optbench.records import Cell
-from optbench.render import cells_of, parameters_text, png_bytes, render_prompts
+from optbench.render import (
+    Halving,
+    Origin,
+    cells_of,
+    parameters_text,
+    png_bytes,
+    render_prompts,
+)
 
 OPTIONS = RenderOptions(
     enabled=True,
@@ -25,6 +33,7 @@ OPTIONS = RenderOptions(
     steps=24,
     sampler="Euler a",
     batch_size=2,
+    sheet_format="png",
 )
 TALL = Prompt(name="tall", text="mirelle, 1girl", negative="blurry", width=64, height=96)
 WIDE = Prompt(name="wide", text="a (red:1.2) dress", negative="", width=96, height=64)
@@ -154,8 +163,7 @@ def text_of(**changes: Any) -> str:
         "prompt": TALL,
         "options": OPTIONS,
         "clip_skip": 2,
-        "model": "tiny",
-        "lora": "",
+        "origin": Origin(model="tiny"),
         **changes,
     }
     return parameters_text(**settings)
@@ -177,7 +185,8 @@ def test_the_text_is_a1111s_to_the_letter() -> None:
 
 
 def test_a_lora_is_named_where_a_person_would_write_it() -> None:
-    text = text_of(lora="lion-dim4-0badcafe-000003")
+    tag = LoraTag(name="lion-dim4-0badcafe-000003", strength=1.0)
+    text = text_of(origin=Origin(model="tiny", loras=(tag,)))
     assert text.split("\n")[0] == "mirelle, 1girl <lora:lion-dim4-0badcafe-000003:1>"
     assert text.split("\n")[1:] == text_of().split("\n")[1:]
 
@@ -195,12 +204,77 @@ def test_no_digit_of_a_seed_is_lost(seed: int) -> None:
     assert cell.file_name == f"tall-512x768-s{seed}.png"
 
 
+def test_everything_known_of_the_files_is_written() -> None:
+    tags = (LoraTag(name="x", strength=0.75), LoraTag(name="y", strength=-1))
+    origin = Origin(
+        model="m", loras=tags, model_hash="0123456789", vae="v.safetensors", vae_hash="ab"
+    )
+    text = text_of(
+        origin=origin,
+        options=replace(OPTIONS, sampler="DPM++ 2M Karras"),
+        prompt=replace(TALL, text="1girl <lora:x:0.75> <lora:y:-1>"),
+    )
+    assert text.split("\n")[0] == "1girl <lora:x:0.75> <lora:y:-1>"
+    found = settings_of(text)
+    assert found["Sampler"] == "DPM++ 2M"
+    assert found["Schedule type"] == "Karras"
+    assert found["Model hash"] == "0123456789"
+    assert found["VAE"] == "v.safetensors"
+    assert found["VAE hash"] == "ab"
+    assert "Schedule type" not in text_of()
+
+
+# --- memory ---
+
+
+class SmallMemory(FakeBase):
+    """A base with room for so many pictures at once."""
+
+    def __init__(self, room: int, error: BaseException) -> None:
+        super().__init__()
+        self.room = room
+        self.error = error
+
+    def sample(self, request: SampleRequest) -> list[Image.Image]:
+        if len(request.seeds) > self.room:
+            raise self.error
+        return super().sample(request)
+
+
+NO_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(error: BaseException) -> None:
+    said: list[str] = []
+    base = SmallMemory(1, error)
+    painter = Halving(cast(Base, base), said.append)
+    drawn = render(cast(FakeBase, painter), batch_size=5)
+    assert [cell.seed for cell, _, _ in drawn] == [*OPTIONS.seeds] * 2
+    assert all(image.getpixel((0, 0)) == (cell.seed % 256, 0, 0) for cell, _, image in drawn)
+    # Five, two and one of the tall ones; the wide ones have as many pixels.
+    assert len(said) == 2
+    assert "2 (render.batch_size=2" in said[0]
+
+
+def test_one_picture_too_large_and_other_errors_are_raised() -> None:
+    with pytest.raises(MemoryError):
+        render(cast(FakeBase, Halving(cast(Base, SmallMemory(0, MemoryError())), print)))
+    other = SmallMemory(0, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        render(cast(FakeBase, Halving(cast(Base, other), print)))
+
+
 def test_an_empty_negative_prompt_has_no_line() -> None:
     assert text_of(prompt=WIDE).split("\n")[1].startswith("Steps: 24, ")
 
 
 def test_a_model_with_a_comma_in_its_name_is_quoted() -> None:
-    assert ', Model: "anime, v3", Clip skip: 2' in text_of(model="anime, v3")
+    assert ', Model: "anime, v3", Clip skip: 2' in text_of(origin=Origin(model="anime, v3"))
 
 
 # --- PNG files ---

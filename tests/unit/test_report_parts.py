@@ -17,6 +17,7 @@ from optbench.report import curves, tables
 from optbench.report.charts import HEIGHT_PX, Axes, Line, line_chart
 from optbench.report.evidence import SweepEvidence, gather
 from optbench.report.exports import write_tables
+from optbench.report.findings import find
 from optbench.report.links import address
 from optbench.results import load
 from optbench.rundir import RunDir
@@ -126,7 +127,8 @@ def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
         b={"losses": [0.53], "seed": 2},
         c={"losses": [0.90], "seed": 1, "lr_mult": 2.0},
     )
-    assert tables.seed_noise(sweep) == pytest.approx(0.03)
+    noise = find(sweep).tables["noise"].set_index("measure")["deviation"]
+    assert noise["final_loss"] == pytest.approx(0.03 / 2**0.5)
 
 
 def test_changes_are_summed_up_over_their_pairs(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_changes_are_summed_up_over_their_pairs(tmp_path: Path) -> None:
     )
     found = {
         (one.setting, one.from_value, one.to_value): (one.num_pairs, one.num_lower_loss)
-        for one in tables.pair_summaries(sweep)
+        for one in tables.pair_summaries(sweep, find(sweep).tables["effects"])
     }
     assert found == {("network.dim", "8", "16"): (2, 2), ("lr_mult", "1", "3"): (2, 0)}
 

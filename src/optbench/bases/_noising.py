@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 
 from optbench.contracts import PredictionType
 from optbench.errors import ConfigError, Problem
+
+_LEAST_KEPT = 2.0**-24
 
 
 class NoiseSchedule:
@@ -30,6 +34,7 @@ class NoiseSchedule:
         Diffusion Noise Schedules and Sample Steps are Flawed, arXiv:2305.08891, algorithm 1).
         """
         self._config = {"prediction_type": "epsilon", **config}
+        self.is_zero_terminal = is_zero_terminal
         # Without it the keys are those of always; samplers of the library know the same two.
         self._ending: dict[str, Any] = {"rescale_betas_zero_snr": True} if is_zero_terminal else {}
         self._noiser = DDPMScheduler(**self._config, **self._ending)
@@ -40,13 +45,30 @@ class NoiseSchedule:
         """Return this schedule with nothing of a picture left at its end."""
         return NoiseSchedule(self._config, is_zero_terminal=True)
 
-    def sampler_settings(self) -> dict[str, Any]:
+    def sampler_settings(self, *, knows_zero_terminal: bool = True) -> dict[str, Any]:
         """Return what a sampler of diffusers must be told, so that it undoes this noise.
 
-        A schedule that ends in pure noise is sampled from that very end (trailing spacing).
+        A schedule that ends in pure noise is sampled from that very end (trailing spacing). A
+        sampler that does not know such schedules is given their betas, whose end is almost pure.
         """
-        spacing = {"timestep_spacing": "trailing"} if self._ending else {}
-        return {**self._config, **self._ending, **spacing}
+        if not self.is_zero_terminal:
+            return dict(self._config)
+        spacing = {"timestep_spacing": "trailing"}
+        if knows_zero_terminal:
+            return {**self._config, **self._ending, **spacing}
+        kept_T = self._kept().double()
+        betas_T = 1 - kept_T / torch.cat([torch.ones(1, dtype=torch.float64), kept_T[:-1]])
+        return {**self._config, **spacing, "trained_betas": betas_T.tolist()}
+
+    def noise_levels(self) -> NDArray[np.float64]:
+        """Return the noise level sqrt((1 - a_t) / a_t) of every timestep; all are finite."""
+        kept_T = self._kept().double().numpy()
+        levels: NDArray[np.float64] = np.sqrt((1 - kept_T) / kept_T)
+        return levels
+
+    def _kept(self) -> Tensor:
+        # As the library's own samplers: what is left of the picture at the end is no division by 0.
+        return self.alphas_cumprod_T.clamp(min=_LEAST_KEPT)
 
     def sample_timesteps(
         self,

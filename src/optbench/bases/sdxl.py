@@ -12,25 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
-from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from optbench.bases import autoencoder, clip, random_parts, sd15
+from optbench.bases import autoencoder, clip, prompting, random_parts, sd15
 from optbench.bases._computing import attend_with, compiled, keep_activations
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.kohya_names import text_targets, unet_targets
 from optbench.bases.loading import AUTOENCODER, Checkpoint, check_fit
 from optbench.bases.originals import clip_origins, open_clip_origins, unet_name
+from optbench.bases.painting import Studio, paint
 from optbench.bases.scheduling import STABLE_DIFFUSION_SCHEDULE, with_prediction
 from optbench.bases.stable_diffusion import Name
 from optbench.bases.vocabulary import clip_tokenizer
 from optbench.contracts import Conditioning, PredictionType, SampleRequest
 from optbench.options import Attention, BaseOptions, DynamoBackend
 from optbench.records import LoraTarget, ModelVersion, Sizes
-from optbench.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,12 +159,9 @@ class StableDiffusionXL:
             pieces_BKT = clip.token_pieces(
                 tokenizer, captions, max_token_length=max_token_length
             ).to(self.device)
-            states_BKTE, last_BKTE = clip.encoded(encoder, pieces_BKT, layer=_LAYER)
-            states.append(clip.joined_states(states_BKTE))
             # Of the second encoder, which comes last, the vector is kept.
-            first_BT = pieces_BKT[:, 0]
-            ends_B = (first_BT == tokenizer.eos_token_id).int().argmax(dim=1)
-            pooled_BE = last_BKTE[torch.arange(len(ends_B), device=self.device), 0, ends_B]
+            states_BKTE, pooled_BE = self._states(tokenizer, encoder, pieces_BKT)
+            states.append(clip.joined_states(states_BKTE))
         pooled_BE = self.text_encoders[1].text_projection(pooled_BE)
         return {"states_BTE": torch.cat(states, dim=-1), "pooled_BE": pooled_BE}
 
@@ -203,15 +198,20 @@ class StableDiffusionXL:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
+        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+
+    def _answer(
+        self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         added = {"text_embeds": conditioning["pooled_BE"], "time_ids": conditioning["sizes_B6"]}
-        predicted: Tensor = self._unet_of_predict(
-            noisy_BCHW.to(self.dtype),
-            timesteps_B,
+        answer: Tensor = unet(
+            noisy.to(self.dtype),
+            timesteps,
             conditioning["states_BTE"],
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
-        return predicted
+        return answer
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA, text encoders first, the unet by SGM's names.
@@ -228,47 +228,44 @@ class StableDiffusionXL:
 
     def sample(self, request: SampleRequest) -> list[Image]:
         """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""
-        class_name, settings = SAMPLERS[request.sampler]
-        schedule = self._schedule.sampler_settings()
-        sampler = getattr(diffusers, class_name)(**schedule, **settings, steps_offset=1)
-        pipeline = StableDiffusionXLPipeline(
-            vae=self.vae,
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
+        size = (request.width, request.height)
+        told = self.encode_sizes([Sizes(original=size, crop=(0, 0), target=size)])
+
+        def predict(latents: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+            sizes_B6 = told["sizes_B6"].to(conditioning["states_BTE"].dtype)
+            sizes_B6 = sizes_B6.repeat(len(latents), 1)
+            whole = {**conditioning, "sizes_B6": sizes_B6}
+            return self._answer(self.unet, latents, timestep, whole)
+
+        studio = Studio(
             unet=self.unet,
-            scheduler=sampler,
-            add_watermarker=False,
+            vae=self.vae,
+            schedule=self._schedule,
+            encode=self._encode_prompts,
+            predict=predict,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        size = self.pixels_per_latent
-        latents, generators = autoencoder.first_noise(
-            self.unet, request.seeds, request.height // size, request.width // size
-        )
-        encoded = self.encode_captions(
-            [request.text, request.negative],
-            clip_skip=request.clip_skip,
-            max_token_length=clip.PIECE_TOKENS,
-        )
-        states, pooled = encoded["states_BTE"], encoded["pooled_BE"]
-        num_pictures = len(request.seeds)
-        latents = pipeline(
-            prompt_embeds=states[:1].repeat(num_pictures, 1, 1),
-            negative_prompt_embeds=states[1:].repeat(num_pictures, 1, 1),
-            pooled_prompt_embeds=pooled[:1].repeat(num_pictures, 1),
-            negative_pooled_prompt_embeds=pooled[1:].repeat(num_pictures, 1),
-            latents=latents.to(self.device, self.dtype),
-            generator=generators,
-            width=request.width,
-            height=request.height,
-            guidance_scale=request.cfg_scale,
-            num_inference_steps=request.steps,
-            output_type="latent",
-        ).images
-        pixels = autoencoder.decode(self.vae, latents)
-        images: list[Image] = pipeline.image_processor.postprocess(pixels)
-        return images
+        return paint(studio, request)
+
+    def _encode_prompts(self, prompts: Sequence[str], clip_skip: int) -> Conditioning:
+        """Return {"states_BTE", "pooled_BE"} of prompts, whose grammar is read, of any length.
+
+        The pooled vector is of the first piece, and no weight of a word reaches it (A1111).
+        """
+        states = []
+        pooled_PE = torch.empty(0)
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            ids_PKT, weights_PKT = prompting.prompt_tokens(tokenizer, prompts)
+            states_PKTE, pooled_PE = self._states(tokenizer, encoder, ids_PKT.to(self.device))
+            states_PKTE = prompting.emphasize(states_PKTE, weights_PKT)
+            states.append(prompting.side_by_side(states_PKTE))
+        pooled_PE = self.text_encoders[1].text_projection(pooled_PE)
+        return {"states_BTE": torch.cat(states, dim=-1), "pooled_BE": pooled_PE}
+
+    def _states(self, tokenizer: Any, encoder: Any, pieces_BKT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return one encoder's states of all pieces, and its last at the first piece's end mark."""
+        states_BKTE, last_BKTE = clip.encoded(encoder, pieces_BKT, layer=_LAYER)
+        ends_B = (pieces_BKT[:, 0] == tokenizer.eos_token_id).int().argmax(dim=1)
+        return states_BKTE, last_BKTE[torch.arange(len(ends_B), device=self.device), 0, ends_B]
 
 
 def load(

@@ -7,27 +7,27 @@ T tokens, E embedding width.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from optbench.bases import autoencoder, clip
+from optbench.bases import autoencoder, clip, prompting
 from optbench.bases._computing import attend_with, compiled, keep_activations, text_model
 from optbench.bases._noising import NoiseSchedule
 from optbench.bases.assembling import Origins
 from optbench.bases.kohya_names import text_targets, unet_targets
 from optbench.bases.loading import Checkpoint, check_fit
+from optbench.bases.painting import Studio, paint
 from optbench.contracts import Conditioning, PredictionType, SampleRequest
 from optbench.options import Attention, BaseOptions, DynamoBackend
 from optbench.records import LoraTarget, ModelVersion, Sizes
-from optbench.samplers import SAMPLERS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,11 +122,7 @@ class StableDiffusion:
         pieces_BKT = clip.token_pieces(
             self.tokenizer, captions, max_token_length=max_token_length
         ).to(self.device)
-        layer = None if clip_skip == 1 else -clip_skip
-        states_BKTE, _ = clip.encoded(self.text_encoder, pieces_BKT, layer=layer)
-        if layer is not None:
-            states_BKTE = text_model(self.text_encoder).final_layer_norm(states_BKTE)
-        return {"states_BTE": clip.joined_states(states_BKTE)}
+        return {"states_BTE": clip.joined_states(self._states(pieces_BKT, clip_skip))}
 
     def encode_sizes(self, sizes: Sequence[Sizes]) -> Conditioning:
         """Return nothing: this family is not told the sizes of pictures."""
@@ -158,10 +154,14 @@ class StableDiffusion:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
-        predicted: Tensor = self._unet_of_predict(
-            noisy_BCHW.to(self.dtype), timesteps_B, conditioning["states_BTE"], return_dict=False
-        )[0]
-        return predicted
+        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+
+    def _answer(
+        self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        states = conditioning["states_BTE"]
+        answer: Tensor = unet(noisy.to(self.dtype), timesteps, states, return_dict=False)[0]
+        return answer
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA under kohya's names, text encoder first."""
@@ -170,44 +170,28 @@ class StableDiffusion:
 
     def sample(self, request: SampleRequest) -> list[Image]:
         """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""
-        class_name, settings = SAMPLERS[request.sampler]
-        schedule = self._schedule.sampler_settings()
-        sampler = getattr(diffusers, class_name)(**schedule, **settings, steps_offset=1)
-        pipeline = StableDiffusionPipeline(
-            vae=self.vae,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
+        studio = Studio(
             unet=self.unet,
-            scheduler=sampler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+            vae=self.vae,
+            schedule=self._schedule,
+            encode=self._encode_prompts,
+            predict=functools.partial(self._answer, self.unet),
         )
-        pipeline.set_progress_bar_config(disable=True)
-        size = self.pixels_per_latent
-        latents, generators = autoencoder.first_noise(
-            self.unet, request.seeds, request.height // size, request.width // size
-        )
-        states = self.encode_captions(
-            [request.text, request.negative],
-            clip_skip=request.clip_skip,
-            max_token_length=clip.PIECE_TOKENS,
-        )["states_BTE"]
-        num_pictures = len(request.seeds)
-        latents = pipeline(
-            prompt_embeds=states[:1].repeat(num_pictures, 1, 1),
-            negative_prompt_embeds=states[1:].repeat(num_pictures, 1, 1),
-            latents=latents.to(self.device, self.dtype),
-            generator=generators,
-            width=request.width,
-            height=request.height,
-            guidance_scale=request.cfg_scale,
-            num_inference_steps=request.steps,
-            output_type="latent",
-        ).images
-        pixels = autoencoder.decode(self.vae, latents)
-        images: list[Image] = pipeline.image_processor.postprocess(pixels)
-        return images
+        return paint(studio, request)
+
+    def _encode_prompts(self, prompts: Sequence[str], clip_skip: int) -> Conditioning:
+        """Return {"states_BTE"} of prompts, whose grammar is read and whose length is any."""
+        ids_PKT, weights_PKT = prompting.prompt_tokens(self.tokenizer, prompts)
+        states_PKTE = self._states(ids_PKT.to(self.device), clip_skip)
+        states_PKTE = prompting.emphasize(states_PKTE, weights_PKT)
+        return {"states_BTE": prompting.side_by_side(states_PKTE)}
+
+    def _states(self, pieces_BKT: Tensor, clip_skip: int) -> Tensor:
+        layer = None if clip_skip == 1 else -clip_skip
+        states_BKTE, _ = clip.encoded(self.text_encoder, pieces_BKT, layer=layer)
+        if layer is not None:
+            states_BKTE = text_model(self.text_encoder).final_layer_norm(states_BKTE)
+        return states_BKTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

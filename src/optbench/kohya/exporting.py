@@ -31,7 +31,7 @@ class Exported:
 def export(config: Mapping[str, Any], *, name: str) -> Exported:
     """Return the script for a run's config, as its config.yaml holds it; `name` is the LoRA's."""
     words = [*_plain(config), *_training(config), *_network(config), *_optimizer(config)]
-    words += [*_schedule(config), "--save_every_n_epochs=1", "--cache_latents"]
+    words += [*_schedule(config), *_trackers(config), "--save_every_n_epochs=1", "--cache_latents"]
     words += ["--output_dir=.", f"--output_name={name}"]
     lost = tuple(_lost(config))
     prompts = list(_prompts(config))
@@ -60,6 +60,14 @@ def _plain(config: Mapping[str, Any]) -> Iterator[str]:
     for kohya, ours in names.DROPOUTS.items():
         if value := _get(config, ours):
             yield f"--{kohya}={value}"
+
+
+def _trackers(config: Mapping[str, Any]) -> Iterator[str]:
+    if "wandb" in config.get("tracker", {}).get("log_with", ()):
+        yield "--log_with=wandb"
+        for kohya, ours in names.TRACKER_VALUES.items():
+            if (value := _get(config, ours)) is not None:
+                yield f"--{kohya}={value}"
 
 
 def _training(config: Mapping[str, Any]) -> Iterator[str]:
@@ -150,6 +158,8 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             "base.v_parameterization=null: the checkpoint was asked what it predicts; add "
             "--v_parameterization if it is v"
         )
+    if others := [one for one in config.get("tracker", {}).get("log_with", ()) if one != "wandb"]:
+        yield f"tracker.log_with={others}: other trackers than TensorBoard and W&B are not told"
     if schedule["name"] not in names.SCHEDULES:
         yield f"lr_scheduler={schedule['name']}: the rate stays constant there"
     if schedule["name"] == "polynomial":

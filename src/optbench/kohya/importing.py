@@ -27,6 +27,7 @@ _READ_APART = (
     *("resolution", "optimizer_type", "use_8bit_adam", "use_lion_optimizer", "learning_rate"),
     *("unet_lr", "text_encoder_lr", "lr_scheduler", "max_train_epochs", "max_train_steps"),
     *("v2", "v_parameterization", "max_token_length", "network_module", _UNET, _TEXT, *_LISTS),
+    *("log_with", *names.TRACKER_VALUES),
 )
 _LOSS = (*names.LOSS_VALUES, *names.LOSS_FLAGS)
 _MANY_EPOCHS = 1_000_000  # where steps alone decide
@@ -79,6 +80,7 @@ def convert(options: Mapping[str, Any]) -> Imported:
         *_network(asked, imported),
         *_optimizer(asked, imported),
         *_schedule(asked, imported),
+        *_trackers(asked, imported),
     ]
     for name, value in options.items():
         if name in names.NOT_NEEDED:
@@ -185,6 +187,24 @@ def _lacks(name: str, given: Mapping[str, Any]) -> str:
     value = given.get(needed, 0)
     is_there = str(value) in choices if choices else bool(float(value))
     return "" if is_there and not _lacks(needed, given) else needed
+
+
+def _trackers(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    """Yield the tracker and its names; `all` there is TensorBoard and W&B."""
+    kind = asked.get("log_with")
+    if kind in ("wandb", "all"):
+        yield "tracker.log_with=[wandb]"
+    elif kind is not None:
+        known = kind == "tensorboard"
+        said = "TensorBoard's files are always in the run's folder"
+        (imported.not_needed if known else imported.lost).append(
+            f"log_with: {said}" if known else f"log_with={kind}"
+        )
+    for kohya, ours in names.TRACKER_VALUES.items():
+        if kohya in asked and kind in ("wandb", "all"):
+            yield f"{ours}={_value(asked[kohya])}"
+        elif kohya in asked:
+            imported.not_needed.append(f"{kohya}: without wandb there is nothing to name")
 
 
 def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:

@@ -101,6 +101,11 @@ LOSS_OFF_AT_ZERO = (
     *("min_snr_gamma", "v_pred_like_loss", "noise_offset", "adaptive_noise_scale"),
     *("multires_noise_iterations", "ip_noise_gamma"),
 )
+# Only beside a tracker other than TensorBoard, whose files are always there.
+TRACKER_VALUES: Mapping[str, str] = {
+    "log_tracker_name": "tracker.log_tracker_name",
+    "wandb_run_name": "tracker.run_name",
+}
 # Ours is a share that kohya's leaves out where there is none.
 DROPOUTS: Mapping[str, str] = {"network_dropout": "network.dropout"}
 # What --network_args holds.
@@ -145,6 +150,8 @@ SPECIAL = (
     "render.cfg_scale",
     "render.steps",
     "render.sampler",
+    "tracker.log_with",
+    *TRACKER_VALUES.values(),
 )
 # Ours alone, and why a kohya command lacks nothing without it.
 WITHOUT_EQUIVALENT: Mapping[str, str] = {
@@ -165,6 +172,9 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
         ),
         "losses are measured apart from the training",
     ),
+    "metric.enabled": "numbers of pictures do not change the training",
+    "metric.metrics": "numbers of pictures do not change the training",
+    "tracker.args": "kohya's --log_tracker_config is a file of the same; it is not read here",
     "sweep_name": "a place on disk",
     "runs_dir": "a place on disk",
     "cache_dir": "a place on disk",
@@ -172,7 +182,7 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
 # kohya's, and why we need none.
 NOT_NEEDED: Mapping[str, str] = {
     **dict.fromkeys(
-        ("output_dir", "output_name", "logging_dir", "log_with", "log_prefix", "save_model_as"),
+        ("output_dir", "output_name", "logging_dir", "log_prefix", "save_model_as"),
         "a run's folder has its files",
     ),
     **dict.fromkeys(

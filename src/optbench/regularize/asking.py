@@ -75,6 +75,7 @@ class AskedPictures:
             steps=options.steps,
             sampler=options.sampler,
             batch_size=options.batch_size,
+            sheet_format="png",
         )
 
     def missing(self) -> list[int]:
@@ -157,6 +158,9 @@ def _check_settings(asked: AskedPictures) -> list[Problem]:
     prompts = PromptOptions(name="class", prompts=(shape,))
     found = [*checks.check_render(render), *checks.check_prompts(prompts)]
     problems += [_as_named_here(one) for one in found if "seeds" not in one.where]
+    for text in options.prompt:
+        problems += checks.check_prompt_text("prompt", text)
+    problems += checks.check_prompt_text("negative", options.negative, is_negative=True)
     return problems + checks.check_seed("seed", options.seed)
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from rich.progress import track
 
 from optbench import rundir
 from optbench.bases import load_base
-from optbench.contracts import Base
 from optbench.errors import ConfigError, Problem
+from optbench.progress import tell
 from optbench.records import Status
 from optbench.regularize.asking import AskedPictures
-from optbench.render import parameters_text, png_bytes, render_prompts
+from optbench.render import (
+    Halving,
+    Painter,
+    origin_of,
+    parameters_text,
+    png_bytes,
+    render_prompts,
+)
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -28,21 +37,23 @@ def make_pictures(asked: AskedPictures) -> Status:
     if missing:
         if options.num_threads is not None:
             torch.set_num_threads(options.num_threads)
-        device = _device(options.device, options.mixed_precision)
+        device = find_device(options.device, options.mixed_precision)
         base = load_base(options.base, device=device, dtype=_DTYPES[options.mixed_precision])
         asked.remember()
         asked.folder.mkdir(parents=True, exist_ok=True)
         size = options.batch_size * len(options.prompt)
         starts = range(0, len(missing), size)
+        painter = Halving(base, tell)
         for start in track(starts, description=str(asked.folder)):
-            _make(asked, base, missing[start : start + size])
+            _make(asked, painter, missing[start : start + size])
     rundir.write_status(asked.run_dir, "done")
     return "done"
 
 
-def _make(asked: AskedPictures, base: Base, indices: list[int]) -> None:
+def _make(asked: AskedPictures, painter: Painter, indices: list[int]) -> None:
     """Make some pictures, those of one prompt together."""
     options = asked.options
+    origin = origin_of(options.base, cache_dir=Path(options.cache_dir))
     by_prompt: dict[int, list[int]] = {}
     for index in indices:
         by_prompt.setdefault(index % len(options.prompt), []).append(index)
@@ -51,7 +62,7 @@ def _make(asked: AskedPictures, base: Base, indices: list[int]) -> None:
         render = asked.render_options([options.seed + index for index in same])
         with torch.inference_mode():
             pictures = render_prompts(
-                base,
+                painter,
                 [prompt],
                 render,
                 epoch=0,
@@ -64,8 +75,7 @@ def _make(asked: AskedPictures, base: Base, indices: list[int]) -> None:
                     prompt,
                     render,
                     clip_skip=options.clip_skip,
-                    model=base.name,
-                    lora="",
+                    origin=origin,
                 )
                 path = asked.picture_path(cell.seed - options.seed)
                 # The picture is what says "made", so its caption comes first.
@@ -74,7 +84,8 @@ def _make(asked: AskedPictures, base: Base, indices: list[int]) -> None:
                 rundir.write_atomic(path, png_bytes(image, text))
 
 
-def _device(name: str, precision: str) -> torch.device:
+def find_device(name: str, precision: str) -> torch.device:
+    """Return a device that this machine has and that computes in this precision, or refuse."""
     if name == "auto":
         is_mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if is_mps else "cpu"

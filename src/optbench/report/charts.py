@@ -54,6 +54,8 @@ class Axes:
     x_title: str
     y_title: str
     is_log_y: bool = False
+    is_log_x: bool = False
+    x_ticks: Sequence[float] = ()  # where round numbers would not do
 
 
 def swatch(colour: str, dash: str) -> Markup:
@@ -69,22 +71,22 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
     drawable = [thinned for line in lines if len((thinned := _drawable(line, axes)).x) > 1]
     if not drawable:
         return None
-    low_x = min(min(line.x) for line in drawable)
-    high_x = max(max(line.x) for line in drawable)
+    across_all = [_scaled_x(x, axes) for line in drawable for x in line.x]
+    low_x, high_x = min(across_all), max(across_all)
     low_y, high_y = _y_range(drawable, axes)
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - low_x) / ((high_x - low_x) or 1.0)
+        across = (_scaled_x(x, axes) - low_x) / ((high_x - low_x) or 1.0)
         up = (_scaled(y, axes) - low_y) / ((high_y - low_y) or 1.0)
         left = _LEFT_PX + across * (WIDTH_PX - _LEFT_PX - _RIGHT_PX)
         return left, HEIGHT_PX - _BOTTOM_PX - up * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
 
     parts = [_frame(axes)]
-    for tick in _ticks(low_x, high_x):
-        left, _ = place(tick, _unscaled(low_y, axes))
-        parts.append(_vertical_tick(left, number_text(tick)))
+    for tick in [_scaled_x(x, axes) for x in axes.x_ticks] or _ticks(low_x, high_x):
+        left, _ = place(10**tick if axes.is_log_x else tick, _unscaled(low_y, axes))
+        parts.append(_vertical_tick(left, number_text(10**tick if axes.is_log_x else tick)))
     for tick in _ticks(low_y, high_y, is_log=axes.is_log_y):
-        _, top = place(low_x, _unscaled(tick, axes))
+        _, top = place(drawable[0].x[0], _unscaled(tick, axes))
         is_decade = axes.is_log_y and tick == round(tick)
         text = f"1e{tick:.0f}" if is_decade else number_text(_unscaled(tick, axes))
         parts.append(_horizontal_tick(top, text))
@@ -110,7 +112,8 @@ def _drawable(line: Line, axes: Axes) -> Line:
     points = [
         (float(x), float(y))
         for x, y in _points(line)
-        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not axes.is_log_y)
+        if math.isfinite(x) and math.isfinite(y)
+        if (y > 0 or not axes.is_log_y) and (x > 0 or not axes.is_log_x)
     ]
     if len(points) > _MAX_POINTS:
         stride = (len(points) - 1) / (_MAX_POINTS - 1)
@@ -133,6 +136,10 @@ def _y_range(lines: Sequence[Line], axes: Axes) -> tuple[float, float]:
         low, high = max(low, usual_low - room), min(high, usual_high + room)
     margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
     return low - margin, high + margin
+
+
+def _scaled_x(value: float, axes: Axes) -> float:
+    return math.log10(value) if axes.is_log_x else value
 
 
 def _scaled(value: float, axes: Axes) -> float:

@@ -16,6 +16,7 @@ _DRAW_SETTINGS = ("base", "seed", "train.batch_size", "train.gradient_accumulati
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _SMOOTHING = 15  # a curve is smoothed over this part of its steps ...
 _MIN_SMOOTHING_STEPS = 8  # ... and over no fewer than these
+_MAX_POINTS_OF_ALL = 16_000  # of one chart: more lines get fewer points each, or pages get slow
 
 Points = tuple[list[float], list[float]]
 
@@ -122,10 +123,20 @@ def _chart(
 ) -> Markup | None:
     lines = []
     for run in runs:
-        x, y = points(run)
+        x, y = _thinned(points(run), max_points=max(2, _MAX_POINTS_OF_ALL // len(runs)))
         line = Line(label=run.label, key=run.anchor, colour=run.colour, dash=run.dash, x=x, y=y)
         lines.append(line)
     return line_chart(lines, axes)
+
+
+def _thinned(points: Points, *, max_points: int) -> Points:
+    """Return an even choice of a line's points with both of its ends."""
+    x, y = points
+    if len(x) <= max_points:
+        return points
+    stride = (len(x) - 1) / (max_points - 1)
+    places = [round(index * stride) for index in range(max_points)]
+    return [x[place] for place in places], [y[place] for place in places]
 
 
 def _loss_by_step(run: RunEvidence) -> Points:

@@ -29,7 +29,7 @@ class RunEvidence:
     run: RunDir
     anchor: str  # run-1, run-2 ...: safe in HTML whatever the run is called
     label: str
-    rank: int | None  # 1: the fewest seconds per step; None: nothing was measured
+    rank: int | None  # 1: the fewest seconds per step; None: not measured undisturbed
     row: Mapping[str, Any]  # of the runs frame; unknown values are None
     epochs: tuple[Mapping[str, Any], ...]
     steps: tuple[Mapping[str, Any], ...]
@@ -124,6 +124,8 @@ def gather(sweep_dir: Path) -> SweepEvidence:
                 dash=looks[index][1],
             )
         )
+    if any(run.was_crowded for run in runs):
+        runs = [dataclasses.replace(run, rank=None) for run in runs]
     return SweepEvidence(
         path=sweep_dir, frames=frames, runs=tuple(runs), factors=factors, problems=tuple(problems)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,21 @@ _OFTEN_EMPTY = ("layers", "validation")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_tables(frames: Frames, folder: Path) -> tuple[str, ...]:
-    """Return the names of the files written: every frame that has columns, in both formats."""
+def write_tables(
+    frames: Frames, folder: Path, more: Mapping[str, pd.DataFrame] | None = None
+) -> tuple[str, ...]:
+    """Return the names of the files written: every frame that has columns, in both formats.
+
+    Of `more`, by name, those that are not empty.
+    """
     written: list[str] = []
-    for name in TABLES:
-        frame: pd.DataFrame = getattr(frames, name)
-        if name in _OFTEN_EMPTY and frame.empty:
-            continue
+    tables = {name: getattr(frames, name) for name in TABLES}
+    kept = {
+        name: frame
+        for name, frame in {**tables, **(more or {})}.items()
+        if not frame.empty or (name in tables and name not in _OFTEN_EMPTY)
+    }
+    for name, frame in kept.items():
         safe = frame.apply(_column) if len(frame.columns) else frame
         buffer = io.BytesIO()
         safe.to_parquet(buffer, index=False)

@@ -75,6 +75,17 @@ def setting_facts(run: RunEvidence) -> list[Fact]:
     ]
 
 
+def split_settings(runs: Sequence[RunEvidence]) -> tuple[list[Fact], dict[str, list[Fact]]]:
+    """Return the settings that all runs with a known config share, and by anchor each run's own."""
+    by_run = {run.anchor: setting_facts(run) for run in runs}
+    known = [set(facts) for facts in by_run.values() if facts]
+    shared = set.intersection(*known) if known else set()
+    own = {
+        anchor: [fact for fact in facts if fact not in shared] for anchor, facts in by_run.items()
+    }
+    return sorted(shared, key=lambda fact: fact.name), own
+
+
 def shared_settings(sweep: SweepEvidence) -> list[Fact]:
     """Return the settings that all runs share and a reader asks for first."""
     wanted = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -11,14 +12,29 @@ from markupsafe import Markup
 from optbench import results
 from optbench.report import charts, curves, exports, origins, sheets, tables
 from optbench.report.evidence import RunEvidence, SweepEvidence, gather
+from optbench.report.findings import find
+from optbench.report.image_metrics import make_metrics
 from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address
 from optbench.report.validation_curves import validation_charts
+from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
 from optbench.results import no_runs
 from optbench.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_STYLES = ("page.css", "viewer.css")
+_VIEWER_SCRIPTS = (
+    "viewer_model.js",
+    "viewer_state.js",
+    "viewer_grid.js",
+    "viewer_details.js",
+    "viewer_compare.js",
+    "viewer_scores.js",
+    "viewer_blind.js",
+    "viewer_controls.js",
+    "viewer.js",  # starts it all, so it comes last
+)
 
 
 def write_page(sweep_dir: Path) -> Path:
@@ -31,12 +47,15 @@ def write_page(sweep_dir: Path) -> Path:
         raise no_runs(sweep_dir)
     report_dir = sweep_dir / "report"
     sweep = gather(sweep_dir)
-    files = exports.write_tables(sweep.frames, report_dir)
+    findings = find(sweep)
+    files = exports.write_tables(sweep.frames, report_dir, findings.tables)
     shared = origins.shared_facts(sweep.runs)
     trainings = sweep.only(results.TRAINING)
     is_compared = trainings.runs or not sweep.runs
     # Beside trainings resized LoRAs are further rows; alone they have sheets of their own.
     rows = sweep.only(results.TRAINING, results.RESIZE) if is_compared else trainings
+    shared_by_all, own_settings = origins.split_settings(sweep.runs)
+    sheets.draw_run_sheets(sweep.runs)
     page = (
         _environment()
         .get_template("index.html.j2")
@@ -48,19 +67,22 @@ def write_page(sweep_dir: Path) -> Path:
             undone=[run for run in sweep.runs if run.row["status"] != "done"],
             trainings=trainings,
             laboratory=make_laboratory(sweep, report_dir),
-            seeds=_num_seeds(trainings),
-            noise=tables.seed_noise(trainings),
+            findings=findings,
+            metrics=make_metrics(sweep),
             has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
             shared_settings=origins.shared_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),
+            num_pictures=write_data(sweep, report_dir, title=_title(sweep)),
             prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
+            sheets_left_out=sheets.left_out(rows),
             charts=[*curves.make_charts(trainings), *validation_charts(trainings)],
-            pairs=tables.pair_summaries(trainings),
+            pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
             has_equal_draws=curves.has_equal_draws(trainings),
-            run_sheets={run.anchor: sheets.run_sheets(run, report_dir) for run in sweep.runs},
+            run_sheets={run.anchor: _run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
-            settings={run.anchor: origins.setting_facts(run) for run in sweep.runs},
+            settings=own_settings,
+            shared_by_all=shared_by_all,
             own={run.anchor: origins.own_facts(run, shared) for run in sweep.runs},
             shared=shared,
             recipes=origins.recipes(sweep),
@@ -83,19 +105,26 @@ def _environment() -> Environment:
     environment.filters.update(number=charts.number_text, seconds=seconds_text)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
-        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        style=Markup(_joined(_STYLES)),
+        script=Markup(_joined(["page.js"])),
+        viewer_script=Markup(_joined(_VIEWER_SCRIPTS)),
+        measure_titles=results.MEASURES,
         clip_definition=charts.clip_definition(),
         swatch=charts.swatch,
     )
     return environment
 
 
+def _joined(names: Sequence[str]) -> str:
+    return "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+
+
 def _title(sweep: SweepEvidence) -> str:
     """Return the question the sweep asks, in plain words."""
     if not sweep.runs:
         return "No runs yet"
-    names = list(sweep.factors)
+    # The seed is no question, only a way to be surer of the others.
+    names = [name for name in sweep.factors if name != "seed"] or list(sweep.factors)
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -103,15 +132,11 @@ def _title(sweep: SweepEvidence) -> str:
     return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
 
 
-def _num_seeds(sweep: SweepEvidence) -> int:
-    """Return with how many seeds the least repeated combination of settings was run."""
-    names = [name for name in sweep.factors if name != "seed"]
-    found: dict[tuple[str, ...], set[str]] = {}
-    for run in sweep.runs:
-        if run.config:
-            key = tuple(repr(run.row.get(name)) for name in names)
-            found.setdefault(key, set()).add(repr(run.row.get("seed")))
-    return min((len(seeds) for seeds in found.values()), default=0)
+def _run_sheets(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
+    """Return every prompt's name and the address of the run's own sheet of it."""
+    names = dict.fromkeys(prompt.name for prompt in run.prompts)
+    paths = [(name, run.run.sheets_dir / f"{name}.png") for name in names]
+    return [(name, address(path, report_dir)) for name, path in paths if path.is_file()]
 
 
 def _lora_files(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench import grid, results
-from optbench.options import Prompt
+from optbench.options import Prompt, SheetFormat
 from optbench.report.evidence import RunEvidence, SweepEvidence
 from optbench.report.links import address
 
 _BASE = "base, no LoRA"
+# A sheet decodes every picture at its full size, at 15 to 25 ms each, and a viewer shows the same.
+_MAX_PICTURES = 1600  # that sheets of all epochs may hold; above it only the last epoch has some
+_MAX_PICTURES_OF_AN_EPOCH = 2400  # above it there are none
+_MAX_ROWS = 48  # of one sheet: a longer one is no picture that anything opens well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,54 +49,99 @@ class EpochSheets:
     sheets: tuple[ShownSheet, ...]
 
 
-def run_sheets(run: RunEvidence, report_dir: Path) -> list[ShownSheet]:
-    """Return a run's own sheets, one per prompt; none where it has no pictures at all."""
-    if not _epochs_with_pictures([run]):
-        return []
-    return [
-        shown_sheet(
-            grid.run_sheet(run.run, prompt, seeds=run.seeds, num_epochs=run.num_epochs_asked),
-            prompt,
-            report_dir,
-        )
-        for prompt in run.prompts
-        if run.seeds
-    ]
+def draw_run_sheets(runs: Sequence[RunEvidence]) -> None:
+    """Draw the runs' own sheets where they are missing or out of date.
+
+    A finished run has drawn its own; of very many runs those of killed ones are left out.
+    """
+    if sum(_num_pictures(run, run.num_epochs_asked + 1) for run in runs) > _MAX_PICTURES:
+        return
+    for run in runs:
+        if not run.seeds or not _epochs_with_pictures([run]):
+            continue
+        for prompt in run.prompts:
+            grid.run_sheet(
+                run.run,
+                prompt,
+                seeds=run.seeds,
+                num_epochs=run.num_epochs_asked,
+                sheet_format=_format_of(run, prompt),
+            )
+
+
+def _format_of(run: RunEvidence, prompt: Prompt) -> SheetFormat:
+    """Return what the run's sheet is: what the run itself has drawn stays."""
+    return "webp" if (run.run.sheets_dir / f"{prompt.name}.webp").is_file() else "png"
 
 
 def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
-    """Return the sheets that compare the runs, for every epoch that has pictures of any run."""
+    """Return the sheets that compare the runs, for every epoch that has pictures of any run.
+
+    Of a large sweep only the last epoch has sheets, of a huge one none; see `left_out`.
+    """
     found = []
     prompts = _all_prompts(sweep.runs)
     seeds = tuple(dict.fromkeys(seed for run in sweep.runs for seed in run.seeds))
-    epochs = _epochs_with_pictures(sweep.runs)
-    bases = _base_runs(sweep.runs)
-    for epoch in [epoch for epoch in epochs if epoch > 0] or epochs:
+    bases, runs = _base_runs(sweep.runs), by_settings(sweep)
+    for epoch in _drawn_epochs(sweep):
         sheets = []
         for name, prompt in prompts.items():
-            rows = [*_rows(bases, name, epoch=0, has_base_titles=True)]
+            rows = _rows(bases, name, epoch=0, has_base_titles=True)
             if epoch > 0:
-                rows += _rows(_by_settings(sweep), name, epoch=epoch)
-            if not rows or not seeds:
+                rows += _rows(runs, name, epoch=epoch)
+            if not seeds:
                 continue
-            sheet = grid.epoch_sheet(
-                report_dir / "sheets" / f"epoch-{epoch:04d}" / f"{name}.png",
-                rows,
-                seeds=seeds,
-                title=f"prompt {name}, {_epoch_title(epoch)}, one row per run",
-            )
-            sheets.append(shown_sheet(sheet, prompt, report_dir))
+            for part, start in enumerate(range(0, len(rows), _MAX_ROWS), start=1):
+                folder = report_dir / "sheets" / f"epoch-{epoch:04d}"
+                sheet = grid.epoch_sheet(
+                    (folder if part == 1 else folder / f"part-{part}") / f"{name}.png",
+                    rows[start : start + _MAX_ROWS],
+                    seeds=seeds,
+                    title=f"prompt {name}, {_epoch_title(epoch)}, one row per run",
+                )
+                sheets.append(shown_sheet(sheet, prompt, report_dir))
         if sheets:
             found.append(EpochSheets(epoch=epoch, sheets=tuple(sheets)))
     return found
+
+
+def left_out(sweep: SweepEvidence) -> str:
+    """Return which sheets are not drawn because there would be too many, or nothing."""
+    epochs = _shown_epochs(sweep)
+    drawn = _drawn_epochs(sweep)
+    if len(drawn) == len(epochs):
+        return ""
+    if not drawn:
+        return "There are too many pictures for sheets; the viewer shows them all."
+    return (
+        f"Sheets are drawn of epoch {drawn[0]} only: those of all {len(epochs)} epochs would hold "
+        f"more than {_MAX_PICTURES} pictures. The viewer shows them all."
+    )
+
+
+def _drawn_epochs(sweep: SweepEvidence) -> list[int]:
+    epochs = _shown_epochs(sweep)
+    of_one = sum(_num_pictures(run, 1) for run in sweep.runs)
+    if of_one > _MAX_PICTURES_OF_AN_EPOCH:
+        return []
+    return epochs if of_one * len(epochs) <= _MAX_PICTURES else epochs[-1:]
+
+
+def _shown_epochs(sweep: SweepEvidence) -> list[int]:
+    epochs = _epochs_with_pictures(sweep.runs)
+    return [epoch for epoch in epochs if epoch > 0] or epochs
+
+
+def _num_pictures(run: RunEvidence, num_epochs: int) -> int:
+    return len(run.prompts) * len(run.seeds) * num_epochs
 
 
 def _epoch_title(epoch: int) -> str:
     return f"after epoch {epoch}" if epoch else "before training"
 
 
-def _by_settings(sweep: SweepEvidence) -> list[RunEvidence]:
-    """Return the runs ordered by what was varied, so that measured times never reorder a sheet."""
+def by_settings(sweep: SweepEvidence) -> list[RunEvidence]:
+    """Return the runs ordered by what was varied, so that measured times never reorder them."""
 
     def key(run: RunEvidence) -> tuple[list[int], str]:
         places = []
@@ -171,20 +220,22 @@ def shown_sheet(sheet: grid.Sheet, prompt: Prompt, report_dir: Path) -> ShownShe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSheets:
-    """One prompt after every epoch."""
+    """One prompt after every epoch; sheets of very many rows come in parts."""
 
     prompt: Prompt
-    anchor: str  # prompt-1, prompt-2 ...: safe in HTML whatever the prompt is called
-    epochs: tuple[tuple[int, ShownSheet], ...]
+    epochs: tuple[tuple[int, tuple[ShownSheet, ...]], ...]
 
 
 def by_prompt(found: Sequence[EpochSheets]) -> list[PromptSheets]:
     """Return the same sheets under their prompts, so that one picks a prompt, then an epoch."""
-    prompts: dict[str, list[tuple[int, ShownSheet]]] = {}
+    prompts: dict[str, dict[int, list[ShownSheet]]] = {}
     for epoch in found:
         for sheet in epoch.sheets:
-            prompts.setdefault(sheet.prompt.name, []).append((epoch.epoch, sheet))
+            prompts.setdefault(sheet.prompt.name, {}).setdefault(epoch.epoch, []).append(sheet)
     return [
-        PromptSheets(prompt=shown[0][1].prompt, anchor=f"prompt-{number}", epochs=tuple(shown))
-        for number, shown in enumerate(prompts.values(), start=1)
+        PromptSheets(
+            prompt=next(iter(shown.values()))[0].prompt,
+            epochs=tuple((epoch, tuple(parts)) for epoch, parts in shown.items()),
+        )
+        for shown in prompts.values()
     ]

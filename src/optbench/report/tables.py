@@ -7,13 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from optbench import results
 from optbench.report.charts import number_text
 from optbench.report.evidence import RunEvidence, SweepEvidence
-from optbench.report.wording import bytes_text, difference_text, seconds_text
+from optbench.report.wording import bytes_text, difference_text, seconds_text, times
 
 _MAX_EPOCH_COLUMNS = 12
 _NONE = "-"
+_VERDICTS = {"lower": "lower", "higher": "higher", "tied": "tied", "unknown": "n = 1"}
 _OF_WHOLE_RUNS = ("seconds_total", "final_loss")  # of shorter runs they compare with nothing
 
 
@@ -55,7 +58,22 @@ class PairSummary:
     num_losses: int
     loss_text: str
     time_text: str
+    effects: tuple[EffectLine, ...]  # by every measure there is, the strongest evidence first
     pairs: tuple[PairLine, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectLine:
+    """What one change did by one measure, with its interval."""
+
+    measure: str
+    mean: float
+    text: str  # the mean difference and its interval
+    over: str  # how many pairs and blocks
+    lower: str
+    deviations: str
+    verdict: str
+    depends_on: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +83,7 @@ class PairLine:
     from_run: RunEvidence
     to_run: RunEvidence
     loss_text: str
+    validation_text: str  # with its interval over pictures
     step_text: str
     total_text: str
 
@@ -83,9 +102,11 @@ def ranking(sweep: SweepEvidence) -> Table:
     ]
     shown = [column for column in columns if _values(sweep.runs, column[0])]
     largest = {name: max(_values(sweep.runs, name)) for name, _, _ in shown}
+    # Where one setting is varied, the run's label says its value already.
+    factors = tuple(sweep.factors) if len(sweep.factors) > 1 else ()
     lines = []
     for run in sweep.runs:
-        entries = [_setting_entry(run.row.get(name)) for name in sweep.factors]
+        entries = [_setting_entry(run.row.get(name)) for name in factors]
         for name, _, text in shown:
             value = _float(run.row.get(name))
             has_bar = value is not None and largest[name] > 0 and name != "final_loss"
@@ -95,7 +116,7 @@ def ranking(sweep: SweepEvidence) -> Table:
             else:
                 entries.append(Entry(text=text(value), sort=value, bar_percent=max(0.0, share)))
         lines.append(Line(run=run, entries=tuple(entries)))
-    titles = (*sweep.factors, *(title for _, title, _ in shown))
+    titles = (*factors, *(title for _, title, _ in shown))
     return Table(titles=titles, lines=tuple(lines))
 
 
@@ -114,14 +135,15 @@ def epoch_times(sweep: SweepEvidence) -> Table | None:
     if not epochs:
         return None
     lines = []
-    for run, times in zip(sweep.runs, by_run, strict=True):
-        entries = [Entry(text=seconds_text(times.get(e)), sort=times.get(e)) for e in epochs]
+    for run, ends in zip(sweep.runs, by_run, strict=True):
+        entries = [Entry(text=seconds_text(ends.get(e)), sort=ends.get(e)) for e in epochs]
         lines.append(Line(run=run, entries=tuple(entries)))
     return Table(titles=tuple(f"epoch {epoch}" for epoch in epochs), lines=tuple(lines))
 
 
-def pair_summaries(sweep: SweepEvidence) -> list[PairSummary]:
-    """Return every change of one setting with the pairs of runs that show it."""
+def pair_summaries(sweep: SweepEvidence, effects: pd.DataFrame) -> list[PairSummary]:
+    """Return every change of one setting with the pairs of runs that show it, and what it did."""
+    measured = _effect_lines(effects)
     runs = {run.run.name: run for run in sweep.runs}
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record in _pair_records(sweep):
@@ -134,17 +156,7 @@ def pair_summaries(sweep: SweepEvidence) -> list[PairSummary]:
     }
     last = (len(order), 0)
     listed = sorted(groups, key=lambda key: [order.get((key[0], value), last) for value in key[1:]])
-    return [_summary(key, groups[key], runs) for key in listed]
-
-
-def seed_noise(sweep: SweepEvidence) -> float | None:
-    """Return the largest difference in final loss that the seed alone made, where it is known."""
-    found = [
-        abs(value)
-        for record in _pair_records(sweep)
-        if record["setting"] == "seed" and (value := _float(record["loss_difference"])) is not None
-    ]
-    return max(found, default=None)
+    return [_summary(groups[key], runs, measured.get(key, ())) for key in listed]
 
 
 def _pair_records(sweep: SweepEvidence) -> list[dict[str, Any]]:
@@ -164,11 +176,34 @@ def _pair_records(sweep: SweepEvidence) -> list[dict[str, Any]]:
     return records
 
 
+def _effect_lines(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[EffectLine, ...]]:
+    found: dict[tuple[str, str, str], list[EffectLine]] = {}
+    for row in effects.to_dict("records"):
+        if row["measure"] not in results.MEASURES:
+            continue
+        low, high, deviations = (_float(row[n]) for n in ("low", "high", "in_seed_deviations"))
+        interval = "" if low is None or high is None else f" ({low:+.3g} to {high:+.3g})"
+        line = EffectLine(
+            measure=results.MEASURES[row["measure"]],
+            mean=float(row["mean"]),
+            text=f"{row['mean']:+.3g}{interval}",
+            over=f"{times(int(row['num_pairs']), 'pair')}, {row['num_blocks']} {row['blocks']}",
+            lower=f"{row['num_lower']} of {row['num_pairs']}",
+            deviations=_NONE if deviations is None else f"{deviations:+.1f}",
+            verdict=_VERDICTS[row["verdict"]],
+            depends_on=row["depends_on"],
+        )
+        key = str(row["setting"]), str(row["from_value"]), str(row["to_value"])
+        found.setdefault(key, []).append(line)
+    return {key: tuple(lines) for key, lines in found.items()}
+
+
 def _summary(
-    key: tuple[str, str, str],
     records: Sequence[Mapping[str, Any]],
     runs: Mapping[str, RunEvidence],
+    effects: tuple[EffectLine, ...],
 ) -> PairSummary:
+    key = records[0]
     losses = _known(record["loss_difference"] for record in records)
     ratios = [
         to_seconds / from_seconds
@@ -177,25 +212,38 @@ def _summary(
         and (from_seconds := _float(record["from_seconds_per_step"]))
     ]
     return PairSummary(
-        setting=key[0],
-        from_value=key[1],
-        to_value=key[2],
+        setting=key["setting"],
+        from_value=key["from_value"],
+        to_value=key["to_value"],
         num_pairs=len(records),
         num_lower_loss=sum(value < 0 for value in losses),
         num_losses=len(losses),
         loss_text=difference_text(statistics.median(losses)) if losses else _NONE,
         time_text=f"x {statistics.median(ratios):.2f}" if ratios else _NONE,
+        effects=effects,
         pairs=tuple(
             PairLine(
                 from_run=runs[record["from_run"]],
                 to_run=runs[record["to_run"]],
                 loss_text=difference_text(_float(record["loss_difference"])),
+                validation_text=_validation_text(record),
                 step_text=_time_difference(record["seconds_per_step_difference"]),
                 total_text=_time_difference(record["seconds_total_difference"]),
             )
             for record in records
         ),
     )
+
+
+def _validation_text(record: Mapping[str, Any]) -> str:
+    """Return the difference on held-out pictures, else on training ones, with its interval."""
+    for split in results.SPLITS:
+        names = (f"validation_{split}_{end}" for end in ("difference", "low", "high"))
+        mean, low, high = (_float(record.get(name)) for name in names)
+        if mean is not None:
+            interval = "" if low is None or high is None else f" ({low:+.3g} to {high:+.3g})"
+            return f"{mean:+.3g}{interval}"
+    return _NONE
 
 
 def _time_difference(value: Any) -> str:

@@ -44,3 +44,40 @@ def validation_charts(sweep: SweepEvidence) -> Iterator[Chart]:
                 "pictures a rise after a fall is overfitting.",
                 svg=svg,
             )
+    yield from _overfitting(sweep)
+
+
+def _overfitting(sweep: SweepEvidence) -> Iterator[Chart]:
+    """Yield what training pictures gained beyond held-out ones, where both were measured."""
+    lines = []
+    for run in sweep.runs:
+        points = []
+        for row in run.epochs:
+            gains = [
+                base - loss
+                for split in ("training", "held_out")
+                if isinstance(loss := row.get(f"validation_loss/{split}"), (int, float))
+                and isinstance(base := row.get(f"validation_loss_base/{split}"), (int, float))
+            ]
+            if len(gains) == 2:
+                points.append((float(row["epoch"]), gains[0] - gains[1]))
+        if points:
+            points.insert(0, (0.0, 0.0))
+        lines.append(
+            Line(
+                label=run.label,
+                key=run.anchor,
+                colour=run.colour,
+                dash=run.dash,
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
+            )
+        )
+    svg = line_chart(lines, Axes(x_title="epoch", y_title="gain on training minus held-out"))
+    if svg is not None:
+        yield Chart(
+            title="Overfitting",
+            note="How much more the loss fell on pictures that are trained on than on others. What "
+            "rises here is memory of these pictures, not of the character.",
+            svg=svg,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from optbench.report.charts import number_text
 
@@ -42,3 +43,13 @@ def difference_text(difference: float | None) -> str:
     if difference is None or not math.isfinite(difference):
         return _NONE
     return f"{'+' if difference > 0 else ''}{number_text(difference)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def times(count: int, word: str) -> str:
+    """Return how many there are of something: 1 run, 2 runs."""
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -25,7 +25,8 @@ from optbench.likeness import compare_pictures
 from optbench.lowrank import Factors
 from optbench.options import BaseOptions, ResizeOptions
 from optbench.placing import misfits, network_of
-from optbench.render import cells_of
+from optbench.progress import tell
+from optbench.render import Halving, cells_of, origin_of
 from optbench.resize.merging import merged_factors, merged_modules
 from optbench.resize.reading import open_lora
 from optbench.rundir import Row, RunDir
@@ -44,6 +45,7 @@ class Laboratory:
         """Load the base; the pictures of the validation loss are encoded when they are needed."""
         self._options = options
         self.base: Base = _base(options.base)
+        self._painter = Halving(self.base, tell)
 
     @functools.cached_property
     def _probes(self) -> tuple[Probe, ...]:
@@ -135,6 +137,8 @@ class Laboratory:
             options=options.render,
             clip_skip=clip_skip,
             cache_dir=Path(options.cache_dir),
+            painter=self._painter,
+            origin=origin_of(options.base, cache_dir=Path(options.cache_dir)),
         )
 
     def _examination(self, run: RunDir, *, clip_skip: int) -> validation.Examination | None:

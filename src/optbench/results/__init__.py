@@ -14,20 +14,43 @@ from optbench.results.comparing import (
     settings_of,
     shown,
 )
+from optbench.results.configs import settings
+from optbench.results.effects import effects, noise_floor
+from optbench.results.outcomes import (
+    BANDS,
+    MEASURES,
+    SPEED,
+    SPLITS,
+    Outcome,
+    bands,
+    outcomes,
+    varied,
+)
+from optbench.results.people import (
+    SelfAgreement,
+    agreements,
+    mean_scores,
+    preferences,
+    self_agreement,
+)
 from optbench.results.reading import (
     Frames,
     find_runs,
+    image_rows,
     is_run,
     load,
     load_runs,
     no_runs,
     read_config,
-    settings,
     sweep_dirs,
 )
 
 __all__ = [
     "GROUPS",
+    "SPLITS",
+    "SPEED",
+    "MEASURES",
+    "BANDS",
     "MEASURED",
     "ORIGINAL",
     "RESIZE",
@@ -37,6 +60,7 @@ __all__ = [
     "find_pairs",
     "find_runs",
     "followers",
+    "image_rows",
     "is_missing",
     "is_run",
     "labels",
@@ -45,6 +69,17 @@ __all__ = [
     "no_runs",
     "read_config",
     "settings",
+    "self_agreement",
+    "preferences",
+    "mean_scores",
+    "agreements",
+    "SelfAgreement",
+    "varied",
+    "outcomes",
+    "noise_floor",
+    "effects",
+    "bands",
+    "Outcome",
     "settings_of",
     "shown",
     "sweep_dirs",

@@ -31,6 +31,8 @@ MEASURED = (
     "seconds_render",
     "seconds_save",
     "final_loss",
+    "validation_held_out",
+    "validation_training",
     "update_ratio",
     "d_escape_step",
     "load_average",

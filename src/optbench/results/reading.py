@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,11 @@ import pandas as pd
 from optbench import rundir
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.results.comparing import MEASURED, find_pairs, kind_of
+from optbench.results.configs import settings
+from optbench.results.effects import with_intervals
+from optbench.results.outcomes import with_validation
 from optbench.rundir import RunDir
+from optbench.scores import SCORE_COLUMNS, VOTE_COLUMNS, Scores, read_scores
 from optbench.stored import read_config as read_config
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
@@ -23,10 +26,8 @@ _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
-# Places on this machine, texts about a recipe, and what only names the sweep.
-_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name")
-_TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "prompts.prompts")
 _IMAGE_COLUMNS = ("sweep", "run", "epoch", "prompt", "width", "height", "seed", "path")
+_METRIC_COLUMNS = (*_IMAGE_COLUMNS[:-1], "metric", "value", "base_value", "training_value")
 _EPOCH_FOLDER = re.compile(r"epoch-(?P<epoch>\d+)")
 _IMAGE_NAME = re.compile(r"(?P<prompt>.+)-(?P<width>\d+)x(?P<height>\d+)-s(?P<seed>\d+)\.png")
 
@@ -41,7 +42,10 @@ class Frames:
     layers: pd.DataFrame  # one row per layer and epoch
     validation: pd.DataFrame
     images: pd.DataFrame  # paths relative to `root`
+    metrics: pd.DataFrame  # one row per picture and metric
     pairs: pd.DataFrame  # runs that differ in exactly one setting
+    scores: pd.DataFrame  # what people said of pictures and runs
+    votes: pd.DataFrame  # which of two pictures they preferred
     problems: tuple[str, ...]
     root: Path
 
@@ -56,6 +60,7 @@ class _Read:
     steps: list[rundir.Row]
     layers: list[rundir.Row]
     validation: list[rundir.Row]
+    metrics: list[rundir.Row]
     problems: list[str]
 
 
@@ -77,24 +82,38 @@ def load(path: str | Path) -> Frames:
 def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     """Return the frames of these run folders, which may be none; paths are relative to `root`."""
     read = [_read_run(RunDir(path)) for path in run_dirs]
-    runs = _runs_frame(read)
+    validation = _records(read, "validation")
+    runs = with_validation(_runs_frame(read), validation)
     epochs = _records(read, "epochs")
     if "seconds_train" in epochs:
         seconds = epochs["seconds_train"].map(_number).astype(float)
         by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
         epochs["seconds_train_cumulative"] = by_run.cumsum()
-    images = [row for one in read for row in _image_rows(one.run, root)]
+    said: list[Scores] = [read_scores(path, names) for path, names in _by_sweep(run_dirs).items()]
+    images = [row for one in read for row in image_rows(one.run, root)]
     return Frames(
         runs=runs,
         epochs=epochs,
         steps=_records(read, "steps"),
         layers=_records(read, "layers"),
-        validation=_records(read, "validation"),
+        validation=validation,
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
-        pairs=find_pairs(runs),
-        problems=tuple(problem for one in read for problem in one.problems),
+        metrics=_records(read, "metrics", columns=_METRIC_COLUMNS),
+        pairs=with_intervals(find_pairs(runs), runs, validation),
+        scores=pd.DataFrame([row for one in said for row in one.scores], columns=[*SCORE_COLUMNS]),
+        votes=pd.DataFrame([row for one in said for row in one.votes], columns=[*VOTE_COLUMNS]),
+        problems=tuple(
+            problem for group in (read, said) for one in group for problem in one.problems
+        ),
         root=root,
     )
+
+
+def _by_sweep(run_dirs: Sequence[Path]) -> dict[Path, list[str]]:
+    found: dict[Path, list[str]] = {}
+    for path in run_dirs:
+        found.setdefault(path.parent, []).append(path.name)
+    return found
 
 
 def is_run(path: Path) -> bool:
@@ -132,39 +151,6 @@ def no_runs(root: Path) -> DatasetError:
     )
 
 
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's settings by override name; a group's own key holds its option's name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in _NOT_SETTINGS:
-            continue
-        if isinstance(value, Mapping):
-            rest = dict(value)
-            if "name" in rest:
-                flat[str(key)] = rest.pop("name")
-            flat.update(_flat(rest, f"{key}."))
-        else:
-            flat[str(key)] = _plain(value)
-    home = str(Path.home())
-    return {
-        key: value.replace(home, "~", 1) if isinstance(value, str) else value
-        for key, value in flat.items()
-        if not key.startswith(_TEXT_SETTINGS)
-    }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, tuple)) else value
-
-
 def _read_run(run: RunDir) -> _Read:
     problems: list[str] = []
     config: dict[str, Any] = {}
@@ -193,6 +179,7 @@ def _read_run(run: RunDir) -> _Read:
         steps=steps,
         layers=_read_records(run.layers_path, problems),
         validation=_read_records(run.validation_path, problems),
+        metrics=_read_records(run.path / rundir.METRICS_NAME, problems),
         problems=problems,
     )
 
@@ -264,8 +251,7 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [known for value in values if (known := _number(value)) is not None]
 
 
-def _number(value: Any) -> float | None:
-    """Return a value that a column of numbers can hold, None for anything else."""
+def _number(value: Any) -> float | None:  # what a column of numbers can hold
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if is_number and abs(value) <= _LARGEST else None
 
@@ -313,14 +299,17 @@ def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
     return _with_numbers(frame[[*MEASURED, *others]])
 
 
-def _records(read: Sequence[_Read], name: str) -> pd.DataFrame:
+def _records(
+    read: Sequence[_Read], name: str, *, columns: Sequence[str] = ("sweep", "run", "epoch")
+) -> pd.DataFrame:
     rows = [
         place | row | place
         for one in read
         for place in [{"sweep": one.row["sweep"], "run": one.run.name}]
         for row in getattr(one, name)
     ]
-    return _with_numbers(pd.DataFrame(rows, columns=None if rows else ["sweep", "run", "epoch"]))
+    frame = pd.DataFrame(rows, columns=None if rows else list(columns))
+    return _with_numbers(frame.assign(**dict.fromkeys(set(columns) - set(frame.columns))))
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -329,7 +318,8 @@ def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(empty, float))
 
 
-def _image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
+def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for every picture of a run; its path is relative to `root`."""
     for path in sorted(run.path.glob("images/epoch-*/*.png")):
         folder, name = _EPOCH_FOLDER.fullmatch(path.parent.name), _IMAGE_NAME.fullmatch(path.name)
         if folder is None or name is None:

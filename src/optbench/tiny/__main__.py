@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.what == "resemblance":
         _resemblance(asked)
         return 0
+    if asked.what == "reader":
+        _reader(asked)
+        return 0
     if asked.what == "evaluate":
         _evaluate(asked)
         return 0
@@ -70,6 +73,22 @@ def _evaluate(asked: argparse.Namespace) -> None:
     print(asked.sheet)
 
 
+def _reader(asked: argparse.Namespace) -> None:
+    """Train what optbench.metrics reads pictures of the base with."""
+    from optbench.tiny.autoencoder import fit_codes
+    from optbench.tiny.drawings import make_drawings
+    from optbench.tiny.reader import make_reader
+
+    codes = fit_codes(asked.work, seed=asked.seed)
+    drawings = make_drawings(asked.work, codes, seed=asked.seed, num_drawings=asked.num_drawings)
+    found = make_reader(
+        asked.work, asked.base, asked.out, drawings, seed=asked.seed, num_steps=asked.num_steps
+    )
+    for name, share in found.items():
+        print(f"{name:<16} right {share:.1%}")
+    print(asked.out)
+
+
 def _resemblance(asked: argparse.Namespace) -> None:
     """Print how much pictures look like the character, as the base's image encoder sees it."""
     from PIL import Image
@@ -103,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--seed", type=int, default=0)
     measured.add_argument("--num-drawings", type=int, default=Budget().num_drawings)
     measured.add_argument("--num-prompts", type=int, default=200)
+    reader = commands.add_parser("reader", help="train what optbench.metrics reads pictures with")
+    reader.add_argument("--work", type=Path, default=Path("tiny-work"), help="of pretrain")
+    reader.add_argument("--base", type=Path, default=paths.asset("tiny"))
+    reader.add_argument("--out", type=Path, default=paths.asset("tiny-reader") / "reader.json")
+    reader.add_argument("--seed", type=int, default=0)
+    reader.add_argument("--num-drawings", type=int, default=Budget().num_drawings)
+    reader.add_argument("--num-steps", type=int, default=3_000)
     similar = commands.add_parser("resemblance", help="rank pictures by likeness to the character")
     similar.add_argument("pictures", type=Path, nargs="+")
     similar.add_argument("--base", type=Path, default=paths.asset("tiny"))

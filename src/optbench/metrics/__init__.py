@@ -1,0 +1,6 @@
+"""Numbers of pictures, measured from their files after training; flags to look, no verdicts."""
+
+from optbench.metrics.catalogue import METRICS, Meaning
+from optbench.metrics.contract import Measured, Metric, Picture, Reference
+
+__all__ = ["METRICS", "Meaning", "Measured", "Metric", "Picture", "Reference"]

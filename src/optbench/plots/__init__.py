@@ -1,0 +1,1 @@
+"""Finished LoRA files -> pictures of prompts, and sheets of them: X/Y/Z plots."""

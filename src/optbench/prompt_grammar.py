@@ -1,0 +1,305 @@
+r"""A1111's prompt grammar: emphasis, BREAK, prompt editing, alternation and LoRA tags, torch-free.
+
+Of prompts for pictures only: the captions that a LoRA is trained on are never read this way.
+
+    (x)         attention times 1.1; ((x)) times 1.21
+    (x:1.3)     attention times 1.3
+    [x]         attention divided by 1.1
+    \( \) \[ \] \\   the letters themselves
+    BREAK       what follows begins a new piece of 75 tokens
+    [a:b:0.5]   a for half of the steps, then b; [a:b:10] a for 10 steps; [b:0.5], [a::0.5]
+    [a|b|c]     a, b and c in turn, a step each
+    <lora:NAME:0.8>  a LoRA and its strength
+
+As A1111 reads them: an opened bracket without its end weights all that follows, an end without
+its beginning is a letter. Unlike A1111's, a BREAK inside of brackets breaks there too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+STRONGER, WEAKER = 1.1, 1 / 1.1
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_AND = re.compile(r"\bAND\b")
+_TOKEN = re.compile(
+    r"""
+    \\(?P<escaped>[()\[\]\\])
+    | (?P<backslash>\\)
+    | (?P<opened>[(\[])
+    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+    | (?P<closed>[)\]])
+    | (?P<text>[^\\()\[\]:]+|:)
+    """,
+    re.VERBOSE,
+)
+_WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
+_TAG = re.compile(r"<(\w+):([^<>]+)>")
+_STRENGTH = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of a prompt whose tokens all have one weight."""
+
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraTag:
+    """A LoRA that a prompt asks for."""
+
+    name: str
+    strength: float
+
+
+Section = tuple[Span, ...]  # what lies between two BREAKs
+
+
+def read_sections(text: str) -> tuple[Section, ...]:
+    """Return a prompt's weighted parts, one section per BREAK and one more; never none."""
+    weights: list[float] = []
+    texts: list[str] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where each open bracket's content begins
+
+    def multiply(start: int, factor: float) -> None:
+        for index in range(start, len(weights)):
+            weights[index] *= factor
+
+    for token in _TOKEN.finditer(text):
+        letters = token[0]
+        if token["opened"]:
+            opened[letters].append(len(weights))
+        elif token["weight"] and opened["("]:
+            multiply(opened["("].pop(), float(token["weight"]))
+        elif letters == ")" and opened["("]:
+            multiply(opened["("].pop(), STRONGER)
+        elif letters == "]" and opened["["]:
+            multiply(opened["["].pop(), WEAKER)
+        elif not token["backslash"]:  # one that escapes nothing vanishes, as in A1111
+            texts.append(token["escaped"] or letters)
+            weights.append(1.0)
+    for start in opened["("]:
+        multiply(start, STRONGER)
+    for start in opened["["]:
+        multiply(start, WEAKER)
+    return tuple(_joined(one) for one in _broken(texts, weights))
+
+
+def _broken(texts: Sequence[str], weights: Sequence[float]) -> Iterator[list[Span]]:
+    """Yield the spans of every section."""
+    section: list[Span] = []
+    for text, weight in zip(texts, weights, strict=True):
+        first, *others = _BREAK.split(text)
+        section.append(Span(text=first, weight=weight))
+        for other in others:
+            yield section
+            section = [Span(text=other, weight=weight)]
+    yield section
+
+
+def _joined(spans: Sequence[Span]) -> Section:
+    """Return the spans with neighbours of one weight as one, for a tokenizer reads whole words."""
+    found: list[Span] = []
+    for span in spans:
+        if not span.text:
+            continue
+        if found and found[-1].weight == span.weight:
+            span = Span(text=found.pop().text + span.text, weight=span.weight)
+        found.append(span)
+    return tuple(found)
+
+
+def at_steps(text: str, num_steps: int) -> tuple[str, ...]:
+    """Return the prompt of every step: prompt editing and alternation put in, brackets left.
+
+    `[a:b:WHEN]` is a in the first int(WHEN * num_steps) steps, or in the first WHEN where WHEN has
+    no decimal point, and b afterwards.
+    """
+    parts = _parts(text)
+    if all(isinstance(part, str) for part in parts):
+        return (text,) * num_steps
+    return tuple(_at_step(parts, step_index, num_steps) for step_index in range(num_steps))
+
+
+def changes_by_step(text: str) -> bool:
+    """Return whether a prompt has prompt editing or alternation in it."""
+    return any(not isinstance(part, str) for part in _parts(text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Edited:
+    before: _Parts
+    after: _Parts
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Alternated:
+    choices: tuple[_Parts, ...]
+
+
+_Parts = tuple["str | _Edited | _Alternated", ...]
+
+
+def _at_step(parts: _Parts, step_index: int, num_steps: int) -> str:
+    found = []
+    for part in parts:
+        if isinstance(part, str):
+            found.append(part)
+        elif isinstance(part, _Edited):
+            share = float(part.when)
+            switch = int(share * num_steps) if "." in part.when else int(share)
+            chosen = part.before if step_index < switch else part.after
+            found.append(_at_step(chosen, step_index, num_steps))
+        else:
+            chosen = part.choices[step_index % len(part.choices)]
+            found.append(_at_step(chosen, step_index, num_steps))
+    return "".join(found)
+
+
+def _parts(text: str) -> _Parts:
+    """Return the prompt as plain texts, edited ones and alternations, in their order."""
+    found: list[str | _Edited | _Alternated] = []
+    plain, place = "", 0
+    while place < len(text):
+        if text[place] == "[" and (end := _end_of(text, place)) is not None:
+            part = _special(text[place + 1 : end])
+            if part is not None:
+                found += [plain, part] if plain else [part]
+                plain, place = "", end + 1
+                continue
+            # Plain brackets may still hold special ones.
+            inner = _parts(text[place + 1 : end])
+            if not all(isinstance(one, str) for one in inner):
+                found += [f"{plain}[", *inner]
+                plain, place = "]", end + 1
+                continue
+        width = 2 if text[place] == "\\" else 1
+        plain += text[place : place + width]
+        place += width
+    return (*found, plain) if plain else tuple(found)
+
+
+def _special(content: str) -> _Edited | _Alternated | None:
+    """Return what stands between square brackets, None if it is only weakened."""
+    choices = _split(content, "|")
+    if len(choices) > 1:
+        return _Alternated(tuple(_parts(choice) for choice in choices))
+    pieces = _split(content, ":")
+    if len(pieces) not in (2, 3) or not (when := _WHEN.fullmatch(pieces[-1])):
+        return None
+    before, after = ("", pieces[0]) if len(pieces) == 2 else (pieces[0], pieces[1])
+    return _Edited(_parts(before), _parts(after), when[1])
+
+
+def _split(content: str, mark: str) -> list[str]:
+    """Return the text cut at the marks that are neither escaped nor inside of brackets or tags."""
+    pieces, depth, place = [""], 0, 0
+    while place < len(content):
+        letter = content[place]
+        if tag := _TAG.match(content, place):
+            pieces[-1] += tag[0]
+            place = tag.end()
+            continue
+        if letter == "\\":
+            pieces[-1] += content[place : place + 2]
+            place += 2
+            continue
+        depth += (letter in "([") - (letter in ")]" and depth > 0)
+        if letter == mark and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+        place += 1
+    return pieces
+
+
+def _end_of(text: str, start: int) -> int | None:
+    """Return where the square bracket that opens at `start` ends; None if nowhere."""
+    depth, place = 0, start
+    while place < len(text):
+        if text[place] == "\\":
+            place += 1
+        elif text[place] == "[":
+            depth += 1
+        elif text[place] == "]":
+            depth -= 1
+            if depth == 0:
+                return place
+        place += 1
+    return None
+
+
+def without_loras(text: str) -> tuple[str, tuple[LoraTag, ...]]:
+    """Return the prompt without its LoRA tags, and those; call `mistakes` before."""
+    tags = tuple(
+        LoraTag(name=name, strength=float(strength or 1))
+        for kind, content in _TAG.findall(text)
+        if kind == "lora"
+        for name, _, strength in [content.partition(":")]
+    )
+    return (_TAG.sub(lambda tag: "" if tag[1] == "lora" else tag[0], text), tags)
+
+
+def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
+    """Return in words what is not read, or means nothing, in a prompt."""
+    found = []
+    for tag in _TAG.finditer(text):
+        strength = tag[2].partition(":")[2]
+        if tag[1] != "lora":
+            found.append(f"{tag[0]}, of a kind that is not known; only <lora:NAME:STRENGTH> is")
+        elif is_negative:
+            found.append(f"{tag[0]} in a negative prompt, where no LoRA can be")
+        elif strength and not _STRENGTH.fullmatch(strength):
+            found.append(f"{tag[0]}, whose strength {strength!r} is no number")
+    if not is_negative and _AND.search(text):
+        found.append("AND, which joins pictures in A1111 and is not read here; write `and`")
+    for content in _bracketed(text):
+        pieces = _split(content, "|")
+        if len(pieces) > 1 and any(_WHEN.fullmatch(_split(one, ":")[-1]) for one in pieces):
+            found.append(f"[{content}], which both alternates and edits; put one inside the other")
+    return found
+
+
+def _bracketed(text: str) -> Iterator[str]:
+    """Yield the content of every pair of square brackets, outer ones first."""
+    for place, letter in enumerate(text):
+        is_escaped = (place - len(text[:place].rstrip("\\"))) % 2 == 1
+        if letter == "[" and not is_escaped and (end := _end_of(text, place)) is not None:
+            yield text[place + 1 : end]
+
+
+def reads_as_written(text: str) -> bool:
+    """Return whether the grammar finds nothing in a prompt: every letter is only a letter."""
+    return not re.search(r"[()\[\]\\<]|\bBREAK\b", text)
+
+
+def emphasized(text: str) -> tuple[str, ...]:
+    """Return the prompt's parts of another weight than 1, at any step, for a reader to see."""
+    plain, _ = without_loras(text)
+    found = [
+        f"{span.text.strip()} x{span.weight:.3g}"
+        for section in read_sections(plain)
+        for span in section
+        if span.weight != 1 and span.text.strip()
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def is_balanced(text: str) -> bool:
+    """Return whether every bracket that is not escaped has its partner."""
+    counts = {"(": 0, "[": 0}
+    partner = {")": "(", "]": "["}
+    for token in _TOKEN.finditer(text):
+        for letter in "" if token["escaped"] else token[0]:
+            if letter in counts:
+                counts[letter] += 1
+            elif letter in partner:
+                counts[partner[letter]] -= 1
+                if counts[partner[letter]] < 0:
+                    return False
+    return not any(counts.values())

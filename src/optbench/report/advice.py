@@ -1,0 +1,101 @@
+"""What would make a sweep's answer surer, with the command to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from optbench.report.evidence import SweepEvidence
+from optbench.report.standing import BROKEN, DONE, RATES, Standings
+from optbench.report.wording import times
+
+_ENOUGH_SEEDS = 3
+_MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What would make the answer surer, and what to type."""
+
+    text: str
+    command: str
+
+
+def surer(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
+    """Yield what to type next, the most useful first."""
+    statuses = Counter(str(run.row["status"]) for run in trainings.runs)
+    if any(status not in (DONE, *BROKEN) for status in statuses):
+        yield Advice(
+            text="Finish the sweep; what is done is not done again:", command=command_of(trainings)
+        )
+    if statuses["diverged"]:
+        yield Advice(
+            text="Some runs diverged; try lower rates:",
+            command=command_of(trainings, "lr_mult=0.1,0.3,1"),
+        )
+    if statuses["out_of_memory"]:
+        yield Advice(
+            text="Some ran out of memory; trade time for it:",
+            command=command_of(trainings, "train.gradient_checkpointing=true"),
+        )
+    if len(standings.settings) == 1:
+        yield Advice(
+            text="Compare it with something, with seeds enough to tell luck:",
+            command="python -m optbench -m optimizer=adamw,lion seed=1,2,3 validate=default",
+        )
+    if standings.finished and standings.measure == "final_loss":
+        yield Advice(
+            text="Measure a validation loss; better still with pictures kept out of training "
+            "(validate.dir=FOLDER):",
+            command=command_of(trainings, "validate=default"),
+        )
+    wanted = _more_seeds(trainings, standings)
+    if wanted:
+        yield Advice(
+            text=f"Repeat with more seeds ({times(standings.num_seeds, 'seed')} now):",
+            command=command_of(trainings, f"seed={','.join(map(str, wanted))}"),
+        )
+    if standings.finished and not any(name in trainings.factors for name in RATES):
+        yield Advice(
+            text="Give every optimizer the rate that suits it:",
+            command=command_of(trainings, "lr_mult=0.3,1,3"),
+        )
+
+
+def _more_seeds(trainings: SweepEvidence, standings: Standings) -> list[int]:
+    """Return the seeds to ask for next: those there are first, so that their runs are not lost."""
+    is_settled = standings.is_ranked and len(standings.best) == 1
+    if len(standings.finished) < 2 or (is_settled and standings.num_seeds >= _ENOUGH_SEEDS):
+        return []
+    known = {run.row.get("seed") for run in trainings.runs}
+    seeds = sorted(one for one in known if isinstance(one, int))
+    aim = _ENOUGH_SEEDS if standings.num_seeds < _ENOUGH_SEEDS else _MANY_SEEDS
+    fresh = (one for one in range(1, 100) if one not in seeds)
+    while len(seeds) < aim:
+        seeds.append(next(fresh))
+    return seeds if len(seeds) > standings.num_seeds else []
+
+
+def command_of(trainings: SweepEvidence, *changes: str) -> str:
+    """Return the command that made the sweep, with changes, as it can be typed.
+
+    Where runs do not say one command, it is made of what they vary.
+    """
+    said = [run.provenance.get("command") for run in trainings.runs]
+    first = said[0] if said else None
+    is_one = isinstance(first, list) and all(one == first for one in said)
+    if is_one and first:
+        words = [str(word) for word in first]
+    else:
+        words = [f"{name}={','.join(values)}" for name, values in trainings.factors.items()]
+    asked = {change.partition("=")[0] for change in changes}
+    kept = [
+        word
+        for index, word in enumerate(words)
+        if word.partition("=")[0] not in (*asked, "-m", "--multirun")
+        and not word.startswith("hydra.")  # what the sweep's own start has added
+        and not (index == 0 and is_one and "=" not in word and not word.startswith("-"))
+    ]
+    return shlex.join(["python", "-m", "optbench", "-m", *kept, *changes])

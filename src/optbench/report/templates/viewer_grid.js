@@ -1,0 +1,354 @@
+"use strict";
+// The table of pictures. Only what can be seen is in the document, whatever the size of the table.
+(function (ob) {
+  const { element, visible } = ob;
+  const GAP = 6, EDGE = 4, BLOCK_HEIGHT = 36, AROUND = 400;  // px; AROUND: made before it comes into sight
+
+  // Which rows, columns and blocks there are, and which runs are left by the filters.
+  ob.Layout = class {
+    constructor(model, state) {
+      this.model = model;
+      this.state = state;
+      this.runs = model.runs.filter((run) => this.passes(run));
+      this.number = model.data.numbers.find((number) => number.name === state.num) || null;
+      const placed = [state.rows, state.cols, state.blocks, state.slider];
+      this.rest = {};
+      for (const [id, axis] of model.axes) {
+        if (id === state.slider) {
+          const keys = axis.values.map((one) => one.key);
+          this.rest[id] = keys.includes(state.at[id]) ? state.at[id] : keys[0];
+        } else if (!placed.includes(id) && !(placed.includes("shot") && axis.kind === "shot")) {
+          this.rest[id] = state.at[id] || "";
+        }
+      }
+      const kindOf = (id) => model.axes.get(id).kind;
+      this.cols = this.levels(state.cols, kindOf(state.rows) !== "run", {});
+      this.rows = [];
+      const blocks = state.blocks ? this.levels(state.blocks, false, {}) : [{ label: "", choice: {} }];
+      for (const block of blocks) {
+        const rows = this.levels(state.rows, true, block.choice).map((row) => ({ ...row, block }));
+        this.rows.push(...rows);
+      }
+    }
+
+    passes(run) {
+      const { state, model } = this;
+      if (state.status.includes(run.status)) { return false; }
+      for (const [id, keys] of Object.entries(state.hide)) {
+        const axis = model.axes.get(id);
+        if (axis.kind === "run" && keys.some((key) => model.runHas(run, axis, key))) { return false; }
+      }
+      const number = model.data.numbers.find((one) => one.name === state.num);
+      if (number && number.scope === "run" && !this.inRange(number.values[run.index])) { return false; }
+      const text = [run.label, run.name, run.reason, ...run.values].join("\n").toLowerCase();
+      return state.q.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+    }
+
+    inRange(value) {
+      const { min, max } = this.state;
+      if (min === "" && max === "") { return true; }
+      if (value === null || value === undefined) { return false; }
+      return (min === "" || value >= Number(min)) && (max === "" || value <= Number(max));
+    }
+
+    // The values of an axis as rows or columns; the base alone comes first where runs are compared.
+    levels(id, withBase, within) {
+      const { model, state } = this, axis = model.axes.get(id), hidden = state.hide[id] || [];
+      const shown = axis.values.filter((one) => !hidden.includes(one.key));
+      if (axis.kind === "epoch") {
+        return shown.filter((one) => state.base || one.key !== "0").map((one) => ({ label: one.label, choice: { [id]: one.key } }));
+      }
+      if (axis.kind !== "run") { return shown.map((one) => ({ label: one.label, choice: { [id]: one.key } })); }
+      const levels = shown.map((one) => ({ label: one.label, choice: { [id]: one.key } })).filter((level) =>
+        model.runsFor({ ...this.rest, ...within, ...level.choice }, this.runs).length > 0);
+      if (levels.length === 1 && id === "run") { levels[0].run = levels[0].choice.run; }
+      if (!withBase || !state.base || !model.data.epochs.includes(0)) { return levels; }
+      const bases = [...new Set(this.runs.filter((run) => run.pictures["0"]).map((run) => run.base))].sort();
+      return [...bases.map((base) => ({ label: model.baseLabel(base), choice: { base } })), ...levels];
+    }
+
+    cellAt(rowIndex, colIndex) {
+      const row = this.rows[rowIndex], col = this.cols[colIndex];
+      return row && col ? this.model.cellFor({ ...this.rest, ...row.block.choice, ...row.choice, ...col.choice }, this.runs) : null;
+    }
+
+    isFiltered(cell) {
+      return cell !== null && this.number !== null && this.number.scope !== "run" && cell.epoch > 0 &&
+        !this.inRange(this.model.number(this.number, cell));
+    }
+
+    keyOf(rowIndex, colIndex) {
+      const row = this.rows[rowIndex], col = this.cols[colIndex];
+      return row && col ? JSON.stringify([row.block.choice, row.choice, col.choice]) : "";
+    }
+
+    // The place of a selected cell; the first cell where it is not in the table any more.
+    find(key) {
+      let wanted = [];
+      try { wanted = JSON.parse(key || "[]"); } catch (error) { /* an address may say anything */ }
+      if (!Array.isArray(wanted) || wanted.length !== 3) { return [0, 0]; }
+      const [block, row, col] = wanted.map((choice) => JSON.stringify(choice));
+      const rowIndex = this.rows.findIndex((one) => JSON.stringify(one.choice) === row && JSON.stringify(one.block.choice) === block);
+      const colIndex = this.cols.findIndex((one) => JSON.stringify(one.choice) === col);
+      return [Math.max(0, rowIndex), Math.max(0, colIndex)];
+    }
+
+    // Height over width of the tallest picture that can be in sight.
+    aspect() {
+      const wide = { ...this.rest };
+      for (const id of [this.state.rows, this.state.cols, this.state.blocks]) { delete wide[id]; }
+      const shots = this.model.shotsFor(wide).map((index) => this.model.data.shots[index]);
+      return Math.min(2, Math.max(0.5, ...shots.map((shot) => shot.height / shot.width)));
+    }
+  };
+
+  ob.Grid = class {
+    constructor(place, app) {
+      this.place = place;
+      this.app = app;
+      this.body = element("div", { class: "vg-body", role: "presentation" });
+      this.head = element("div", { class: "vg-head", role: "row", "aria-rowindex": 1 });
+      place.append(this.head, this.body);
+      this.rows = new Map();
+      place.addEventListener("scroll", () => this.soon());
+      place.addEventListener("keydown", (event) => this.onKey(event));
+      place.addEventListener("click", (event) => this.onClick(event));
+      place.addEventListener("dblclick", () => app.openLarge());
+      new ResizeObserver(() => this.soon()).observe(place);
+    }
+
+    soon() {
+      if (!this.frame) { this.frame = requestAnimationFrame(() => { this.frame = 0; this.fill(); }); }
+    }
+
+    show(layout, selected) {
+      this.layout = layout;
+      [this.rowIndex, this.colIndex] = selected;
+      const width = layout.state.size, height = Math.round(width * layout.aspect());
+      const label = Math.min(230, Math.max(96, Math.round(this.place.clientWidth * 0.2)));
+      this.size = { width, height, label };
+      this.tops = [];
+      let top = 0;
+      layout.rows.forEach((row, index) => {
+        const isFirst = row.block.label !== "" && (index === 0 || layout.rows[index - 1].block !== row.block);
+        row.blockTop = isFirst ? top : null;
+        top += isFirst ? BLOCK_HEIGHT : 0;
+        this.tops.push(top);
+        top += height + GAP;
+      });
+      this.body.style.height = `${top}px`;
+      const across = label + EDGE + layout.cols.length * (width + GAP);
+      this.body.style.width = this.head.style.width = `${across}px`;
+      this.place.style.setProperty("--label", `${label}px`);
+      this.place.setAttribute("aria-rowcount", layout.rows.length + 1);
+      this.place.setAttribute("aria-colcount", layout.cols.length + 1);
+      const structure = JSON.stringify([this.size, layout.cols, layout.rows]);
+      if (structure === this.structure) {
+        for (const made of this.rows.values()) {
+          made.cells.forEach((cell) => this.dress(cell, layout.cellAt(Number(cell.dataset.row), Number(cell.dataset.col))));
+        }
+      } else {
+        const hadFocus = this.body.contains(document.activeElement);
+        this.structure = structure;
+        this.body.replaceChildren();
+        this.rows.clear();
+        if (hadFocus) { this.focus(); }
+      }
+      this.fill();
+    }
+
+    range() {
+      const { place, size, tops } = this, all = this.isPrinting;
+      const from = all ? -1 : place.scrollTop - AROUND;
+      const to = all ? 1e9 : place.scrollTop + place.clientHeight + AROUND;
+      const rows = [], cols = [];
+      let index = 0, high = tops.length;  // the first row that ends below `from`, by halves
+      while (index < high) {
+        const middle = (index + high) >> 1;
+        if (tops[middle] + size.height < from) { index = middle + 1; } else { high = middle; }
+      }
+      for (; index < tops.length && tops[index] < to; index += 1) { rows.push(index); }
+      const step = size.width + GAP;
+      const first = all ? 0 : Math.max(0, Math.floor((place.scrollLeft - AROUND / 2) / step));
+      const last = all ? 1e9 : Math.ceil((place.scrollLeft + place.clientWidth + AROUND / 2) / step);
+      for (let col = first; col < Math.min(this.layout.cols.length, last); col += 1) { cols.push(col); }
+      // What has the focus stays in the document, however far away one scrolls.
+      if (this.rowIndex < tops.length && !rows.includes(this.rowIndex)) { rows.push(this.rowIndex); }
+      if (this.colIndex < this.layout.cols.length && !cols.includes(this.colIndex)) { cols.push(this.colIndex); }
+      return all ? [rows.slice(0, 200), cols.slice(0, 12)] : [rows, cols.sort((one, other) => one - other)];
+    }
+
+    fill() {
+      if (!this.layout) { return; }
+      const [rows, cols] = this.range(), wanted = new Set(rows);
+      this.fillHead(cols);
+      for (const [index, made] of this.rows) {
+        if (!wanted.has(index)) { made.parts.forEach((part) => part.remove()); this.rows.delete(index); }
+      }
+      rows.forEach((index) => this.fillRow(index, cols));
+    }
+
+    left(col) { return this.size.label + EDGE + col * (this.size.width + GAP); }
+
+    fillHead(cols) {
+      const { layout, size } = this, { model, state } = layout;
+      const title = (id) => model.axes.get(id).title;
+      const corner = element("div", { class: "vg-corner", role: "columnheader", "aria-colindex": 1 },
+        element("span", {}, `${title(state.rows)} down`), element("span", {}, `${title(state.cols)} across`));
+      const heads = cols.map((col) => {
+        const made = element("div", { class: "vg-colhead", role: "columnheader", "aria-colindex": col + 2,
+          title: layout.cols[col].label }, element("bdi", {}, layout.cols[col].label));
+        made.style.left = `${this.left(col)}px`;
+        made.style.width = `${size.width}px`;
+        return made;
+      });
+      this.head.replaceChildren(corner, ...heads);
+    }
+
+    fillRow(index, cols) {
+      const { layout, size } = this, row = layout.rows[index];
+      let made = this.rows.get(index);
+      if (!made) {
+        const line = element("div", { class: "vg-row", role: "row", "aria-rowindex": index + 2 });
+        line.style.top = `${this.tops[index]}px`;
+        line.style.height = `${size.height}px`;
+        line.append(this.rowHead(row));
+        made = { line, cells: new Map(), parts: [line] };
+        if (row.blockTop !== null) {
+          const block = element("div", { class: "vg-block", role: "presentation" }, element("bdi", {}, row.block.label));
+          block.style.top = `${row.blockTop}px`;
+          made.parts.push(block);
+          this.body.append(block);
+        }
+        this.body.append(line);
+        this.rows.set(index, made);
+      }
+      const wanted = new Set(cols);
+      for (const [col, cell] of made.cells) { if (!wanted.has(col)) { cell.remove(); made.cells.delete(col); } }
+      for (const col of cols) {
+        if (!made.cells.has(col)) {
+          const cell = this.makeCell(index, col);
+          made.cells.set(col, cell);
+          made.line.append(cell);
+        }
+      }
+    }
+
+    rowHead(row) {
+      const run = row.choice.run ? this.layout.model.runByName.get(row.choice.run) : null;
+      const head = element("div", { class: "vg-rowhead", role: "rowheader", "aria-colindex": 1, title: row.label,
+        "aria-label": row.block.label ? `${row.block.label}: ${row.label}` : null },
+        run ? this.app.swatch(run) : null, element("bdi", {}, row.label));
+      if (run && run.status !== "done") { head.append(element("span", { class: `status ${run.status}` }, run.status.replaceAll("_", " "))); }
+      return head;
+    }
+
+    makeCell(rowIndex, colIndex) {
+      const { layout, size } = this, cell = layout.cellAt(rowIndex, colIndex);
+      const made = element("div", { class: "vg-cell", role: "gridcell", tabindex: "-1", "aria-colindex": colIndex + 2 });
+      made.style.left = `${this.left(colIndex)}px`;
+      made.style.width = `${size.width}px`;
+      made.dataset.row = rowIndex;
+      made.dataset.col = colIndex;
+      this.dress(made, cell);
+      return made;
+    }
+
+    // Put into a cell what it shows now; a picture that stays the same is left alone.
+    dress(made, cell) {
+      const { layout, size, app } = this, { model, state } = layout;
+      const isOut = layout.isFiltered(cell), hasPicture = cell !== null && cell.letter === "1" && !isOut;
+      const isHere = Number(made.dataset.row) === this.rowIndex && Number(made.dataset.col) === this.colIndex;
+      made.tabIndex = isHere ? 0 : -1;
+      made.setAttribute("aria-selected", String(isHere));
+      const id = cell ? model.idOf(cell) : "";
+      made.classList.toggle("pinned", id !== "" && id === state.pin);
+      made.classList.toggle("marked", state.marks.includes(id));
+      const old = made.firstChild;
+      const image = hasPicture && old && old.tagName === "IMG" ? old : null;
+      if (image) { this.aim(image, cell); }
+      const parts = [image || (hasPicture ? this.picture(cell) : this.tile(cell, isOut))];
+      if (cell) { parts.push(...this.badges(cell, id)); }
+      while (made.lastChild && made.lastChild !== image) { made.lastChild.remove(); }
+      made.append(...parts.slice(image ? 1 : 0));
+      made.style.height = `${size.height}px`;
+    }
+
+    picture(cell) {
+      const { width, height } = this.size;
+      const image = element("img", { width, height, decoding: "async", draggable: "false" });
+      if (!this.isPrinting) { image.loading = "lazy"; }
+      image.addEventListener("error", () => image.replaceWith(this.words("!", "gone", "its small copy is not where it was")));
+      this.aim(image, cell);
+      return image;
+    }
+
+    // Where the picture stays the same nothing is loaded, and where it changes the old one stays until then.
+    aim(image, cell) {
+      const address = this.layout.model.address(cell, true);
+      image.alt = visible(this.layout.model.describe(cell));
+      if (image.getAttribute("src") !== address) { image.src = address; }
+    }
+
+    tile(cell, isOut) {
+      if (isOut) { return this.words("-", "filtered out", `${this.layout.number.title} outside the range`); }
+      const [symbol, word, reason] = this.layout.model.absence(cell);
+      return this.words(symbol, word, reason);
+    }
+
+    words(symbol, word, reason) {
+      return element("div", { class: "vg-absent", title: reason || word }, element("b", { "aria-hidden": "true" }, symbol),
+        element("span", {}, word), reason ? element("small", {}, element("bdi", {}, reason.slice(0, 200))) : null);
+    }
+
+    badges(cell, id) {
+      const { state } = this.layout, entry = this.app.scores.get(id), made = [];
+      const mark = (kind, text, words) => made.push(element("span", { class: `vg-badge ${kind}`, title: words }, text));
+      if (entry && entry.score !== null) { mark("score", String(entry.score), "your score"); }
+      if (entry && entry.note) { mark("has-note", "note", entry.note.slice(0, 300)); }
+      if (id === state.pin) { mark("pin", "reference", "the others are compared with this one"); }
+      if (state.marks.includes(id)) { mark("mark", String(state.marks.indexOf(id) + 1), "marked for comparing"); }
+      if (cell.others > 0) { mark("others", `1 of ${cell.others + 1}`, "more than one picture has these settings: this is the first"); }
+      return made;
+    }
+
+    focus() {
+      this.reveal();
+      this.fill();
+      const made = this.rows.get(this.rowIndex);
+      const cell = made && made.cells.get(this.colIndex);
+      if (cell) { cell.focus({ preventScroll: true }); }
+    }
+
+    reveal() {
+      const { place, size } = this, top = this.tops[this.rowIndex], left = this.colIndex * (size.width + GAP);
+      if (top === undefined) { return; }
+      const room = place.clientHeight - this.head.offsetHeight, across = place.clientWidth - size.label;
+      if (top < place.scrollTop) { place.scrollTop = top - GAP; }
+      if (top + size.height > place.scrollTop + room) { place.scrollTop = Math.min(top, top + size.height - room + GAP); }
+      if (left < place.scrollLeft) { place.scrollLeft = left; }
+      if (left + size.width > place.scrollLeft + across) { place.scrollLeft = left + size.width - across + GAP; }
+    }
+
+    onClick(event) {
+      const made = event.target.closest(".vg-cell");
+      if (!made) { return; }
+      this.app.select(Number(made.dataset.row), Number(made.dataset.col));
+      if (event.shiftKey || event.ctrlKey || event.metaKey) { this.app.mark(); }
+    }
+
+    onKey(event) {
+      if (event.altKey || !event.target.closest(".vg-cell")) { return; }
+      const lastRow = this.layout.rows.length - 1, lastCol = this.layout.cols.length - 1;
+      const page = Math.max(1, Math.floor(this.place.clientHeight / (this.size.height + GAP)));
+      const all = event.ctrlKey || event.metaKey;
+      const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1],
+        PageUp: [-page, 0], PageDown: [page, 0], Home: [all ? -1e9 : 0, -1e9], End: [all ? 1e9 : 0, 1e9] };
+      const move = moves[event.key];
+      if (!move) { return; }
+      event.preventDefault();
+      const within = (value, last) => Math.min(Math.max(value, 0), Math.max(0, last));
+      this.app.select(within(this.rowIndex + move[0], lastRow), within(this.colIndex + move[1], lastCol));
+    }
+  };
+}(window.optbench));

@@ -1,0 +1,165 @@
+"""report/data.js: everything the page's viewer shows, as one value that a classic script assigns.
+
+Pictures are not listed one by one: every run has, for every epoch, one letter for each shot (a
+prompt at a size with a seed), and the path follows from those names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optbench import results, thumbnails
+from optbench.records import Cell
+from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.links import address
+from optbench.report.sheets import by_settings
+from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
+from optbench.rundir import write_atomic
+
+SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
+_SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"
+_MAX_REASON = 2000
+_MAX_ASKED_EPOCHS = 1000  # a config may ask for anything
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The pictures on disk: of each run and epoch which shots, and whether they can be shown."""
+
+    shots: tuple[Shot, ...]
+    epochs: tuple[int, ...]
+    letters: Mapping[str, Mapping[int, str]]  # run -> epoch -> a letter for each shot
+    num_pictures: int
+
+
+def write_data(sweep: SweepEvidence, report_dir: Path, *, title: str) -> int:
+    """Return how many pictures the viewer can show, after writing what it reads.
+
+    Small copies that are missing or out of date are made first.
+    """
+    runs = by_settings(sweep)
+    found = _find_pictures(sweep, runs)
+    prompts = _prompts(runs)
+    bases = list(dict.fromkeys(run.base_name for run in runs))
+    data = {
+        "schema": SCHEMA,
+        "name": sweep.path.resolve().name,
+        "title": title,
+        "factors": [
+            {"name": name, "values": list(values)} for name, values in sweep.factors.items()
+        ],
+        "epochs": found.epochs,
+        "prompts": [
+            {"name": name, "text": text, "negative": negative} for name, text, negative in prompts
+        ],
+        "shots": [
+            {"prompt": prompt, "width": width, "height": height, "seed": seed}
+            for prompt, width, height, seed in found.shots
+        ],
+        "bases": bases,
+        "runs": [
+            {
+                **_run_facts(run, report_dir),
+                "base": bases.index(run.base_name),
+                "values": [results.shown(run.row.get(name)) for name in sweep.factors],
+                "prompts": [
+                    prompts[prompt.name, prompt.text, prompt.negative] for prompt in run.prompts
+                ],
+                "pictures": found.letters.get(run.run.name, {}),
+            }
+            for run in runs
+        ],
+        "numbers": make_numbers(sweep, runs, found.shots),
+        "curves": make_curves(runs),
+    }
+    # ASCII only, so that it reads the same whatever a browser takes for the file's encoding.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    write_atomic(report_dir / "data.js", f"window.optbenchReport={text};\n")
+    return found.num_pictures
+
+
+def _find_pictures(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Found:
+    """Return what lies on disk, with small copies made of what has none yet."""
+    by_name = {run.run.name: run for run in runs}
+    listed: list[tuple[str, int, Shot, Path]] = []
+    for row in sweep.frames.images.to_dict("records"):
+        shot = str(row["prompt"]), int(row["width"]), int(row["height"]), int(row["seed"])
+        prompt, width, height, seed = shot
+        cell = Cell(prompt=prompt, width=width, height=height, seed=seed, epoch=int(row["epoch"]))
+        path = by_name[str(row["run"])].run.image_path(cell)
+        if path == sweep.frames.root / str(row["path"]):  # else: epoch-1 for epoch-0001
+            listed.append((str(row["run"]), cell.epoch, shot, path))
+    thumbnails.make_thumbnails(path for *_, path in listed)
+    shots = _in_order(runs, {shot for _, _, shot, _ in listed})
+    places = {shot: index for index, shot in enumerate(shots)}
+    letters: dict[str, dict[int, list[str]]] = {}
+    for name, epoch, shot, path in listed:
+        of_epoch = letters.setdefault(name, {}).setdefault(epoch, [_ABSENT] * len(shots))
+        of_epoch[places[shot]] = _SHOWN if thumbnails.has_thumbnail(path) else _DAMAGED
+    return _Found(
+        shots=shots,
+        epochs=_epochs(runs, {epoch for _, epoch, _, _ in listed}),
+        letters={
+            name: {epoch: "".join(found) for epoch, found in sorted(epochs.items())}
+            for name, epochs in letters.items()
+        },
+        num_pictures=len(listed),
+    )
+
+
+def _in_order(runs: Sequence[RunEvidence], found: set[Shot]) -> tuple[Shot, ...]:
+    """Return the shots as the configs list them, those that no config names last.
+
+    Shots that were asked for and have no picture anywhere yet are kept: they will come.
+    """
+    asked = dict.fromkeys(
+        (prompt.name, prompt.width, prompt.height, seed)
+        for run in runs
+        for prompt in run.prompts
+        for seed in run.seeds
+    )
+    return (*asked, *sorted(found - asked.keys()))
+
+
+def _epochs(runs: Sequence[RunEvidence], found: set[int]) -> tuple[int, ...]:
+    """Return the epochs with pictures, and those that unfinished runs were asked for."""
+    if not found:
+        return ()
+    asked = max((run.num_epochs_asked for run in runs if run.row["status"] != "done"), default=0)
+    return tuple(sorted(found | set(range(1, min(asked, _MAX_ASKED_EPOCHS) + 1))))
+
+
+def _prompts(runs: Sequence[RunEvidence]) -> dict[tuple[str, str, str], int]:
+    """Return every prompt (name, text, negative) and its place; runs may differ in the text."""
+    texts = ((prompt.name, prompt.text, prompt.negative) for run in runs for prompt in run.prompts)
+    return {key: place for place, key in enumerate(dict.fromkeys(texts))}
+
+
+def _run_facts(run: RunEvidence, report_dir: Path) -> dict[str, Any]:
+    lora = sorted(run.run.lora_dir.glob("*.safetensors")) if run.run.lora_dir.is_dir() else []
+    sheets = [
+        run.run.sheets_dir / f"{name}.png"
+        for name in dict.fromkeys(prompt.name for prompt in run.prompts)
+    ]
+    return {
+        "name": run.run.name,
+        "folder": address(run.run.path, report_dir),
+        "anchor": run.anchor,
+        "label": run.label,
+        "kind": run.kind,
+        "status": str(run.row["status"]),
+        "reason": run.reason[:_MAX_REASON],
+        "colour": run.colour,
+        "dash": run.dash,
+        "epochSteps": [
+            [int(row["epoch"]), int(row["step"])]
+            for row in run.epochs
+            if all(isinstance(row.get(name), (int, float)) for name in ("epoch", "step"))
+        ],
+        "lora": [path.name for path in lora],
+        "sheets": [path.name for path in sheets if path.is_file()],
+    }

@@ -1,0 +1,161 @@
+"""The numbers that the viewer filters and shows, and the curves that are linked to its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from optbench.metrics import METRICS
+from optbench.report.curves import smooth
+from optbench.report.evidence import RunEvidence, SweepEvidence
+
+Shot = tuple[str, int, int, int]  # prompt, width, height, seed
+Points = list[tuple[float, float]]
+
+_MAX_POINTS = 160  # of a curve: the viewer draws it a few hundred pixels wide
+_SMOOTHING, _MIN_SMOOTHING_STEPS = 15, 8  # as the page's large charts
+_OF_RUNS = (
+    ("final_loss", "final loss", ""),
+    ("seconds_per_step", "time per step", "s"),
+    ("seconds_total", "training time", "s"),
+    ("peak_memory_bytes", "peak memory", "B"),
+    ("lora_bytes", "LoRA file", "B"),
+)
+_SPLITS = {"held_out": "held-out", "training": "training"}
+
+
+def make_numbers(
+    sweep: SweepEvidence, runs: Sequence[RunEvidence], shots: Sequence[Shot]
+) -> list[dict[str, Any]]:
+    """Return every known number: of a run, of an epoch of a run, or of one picture.
+
+    `values` has an entry for each run: the number itself, `{epoch: number}`, or
+    `{epoch: [a number or null for each shot]}`, as `scope` says.
+    """
+    numbers = [
+        _number(name, title, unit, "run", [_rounded(run.row.get(name)) for run in runs])
+        for name, title, unit in _OF_RUNS
+    ]
+    of_epochs = {"mean_loss": "mean loss of the epoch"} | {
+        f"validation_loss/{split}": f"validation loss, {words} pictures"
+        for split, words in _SPLITS.items()
+    }
+    for name, title in of_epochs.items():
+        by_epoch = [
+            {
+                row["epoch"]: value
+                for row in run.epochs
+                if (value := _rounded(row.get(name))) is not None
+            }
+            for run in runs
+        ]
+        numbers.append(_number(name, title, "", "epoch", by_epoch))
+    numbers += _of_pictures(sweep, runs, shots)
+    return [
+        number for number in numbers if any(value not in (None, {}) for value in number["values"])
+    ]
+
+
+def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
+    """Return what is drawn over the steps of each run: loss, rate, validation; thinned."""
+    curves = [
+        _curve("training loss, smoothed", runs, lambda run: _smoothed(_by_step(run, "loss"))),
+        _curve("rate in effect", runs, _rates, is_log=True),
+    ]
+    for split, words in _SPLITS.items():
+
+        def validation(run: RunEvidence, name: str = f"validation_loss/{split}") -> Points:
+            return _points(run.epochs, name)
+
+        curves.append(_curve(f"validation loss, {words} pictures", runs, validation))
+    return [curve for curve in curves if any(points[0] for points in curve["points"])]
+
+
+def _number(name: str, title: str, unit: str, scope: str, values: list[Any]) -> dict[str, Any]:
+    return {"name": name, "title": title, "unit": unit, "scope": scope, "values": values}
+
+
+def _of_pictures(
+    sweep: SweepEvidence, runs: Sequence[RunEvidence], shots: Sequence[Shot]
+) -> list[dict[str, Any]]:
+    run_places = {run.run.name: place for place, run in enumerate(runs)}
+    shot_places = {shot: place for place, shot in enumerate(shots)}
+    found: dict[str, list[dict[int, list[float | None]]]] = {}
+    for row in sweep.frames.metrics.to_dict("records"):
+        shot = row["prompt"], row["width"], row["height"], row["seed"]
+        run, value = run_places.get(row["run"]), _rounded(row["value"])
+        if run is None or shot not in shot_places or value is None:
+            continue
+        of_runs = found.setdefault(str(row["metric"]), [{} for _ in runs])
+        of_epoch = of_runs[run].setdefault(int(row["epoch"]), [None] * len(shots))
+        of_epoch[shot_places[shot]] = value
+    return [
+        _number(name, name.replace("_", " "), "", "cell", values) | _meaning(name)
+        for name, values in sorted(found.items())
+    ]
+
+
+def _meaning(name: str) -> dict[str, str]:
+    """Return what a metric says and which end of it is better, where it is one of ours."""
+    known = METRICS.get(name)
+    if known is None:
+        return {}
+    better = {True: "higher", False: "lower", None: ""}[known.higher_is_better]
+    return {"meaning": f"{known.meaning} ({known.unit})", "better": better}
+
+
+def _curve(
+    title: str,
+    runs: Sequence[RunEvidence],
+    points: Callable[[RunEvidence], Points],
+    *,
+    is_log: bool = False,
+) -> dict[str, Any]:
+    columns = []
+    for run in runs:
+        thinned = _thinned(points(run))
+        columns.append([[x for x, _ in thinned], [_rounded(y) for _, y in thinned]])
+    return {"title": title, "log": is_log, "points": columns}
+
+
+def _by_step(run: RunEvidence, name: str) -> Points:
+    return _points(run.steps, name)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
+    return [
+        (step, value)
+        for row in rows
+        if isinstance(step := row.get("step"), (int, float))
+        and (value := _rounded(row.get(name))) is not None
+    ]
+
+
+def _rates(run: RunEvidence) -> Points:
+    """Return the rate in effect of the run's first group: of the Unet, where that is trained."""
+    names = sorted(
+        {name for row in run.steps for name in row if name.startswith("effective_lr/")}
+        - {"effective_lr/text_encoder"}
+    ) or ["effective_lr/text_encoder"]
+    return [(step, value) for step, value in _by_step(run, names[-1]) if value > 0]
+
+
+def _smoothed(points: Points) -> Points:
+    span = max(_MIN_SMOOTHING_STEPS, len(points) // _SMOOTHING)
+    values = smooth([value for _, value in points], num_steps=span)
+    return [(step, value) for (step, _), value in zip(points, values, strict=True)]
+
+
+def _thinned(points: Points) -> Points:
+    if len(points) <= _MAX_POINTS:
+        return points
+    stride = (len(points) - 1) / (_MAX_POINTS - 1)
+    return [points[round(index * stride)] for index in range(_MAX_POINTS)]
+
+
+def _rounded(value: Any) -> float | None:
+    """Return a finite number with the digits that anyone can see; None for anything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) < 1e300:
+        return None
+    return value if isinstance(value, int) else float(f"{value:.5g}")
