@@ -157,14 +157,13 @@ def is_finished(run_dir: Path, config: RunConfig) -> bool:
     try:
         stored = read_config(run)
         is_same = all(stored.get(name) == asked[name] for name in groups)
-        return (
-            is_same and _has_records(run) and all(one.is_file() for one in _pictures(run, config))
-        )
+        _read_records(run)
+        return is_same and all(one.is_file() for one in _pictures(run, config))
     except DamagedFileError:
         return False  # the run itself will say what is wrong with its records
 
 
-def _has_records(run: rundir.RunDir) -> bool:
+def _read_records(run: rundir.RunDir) -> None:
     """Read every record once, so that damage is noticed; a file that older versions lack is none.
 
     Raises:
@@ -172,7 +171,6 @@ def _has_records(run: rundir.RunDir) -> bool:
     """
     for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
         rundir.read_rows(path)
-    return bool(rundir.read_rows(run.steps_path))
 
 
 def _pictures(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from tests.torture.sweeps import (
     differences,
     results_of,
     run_dirs,
+    sweep_dir,
 )
 
 _POISONS = """
@@ -101,9 +102,9 @@ def poison_campaign(workplace: Workplace) -> Figures:
     losses = [key for key, value in results_of(healthy).items() if found.get(key) != value]
     for target, expected in _EXPECTED.items():
         statuses = [
-            rundir.read_status(run.path)
-            for run in run_dirs(mixed)
-            if run.name.startswith(f"{target.lower()}-")
+            rundir.read_status(path)
+            # Not every one comes as far as writing its config.
+            for path in sweep_dir(mixed).glob(f"{target.lower()}-*")
         ]
         if [one.status for one in statuses] != [expected] or not statuses[0].reason:
             losses.append(f"{target}: {statuses} instead of {expected}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from optbench import files
 from optbench.errors import DamagedFileError
@@ -157,3 +158,13 @@ def test_the_hash_of_what_was_written_is_that_of_the_file(tmp_path: Path) -> Non
     digest = files.write_pieces(path, [b"one", memoryview(b"two")])
     assert path.read_bytes() == b"onetwo"
     assert digest == files.file_sha256(path)
+
+
+def test_every_flipped_bit_and_every_cut_of_a_png_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (8, 8), (9, 99, 200)).save(path)
+    whole = path.read_bytes()
+    assert files.is_whole_png(path)
+    for changed in [*flips(whole), *(whole[:length] for length in range(len(whole))), whole + b"x"]:
+        path.write_bytes(changed)
+        assert not files.is_whole_png(path)

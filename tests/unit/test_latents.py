@@ -301,9 +301,17 @@ def _renamed(path: Path) -> None:
     _rewritten(path, safetensors.torch.load_file(path)["latents_CHW"], "latents")
 
 
+def _flipped(path: Path) -> None:
+    """The last bit of the last number: finite, and of the right shape."""
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        _flipped,
         _cut,
         _empty,
         _foreign,
