@@ -1,6 +1,7 @@
 """`make torture`: the long failure campaign. Prints a table; exit code 1 if anything was lost.
 
-python -m tests.torture [kills|flips|poisons|disk|races|inputs ...] [--kills=100] [--flips=2]
+python -m tests.torture [kills|flips|poisons|disk|races|inputs|slurm|ray ...]
+                        [--kills=100] [--flips=2]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
 
+from tests.torture.engines import ray_campaign, slurm_campaign
 from tests.torture.flips import flip_campaign
 from tests.torture.inputs import input_campaign
 from tests.torture.kills import kill_campaign
@@ -35,6 +37,8 @@ def main() -> int:
         "races": lambda at: [race_campaign(at, num_races=5)],
         "kills": lambda at: [kill_campaign(at, num_kills=num_kills)],
         "inputs": lambda at: input_campaign(),
+        "slurm": lambda at: [slurm_campaign()],
+        "ray": lambda at: [ray_campaign(at)],
     }
     asked = [one for one in sys.argv[1:] if one in parts] or list(parts)
     figures: list[Figures] = []
