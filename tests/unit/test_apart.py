@@ -152,9 +152,14 @@ def test_a_stop_reaches_every_child_and_leaves_their_statuses(
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell starts what goes on in the background with Ctrl-C ignored; the suite may be that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        make(config, tmp_path / "s", ["wait"] * 3, monkeypatch, workers=2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make(config, tmp_path / "s", ["wait"] * 3, monkeypatch, workers=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     found = [rundir.read_status(tmp_path / "s" / f"run-{index}") for index in range(3)]
     assert [one.reason for one in found[:2]] == ["saved", "saved"]
     assert found[2].status == "pending"

@@ -199,7 +199,7 @@ def test_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("optbench.checkpoint.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_lora(path, some_tensors(8), precision="fp16", metadata={})
     assert path.read_bytes() == before

@@ -193,7 +193,7 @@ def test_a_compiled_unet_trains_the_same_lora() -> None:
     # This backend runs what was traced operation by operation, so no bit differs.
     assert all(torch.equal(one, two) for one, two in zip(plain, found, strict=True))
     base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by=None)
-    assert base._unet_of_predict is base.unet
+    assert base._compiled_unet is None
 
 
 def test_compiled_code_notices_a_lora_that_was_detached() -> None:

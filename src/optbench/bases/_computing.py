@@ -60,16 +60,17 @@ def attend_with(
         encoder.set_attn_implementation("eager" if kind == "eager" else "sdpa")
 
 
-def compiled(unet: UNet2DConditionModel, backend: DynamoBackend | None) -> Callable[..., Any]:
-    """Return what answers as the unet does: itself, or itself compiled by a backend of torch's.
+def compiled(
+    unet: UNet2DConditionModel, backend: DynamoBackend | None
+) -> Callable[..., Any] | None:
+    """Return what answers as the unet does, compiled by a backend of torch's; None without one.
 
     A LoRA is hooks on the unet's layers. Torch leaves hooks out of what it looks at before it uses
     compiled code again; it looks at them here, or a detached LoRA would go on to answer. Every
     size of picture and batch is compiled for itself, more of them than torch allows by default.
     """
     if backend is None:
-        itself: Callable[..., Any] = unet
-        return itself
+        return None
     import torch._dynamo  # two seconds that only this needs
 
     torch._dynamo.reset()  # the LoRA of the run before would stay in memory with its code

@@ -108,7 +108,7 @@ class StableDiffusionXL:
         self.text_encoders = parts.text_encoders
         self.vae = parts.vae
         self.unet = parts.unet
-        self._unet_of_predict: Callable[..., Any] = self.unet
+        self._compiled_unet: Callable[..., Any] | None = None
         for part in (*self.text_encoders, self.vae, self.unet):
             part.eval().requires_grad_(False)
         self.device = self.unet.device
@@ -138,7 +138,7 @@ class StableDiffusionXL:
         """Recompute activations or keep them, attend with one kind of code, compile `predict`."""
         keep_activations(self.unet, self.text_encoders, are_recomputed=gradient_checkpointing)
         attend_with(self.unet, self.text_encoders, attention)
-        self._unet_of_predict = compiled(self.unet, compiled_by)
+        self._compiled_unet = compiled(self.unet, compiled_by)
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
@@ -198,7 +198,7 @@ class StableDiffusionXL:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
-        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+        return self._answer(self._compiled_unet or self.unet, noisy_BCHW, timesteps_B, conditioning)
 
     def _answer(
         self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning

@@ -67,7 +67,7 @@ class StableDiffusion:
         self.text_encoder = parts.text_encoder.eval().requires_grad_(False)
         self.vae = parts.vae.eval().requires_grad_(False)
         self.unet = parts.unet.eval().requires_grad_(False)
-        self._unet_of_predict: Callable[..., Any] = self.unet
+        self._compiled_unet: Callable[..., Any] | None = None
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = autoencoder.pixels_per_latent(self.vae)
@@ -95,7 +95,7 @@ class StableDiffusion:
         """Recompute activations or keep them, attend with one kind of code, compile `predict`."""
         keep_activations(self.unet, [self.text_encoder], are_recomputed=gradient_checkpointing)
         attend_with(self.unet, [self.text_encoder], attention)
-        self._unet_of_predict = compiled(self.unet, compiled_by)
+        self._compiled_unet = compiled(self.unet, compiled_by)
 
     @property
     def model_version(self) -> ModelVersion:
@@ -154,7 +154,7 @@ class StableDiffusion:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
-        return self._answer(self._unet_of_predict, noisy_BCHW, timesteps_B, conditioning)
+        return self._answer(self._compiled_unet or self.unet, noisy_BCHW, timesteps_B, conditioning)
 
     def _answer(
         self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
