@@ -46,9 +46,10 @@ def find_standing(run: RunDir) -> Standing:
         epoch = state.progressed.epoch
         short = _short_records(run, state, standing.notices)
         # Its own LoRA file can be written again from a state, an earlier one's cannot.
-        if epoch <= min(limit, short) and all(one >= epoch for one in lost):
+        again = lost | _unrecorded_loras(run, epoch, standing.notices)
+        if epoch <= min(limit, short) and all(one >= epoch for one in again):
             standing.state = state
-            standing.is_lora_lost = epoch in lost or not run.lora_path(epoch).is_file()
+            standing.is_lora_lost = epoch in again or not run.lora_path(epoch).is_file()
             break
     if standing.notices:
         place = f"epoch {standing.epoch}" if standing.epoch else "the beginning"
@@ -155,6 +156,28 @@ def _lost_loras(run: RunDir, notices: list[str]) -> set[int]:
             error = files.damaged(path, "other bytes than were written", "what its record says")
             notices.append(_said(error, files.set_aside(path)))
     return lost
+
+
+def _unrecorded_loras(run: RunDir, epoch: int, notices: list[str]) -> set[int]:
+    """Return the epochs so far whose LoRA file lost its record: nothing proves it whole."""
+    if not run.files_path.is_file():
+        return set()  # a run from before there were records of files
+    recorded = {row.get("file") for row in files.read_rows(run.files_path)}
+    paths = {one: run.lora_path(one) for one in range(1, epoch + 1)}
+    found = {one for one, path in paths.items() if path.is_file() and path.name not in recorded}
+    last = run.lora_path(None)
+    # Killed a moment before its state, a run has this file and no record of it, rightly.
+    if (
+        last.is_file()
+        and last.name not in recorded
+        and paths[epoch].is_file()
+        and files.file_sha256(last) == files.file_sha256(paths[epoch])
+    ):
+        found.add(epoch)
+    sentence = f"{run.files_path.name} has no record of epoch {min(found, default=0)}"
+    if found and sentence not in notices:
+        notices.append(sentence)
+    return found
 
 
 def _said(error: DamagedFileError, aside: Path) -> str:

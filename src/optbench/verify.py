@@ -66,7 +66,13 @@ def damage_of(run: RunDir) -> Iterator[str]:
         yield from _try(functools.partial(rundir.read_json, path))
     for path in sorted(run.path.glob("*.jsonl")):
         yield from _try(functools.partial(rundir.read_rows, path))
-    for row in files.readable_rows(run.files_path)[0]:
+    rows = files.readable_rows(run.files_path)[0]
+    recorded = {row.get("file") for row in rows}
+    if run.files_path.is_file():
+        for path in sorted(run.lora_dir.glob(f"{run.name}*.safetensors")):
+            if path.name not in recorded:
+                yield f"{run.files_path.name}: no record of {path.name}"
+    for row in rows:
         lora = run.recorded_lora(row)
         if lora is not None and lora.is_file() and files.file_sha256(lora) != row.get("sha256"):
             yield f"{lora.relative_to(run.path)}: other bytes than were written"

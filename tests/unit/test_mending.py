@@ -23,6 +23,7 @@ from optbench import files, rundir
 from optbench.options import RunConfig
 from optbench.resume import state_files
 from optbench.rundir import RunDir
+from optbench.verify import damage_of
 
 Damage = Callable[[Path], None]
 
@@ -158,3 +159,21 @@ def test_a_lora_file_somebody_deleted_to_save_room_is_no_loss(
     make_run(config, tmp_path / "sweep")
     assert not run.lora_path(1).is_file()
     assert not notices(run)
+
+
+@pytest.mark.parametrize(("num_kept", "place"), [(1, "epoch 2"), (0, "epoch 1")])
+def test_a_lora_file_without_its_record_is_made_again(
+    config: RunConfig,  # noqa: F811
+    tmp_path: Path,
+    num_kept: int,
+    place: str,
+) -> None:
+    whole = make_run(config, tmp_path / "whole")
+    run, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    lines = run.files_path.read_bytes().splitlines(keepends=True)
+    run.files_path.write_bytes(b"".join(lines[:num_kept]))  # cut off after a whole line
+    assert [line for line in damage_of(run) if "no record of" in line]
+    make_run(config, tmp_path / "killed")
+    assert_equal_runs(run, whole)
+    assert notices(run)[-1] == f"this run goes on from {place}, the newest it has whole"
+    assert not list(damage_of(run))

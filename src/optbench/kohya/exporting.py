@@ -10,7 +10,16 @@ from typing import Any
 from optbench.kohya import names
 
 _SCRIPTS = {"sdxl": "sdxl_train_network.py"}
-_SAMPLERS = {"Euler": "euler", "Euler a": "euler_a", "DDIM": "ddim", "DPM++ 2M": "dpmsolver++"}
+_SAMPLERS = {
+    "DDIM": "ddim",
+    "Euler": "euler",
+    "Euler a": "euler_a",
+    "Heun": "heun",
+    "LMS": "lms",
+    "DPM2": "dpm_2",
+    "DPM2 a": "dpm_2_a",
+    "DPM++ 2M": "dpmsolver++",
+}
 _ONLY_IN_FILES = {
     "num_repeats": "put the pictures into a folder named <repeats>_<class words>",
     "class_tokens": "name the folder <repeats>_<these words>",
