@@ -61,7 +61,7 @@ _EXPECTED = {
     "Starves": "out_of_memory",
     "StarvesGpu": "out_of_memory",
     "Spoils": "diverged",
-    "Needs": "failed",
+    "Needs": "skipped",
 }
 _RECIPE = """
 name: {name}
