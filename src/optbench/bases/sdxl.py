@@ -198,7 +198,8 @@ class StableDiffusionXL:
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the unet's prediction, shaped like `noisy_BCHW`."""
-        return self._answer(self._compiled_unet or self.unet, noisy_BCHW, timesteps_B, conditioning)
+        unet = self.unet if self._compiled_unet is None else self._compiled_unet
+        return self._answer(unet, noisy_BCHW, timesteps_B, conditioning)
 
     def _answer(
         self, unet: Callable[..., Any], noisy: Tensor, timesteps: Tensor, conditioning: Conditioning
