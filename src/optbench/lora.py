@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast, final
+from typing import Literal, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -113,12 +113,9 @@ class LoraLayer:
         return (inputs[0] * ratio.to(inputs[0].dtype),)
 
     def _lengths(self) -> Tensor:
-        """Return the length of every input's weights with the pair added, float32."""
+        """Return the length of every input's weights with the pair added, (1, I, ...), float32."""
         with torch.no_grad(), torch.autocast(self.down.device.type, enabled=False):
-            weight = self.target_module.weight.float() + self._product()
-            lengths_I = weight.transpose(0, 1).flatten(1).norm(dim=1)
-            shape = (1, -1, *(1 for _ in weight.shape[2:]))
-            return cast(Tensor, lengths_I.view(shape))
+            return lengths(self.target_module.weight.float() + self._product())
 
     def begin_step(self, step_seed: int, options: NetworkOptions) -> None:
         """Decide this step's dropout from its seed and the layer's name alone."""
@@ -190,6 +187,18 @@ class LoraLayer:
             f"{self.name}.alpha": torch.tensor(self.alpha),
             **({} if self.magnitude is None else {f"{self.name}.dora_scale": self.magnitude}),
         }
+
+
+def lengths(weight: Tensor, *, by: Literal["input", "output"] = "input") -> Tensor:
+    """Return the length of each input's weights, (1, I, ...), or of each output's, (O, 1, ...).
+
+    Never 0, so that weights which are all 0 stay so when they are divided by their length.
+    """
+    axis = 1 if by == "input" else 0
+    found: Tensor = weight.transpose(0, axis).flatten(1).norm(dim=1)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return found.clamp_min(torch.finfo(found.dtype).tiny).view(shape)
 
 
 def supported(module: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -19,7 +19,7 @@ DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 NUM_LENGTH_BYTES = 8  # a safetensors file opens with its header's length
 _MAX_NAMED = 5
 # Part of a key -> the form of adapter it belongs to; none of them is a plain product up @ down.
-_OTHER_FORMS: Final = {
+OTHER_FORMS: Final = {
     ".dora_scale": "DoRA",
     ".hada_": "LoHa",
     ".lokr_": "LoKr",
@@ -81,7 +81,7 @@ def refusals_of(shapes: Mapping[str, tuple[int, ...]], *, where: str) -> list[Pr
     """
     found: list[tuple[str, list[str]]] = [
         (f"{form}, a form of adapter that is not one product up @ down,", keys)
-        for mark, form in _OTHER_FORMS.items()
+        for mark, form in OTHER_FORMS.items()
         if (keys := [key for key in shapes if mark in key])
     ]
     if found:
@@ -134,6 +134,12 @@ def unreadable(path: Path, error: Exception) -> DamagedFileError:
             fix="check the path, or copy the file again; one that was cut short cannot be repaired",
         )
     )
+
+
+def clip_skip_of(metadata: Mapping[str, str]) -> int:
+    """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
+    said = metadata.get("ss_clip_skip", "")
+    return int(said) if said.isdecimal() and int(said) > 0 else 1
 
 
 def named(names: Sequence[str], num_all: int, what: str = "tensors") -> str:

@@ -64,6 +64,21 @@ def write_midway(
     write_pieces(_path(run), [hashlib.sha256(blob).digest(), blob])
 
 
+def set_aside_damaged_point(run: RunDir) -> list[str]:
+    """Rename a point that is not what was written; return a sentence, or nothing."""
+    path = _path(run)
+    if path.is_file():
+        try:
+            read_state(path)
+        except DamagedFileError as error:
+            aside = set_aside(path)
+            found = f"{path.name}: {error.problems[0].found}; it is now {aside.name}"
+            return [f"{found}, and the steps after the last whole epoch are trained again"]
+        except OptbenchError:
+            pass  # of a later optbench
+    return []
+
+
 def take_up(
     run: RunDir,
     done: Progressed,
@@ -71,15 +86,15 @@ def take_up(
     optimizer: StepOptimizer,
     accelerator: Accelerator,
 ) -> Midway | None:
-    """Put the point inside the epoch after `done` back, or return None: there is none that fits."""
+    """Put the point inside the epoch after `done` back, or return None: there is none that fits.
+
+    Call `set_aside_damaged_point` first.
+    """
     path = _path(run)
     if not path.is_file():
         return None
     try:
         state = read_state(path)
-    except DamagedFileError:
-        set_aside(path)
-        return None
     except OptbenchError:
         return None  # of a later optbench
     content = state.content

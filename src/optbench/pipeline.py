@@ -27,7 +27,12 @@ from optbench.files import write_sealed_text
 from optbench.identity import RunIdentity, changed_settings, identify
 from optbench.latents import FreshLatents, LatentCache, latents_of
 from optbench.loading import base_for, network_to_device
-from optbench.midway import forget_midway, take_up, write_midway
+from optbench.midway import (
+    forget_midway,
+    set_aside_damaged_point,
+    take_up,
+    write_midway,
+)
 from optbench.network import LoraNetwork
 from optbench.notices import text_notices
 from optbench.optimizers import build_optimizer
@@ -148,6 +153,7 @@ class _Run:
             self._save_lora(self.done)
         for folder in (run.path / "images", self._gallery().shared_dir):
             standing.notices += mending.set_aside_damaged_pictures(folder)
+        standing.notices += set_aside_damaged_point(run)
         self.notices += tuple(standing.notices)
         described = self._described()
         # An epoch whose record is not written yet tells its scalars when it is.

@@ -79,6 +79,8 @@ def network_of(targets: Sequence[LoraTarget], layers: Iterable[tuple[str, Factor
     for name, factors in layers:
         number = places[name]
         layer = LoraLayer(targets[number], dim=factors.dim, alpha=factors.alpha, seed=0)
+        # An alpha of 0 means dim where a LoRA is trained, and in a file, as A1111 reads it, 0.
+        layer.alpha, layer.scale, layer.factor = factors.alpha, factors.scale, factors.scale
         with torch.no_grad():
             layer.down.copy_(factors.down)
             layer.up.copy_(factors.up)

@@ -38,6 +38,9 @@ _TOKEN = re.compile(
 _WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _STRENGTH = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_MAX_NESTED = 50  # brackets inside one another; deeper ones are said to be a mistake
+_NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*[)\]>]")
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +154,8 @@ def _at_step(parts: _Parts, step_index: int, num_steps: int) -> str:
         if isinstance(part, str):
             found.append(part)
         elif isinstance(part, _Edited):
-            share = float(part.when)
-            switch = int(share * num_steps) if "." in part.when else int(share)
+            steps = float(part.when) * (num_steps if "." in part.when else 1)
+            switch = int(max(0.0, min(steps, num_steps)))
             chosen = part.before if step_index < switch else part.after
             found.append(_at_step(chosen, step_index, num_steps))
         else:
@@ -161,39 +164,43 @@ def _at_step(parts: _Parts, step_index: int, num_steps: int) -> str:
     return "".join(found)
 
 
-def _parts(text: str) -> _Parts:
+def _parts(text: str, depth: int = 0) -> _Parts:
     """Return the prompt as plain texts, edited ones and alternations, in their order."""
     found: list[str | _Edited | _Alternated] = []
+    ends = _ends(text) if depth < _MAX_NESTED else {}
     plain, place = "", 0
     while place < len(text):
-        if text[place] == "[" and (end := _end_of(text, place)) is not None:
-            part = _special(text[place + 1 : end])
-            if part is not None:
+        if (end := ends.get(place)) is not None:
+            content = text[place + 1 : end]
+            if (part := _special(content, depth + 1)) is not None:
                 found += [plain, part] if plain else [part]
-                plain, place = "", end + 1
-                continue
-            # Plain brackets may still hold special ones.
-            inner = _parts(text[place + 1 : end])
-            if not all(isinstance(one, str) for one in inner):
-                found += [f"{plain}[", *inner]
-                plain, place = "]", end + 1
-                continue
+                plain = ""
+            else:
+                # Plain brackets may still hold special ones.
+                first, *others = _parts(content, depth + 1) or ("",)
+                if not others and isinstance(first, str):
+                    plain += f"[{first}]"
+                else:
+                    found += [f"{plain}[", first, *others]
+                    plain = "]"
+            place = end + 1
+            continue
         width = 2 if text[place] == "\\" else 1
         plain += text[place : place + width]
         place += width
     return (*found, plain) if plain else tuple(found)
 
 
-def _special(content: str) -> _Edited | _Alternated | None:
+def _special(content: str, depth: int) -> _Edited | _Alternated | None:
     """Return what stands between square brackets, None if it is only weakened."""
     choices = _split(content, "|")
     if len(choices) > 1:
-        return _Alternated(tuple(_parts(choice) for choice in choices))
+        return _Alternated(tuple(_parts(choice, depth) for choice in choices))
     pieces = _split(content, ":")
     if len(pieces) not in (2, 3) or not (when := _WHEN.fullmatch(pieces[-1])):
         return None
     before, after = ("", pieces[0]) if len(pieces) == 2 else (pieces[0], pieces[1])
-    return _Edited(_parts(before), _parts(after), when[1])
+    return _Edited(_parts(before, depth), _parts(after, depth), when[1])
 
 
 def _split(content: str, mark: str) -> list[str]:
@@ -218,31 +225,44 @@ def _split(content: str, mark: str) -> list[str]:
     return pieces
 
 
-def _end_of(text: str, start: int) -> int | None:
-    """Return where the square bracket that opens at `start` ends; None if nowhere."""
-    depth, place = 0, start
+def _ends(text: str) -> dict[int, int]:
+    """Return where every square bracket ends, by where it opens; those without an end are not."""
+    found: dict[int, int] = {}
+    opened: list[int] = []
+    place = 0
     while place < len(text):
         if text[place] == "\\":
             place += 1
         elif text[place] == "[":
-            depth += 1
-        elif text[place] == "]":
-            depth -= 1
-            if depth == 0:
-                return place
+            opened.append(place)
+        elif text[place] == "]" and opened:
+            found[opened.pop()] = place
         place += 1
-    return None
+    return found
+
+
+def _deepest(text: str) -> int:
+    """Return how many round and square brackets are inside one another at most."""
+    depth = deepest = 0
+    for token in _TOKEN.finditer(text):
+        depth += bool(token["opened"])
+        depth = max(0, depth - bool(token["closed"] or token["weight"]))
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def without_loras(text: str) -> tuple[str, tuple[LoraTag, ...]]:
-    """Return the prompt without its LoRA tags, and those; call `mistakes` before."""
-    tags = tuple(
-        LoraTag(name=name, strength=float(strength or 1))
-        for kind, content in _TAG.findall(text)
-        if kind == "lora"
-        for name, _, strength in [content.partition(":")]
-    )
-    return (_TAG.sub(lambda tag: "" if tag[1] == "lora" else tag[0], text), tags)
+    """Return the prompt without its LoRA tags, and those; what `mistakes` says of stays in it."""
+    tags = [tag for found in _TAG.finditer(text) if (tag := _lora_tag(found))]
+    return _TAG.sub(lambda found: "" if _lora_tag(found) else found[0], text), tuple(tags)
+
+
+def _lora_tag(found: re.Match[str]) -> LoraTag | None:
+    """Return a tag's LoRA; None for one of another kind, or whose strength is no number."""
+    name, _, strength = found[2].partition(":")
+    if found[1] != "lora" or (strength and not _STRENGTH.fullmatch(strength)):
+        return None
+    return LoraTag(name=name, strength=float(strength or 1))
 
 
 def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
@@ -258,19 +278,20 @@ def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
             found.append(f"{tag[0]}, whose strength {strength!r} is no number")
     if not is_negative and _AND.search(text):
         found.append("AND, which joins pictures in A1111 and is not read here; write `and`")
-    for content in _bracketed(text):
+    deepest = _deepest(text)
+    if deepest > _MAX_NESTED:
+        return [*found, f"{deepest} brackets inside one another; {_MAX_NESTED} are the most"]
+    found += [
+        f"the number {number[:20]}, which is larger than {_LARGEST:g}"
+        for number in dict.fromkeys(_NUMBER.findall(text))
+        if abs(float(number)) > _LARGEST
+    ]
+    for start, end in sorted(_ends(text).items()):
+        content = text[start + 1 : end]
         pieces = _split(content, "|")
         if len(pieces) > 1 and any(_WHEN.fullmatch(_split(one, ":")[-1]) for one in pieces):
             found.append(f"[{content}], which both alternates and edits; put one inside the other")
     return found
-
-
-def _bracketed(text: str) -> Iterator[str]:
-    """Yield the content of every pair of square brackets, outer ones first."""
-    for place, letter in enumerate(text):
-        is_escaped = (place - len(text[:place].rstrip("\\"))) % 2 == 1
-        if letter == "[" and not is_escaped and (end := _end_of(text, place)) is not None:
-            yield text[place + 1 : end]
 
 
 def reads_as_written(text: str) -> bool:

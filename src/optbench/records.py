@@ -92,6 +92,7 @@ class LoraTarget:
     module: nn.Module  # nn.Linear or nn.Conv2d
     part: Part
     needs_conv_dim: bool  # only with network.conv_dim (everything inside resnets and samplers)
+    diffusers_path: str = ""  # in a pipeline, for instance unet.mid_block.attentions.0.proj_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

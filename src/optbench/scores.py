@@ -195,7 +195,7 @@ def _number(value: Any, name: str) -> float | None:
     if value is None:
         return None
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or abs(value) > _MAX_NUMBER:
+    if not is_number or abs(value) > _MAX_NUMBER or not math.isfinite(value):
         raise _DamagedError(f"{name} {value!r:.60}, expected a number")
     return float(value)
 

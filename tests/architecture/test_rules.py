@@ -96,6 +96,7 @@ RANKS = (
         "pictures",
         "notices",
         "placing",
+        "adapters",
         "likeness",
         "offered",
         "fitting",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ from PIL import Image
 from tests.unit.dataset_options import PLAIN as DATA
 from tests.unit.network_options import PLAIN_NETWORK
 
-from optbench import expansion, files, results, rundir
+from optbench import expansion, files, prompt_grammar, results, rundir
+from optbench.adapters.applying import applied, check_adapters, misfits
 from optbench.basefiles.headers import read_header
 from optbench.captions import draw_caption, longest_forms
 from optbench.checkpoint import read_lora
@@ -31,8 +33,10 @@ from optbench.continuing import starting_lora
 from optbench.dataset import read_dataset
 from optbench.errors import OptbenchError, Problem
 from optbench.kohya.importing import convert, read_options
+from optbench.records import LoraTarget
 from optbench.resize.reading import open_lora
 from optbench.rundir import RunDir
+from optbench.scores import read_scores
 
 _NUM_EXAMPLES = int(os.environ.get("OPTBENCH_FUZZ_EXAMPLES", "30"))
 fuzzed = settings(
@@ -43,7 +47,12 @@ fuzzed = settings(
 )
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=12),
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.integers()
+    | st.sampled_from([10**400, -(10**400)])
+    | st.text(max_size=12),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
     ),
@@ -74,12 +83,35 @@ def start_from(path: Path) -> object:
     return starting_lora(replace(PLAIN_NETWORK, weights=str(path)))
 
 
+def apply_anyones(path: Path) -> object:
+    """Read a file as any adapter there is, and put it into a layer if it says that it fits."""
+    check_adapters([path])
+    target = LoraTarget(
+        name="lora_unet_a", module=torch.nn.Linear(8, 8), part="unet", needs_conv_dim=False
+    )
+    if problems := misfits([target], path, base="small"):
+        return problems
+    with applied([target], [(path, 0.5)]):
+        return None
+
+
 def open_whole(path: Path) -> object:
     with open_lora(path) as lora:
         return lora.metadata
 
 
-LORA_READERS: tuple[Callable[[Path], object], ...] = (read_lora, start_from, open_whole)
+LORA_READERS: tuple[Callable[[Path], object], ...] = (
+    read_lora,
+    start_from,
+    open_whole,
+    apply_anyones,
+)
+ADAPTER_PARTS = st.sampled_from(
+    [f"lora_{part}" for part in ("up.weight", "down.weight", "mid.weight", "A.weight", "B.weight")]
+    + [f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")]
+    + [f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")]
+    + ["alpha", "dora_scale", "lora_magnitude_vector", "diff", "oft_blocks"]
+)
 ENTRY = st.fixed_dictionaries(
     {
         "dtype": st.sampled_from(["F32", "F16", "BF16", "F8_E4M3", "I64", "X"]) | JSON,
@@ -151,6 +183,25 @@ def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
 
 
 @fuzzed
+@given(
+    shapes=st.dictionaries(
+        ADAPTER_PARTS, st.lists(st.sampled_from([1, 2, 2, 4, 8, 8]), max_size=4), max_size=7
+    ),
+    told=JSON,
+)
+def test_any_mixture_of_adapter_parts_is_applied_or_refused(
+    shapes: dict[str, list[int]], told: object
+) -> None:
+    tensors = {f"lora_unet_a.{part}": torch.ones(shape) for part, shape in shapes.items()}
+    metadata = {"lora_adapter_metadata": json.dumps(told)}
+    with folder() as place:
+        path = place / "a.safetensors"
+        path.write_bytes(safetensors.torch.save(tensors, metadata=metadata))
+        with contextlib.suppress(OptbenchError):
+            apply_anyones(path)
+
+
+@fuzzed
 @given(content=st.binary(max_size=80) | TEXT.map(str.encode))
 def test_any_caption_is_read_or_refused(content: bytes) -> None:
     with folder() as place:
@@ -199,6 +250,46 @@ def test_any_prompt_on_the_command_line_is_taken_or_refused(text: str) -> None:
     problems: list[Problem] = []
     asked = expansion.parsable([f"prompts.prompts.a.text={text}"], problems)
     expansion.with_quoted_texts(asked, problems)
+
+
+@fuzzed
+@given(text=st.text("()[]:|\\\\<>lora.,19 BREAK", max_size=120) | TEXT, num_steps=st.integers(1, 9))
+def test_any_prompt_is_painted_or_refused(text: str, num_steps: int) -> None:
+    if not prompt_grammar.mistakes(text):
+        plain, loras = prompt_grammar.without_loras(text)
+        assert all(abs(lora.strength) <= 1e6 for lora in loras)
+        for one in prompt_grammar.at_steps(plain, num_steps):
+            spans = [span for section in prompt_grammar.read_sections(one) for span in section]
+            assert all(span.text and math.isfinite(span.weight) for span in spans)
+    prompt_grammar.emphasized(text)
+    prompt_grammar.is_balanced(text)
+
+
+CELLS = st.dictionaries(
+    st.sampled_from(
+        ["run", "epoch", "prompt", "width", "height", "seed", "score", "note", "rater"]
+    ),
+    JSON | st.sampled_from(["a", 1, 512, 50]),
+    max_size=9,
+)
+
+
+@fuzzed
+@given(
+    content=st.dictionaries(
+        st.sampled_from(["scores", "votes", "rater", "schema"]), st.lists(CELLS) | JSON
+    ).map(json.dumps)
+    | TEXT,
+    rows=TEXT | st.lists(TEXT, max_size=4).map("\n".join),
+)
+def test_any_scores_are_read_or_said(content: str, rows: str) -> None:
+    with folder() as place:
+        (place / "scores").mkdir()
+        (place / "scores" / "a.json").write_text(content, "utf-8", "replace")
+        header = "rater,run,epoch,prompt,width,height,seed,score,note\n"
+        (place / "scores" / "b.csv").write_text(header + rows, "utf-8", "replace")
+        (place / "scores" / "c.csv").write_text(rows, "utf-8", "replace")
+        read_scores(place, ["a"])
 
 
 @fuzzed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import random
 import signal
 from collections.abc import Callable
@@ -259,6 +260,9 @@ def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
     _, after, course = make_run_stopped(config, tmp_path / "cut", after=None)
     assert (course.first_step, len(after)) == (5, 5)
     assert loras(run) == loras(whole)
+    assert path.with_name("midway.pt.damaged").is_file()
+    told = json.loads((run.path / "provenance.json").read_text())["notices"]
+    assert any("midway.pt.damaged" in one and "trained again" in one for one in told)
 
 
 def make_run_stopped(

@@ -119,6 +119,11 @@ def test_lora_tags_are_taken_out() -> None:
         ("<lora:x:1:2>", "1:2"),
         ("<hypernet:x:1>", "hypernet"),
         ("[a|b:0.5]", "alternates"),
+        ("(a:9000000)", "9000000"),
+        (f"[a:b:{'9' * 400}]", "larger than"),
+        (f"<lora:a:{'9' * 400}>", "larger than"),
+        ("[" * 51 + "]" * 51, "51 brackets"),
+        ("([" * 30 + ")]" * 30, "60 brackets"),
     ],
 )
 def test_what_is_not_read_is_said(text: str, word: str) -> None:
@@ -186,6 +191,25 @@ def test_escaped_letters_come_back(text: str) -> None:
         spans = read_sections(escaped)[0]
         assert "".join(span.text for span in spans) == text
         assert all(span.weight == 1 for span in spans)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 20_000,
+        "[" * 9_000 + "]" * 9_000,
+        "(" * 9_000 + ")" * 9_000,
+        "[a|" * 6_000 + "]" * 6_000,
+    ]
+    + [f"[a:b:{sign}{'9' * 400}{point}]" for sign in "+-" for point in ("", ".")],
+)
+def test_texts_that_nest_without_end_are_read_too(text: str) -> None:
+    assert len(at_steps(text, 3)) == 3
+    assert read_sections(text)
+    mistakes(text)
+    emphasized(text)
+    is_balanced(text)
+    changes_by_step(text)
 
 
 @given(ANY, st.integers(1, 5))

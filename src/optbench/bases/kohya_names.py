@@ -11,6 +11,7 @@ from optbench.bases._computing import text_model
 from optbench.records import LoraTarget
 
 # kohya's lists: a LoRA goes on every linear and convolution inside these classes.
+_ENCODERS = {"lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
 _TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
 _UNET_CLASSES = ("Transformer2DModel",)
 _UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -25,6 +26,7 @@ def text_targets(encoder: Any, *, prefix: str) -> list[LoraTarget]:
             module=layer,
             part="text_encoder",
             needs_conv_dim=False,
+            diffusers_path=f"{_ENCODERS[prefix]}.text_model.{name}",
         )
         for name, layer in layers
     ]
@@ -42,6 +44,7 @@ def unet_targets(
                 module=layer,
                 part="unet",
                 needs_conv_dim=needs_conv_dim,
+                diffusers_path=f"unet.{name}",
             )
             for name, layer in _layers(unet, classes)
         ]

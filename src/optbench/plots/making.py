@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import track
 
 from optbench import grid, paths, rundir
+from optbench.adapters.applying import applied, check_adapters, misfits, read_clip_skip
 from optbench.basefiles.reading import base_fingerprint
 from optbench.bases import load_base
 from optbench.contracts import Base, SampleRequest
 from optbench.errors import ConfigError, Problem
 from optbench.notices import font_notices, grammar_notices
-from optbench.placing import misfits, network_of
 from optbench.plots.asking import AskedPlot
 from optbench.plots.shots import Page, Plot, Shot, pages
 from optbench.progress import tell
@@ -32,12 +32,9 @@ from optbench.render import (
     parameters_text,
     png_bytes,
 )
-from optbench.resize.laboratory import read_clip_skip, read_layers
-from optbench.resize.merging import check_sources
-from optbench.resize.reading import open_lora
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_CELLS_SCHEMA = 1  # raise it when equal settings begin to give other pictures
+_CELLS_SCHEMA = 2  # raise it when equal settings begin to give other pictures
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
 _MAX_ROWS = 40  # of one sheet
@@ -64,9 +61,9 @@ def check_files(plot: Plot) -> None:
         OptbenchError: With everything that is wrong with any of them, together.
     """
     shots = _shots(pages(plot))
-    groups = dict.fromkeys(tuple(file for _, file, _ in shot.loras) for shot in shots)
-    check_sources([group for group in groups if group])
-    skips = {read_clip_skip(file) for file in {file for group in groups for file in group}}
+    files = {file: None for shot in shots for _, file, _ in shot.loras}
+    check_adapters(list(files))
+    skips = {read_clip_skip(file) for file in files}
     if len(skips) > 1 and any(shot.clip_skip is None for shot in shots):
         raise ConfigError(
             Problem(
@@ -146,14 +143,11 @@ def _placed(plot: Plot) -> dict[Shot, _Placed]:
 
 
 def _check_fit(base: Base, missing: Sequence[_Placed]) -> None:
-    targets, problems = base.lora_targets(), []
-    for path in dict.fromkeys(file for one in missing for _, file, _ in one.shot.loras):
-        with open_lora(path) as file:
-            shapes = {name: (one.up, one.down) for name, one in file.modules.items()}
-        problems += misfits(targets, shapes, base=base.name, where=str(path))
+    targets = base.lora_targets()
+    files = {file: None for one in missing for _, file, _ in one.shot.loras}
+    problems = [one for file in files for one in misfits(targets, file, base=base.name)]
     if problems:
-        fix = "give the base it was trained on, for instance base=sd15 base.path=FOLDER"
-        raise ConfigError(*(replace(problem, fix=fix) for problem in problems))
+        raise ConfigError(*problems)
 
 
 def _render(plot: Plot, base: Base, missing: Sequence[_Placed]) -> dict[Path, str]:
@@ -179,7 +173,8 @@ def _render(plot: Plot, base: Base, missing: Sequence[_Placed]) -> dict[Path, st
             loras = batch[0].shot.loras
             if loras != current:
                 stack.close()
-                stack.enter_context(_applied(base, loras))
+                adapters = [(file, strength) for _, file, strength in loras]
+                stack.enter_context(applied(base.lora_targets(), adapters))
                 current = loras
             try:
                 _make(painter, origin, plot, batch)
@@ -188,21 +183,6 @@ def _render(plot: Plot, base: Base, missing: Sequence[_Placed]) -> dict[Path, st
                     raise
                 notes |= {one.path: "out of memory" for one in batch}
     return notes
-
-
-@contextlib.contextmanager
-def _applied(base: Base, loras: Sequence[tuple[str, Path, float]]) -> Iterator[None]:
-    """Put the weighted sum of LoRA files into the base for a while; none leaves it alone."""
-    if not loras:
-        yield
-        return
-    files = [file for _, file, _ in loras]
-    strengths = [strength for _, _, strength in loras]
-    # One file at strength 1 is taken as it is, to the same bits as after its training.
-    is_plain = strengths == [1.0]
-    layers = read_layers(files, None if is_plain else strengths)
-    with network_of(base.lora_targets(), layers).merged():
-        yield
 
 
 def _make(painter: Halving, origin: Origin, plot: Plot, batch: Sequence[_Placed]) -> None:

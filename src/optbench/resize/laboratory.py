@@ -22,6 +22,7 @@ from optbench.bases import load_base
 from optbench.contracts import Base
 from optbench.errors import ConfigError, Problem
 from optbench.likeness import compare_pictures
+from optbench.lora_layout import clip_skip_of
 from optbench.lowrank import Factors
 from optbench.options import BaseOptions, ResizeOptions
 from optbench.placing import misfits, network_of
@@ -179,8 +180,7 @@ def read_dims(sources: Sequence[Path]) -> list[int]:
 def read_clip_skip(source: Path) -> int:
     """Return with how many skipped layers a LoRA says it was trained; 1 where it says nothing."""
     with open_lora(source) as file:
-        said = file.metadata.get("ss_clip_skip", "")
-    return int(said) if said.isdecimal() and int(said) > 0 else 1
+        return clip_skip_of(file.metadata)
 
 
 def is_embedded(options: BaseOptions) -> bool:
