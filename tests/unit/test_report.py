@@ -327,6 +327,24 @@ def test_a_prompts_name_cannot_lead_out_of_the_report(tmp_path: Path, name: str)
     assert "a prompt that cannot be shown" in page.text
 
 
+@pytest.mark.parametrize("place", ["report", "report/tables", "{run}/thumbs", "{run}/sheets/deep"])
+def test_nothing_is_written_through_a_link_that_came_with_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    made = make_run(tmp_path / "theirs", "adamw", 8)
+    link = tmp_path / "theirs" / place.format(run=made.path.name)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    link.symlink_to(mine)
+    code, text = call([tmp_path / "theirs"], capsys)
+    assert code == 2
+    assert all(word in text for word in ("symbolic link", str(mine), str(link), "rm ")), text
+    assert not list(mine.iterdir())
+    link.unlink()
+    assert call([tmp_path / "theirs"], capsys)[0] == 0
+
+
 def test_damaged_and_bare_runs_have_a_report_too(tmp_path: Path) -> None:
     broken = make_run(tmp_path, "adamw", 4)
     for path in (broken.config_path, broken.provenance_path, broken.steps_path):

@@ -1,10 +1,15 @@
-"""Addresses that work from a page opened by double click, whatever the folders are called."""
+"""Addresses that work from a page opened by double click, and folders that lead nowhere else."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
+
+from optbench.errors import DatasetError, Problem
+
+_MAX_NAMED = 5
 
 
 def address(path: Path, folder: Path) -> str:
@@ -12,3 +17,35 @@ def address(path: Path, folder: Path) -> str:
     relative = Path(os.path.relpath(path, folder)).as_posix()
     # Without the dot a first part like "javascript:x" would be read as a scheme.
     return quote(relative if relative.startswith("..") else f"./{relative}")
+
+
+def refuse_links(folders: Iterable[Path]) -> None:
+    """See that what is written below these folders stays there.
+
+    A sweep's folder may come from somebody else: a symbolic link in it could lead anywhere.
+
+    Raises:
+        DatasetError: If one of them, or a folder inside of one, is a symbolic link; names them.
+    """
+    found = [link for folder in folders for link in _links(folder)]
+    if found:
+        raise DatasetError(
+            *(
+                Problem(
+                    found=f"a symbolic link to {link.readlink()}",
+                    expected="a folder of its own, because the report is written into it",
+                    where=str(link),
+                    fix=f"remove the link (rm {link.name}, in {link.parent}); the report makes the "
+                    "folder anew",
+                )
+                for link in found[:_MAX_NAMED]
+            )
+        )
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    if folder.is_symlink():
+        yield folder
+        return
+    for parent, names, _ in os.walk(folder):
+        yield from (path for name in names if (path := Path(parent, name)).is_symlink())

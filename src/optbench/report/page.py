@@ -15,7 +15,7 @@ from optbench.report.evidence import RunEvidence, SweepEvidence, gather
 from optbench.report.findings import find
 from optbench.report.image_metrics import make_metrics
 from optbench.report.laboratory import make_laboratory
-from optbench.report.links import address
+from optbench.report.links import address, refuse_links
 from optbench.report.validation_curves import validation_charts
 from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
@@ -41,12 +41,14 @@ def write_page(sweep_dir: Path) -> Path:
     """Return the path of the page, after writing it, its sheets and its tables.
 
     Raises:
-        DatasetError: If there is no such folder.
+        DatasetError: If there is no such folder, or one to write into is a symbolic link.
     """
     if not sweep_dir.is_dir():
         raise no_runs(sweep_dir)
     report_dir = sweep_dir / "report"
     sweep = gather(sweep_dir)
+    own = [run.run.path / name for run in sweep.runs for name in ("sheets", "thumbs")]
+    refuse_links([report_dir, *own])
     findings = find(sweep)
     files = exports.write_tables(sweep.frames, report_dir, findings.tables)
     shared = origins.shared_facts(sweep.runs)
