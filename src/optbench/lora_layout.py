@@ -121,6 +121,19 @@ def not_finite(names: Sequence[str], num_all: int, *, where: str) -> DamagedFile
     )
 
 
+def misfits(
+    strange: Sequence[str], unlike: Sequence[str], num_all: int, *, base: str, where: str, fix: str
+) -> list[Problem]:
+    """Return a problem if layers of a file have no place in a base, or one of another size."""
+    whats = (
+        f"no place for {named(strange, num_all, 'layers')}" if strange else "",
+        f"other sizes of {named(unlike, num_all, 'layers')}" if unlike else "",
+    )
+    found = "; ".join(filter(None, whats))
+    problem = Problem(found=found, expected=f"a LoRA of base {base}", where=where, fix=fix)
+    return [problem] if found else []
+
+
 def unreadable(path: Path, error: Exception) -> DamagedFileError:
     """Return the refusal of a file that cannot be opened; names the tensor in which it ends."""
     found = f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from optbench import lora_layout
 from optbench.errors import Problem
 from optbench.lora import LoraLayer, supported
 from optbench.lowrank import Factors
@@ -13,7 +14,6 @@ from optbench.network import LoraNetwork
 from optbench.options import NetworkOptions
 from optbench.records import LoraTarget
 
-_MAX_NAMED = 3
 _PLAIN = NetworkOptions(
     name="file",
     dim=1,  # of no layer: each has its own
@@ -53,19 +53,15 @@ def misfits(
         for name, (up, down) in shapes.items()
         if name in found and (up[0], *down[1:]) != found[name]
     ]
-    if not strange and not unlike:
-        return []
-    what = _listed(f"{len(strange)} layers it has not", strange) if strange else ""
-    sizes = _listed(f"{len(unlike)} layers of other sizes", unlike) if unlike else ""
-    return [
-        Problem(
-            found="; ".join(filter(None, (what, sizes))),
-            expected=f"a LoRA of base {base}",
-            where=where,
-            fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER, or "
-            "render=off validate=off",
-        )
-    ]
+    return lora_layout.misfits(
+        strange,
+        unlike,
+        len(shapes),
+        base=base,
+        where=where,
+        fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER, or "
+        "render=off validate=off",
+    )
 
 
 def network_of(targets: Sequence[LoraTarget], layers: Iterable[tuple[str, Factors]]) -> LoraNetwork:
@@ -86,7 +82,3 @@ def network_of(targets: Sequence[LoraTarget], layers: Iterable[tuple[str, Factor
             layer.up.copy_(factors.up)
         built[number] = layer
     return LoraNetwork([built[number] for number in sorted(built)], _PLAIN)
-
-
-def _listed(what: str, names: Sequence[str]) -> str:
-    return f"{what}: {', '.join(names[:_MAX_NAMED])}{', ...' * (len(names) > _MAX_NAMED)}"

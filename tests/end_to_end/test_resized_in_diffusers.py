@@ -150,5 +150,5 @@ def test_a_lora_of_another_base_is_told_by_its_layers(
     up, down = shapes[name]
     shapes |= {name: ((up[0] + 1, up[1]), down), "lora_unet_none": (up, down)}
     (problem,) = misfits(targets, shapes, base="tiny", where="x")
-    assert "1 layers it has not: lora_unet_none" in str(problem)
+    assert f"no place for 1 of {len(shapes)} layers: lora_unet_none" in str(problem)
     assert name in str(problem)

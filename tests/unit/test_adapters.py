@@ -22,7 +22,9 @@ from optbench.bases import sdxl
 from optbench.errors import ConfigError, DamagedFileError
 from optbench.lora import supported
 from optbench.network import build_network
+from optbench.placing import network_of
 from optbench.records import LoraTarget
+from optbench.resize.laboratory import read_layers
 
 LINEAR, CONV = "lora_unet_down_attn_to_q", "lora_unet_down_resnets_conv1"
 PATHS = {LINEAR: "unet.down.attn.to_q", CONV: "unet.down.resnets.conv1"}
@@ -244,6 +246,17 @@ def test_scale_of_a_file_of_peft_is_in_its_metadata(
     torch.testing.assert_close(moved(path)[LINEAR], wanted * scale, atol=2e-6, rtol=1e-5)
 
 
+def test_an_alpha_of_0_has_no_effect_whoever_reads_the_file(tmp_path: Path) -> None:
+    tensors, _ = lora()
+    tensors[f"{LINEAR}.alpha"] = torch.tensor(0.0)
+    path = write_lora(tmp_path / "a.safetensors", tensors)
+    assert not moved(path)[LINEAR].any()
+    every = targets()
+    before = supported(every[0].module).weight.detach().clone()
+    with network_of(every, read_layers([path], None)).merged():
+        assert torch.equal(supported(every[0].module).weight, before)
+
+
 def test_several_files_each_change_the_bases_own_weight(tmp_path: Path) -> None:
     tensors, plain = lora()
     one = write_lora(tmp_path / "one.safetensors", tensors)
@@ -317,7 +330,10 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     ("tensors", "word"),
     [
         (keyed(LINEAR, lora_up__weight=draw(5, 2), lora_down__weight=draw(2, 6)), "other sizes"),
-        (keyed("lora_te_x", lora_up__weight=draw(4, 2), lora_down__weight=draw(2, 6)), "has not"),
+        (
+            keyed("lora_te_x", lora_up__weight=draw(4, 2), lora_down__weight=draw(2, 6)),
+            "no place for",
+        ),
         (lora()[0] | keyed(LINEAR, dora_scale=draw(1, 5)), "other sizes"),
         (lora()[0] | keyed(LINEAR, dora_scale=draw(6, 1)), "other sizes"),
         # As many numbers as the layer has, but 2 inputs of a factor are no multiple of 3 x 3.

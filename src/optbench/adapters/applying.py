@@ -19,8 +19,6 @@ from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import supported
 from optbench.records import LoraTarget
 
-_MAX_NAMED = 3
-
 
 @final
 class AdapterFile:
@@ -93,7 +91,8 @@ class AdapterFile:
             return []
         return [
             Problem(
-                found=f"weights that do not fit together: {_listed(unlike)}",
+                found=f"parts that do not fit together in "
+                f"{lora_layout.named(unlike, len(self.layers), 'layers')}",
                 expected="down and up weights, or factors, of one dim",
                 where=str(self.path),
                 fix="copy the file again, or use another one",
@@ -155,20 +154,14 @@ def misfits(targets: Sequence[LoraTarget], path: Path, *, base: str) -> list[Pro
             weight = supported(places[name].module).weight
             if not file.fits(layer, weight):
                 unlike.append(f"{name} for {file.size(layer)} in a layer of {tuple(weight.shape)}")
-    if not strange and not unlike:
-        return []
-    whats = (
-        f"{len(strange)} layers it has not: {_listed(strange)}" if strange else "",
-        f"{len(unlike)} layers of other sizes: {_listed(unlike)}" if unlike else "",
+    return lora_layout.misfits(
+        strange,
+        unlike,
+        len(file.layers),
+        base=base,
+        where=str(path),
+        fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER",
     )
-    return [
-        Problem(
-            found="; ".join(filter(None, whats)),
-            expected=f"an adapter of base {base}",
-            where=str(path),
-            fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER",
-        )
-    ]
 
 
 @contextlib.contextmanager
@@ -219,7 +212,3 @@ def _places(targets: Sequence[LoraTarget]) -> Mapping[str, LoraTarget]:
             found[path.replace(".text_model.", ".")] = target
         found[target.name] = target
     return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_MAX_NAMED])}{', ...' * (len(names) > _MAX_NAMED)}"
