@@ -120,6 +120,29 @@ def test_runs_are_compared_step_by_step_only_where_they_saw_the_same(tmp_path: P
     assert "Training loss by step" in titles(other)
 
 
+def test_a_setting_that_is_off_in_some_runs_is_a_value_of_its_own(tmp_path: Path) -> None:
+    sweep = sweep_of(
+        tmp_path,
+        **{
+            f"d{dim}n{limit}": {
+                "losses": [0.5],
+                "network": {"dim": dim, "scale_weight_norms": limit},
+            }
+            for dim in (8, 16)
+            for limit in (2.0, 1.0, None)
+        },
+    )
+    (sweep.path / "bare").mkdir()  # a run of which nothing is known switches nothing off
+    rundir.write_status(sweep.path / "bare", "failed", "no reason")
+    found = gather(sweep.path)
+    assert found.factors == {
+        "network.dim": ("8", "16"),
+        "network.scale_weight_norms": ("null", "1", "2"),
+    }
+    looks = {(run.colour, run.dash) for run in found.runs if run.row["network.dim"] is not None}
+    assert len(looks) == 6
+
+
 def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
     sweep = sweep_of(
         tmp_path,

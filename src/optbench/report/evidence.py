@@ -177,12 +177,25 @@ def _by_run(frame: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def _values(records: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    """Return a factor's values in rising order, words in the order of the runs."""
+    """Return a factor's values in rising order, off first, words in the order of the runs."""
     values = {results.shown(row.get(name)): row.get(name) for row in records}
-    values.pop("null", None)
-    if all(isinstance(value, (int, float)) for value in values.values()):
-        return tuple(sorted(values, key=lambda text: float(values[text] or 0.0)))
+    if not any(row.get(name) is None and _has_siblings(row, name) for row in records):
+        values.pop("null", None)  # of a run that has no such setting, or whose config is lost
+    if all(isinstance(value, (int, float)) for value in values.values() if value is not None):
+        return tuple(sorted(values, key=lambda text: _rising(values[text])))
     return tuple(values)
+
+
+def _rising(value: float | None) -> float:
+    return -math.inf if value is None else float(value)
+
+
+def _has_siblings(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether another setting of the same group is known: then this one is switched off."""
+    group = f"{name.partition('.')[0]}."
+    return any(
+        key.startswith(group) and key != name and value is not None for key, value in row.items()
+    )
 
 
 def _looks(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[tuple[str, str]]:
