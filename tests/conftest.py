@@ -19,7 +19,12 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+
+# No test asserts seconds: an example may take as long as a busy machine makes it.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 

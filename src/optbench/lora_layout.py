@@ -174,7 +174,7 @@ def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Proble
         expected="LoRA layers as kohya's trainer writes them: NAME.lora_down.weight with "
         "NAME.lora_up.weight, and NAME.alpha or none",
         where=where,
-        fix="give a LoRA or LoCon file; other forms of adapter cannot be read this way",
+        fix="give a LoRA or LoCon file; pictures of other forms: python -m optbench.render FILE",
     )
 
 

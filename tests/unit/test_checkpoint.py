@@ -140,7 +140,7 @@ shapes = st.lists(st.integers(0, 4), max_size=4)
 values = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data(), metadata=st.dictionaries(names, texts, max_size=4))
 def test_save_and_load_are_inverse(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, metadata: dict[str, str]

@@ -235,7 +235,7 @@ KINDS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(alpha=NUMBERS, kind=KINDS)
 def test_alphas_are_read_exactly_and_known_again_after_rounding(
     tmp_path_factory: Any, alpha: float, kind: torch.dtype
@@ -253,7 +253,7 @@ def test_alphas_are_read_exactly_and_known_again_after_rounding(
 FLOATS = st.lists(st.floats(width=16, allow_nan=True, allow_infinity=True), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(values=FLOATS, kind=KINDS)
 def test_the_search_for_nan_agrees_with_torch(values: list[float], kind: torch.dtype) -> None:
     tensor: Tensor = torch.tensor(values, dtype=torch.float32).to(kind)

@@ -229,7 +229,7 @@ PROBLEMS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     noted=NAMES.flatmap(
         lambda names: st.fixed_dictionaries(dict.fromkeys(names, st.lists(PROBLEMS)))

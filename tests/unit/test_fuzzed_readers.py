@@ -41,7 +41,6 @@ from optbench.scores import read_scores
 _NUM_EXAMPLES = int(os.environ.get("OPTBENCH_FUZZ_EXAMPLES", "30"))
 fuzzed = settings(
     max_examples=_NUM_EXAMPLES,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
 )

@@ -117,7 +117,7 @@ def test_a_hostile_length_ends_in_dots() -> None:
     assert lettering.wrap("a b", 17, 500, max_lines=1) == ("a b",)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(st.characters(codec="ascii"), max_size=80), st.integers(30, 200))
 def test_no_line_is_wider_than_asked(text: str, width: int) -> None:
     lines = lettering.wrap(text, 17, width)

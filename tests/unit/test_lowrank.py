@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from torch import Tensor
 
 from optbench.lowrank import Factors, decompose, shorten
@@ -41,7 +41,6 @@ factor_sets = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(factors=factor_sets)
 def test_singular_values_are_those_of_the_full_matrix(factors: Factors) -> None:
     found = decompose(factors).singular_values
@@ -57,7 +56,6 @@ def test_singular_values_are_those_of_the_full_matrix(factors: Factors) -> None:
     assert full[len(found) :].sum() <= SHARE * full[0]
 
 
-@settings(deadline=None)
 @given(factors=factor_sets, dim=st.integers(1, 16))
 def test_what_is_lost_is_what_was_cut_and_no_more(factors: Factors, dim: int) -> None:
     whole = product(factors)
@@ -73,7 +71,6 @@ def test_what_is_lost_is_what_was_cut_and_no_more(factors: Factors, dim: int) ->
     assert found.scale == pytest.approx(factors.scale, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(factors=factor_sets, dim=st.integers(1, 16))
 def test_shortening_again_changes_nothing(factors: Factors, dim: int) -> None:
     once = shorten(decompose(factors), dim)
@@ -82,7 +79,6 @@ def test_shortening_again_changes_nothing(factors: Factors, dim: int) -> None:
     assert float((product(again) - product(once)).abs().max()) <= limit
 
 
-@settings(deadline=None)
 @given(factors=factor_sets)
 def test_singular_values_go_into_up_and_rows_of_down_are_orthonormal(factors: Factors) -> None:
     whole = decompose(factors)
@@ -126,7 +122,6 @@ def test_an_untrained_layer_has_singular_values_of_zero() -> None:
     assert not product(shorten(whole, 2)).any()
 
 
-@settings(deadline=None)
 @given(factors=factor_sets, pair=st.tuples(st.integers(1, 12), st.integers(1, 12)))
 def test_a_larger_dim_never_loses_more(factors: Factors, pair: tuple[int, int]) -> None:
     small, large = sorted(pair)

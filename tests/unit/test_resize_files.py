@@ -59,9 +59,7 @@ def refusal(source: Path, target: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dim=st.integers(1, 10),
     new_dim=st.integers(1, 12),
@@ -90,7 +88,8 @@ def test_energy_scale_and_idempotence_of_any_lora(
         kept = float(torch.linalg.matrix_norm(found[name]))
         lost = float(torch.linalg.matrix_norm(whole[name] - found[name]))
         assert kept / size == pytest.approx(record.retained_fro, rel=1e-5)
-        assert lost == pytest.approx(math.sqrt(max(0, size**2 - kept**2)), abs=1e-3 * size)
+        # Squares, because the root of a difference of nearly equal ones is mostly rounding.
+        assert lost**2 == pytest.approx(size**2 - kept**2, abs=4e-6 * size**2)
         assert kept <= size * (1 + 1e-5)
         new_scale = float(tensors[f"{name}.alpha"]) / record.new_dim
         assert new_scale == pytest.approx((alpha if alpha is not None else dim) / dim, rel=1e-6)

@@ -275,7 +275,7 @@ TAGS = st.sampled_from([draw_inhabitant(seed).tags for seed in range(6)])
 SEEDS = st.integers(0, 2**32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tags=TAGS, seed=SEEDS, degraded=st.booleans())
 def test_captions_repeat_and_keep_the_heads(
     tags: tuple[str, ...], seed: int, degraded: bool
@@ -288,7 +288,7 @@ def test_captions_repeat_and_keep_the_heads(
     assert not (degraded and "masterpiece" in text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tags=TAGS, seed=SEEDS)
 def test_captions_invent_nothing_but_names(tags: tuple[str, ...], seed: int) -> None:
     known = {word for tag in tags for word in tag.split()}
