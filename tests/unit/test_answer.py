@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from tests.unit.fabricated import make_run, make_sweep
 
+from optbench.report.answer import Answer, make_answer
 from optbench.report.evidence import gather
 from optbench.report.findings import Findings, find
+from optbench.report.image_metrics import Flag
+from optbench.report.oddities import oddities
 from optbench.report.scatter import Point
+from optbench.report.settings_table import SettingRow, setting_rows
 from optbench.report.tradeoffs import frontier
 
 CLEAR = {
@@ -59,6 +63,57 @@ def test_one_seed_ranks_nothing(tmp_path: Path) -> None:
     assert all("n = 1" in row.badges for row in found.settings)
     assert [row.label for row in found.settings] == ["adamw", "lion"]  # the sweep's order
     assert "python -m optbench -m optimizer=adamw,lion seed=1,2,3" in text
+
+
+def with_flags(found: Findings, **labels: str) -> tuple[Answer, list[SettingRow]]:
+    """Return answer and rows as they are when pictures of settings are flagged."""
+    sweep = found.standings.settings[0].runs[0].run.path.parent
+    evidence = gather(sweep)
+    flags = [
+        Flag(run=run, what=what, why="clipped 0.5; epoch 1, 2", is_last=not what.startswith("was"))
+        for setting in found.standings.settings
+        for run in setting.runs
+        if (what := labels.get(setting.label))
+    ]
+    odd = oddities(found.standings, flags)
+    answer = make_answer(evidence, found.standings, odd)
+    assert answer is not None
+    return answer, setting_rows(evidence, found.standings, odd)
+
+
+def test_a_loss_recommends_no_odd_pictures_without_a_word(tmp_path: Path) -> None:
+    clear = findings_of(tmp_path, CLEAR)
+    answer, rows = with_flags(clear, lion="burnt")
+    assert answer.headline.startswith("Use lion: it has the lowest")
+    assert answer.headline.endswith("But its pictures are odd: look at them first.")
+    assert answer.sure[0] == "Pictures of lion after the last epoch: burnt (clipped 0.5)."
+    assert answer.sure[1] == "The lowest whose pictures show none of it: adamw."
+    assert {row.label: "odd pictures" in row.badges for row in rows} == {
+        "lion": True,
+        "adamw": False,
+    }
+    # Of what is not recommended, or was odd only before the end, nothing is said.
+    for label, what in (("adamw", "burnt"), ("lion", "was burnt")):
+        answer, _ = with_flags(clear, **{label: what})
+        assert "odd" not in answer.headline
+        assert "Pictures of" not in answer.sure[0]
+    answer, _ = with_flags(clear, lion="burnt", adamw="burnt")
+    assert "No setting here has pictures without something odd." in answer.sure
+
+
+def test_a_hint_is_told_of_odd_pictures_too(tmp_path: Path) -> None:
+    hint = findings_of(tmp_path, {key: gains[:1] for key, gains in CLEAR.items()})
+    answer, _ = with_flags(hint, lion="noise")
+    assert answer.headline.startswith("A hint, not an answer: lion")
+    assert answer.headline.endswith("But its pictures are odd: look at them first.")
+    answer, _ = with_flags(hint, adamw="noise")
+    assert "odd" not in answer.headline
+
+
+def test_of_tied_settings_the_fastest_with_sound_pictures_is_named(tmp_path: Path) -> None:
+    answer, _ = with_flags(findings_of(tmp_path, TIED), lion="noise")
+    assert "Of these the fastest is adamw." in answer.headline
+    assert answer.headline.endswith("But look first at the pictures of lion: odd.")
 
 
 def test_one_setting_has_nothing_beside_it(tmp_path: Path) -> None:

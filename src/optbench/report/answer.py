@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench import results
 from optbench.report.advice import Advice, surer
 from optbench.report.evidence import SweepEvidence
+from optbench.report.oddities import against, beware
 from optbench.report.standing import BROKEN, DONE, RATES, Setting, Standings
 from optbench.report.wording import bytes_text, listed, seconds_text, times
 
@@ -36,8 +37,16 @@ class Answer:
     surer: tuple[Advice, ...]
 
 
-def make_answer(sweep: SweepEvidence, standings: Standings) -> Answer | None:
-    """Return the answer to a sweep's question, or None where there is no run at all."""
+def make_answer(
+    sweep: SweepEvidence, standings: Standings, odd: Mapping[str, str]
+) -> Answer | None:
+    """Return the answer to a sweep's question, or None where there is no run at all.
+
+    Args:
+        sweep: What lies in the folder.
+        standings: How its settings stand by their losses.
+        odd: What is odd about settings' pictures (`oddities`); a loss sees nothing of it.
+    """
     if not sweep.runs:
         return None
     trainings = sweep.only(results.TRAINING)
@@ -47,8 +56,10 @@ def make_answer(sweep: SweepEvidence, standings: Standings) -> Answer | None:
     if not standings.finished:
         headline = _nothing_finished(trainings)
     else:
-        headline = _headline(standings)
-        sure = list(_sureness(trainings, standings))
+        chosen = _chosen(standings)
+        headline = f"{_headline(standings, odd)}{beware(chosen, odd)}"
+        ordered = sorted(standings.finished, key=_mean) if standings.is_comparable else []
+        sure = [*against(chosen, ordered, odd), *_sureness(trainings, standings)]
     return Answer(
         headline=headline,
         sure=tuple(sure),
@@ -84,7 +95,19 @@ def _nothing_finished(trainings: SweepEvidence) -> str:
     return f"No run is finished yet ({told}). Nothing can be said before the first ones are."
 
 
-def _headline(standings: Standings) -> str:
+def _chosen(standings: Standings) -> Sequence[Setting]:
+    """Return the settings that the losses put first; none where they put none."""
+    if not standings.is_comparable or len(standings.finished) == 1 or standings.is_ranked:
+        return standings.best
+    return [_lowest(standings)]
+
+
+def _lowest(standings: Standings) -> Setting:
+    finished = standings.finished
+    return min([one for one in finished if not one.num_broken] or finished, key=_mean)
+
+
+def _headline(standings: Standings, odd: Mapping[str, str]) -> str:
     finished, best = standings.finished, standings.best
     if len(finished) == 1:
         only = "One setting" if len(standings.settings) == 1 else f"Only {_named(finished)}"
@@ -95,16 +118,17 @@ def _headline(standings: Standings) -> str:
             "they were measured unlike. Judge by the pictures."
         )
     if not standings.is_ranked:
-        lowest = min([one for one in finished if not one.num_broken] or finished, key=_mean)
         return (
-            f"A hint, not an answer: {lowest.label} has the lowest {_WHAT[standings.measure]}, but "
-            "not every setting ran with two seeds, and another seed may turn the order around."
+            f"A hint, not an answer: {_lowest(standings).label} has the lowest "
+            f"{_WHAT[standings.measure]}, but not every setting ran with two seeds, and another "
+            "seed may turn the order around."
         )
+    sound = [one for one in best if one.label not in odd] or best
     if len(best) == 1:
         return f"Use {best[0].label}: it has the lowest {_WHAT[standings.measure]}."
     if len(best) == len(finished):
-        return f"No difference was found between {_named(best)}.{_take(_cheapest(best))}"
-    return f"{_tied(standings)}{_take(_cheapest(best))}"
+        return f"No difference was found between {_named(best)}.{_take(_cheapest(sound))}"
+    return f"{_tied(standings)}{_take(_cheapest(sound))}"
 
 
 def _tied(standings: Standings) -> str:

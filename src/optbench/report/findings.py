@@ -13,6 +13,8 @@ from optbench import results
 from optbench.report.answer import Answer, make_answer
 from optbench.report.curves import Chart
 from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.image_metrics import MetricReport, make_metrics
+from optbench.report.oddities import oddities
 from optbench.report.people import People, hear_people
 from optbench.report.settings_table import SettingRow, setting_rows
 from optbench.report.standing import DONE, Standings, stand
@@ -44,6 +46,7 @@ class Findings:
     band_titles: tuple[str, ...]
     bands: tuple[BandRow, ...]
     people: People | None
+    metrics: MetricReport | None
     tables: Mapping[str, pd.DataFrame]
 
 
@@ -54,10 +57,13 @@ def find(sweep: SweepEvidence) -> Findings:
     standings = stand(trainings)
     is_crowded = any(run.was_crowded for run in trainings.runs)
     bands = results.bands(frames.validation)
-    rows_of_settings = tuple(setting_rows(trainings, standings))
+    metrics = make_metrics(sweep)
+    odd = oddities(standings, metrics.flags if metrics else ())
+    rows_of_settings = tuple(setting_rows(trainings, standings, odd))
     titles, rows = _bands(trainings, bands)
     return Findings(
-        answer=make_answer(sweep, standings),
+        answer=make_answer(sweep, standings, odd),
+        metrics=metrics,
         standings=standings,
         settings=rows_of_settings,
         targets=time_to_target(trainings, standings),

@@ -40,6 +40,7 @@ class Flag:
     run: RunEvidence
     what: str
     why: str
+    is_last: bool  # it holds after the run's last epoch, and not only before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +161,12 @@ def _flags(run: RunEvidence, table: pd.DataFrame, frames: Frames) -> Iterator[Fl
             first = odd.iloc[-1]
             base = "" if pd.isna(first["base_value"]) else f", base {_text(first['base_value'])}"
             why = f"{metric} {_text(first['value'])}{base}; epoch {epochs}"
-            yield Flag(run=run, what=what, why=why)
+            is_last = bool(odd["epoch"].max() == trained["epoch"].max())
+            yield Flag(run=run, what=what, why=why, is_last=is_last)
     moved = trained[trained["metric"] == "change_from_base"].sort_values("epoch").tail(1)
     if len(moved) and moved["value"].iloc[0] < _UNMOVED:
         why = f"change_from_base {_text(moved['value'].iloc[0])} after the last epoch"
-        yield Flag(run=run, what="hardly differs from the base", why=why)
+        yield Flag(run=run, what="hardly differs from the base", why=why, is_last=True)
     yield from _copies(run, frames.metrics)
 
 
@@ -178,7 +180,8 @@ def _copies(run: RunEvidence, rows: pd.DataFrame) -> Iterator[Flag]:
         of = one.get("detail")
         named = f" of {of}" if isinstance(of, str) else ""
         why = f"{len(near)} pictures; first prompt {one['prompt']}, seed {one['seed']}, epoch"
-        yield Flag(run=run, what=f"near-copy{named}", why=f"{why} {one['epoch']}")
+        is_last = bool(near["epoch"].max() == rows.loc[is_own, "epoch"].max())
+        yield Flag(run=run, what=f"near-copy{named}", why=f"{why} {one['epoch']}", is_last=is_last)
 
 
 def _text(value: float) -> str:

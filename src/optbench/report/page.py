@@ -13,7 +13,6 @@ from optbench import results
 from optbench.report import charts, curves, exports, origins, sheets, tables
 from optbench.report.evidence import RunEvidence, SweepEvidence, gather
 from optbench.report.findings import find
-from optbench.report.image_metrics import make_metrics
 from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address, refuse_links
 from optbench.report.validation_curves import validation_charts
@@ -70,7 +69,7 @@ def write_page(sweep_dir: Path) -> Path:
             trainings=trainings,
             laboratory=make_laboratory(sweep, report_dir),
             findings=findings,
-            metrics=make_metrics(sweep),
+            metrics=findings.metrics,
             has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
             shared_settings=origins.shared_settings(sweep),
             ranking=tables.ranking(trainings),

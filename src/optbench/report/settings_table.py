@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from optbench import stats
@@ -34,10 +34,22 @@ class SettingRow:
     badges: tuple[str, ...]
 
 
-def setting_rows(trainings: SweepEvidence, standings: Standings) -> list[SettingRow]:
-    """Return a row per setting: from best to worst where ranked, else in the sweep's order."""
-    edges = edge_labels(standings)
-    return [_row(trainings, standings, one, edges) for one in standings.settings]
+def setting_rows(
+    trainings: SweepEvidence, standings: Standings, odd: Collection[str] = ()
+) -> list[SettingRow]:
+    """Return a row per setting: from best to worst where ranked, else in the sweep's order.
+
+    Args:
+        trainings: The sweep's trainings.
+        standings: How their settings stand.
+        odd: Labels of the settings whose last pictures are flagged.
+    """
+    marks: dict[str, list[str]] = {one.label: [] for one in standings.settings}
+    for label, edge in edge_labels(standings).items():
+        marks[label].append(edge)
+    for label in odd:
+        marks[label].append("odd pictures")
+    return [_row(trainings, standings, one, marks[one.label]) for one in standings.settings]
 
 
 def edge_labels(standings: Standings) -> dict[str, str]:
@@ -63,7 +75,7 @@ def edge_labels(standings: Standings) -> dict[str, str]:
 
 
 def _row(
-    trainings: SweepEvidence, standings: Standings, one: Setting, edges: dict[str, str]
+    trainings: SweepEvidence, standings: Standings, one: Setting, marks: Sequence[str]
 ) -> SettingRow:
     mean = _mean(one) if one.outcomes else None
     against = one.standing.against_best if one.standing else None
@@ -91,7 +103,7 @@ def _row(
         memory_text=bytes_text(memory),
         file_bytes=size,
         file_text=bytes_text(size),
-        badges=tuple(_badges(trainings, standings, one, edges)),
+        badges=tuple(_badges(trainings, standings, one, marks)),
     )
 
 
@@ -112,7 +124,7 @@ def _verdict(standings: Standings, one: Setting) -> str:
 
 
 def _badges(
-    trainings: SweepEvidence, standings: Standings, one: Setting, edges: dict[str, str]
+    trainings: SweepEvidence, standings: Standings, one: Setting, marks: Sequence[str]
 ) -> Iterator[str]:
     if one.seeds == 1:
         yield "n = 1"
@@ -120,8 +132,7 @@ def _badges(
         yield f"n = {one.seeds}, few"
     if not any(name in standings.factors for name in RATES):
         yield "rate untuned"
-    if one.label in edges:
-        yield edges[one.label]
+    yield from marks
     if one.num_broken:
         statuses = {run.status for run in one.runs if run.row["status"] != DONE}
         yield f"{', '.join(sorted(statuses))}: {one.num_broken} of {len(one.runs)}"
