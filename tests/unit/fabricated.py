@@ -19,8 +19,8 @@ SECONDS = {"adamw": 0.5, "lion": 0.25}
 def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any) -> RunDir:
     """Make a finished run of two epochs that ends `gain` below the base on every picture.
 
-    `changes`: optimizer, dim, seed, lr_mult, status, splits, num_pictures, load, and further
-    settings by override name.
+    `changes`: optimizer, dim, seed, lr_mult, dataset, status, splits, num_pictures, load, and
+    further settings by override name.
     """
     asked = {"optimizer": "adamw", "dim": 8, "seed": 1, "lr_mult": 1.0, **changes}
     run = RunDir(sweep / name)
@@ -33,6 +33,7 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
         "loss": {"type": asked.get("loss", "l2")},
         "lr_mult": asked["lr_mult"],
         "seed": asked["seed"],
+        **({"dataset": {"name": asked["dataset"]}} if "dataset" in asked else {}),
     }
     rundir.write_atomic(run.config_path, yaml.safe_dump(config))
     provenance = {"num_cpus": 2, "command": asked.get("command", ["-m", "optimizer=adamw,lion"])}

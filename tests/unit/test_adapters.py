@@ -289,9 +289,15 @@ def test_a_run_of_ours_gives_the_same_bits_as_its_own_merge(tmp_path: Path, dora
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (keyed(LINEAR, lora_up__weight=draw(4, 2)), ("part is missing", LINEAR)),
-        (keyed(LINEAR, lokr_w1=draw(2, 2), lokr_w2_a=draw(2, 1)), ("part is missing",)),
-        (keyed(CONV, hada_w1_a=draw(4, 2), hada_w1_b=draw(2, 54)), ("part is missing",)),
+        (keyed(LINEAR, lora_up__weight=draw(4, 2)), ("missing or too many", LINEAR)),
+        (keyed(LINEAR, lokr_w1=draw(2, 2), lokr_w2_a=draw(2, 1)), ("missing or too many",)),
+        (keyed(CONV, hada_w1_a=draw(4, 2), hada_w1_b=draw(2, 54)), ("missing or too many",)),
+        (
+            keyed(LINEAR, lokr_w1=draw(2, 2), lokr_w2=draw(2, 3), lora_up__weight=draw(2, 2)),
+            ("missing or too many",),
+        ),
+        (keyed(LINEAR, lokr_w1=torch.ones(()), lokr_w2=torch.ones(())), ("do not fit together",)),
+        (keyed(LINEAR, lokr_w1=draw(2, 2, 1, 1), lokr_w2=draw(2, 3)), ("do not fit together",)),
         (keyed(LINEAR, oft_blocks=draw(2, 2)), ("OFT",)),
         (keyed(LINEAR, diff=draw(4, 6)), ("full weight differences",)),
         ({"emb_params": draw(2, 6)}, ("no known form", "emb_params")),

@@ -188,6 +188,17 @@ def test_the_training_loss_is_named_as_the_weakest_evidence(tmp_path: Path) -> N
     assert "validate=default" in text
 
 
+@pytest.mark.parametrize("splits", [(), ("training",), ("held_out",)])
+def test_of_the_embedded_character_held_out_pictures_are_drawn(
+    tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    text = said(findings_of(tmp_path, CLEAR, dataset="mirelle", splits=splits))
+    is_asked = "python -m optbench.tiny character --out mirelle-held-out --seed 7\n" in text
+    assert is_asked == (splits != ("held_out",))
+    assert ("validate=default validate.dir=mirelle-held-out" in text) == is_asked
+    assert "validate.dir=FOLDER" not in text
+
+
 def test_pictures_that_were_trained_on_are_said(tmp_path: Path) -> None:
     assert "overfitting cannot be seen" in said(findings_of(tmp_path, CLEAR, splits=("training",)))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optbench import lora_layout
 from optbench.adapters.changes import change, lengths_by, product
-from optbench.adapters.layout import AdapterLayer, layers_of
+from optbench.adapters.layout import AdapterLayer, has_axes, layers_of
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import supported
 from optbench.records import LoraTarget
@@ -85,7 +85,8 @@ class AdapterFile:
         unlike = [
             f"{layer.name} {', '.join(str(self._shapes[key]) for key in layer.keys.values())}"
             for layer in self.layers.values()
-            if 0 in (self.size(layer) or (0,)) or self._num_alphas(layer) != 1
+            if not all(has_axes(part, self._shapes[key]) for part, key in layer.keys.items())
+            or self.size(layer) is None
         ]
         if not unlike:
             return []
@@ -98,9 +99,6 @@ class AdapterFile:
                 fix="copy the file again, or use another one",
             )
         ]
-
-    def _num_alphas(self, layer: AdapterLayer) -> int:
-        return math.prod(self._shapes[layer.keys["alpha"]]) if "alpha" in layer.keys else 1
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ diffusers. Nothing here imports torch.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ _BESIDE_ATTENTION: Final = re.compile(r"\.processor\.(to_[a-z]+)_lora\.(down|up)
 _READ: Final = ("DoRA", "LoHa", "LoKr", "Tucker", "PEFT", "diffusers")
 _DIFFUSERS_METADATA: Final = "lora_adapter_metadata"
 _MOST: Final = 1e6
-_LOHA: Final = {"w1_a", "w1_b", "w2_a", "w2_b"}
+_PAIRS: Final = {"w1_a", "w1_b", "w2_a", "w2_b"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,9 @@ def layers_of(
     }
     complaints = {
         "tensors of no known form": unknown,
-        "layers of which a part is missing": [name for name, form in forms.items() if not form],
+        "layers of which a part is missing or too many": [
+            name for name, form in forms.items() if not form
+        ],
     }
     problems = [
         _refusal(what, keys, len(shapes), where) for what, keys in complaints.items() if keys
@@ -100,6 +103,15 @@ def layers_of(
     if not shapes:
         problems = [_refusal("no tensor at all", [], 0, where)]
     return layers, problems
+
+
+def has_axes(part: str, shape: Sequence[int]) -> bool:
+    """Return whether a part's tensor has as many axes as one of it may have."""
+    if part == "alpha":
+        return math.prod(shape) == 1
+    wanted = {"lengths": (1, 2, 4), "up": (2, 4), "down": (2, 4), "w2": (2, 4)}
+    cores = dict.fromkeys(("core", "t1", "t2"), (4,))
+    return len(shape) in {**wanted, **cores}.get(part, (2,)) and 0 not in shape
 
 
 def _read_key(key: str) -> tuple[str, str, bool]:
@@ -121,11 +133,11 @@ def _form_of(keys: Mapping[str, str]) -> str:
     """Return the form of a layer that has these parts, "" if one is missing or too many."""
     parts = set(keys) - {"alpha", "lengths"}
     if any(".lokr_" in key for key in keys.values()):
-        is_whole = _has(parts, "w1") and _has(parts, "w2")
+        is_whole = _has(parts, "w1") and _has(parts, "w2") and parts <= _PAIRS | {"w1", "w2", "t2"}
         return "LoKr" if is_whole and ("t2" not in parts or "w2_a" in parts) else ""
     if parts in ({"up", "down"}, {"up", "down", "core"}):
         return "LoRA"
-    return "LoHa" if parts in (_LOHA, _LOHA | {"t1", "t2"}) else ""
+    return "LoHa" if parts in (_PAIRS, _PAIRS | {"t1", "t2"}) else ""
 
 
 def _has(parts: set[str], which: str) -> bool:

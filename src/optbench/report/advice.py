@@ -12,6 +12,8 @@ from optbench.report.standing import BROKEN, DONE, RATES, Standings
 from optbench.report.wording import times
 
 _ENOUGH_SEEDS = 3
+_DRAWN = "mirelle"  # the data set of which there can be more pictures at will
+_HELD_OUT = "mirelle-held-out"
 _MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
 
 
@@ -45,12 +47,8 @@ def surer(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
             text="Compare it with something, with seeds enough to tell luck:",
             command="python -m optbench -m optimizer=adamw,lion seed=1,2,3 validate=default",
         )
-    if standings.finished and standings.measure == "final_loss":
-        yield Advice(
-            text="Measure a validation loss; better still with pictures kept out of training "
-            "(validate.dir=FOLDER):",
-            command=command_of(trainings, "validate=default"),
-        )
+    if standings.finished:
+        yield from _validation(trainings, standings)
     wanted = _more_seeds(trainings, standings)
     if wanted:
         yield Advice(
@@ -61,6 +59,24 @@ def surer(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
         yield Advice(
             text="Give every optimizer the rate that suits it:",
             command=command_of(trainings, "lr_mult=0.3,1,3"),
+        )
+
+
+def _validation(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
+    """Yield how to measure on pictures that no run has seen; nothing is trained again."""
+    if {run.row.get("dataset") for run in trainings.runs} == {_DRAWN}:
+        if standings.measure != "validation_held_out":
+            held_out = command_of(trainings, "validate=default", f"validate.dir={_HELD_OUT}")
+            yield Advice(
+                text="Measure a validation loss on pictures kept out of training, drawn for it; "
+                "nothing is trained again:",
+                command=f"python -m optbench.tiny character --out {_HELD_OUT} --seed 7\n{held_out}",
+            )
+    elif standings.measure == "final_loss":
+        yield Advice(
+            text="Measure a validation loss; better still with pictures kept out of training "
+            "(validate.dir=FOLDER):",
+            command=command_of(trainings, "validate=default"),
         )
 
 
