@@ -13,6 +13,7 @@ from PIL import Image
 from tests.unit.lora_files import write_lora
 from torch import nn
 
+from optbench import grid
 from optbench.contracts import SampleRequest
 from optbench.plots import making
 from optbench.plots.asking import compose_plots, with_named_files
@@ -220,6 +221,25 @@ def test_everything_may_stand_on_a_side(painter: Painter) -> None:
     assert (shot.sampler, shot.cfg_scale, shot.steps) == ("Euler a", 7.5, 20)
     assert run("one.safetensors", "x={clip_skip:[1,2]}", "y=prompt", "render.seeds=[5]") == 0
     assert {one.clip_skip for one in painter.requests} == {1, 2}
+
+
+def test_a_sheet_shows_the_text_of_every_prompt_on_it(
+    painter: Painter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    write_sheet = grid.write_sheet
+
+    def noting(path: Path, plan: grid.SheetPlan) -> Any:
+        drawn.append(plan.text)
+        return write_sheet(path, plan)
+
+    monkeypatch.setattr(grid, "write_sheet", noting)
+    second = [
+        f"+prompts.prompts.b.{key}" for key in ("text=sea", "negative=''", "width=16", "height=8")
+    ]
+    assert run("one.safetensors", "y=prompt", "x={seed:5}", *second) == 0
+    assert run("one.safetensors", "y=lora", "x={sr:[red,blue]}", "render.seeds=[5]") == 0
+    assert drawn == ["a: 1girl, red dress / b: sea", "1girl, red dress"]
 
 
 def test_clip_skip_is_the_files_own(painter: Painter, capsys: pytest.CaptureFixture[str]) -> None:

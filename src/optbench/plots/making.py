@@ -38,6 +38,7 @@ _CELLS_SCHEMA = 2  # raise it when equal settings begin to give other pictures
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
 _MAX_ROWS = 40  # of one sheet
+_MAX_TEXTS = 4  # above it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +245,7 @@ def _draw_sheets(
             rows.append(grid.Row(title=title, tiles=tuple(tiles)))
         plan = grid.SheetPlan(
             title=page.title,
-            text=first.text,
+            text=_text(page),
             columns=page.columns,
             rows=tuple(rows),
             size_px=(first.width, first.height),
@@ -254,6 +255,17 @@ def _draw_sheets(
         found.append(sheet.path)
     rundir.write_json(asked.run_dir / "plot.json", {"pictures": written})
     return found
+
+
+def _text(page: Page) -> str:
+    """Return the text that a page shows; of several prompts each with its name, if they are few."""
+    texts: dict[str, str] = {}
+    for shot in (one for _, row in page.rows for one in row):
+        texts.setdefault(shot.prompt.name, shot.prompt.text)  # the first, where words are replaced
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    named = [f"{name}: {text}" for name, text in texts.items()]
+    return " / ".join(named) if len(named) <= _MAX_TEXTS else ""
 
 
 def _parted(page: Page) -> list[Page]:
