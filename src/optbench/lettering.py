@@ -44,6 +44,7 @@ _STYLED = re.compile(r"bold|italic|oblique|mono|condensed|narrow|serif|light|thi
 _MAX_FONTS = 300
 _PROBE_PX = 20
 # Marks of direction could make a text look like another one; other controls have no picture.
+_SEAMS = "._-/="  # a long word may end a line behind one of these
 _HIDDEN = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JOINED = ("\u200c", "\u200d")
 _NO_LETTER = "\U0010fffe"  # never one, so every font draws it as what it has not
@@ -136,10 +137,14 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _cut(word: str, size: int, width: int) -> list[str]:
+    """Return the pieces of a word, cut behind a dot, dash or the like where there is one."""
     pieces = [""]
     for letter in word:
-        if pieces[-1] and length(pieces[-1] + letter, size) > width:
-            pieces.append("")
+        piece = pieces[-1]
+        if piece and length(piece + letter, size) > width:
+            seam = max(piece.rfind(mark) for mark in _SEAMS) + 1
+            end = seam if seam > len(piece) // 3 else len(piece)
+            pieces[-1:] = [piece[:end], piece[end:]]
         pieces[-1] += letter
     return pieces
 

@@ -110,6 +110,14 @@ def test_lines_end_behind_words_and_behind_any_letter_of_han() -> None:
     assert lettering.wrap("", 20, 100) == ()
 
 
+def test_a_long_setting_is_cut_where_its_words_meet() -> None:
+    lines = lettering.wrap("network.rank_dropout=0.1 lion", 20, 150)
+    assert lines[0] in ("network.", "network.rank_")
+    assert "".join(lines).startswith("network.rank_dropout=0.1")
+    # A seam near the beginning would leave a line all but empty.
+    assert lettering.wrap("a-" + "b" * 40, 20, 150)[0] != "a-"
+
+
 def test_a_hostile_length_ends_in_dots() -> None:
     lines = lettering.wrap("looong " * 2000, 17, 500, max_lines=20)
     assert len(lines) == 20
