@@ -1,7 +1,7 @@
 "use strict";
 // The table of pictures. Only what can be seen is in the document, whatever the size of the table.
 (function (ob) {
-  const { element, visible } = ob;
+  const { element, seamed, visible } = ob;
   const GAP = 6, EDGE = 4, BLOCK_HEIGHT = 36, AROUND = 400;  // px; AROUND: made before it comes into sight
 
   // Which rows, columns and blocks there are, and which runs are left by the filters.
@@ -238,7 +238,7 @@
       const run = row.choice.run ? this.layout.model.runByName.get(row.choice.run) : null;
       const head = element("div", { class: "vg-rowhead", role: "rowheader", "aria-colindex": 1, title: row.label,
         "aria-label": row.block.label ? `${row.block.label}: ${row.label}` : null },
-        run ? this.app.swatch(run) : null, element("bdi", {}, row.label));
+        run ? this.app.swatch(run) : null, element("bdi", {}, seamed(row.label)));
       if (run && run.status !== "done") { head.append(element("span", { class: `status ${run.status}` }, run.status.replaceAll("_", " "))); }
       return head;
     }

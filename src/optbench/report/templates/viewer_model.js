@@ -24,6 +24,11 @@ window.optbench = {};
     return made;
   };
 
+  // A label that may end a line behind the marks between the words of a name.
+  ob.seamed = function (label) {
+    return label.split(/(?<=[a-z][._/-])/i).flatMap((piece) => [piece, ob.element("wbr")]);
+  };
+
   ob.numberText = function (value) {
     if (value === null || value === undefined) { return "-"; }
     const size = Math.abs(value);
