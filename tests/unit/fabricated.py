@@ -19,8 +19,8 @@ SECONDS = {"adamw": 0.5, "lion": 0.25}
 def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any) -> RunDir:
     """Make a finished run of two epochs that ends `gain` below the base on every picture.
 
-    `changes`: optimizer, dim, seed, lr_mult, dataset, status, splits, num_pictures, load, and
-    further settings by override name.
+    `changes`: optimizer, dim, seed, lr_mult, lr_role, dataset, status, splits, num_pictures, load,
+    and further settings by override name.
     """
     asked = {"optimizer": "adamw", "dim": 8, "seed": 1, "lr_mult": 1.0, **changes}
     run = RunDir(sweep / name)
@@ -28,7 +28,11 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
     config: dict[str, Any] = {
         "base": {"name": asked.get("base", "tiny")},
         "network": {"name": "lora", "dim": asked["dim"], "alpha": asked["dim"] / 2},
-        "optimizer": {"name": asked["optimizer"], "lr": 1e-4},
+        "optimizer": {
+            "name": asked["optimizer"],
+            "lr": 1e-4,
+            "traits": {"lr_role": asked.get("lr_role", "manual")},
+        },
         "train": {"epochs": 2, "batch_size": 1},
         "loss": {"type": asked.get("loss", "l2")},
         "lr_mult": asked["lr_mult"],

@@ -188,6 +188,14 @@ def test_the_training_loss_is_named_as_the_weakest_evidence(tmp_path: Path) -> N
     assert "validate=default" in text
 
 
+@pytest.mark.parametrize("status", ["done", "diverged"])
+def test_no_rates_are_advised_for_a_class_that_finds_its_own(tmp_path: Path, status: str) -> None:
+    gains = {("adamw", 8): [-0.1], ("adafactor_auto", 8): [-0.2]}
+    for role, is_advised in (("manual", True), ("automatic", False)):
+        text = said(findings_of(tmp_path / role, gains, status=status, lr_role=role))
+        assert ("lr_mult=" in text) == is_advised
+
+
 @pytest.mark.parametrize("splits", [(), ("training",), ("held_out",)])
 def test_of_the_embedded_character_held_out_pictures_are_drawn(
     tmp_path: Path, splits: tuple[str, ...]

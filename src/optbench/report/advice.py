@@ -32,7 +32,8 @@ def surer(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
         yield Advice(
             text="Finish the sweep; what is done is not done again:", command=command_of(trainings)
         )
-    if statuses["diverged"]:
+    takes_rates = _take_rates(trainings)
+    if statuses["diverged"] and takes_rates:
         yield Advice(
             text="Some runs diverged; try lower rates:",
             command=command_of(trainings, "lr_mult=0.1,0.3,1"),
@@ -55,11 +56,18 @@ def surer(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
             text=f"Repeat with more seeds ({times(standings.num_seeds, 'seed')} now):",
             command=command_of(trainings, f"seed={','.join(map(str, wanted))}"),
         )
-    if standings.finished and not any(name in trainings.factors for name in RATES):
+    is_tuned = any(name in trainings.factors for name in RATES)
+    if standings.finished and takes_rates and not is_tuned:
         yield Advice(
             text="Give every optimizer the rate that suits it:",
             command=command_of(trainings, "lr_mult=0.3,1,3"),
         )
+
+
+def _take_rates(trainings: SweepEvidence) -> bool:
+    """Return whether lr_mult is no mistake: a class that finds its own rates would ignore it."""
+    roles = {run.row.get("optimizer.traits.lr_role") for run in trainings.runs}
+    return "automatic" not in roles
 
 
 def _validation(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
