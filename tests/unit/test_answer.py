@@ -16,6 +16,7 @@ from optbench.report.image_metrics import Flag
 from optbench.report.oddities import oddities
 from optbench.report.scatter import Point
 from optbench.report.settings_table import SettingRow, setting_rows
+from optbench.report.standing import label_of
 from optbench.report.tradeoffs import frontier
 
 CLEAR = {
@@ -186,6 +187,28 @@ def test_the_training_loss_is_named_as_the_weakest_evidence(tmp_path: Path) -> N
     text = said(find(gather(sweep)))
     assert "the weakest evidence there is" in text
     assert "validate=default" in text
+
+
+def test_a_folder_of_several_commands_is_repeated_by_each_of_them(tmp_path: Path) -> None:
+    made = {"adamw": ["optbench", "-m", "optimizer=adamw"], "lion": ["optimizer=lion", "lr_mult=2"]}
+    for optimizer, command in made.items():
+        make_run(tmp_path / "s", optimizer, -0.1, optimizer=optimizer, command=command)
+    text = said(find(gather(tmp_path / "s")))
+    assert "python -m optbench -m optimizer=adamw seed=1,2,3\n" in text
+    assert "python -m optbench -m optimizer=lion lr_mult=2 seed=1,2,3" in text
+    # Of very many commands one is made, of all that varies.
+    for number in range(4):
+        command = [f"optimizer=came{number}"]
+        make_run(tmp_path / "s", f"c{number}", optimizer=f"came{number}", command=command)
+    assert "optimizer=adamw,came0,came1,came2,came3,lion seed=1,2,3" in said(
+        find(gather(tmp_path / "s"))
+    )
+
+
+def test_a_lora_that_is_gone_on_from_is_named_without_its_folders(tmp_path: Path) -> None:
+    factors = ("optimizer", "network.weights")
+    assert label_of(factors, ("adamw", "runs/a/lora/b.safetensors")) == "adamw network.weights=b"
+    assert label_of(factors, ("adamw", "null")) == "adamw"
 
 
 @pytest.mark.parametrize("status", ["done", "diverged"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from optbench.report.evidence import SweepEvidence
@@ -12,6 +12,7 @@ from optbench.report.standing import BROKEN, DONE, RATES, Standings
 from optbench.report.wording import times
 
 _ENOUGH_SEEDS = 3
+_MAX_COMMANDS = 4
 _DRAWN = "mirelle"  # the data set of which there can be more pictures at will
 _HELD_OUT = "mirelle-held-out"
 _MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
@@ -103,23 +104,32 @@ def _more_seeds(trainings: SweepEvidence, standings: Standings) -> list[int]:
 
 
 def command_of(trainings: SweepEvidence, *changes: str) -> str:
-    """Return the command that made the sweep, with changes, as it can be typed.
+    """Return the commands that made the sweep, each with the changes, as they can be typed.
 
-    Where runs do not say one command, it is made of what they vary.
+    Where runs do not say them, or were made by many, it is one command of what they vary.
     """
-    said = [run.provenance.get("command") for run in trainings.runs]
-    first = said[0] if said else None
-    is_one = isinstance(first, list) and all(one == first for one in said)
-    if is_one and first:
-        words = [str(word) for word in first]
-    else:
-        words = [f"{name}={','.join(values)}" for name, values in trainings.factors.items()]
+    runs = sorted(trainings.runs, key=lambda run: int(run.anchor.partition("-")[2]))
+    said = [run.provenance.get("command") for run in runs]
+    commands = [tuple(map(str, one)) for one in said if isinstance(one, list) and one]
+    distinct = list(dict.fromkeys(commands))
+    if len(commands) < len(said) or not 1 <= len(distinct) <= _MAX_COMMANDS:
+        varied = [f"{name}={','.join(values)}" for name, values in trainings.factors.items()]
+        return _typed(varied, changes)
+    return "\n".join(_typed(_arguments(words), changes) for words in distinct)
+
+
+def _arguments(words: Sequence[str]) -> list[str]:
+    """Return a command without the program's name, which stands first where it was typed."""
+    is_name = "=" not in words[0] and not words[0].startswith("-")
+    return list(words[1:] if is_name else words)
+
+
+def _typed(words: Sequence[str], changes: Sequence[str]) -> str:
     asked = {change.partition("=")[0] for change in changes}
     kept = [
         word
-        for index, word in enumerate(words)
+        for word in words
         if word.partition("=")[0] not in (*asked, "-m", "--multirun")
         and not word.startswith("hydra.")  # what the sweep's own start has added
-        and not (index == 0 and is_one and "=" not in word and not word.startswith("-"))
     ]
     return shlex.join(["python", "-m", "optbench", "-m", *kept, *changes])

@@ -66,6 +66,7 @@ def write_page(sweep_dir: Path) -> Path:
             sweep=sweep,
             counts=Counter(run.status for run in sweep.runs).most_common(),
             undone=[run for run in sweep.runs if run.row["status"] != "done"],
+            factors=_factors(sweep),
             trainings=trainings,
             laboratory=make_laboratory(sweep, report_dir),
             findings=findings,
@@ -93,6 +94,14 @@ def write_page(sweep_dir: Path) -> Path:
     path = report_dir / "index.html"
     write_atomic(path, page)
     return path
+
+
+def _factors(sweep: SweepEvidence) -> dict[str, list[str]]:
+    """Return what was varied and its values, as they are read and not as they are typed."""
+    return {
+        name: [results.short(name, value) for value in values]
+        for name, values in sweep.factors.items()
+    }
 
 
 def _environment() -> Environment:

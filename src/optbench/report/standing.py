@@ -153,7 +153,7 @@ def stand(trainings: SweepEvidence) -> Standings:
 def label_of(factors: Sequence[str], values: Sequence[str]) -> str:
     """Return a short name of a setting: its recipe, and what else is varied with its name."""
     words = [
-        value if name in results.GROUPS else f"{name}={value}"
+        value if name in results.GROUPS else f"{name}={results.short(name, value)}"
         for name, value in zip(factors, values, strict=True)
         if value != "null"
     ]

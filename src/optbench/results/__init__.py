@@ -12,6 +12,7 @@ from optbench.results.comparing import (
     is_missing,
     labels,
     settings_of,
+    short,
     shown,
 )
 from optbench.results.configs import settings
@@ -81,6 +82,7 @@ __all__ = [
     "bands",
     "Outcome",
     "settings_of",
+    "short",
     "shown",
     "sweep_dirs",
 ]

@@ -138,7 +138,7 @@ def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str]
     for row in _records(runs):
         words = [str(row[column]) for column in named if not is_missing(row[column])]
         words += [
-            f"{column}={_short(column, row[column])}"
+            f"{column}={short(column, row[column])}"
             for column in others
             if not is_missing(row[column])
         ]
@@ -190,9 +190,10 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _short(column: str, value: Any) -> str:
-    """Return a value for a label: of a file its name alone."""
-    return PurePath(str(value)).stem if column == "network.weights" else shown(value)
+def short(column: str, value: Any) -> str:
+    """Return a setting's value for a label: of a file its name alone."""
+    is_file = column == "network.weights" and not is_missing(value) and value != "null"
+    return PurePath(str(value)).stem if is_file else shown(value)
 
 
 def is_missing(value: Any) -> bool:
