@@ -76,7 +76,7 @@ def fake_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for the embedded base and character: their folders, without real weights."""
     from PIL import Image
 
-    from optbench import paths
+    from optbench.storage import resources
 
     assets = tmp_path / "assets"
     for part in ("unet", "vae", "text_encoder", "tokenizer"):
@@ -88,5 +88,5 @@ def fake_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for index, size in enumerate([(512, 768), (512, 768), (768, 512)]):
         Image.new("RGB", size, (40 * index, 90, 200)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text(f"mirelle, 1girl, smile, number {index}")
-    monkeypatch.setattr(paths, "asset", lambda name: assets / name)
+    monkeypatch.setattr(resources, "asset", lambda name: assets / name)
     return assets

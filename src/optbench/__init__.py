@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optbench.results import Frames
+    from optbench.analysis import Frames
 
 __all__ = ["load"]
 
@@ -17,6 +17,6 @@ __all__ = ["load"]
 def load(folder: str | Path) -> Frames:
     """Return the tables of a sweep's folder, or of all sweeps under a folder, as pandas frames."""
     # Imported here, because pandas takes half a second that the command line does not need.
-    from optbench.results import load as read
+    from optbench.analysis import load as read
 
     return read(Path(folder))

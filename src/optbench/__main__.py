@@ -1,8 +1,8 @@
-"""`python -m optbench` and the console script: the command line's exit code."""
+"""`python -m optbench` and the console script `optbench`: the command line's exit code."""
 
 import sys
 
-from optbench.cli import main as run_command_line
+from optbench.cli.main import main as run_command_line
 
 
 def main() -> None:

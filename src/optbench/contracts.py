@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from optbench.options import Attention, DynamoBackend
     from optbench.records import LoraTarget, ModelVersion, ParameterGroup, Sizes
+    from optbench.schema import Attention, DynamoBackend
 
 Conditioning = Mapping[str, "Tensor"]
 PredictionType = Literal["epsilon", "v_prediction"]

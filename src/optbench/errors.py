@@ -11,18 +11,18 @@ OptbenchError
 `-- ClaimLostError         another worker has taken the run over
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong, in the four parts a reader needs to repair it."""
 
+    where: str  # the key, file or command that it is about
     found: str
     expected: str
-    where: str
-    fix: str
+    fix: str  # what to type
 
     def __str__(self) -> str:
         """Return the problem as one short paragraph."""
@@ -77,3 +77,13 @@ def describe(problems: Iterable[Problem]) -> str:
         return str(listed[0])
     lines = [f"{number}. {problem}" for number, problem in enumerate(listed, start=1)]
     return "\n".join([f"{len(listed)} problems:", *lines])
+
+
+def attempt(work: Callable[[], object]) -> str:
+    """Return what went wrong in `work` in one line, or nothing; only Ctrl-C comes through."""
+    try:
+        work()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - third-party code may raise anything
+        first = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {first}"
+    return ""

@@ -16,38 +16,41 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, mending, pictures, provenance, resume, rundir, stopping, validation
-from optbench.batches import Pace, num_batches, plan_epoch
-from optbench.config import config_tree, config_yaml
-from optbench.continuing import start_sentences
+from optbench.config.build import config_tree, config_yaml
+from optbench.config.identity import RunIdentity, changed_settings, identify
 from optbench.contracts import Base
-from optbench.curves import rewrite_scalars, write_end, write_pictures, write_scalars
-from optbench.devices import make_accelerator
-from optbench.files import write_sealed_text
-from optbench.identity import RunIdentity, changed_settings, identify
-from optbench.latents import FreshLatents, LatentCache, latents_of
-from optbench.loading import base_for, network_to_device
-from optbench.midway import (
+from optbench.data.batches import Pace, num_batches, plan_epoch
+from optbench.data.latent_cache import FreshLatents, LatentCache, latents_of
+from optbench.lora.initial_weights import start_sentences
+from optbench.lora.network import LoraNetwork
+from optbench.lora.warm_start import begin_network
+from optbench.optim.build import build_optimizer
+from optbench.optim.recipes import departures
+from optbench.optim.stepping import BuiltOptimizer
+from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.render import run_images
+from optbench.render.notices import text_notices
+from optbench.render.prompts import Halving, Painter, origin_of
+from optbench.schema import RunConfig
+from optbench.storage import provenance, rundir
+from optbench.storage.files import write_sealed_text
+from optbench.storage.rundir import RunDir
+from optbench.training import interrupt, memory, recovery, validation
+from optbench.training import state as training_state
+from optbench.training.device import base_for, make_accelerator, network_to_device
+from optbench.training.loop import Course, Lane, train_epochs
+from optbench.training.progress import RunProgress
+from optbench.training.save import epoch_card, save_epoch
+from optbench.training.state import (
+    Progressed,
     forget_midway,
     set_aside_damaged_point,
     take_up,
     write_midway,
+    write_state,
 )
-from optbench.network import LoraNetwork
-from optbench.notices import text_notices
-from optbench.optimizers import build_optimizer
-from optbench.options import RunConfig
-from optbench.progress import RunProgress
-from optbench.recipes import departures
-from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
-from optbench.render import Halving, Painter, origin_of
-from optbench.resume import Progressed, write_state
-from optbench.rundir import RunDir
-from optbench.saving import epoch_card, save_epoch
-from optbench.stepping import BuiltOptimizer
-from optbench.trackers import Trackers, tracked
-from optbench.train import Course, Lane, train_epochs
-from optbench.warmstart import begin_network
+from optbench.training.tensorboard import rewrite_scalars, write_end, write_pictures, write_scalars
+from optbench.training.trackers import Trackers, tracked
 
 
 def run_one(config: RunConfig, place: SweepPlace) -> Status:
@@ -55,12 +58,12 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
 
     Returns "done"; anything else is raised, for the caller to write down as the run's status.
     """
-    allocator.keep_freed_memory()
+    memory.keep_freed_memory()
     identity = identify(config)
     run = RunDir(place.sweep_dir / identity.name)
     rundir.write_status(run.path, "running")
     accelerator = make_accelerator(config.train)
-    allocator.forget_peak_memory(accelerator.device.type)
+    memory.forget_peak_memory(accelerator.device.type)
     base = base_for(config, accelerator.device)
     latents = latents_of(
         identity.dataset,
@@ -98,14 +101,14 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
                 progress.say(f"{config.optimizer.name}: {line}")
         with progress.doing("rendering what is missing"):
             stage.catch_up()
-        with stopping.deferred():
+        with interrupt.deferred():
             _train(stage, latents, progress)
         if config.render.enabled:
             with progress.doing("drawing the sheets"):
                 last = stage.done.epoch
-                pictures.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
+                run_images.draw_run_sheets(run, config.prompts, config.render, num_epochs=last)
     write_end(run, tree)
-    resume.forget_previous(run)
+    training_state.forget_previous(run)
     rundir.write_status(run.path, "done")
     return "done"
 
@@ -144,7 +147,7 @@ class _Run:
         run = self.run
         rundir.clean_partial_files(run.path)
         write_sealed_text(run.config_path, config_yaml(self.config))
-        standing = mending.find_standing(run)
+        standing = recovery.find_standing(run)
         if standing.state is not None:
             standing.state.put_back(self.network, self.optimizer, self.accelerator)
             self.done = standing.state.progressed
@@ -152,7 +155,7 @@ class _Run:
             rundir.truncate_rows(run.files_path, max_epoch=self.done.epoch - 1)
             self._save_lora(self.done)
         for folder in (run.path / "images", self._gallery().shared_dir):
-            standing.notices += mending.set_aside_damaged_pictures(folder)
+            standing.notices += recovery.set_aside_damaged_pictures(folder)
         standing.notices += set_aside_damaged_point(run)
         self.notices += tuple(standing.notices)
         described = self._described()
@@ -182,7 +185,7 @@ class _Run:
         self._save_lora(record)
         row: dict[str, Any] = {
             **record.as_row(),
-            "peak_memory_bytes": allocator.peak_memory_bytes(self.base.device.type),
+            "peak_memory_bytes": memory.peak_memory_bytes(self.base.device.type),
             "load_average": os.getloadavg()[0],  # much above ours, and seconds say nothing
         }
         rundir.append_rows(self.run.steps_path, rows)
@@ -192,7 +195,7 @@ class _Run:
         write_scalars(self.run.tensorboard_dir, rows)
         forget_midway(self.run)
         saved = time.perf_counter()
-        with stopping.at_once():
+        with interrupt.at_once():
             self.validate_missing()
             validated = time.perf_counter()
             self.render_missing()
@@ -215,13 +218,13 @@ class _Run:
         if not self.config.render.enabled:
             return
         gallery = self._gallery()
-        pictures.render_base(gallery)
+        run_images.render_base(gallery)
         for epoch in range(1, self.done.epoch + 1):
-            pictures.render_epoch(gallery, self.network, epoch=epoch)
+            run_images.render_epoch(gallery, self.network, epoch=epoch)
 
-    def _gallery(self) -> pictures.Gallery:
+    def _gallery(self) -> run_images.Gallery:
         config = self.config
-        return pictures.Gallery(
+        return run_images.Gallery(
             run=self.run,
             base=self.base,
             prompts=config.prompts.prompts,
@@ -236,7 +239,8 @@ class _Run:
         """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
         card = epoch_card(
             self.config,
-            self.identity,
+            self.identity.name,
+            self.identity.dataset,
             self.base,
             reached=(record.epoch, record.step),
             num_steps=total_steps(self.config, self.identity),
@@ -249,7 +253,7 @@ class _Run:
         """Append the epoch's record unless a killed process had got as far as that."""
         rows = rundir.read_rows(self.run.epochs_path)
         if not any(one["epoch"] == row["epoch"] for one in rows):
-            flat = pictures.flat_pictures(self.run, epoch=row["epoch"])
+            flat = run_images.flat_pictures(self.run, epoch=row["epoch"])
             losses = rundir.read_rows(self.run.validation_path)
             losses_row = validation.summary(losses, epoch=row["epoch"])
             row = {**row, **losses_row, **seconds, "num_flat_pictures": len(flat)}
@@ -319,14 +323,14 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
             rows.append(record.as_row())
             progress.advance(record)
             is_last = record.step == last_step or len(rows) == steps_per_epoch(config, identity)
-            if stopping.is_asked() and not is_last:
+            if interrupt.is_asked() and not is_last:
                 write_midway(stage.run, rows, network, optimizer, accelerator)
-                stopping.raise_if_asked()
+                interrupt.raise_if_asked()
             continue
         with progress.doing(f"saving and rendering epoch {record.epoch}"):
             stage.end_epoch(record, rows)
         progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
-        if flat := pictures.flat_pictures(stage.run, epoch=record.epoch):
+        if flat := run_images.flat_pictures(stage.run, epoch=record.epoch):
             progress.say(f"{len(flat)} pictures are black or of one colour: {', '.join(flat)}")
         rows = []
 

@@ -21,13 +21,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from optbench import telemetry, testing
-from optbench.config import build_recipe
-from optbench.optimizers import build_optimizer
-from optbench.options import OptimizerOptions
-from optbench.recipe_files import compose_recipe
-from optbench.recipes import departures
+from optbench.config.build import build_recipe
+from optbench.config.compose import compose_recipe
+from optbench.optim import telemetry, toy_task
+from optbench.optim.build import build_optimizer
+from optbench.optim.recipes import departures
 from optbench.records import ParameterGroup, Part
+from optbench.schema import OptimizerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "conf" / "optimizer"
@@ -123,7 +123,7 @@ def measure(recipe: OptimizerOptions) -> Cost:
         recipe,
         groups,
         lr_mult=1.0,
-        lr_scheduler=testing.schedule_for(recipe),
+        lr_scheduler=toy_task.schedule_for(recipe),
         total_steps=(NUM_REPEATS + 1) * NUM_UPDATES,
     )
     seconds = []

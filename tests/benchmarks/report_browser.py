@@ -20,10 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.fabricated_sweep import Shape, make_sweep  # noqa: E402
-from tests.unit.viewer_page import chromium  # noqa: E402
-
-from optbench import thumbnails  # noqa: E402
+from optbench.render import thumbnails  # noqa: E402
+from tests.builders.fabricated_sweep import Shape, make_sweep  # noqa: E402
+from tests.builders.viewer_page import chromium  # noqa: E402
 
 _BUILD = """
 import json, resource, sys, time

@@ -20,8 +20,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from optbench.resize.rules import SizeRule
-from optbench.resize.shrinking import Result, write_resized
+from optbench.lora.resize.resize import Result, write_resized
+from optbench.lora.resize.rules import SizeRule
 
 NEW_DIMS = {16: 4, 512: 128}
 KIB = 1024

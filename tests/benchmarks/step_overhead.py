@@ -19,16 +19,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from optbench import allocator, rng, telemetry
-from optbench.bases import load_base
-from optbench.batches import plan_epoch
-from optbench.composition import compose_runs
-from optbench.latents import encode_dataset
-from optbench.network import LoraNetwork, build_network
-from optbench.optimizers import build_optimizer
+from optbench import rng
+from optbench.config.compose import compose_runs
+from optbench.data.batches import plan_epoch
+from optbench.data.latent_cache import encode_dataset
+from optbench.lora.network import LoraNetwork, build_network
+from optbench.models import load_base
+from optbench.optim import telemetry
+from optbench.optim.build import build_optimizer
+from optbench.optim.stepping import BuiltOptimizer
 from optbench.records import StepRecord
-from optbench.stepping import BuiltOptimizer
-from optbench.train import Course, Lane, train_epochs
+from optbench.training import memory
+from optbench.training.loop import Course, Lane, train_epochs
 
 NUM_STEPS = 60
 NUM_WARMUP_STEPS = 5
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--malloc", choices=["plain", "keeping"])
     malloc = parser.parse_args().malloc
     if malloc is not None:
-        measure(is_tuned=malloc == "keeping" and allocator.keep_freed_memory())
+        measure(is_tuned=malloc == "keeping" and memory.keep_freed_memory())
         return
     for choice in ("plain", "keeping"):
         subprocess.run([sys.executable, __file__, "--malloc", choice], check=True)

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from optbench.checkpoint import read_lora
-from optbench.continuing import METADATA_KEY
+from optbench.lora.file import read_lora
+from optbench.lora.initial_weights import METADATA_KEY
 from tests.end_to_end.conftest import Command, one_run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from optbench import rundir
+from optbench.storage import rundir
 from tests.end_to_end.conftest import Command, one_run
 from tests.end_to_end.test_one_run import lora_bytes
 

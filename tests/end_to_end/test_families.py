@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from optbench.bases import sd2, sdxl
+from optbench.models import sd2, sdxl
+from tests.builders.checkpoint_files import write_folder
 from tests.end_to_end.conftest import Command, one_run
-from tests.unit.checkpoint_files import write_folder
 
 FAMILIES: dict[str, Any] = {"sd2": sd2, "sdxl": sdxl}
 SAID = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from optbench import rundir
+from optbench.storage import rundir
 from tests.end_to_end.conftest import Command, one_run
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import optbench
-from optbench import rundir
-from optbench.paths import asset
+from optbench.cli.resize.command import main
 from optbench.report import build_report
-from optbench.resize.__main__ import main
+from optbench.storage import rundir
+from optbench.storage.resources import asset
+from tests.builders.lora_files import write_lora
 from tests.end_to_end.conftest import Command, one_run
-from tests.unit.lora_files import write_lora
 
 
 @pytest.fixture

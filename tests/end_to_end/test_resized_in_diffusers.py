@@ -11,15 +11,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.schedulers import DDPMScheduler
 
-from optbench.bases import sd15, stable_diffusion
-from optbench.checkpoint import save_lora
-from optbench.lowrank import decompose
-from optbench.network import build_network
-from optbench.placing import misfits, network_of
-from optbench.resize.laboratory import read_layers
-from optbench.resize.rules import SizeRule
-from optbench.resize.shrinking import Result, write_resized
-from tests.unit.network_options import PLAIN_NETWORK
+from optbench.cli.resize.evaluate import read_layers
+from optbench.lora.adapters.apply import misfits
+from optbench.lora.adapters.placing import network_of
+from optbench.lora.file import save_lora
+from optbench.lora.network import build_network
+from optbench.lora.resize.resize import Result, write_resized
+from optbench.lora.resize.rules import SizeRule
+from optbench.lora.svd import decompose
+from optbench.models import sd15, stable_diffusion
+from tests.builders.network_options import PLAIN_NETWORK
 
 LOCON = replace(PLAIN_NETWORK, name="locon", dim=6, alpha=3.0, conv_dim=5, conv_alpha=2.0)
 # The networks are float32 and the base has a dozen layers in a row; sums differ in their order.

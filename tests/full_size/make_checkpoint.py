@@ -22,11 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from optbench.bases import sd2, sd15, sdxl
-from optbench.bases._noising import NoiseSchedule
-from optbench.bases.scheduling import STABLE_DIFFUSION_SCHEDULE
-from optbench.bases.vocabulary import clip_tokenizer
-from tests.unit import checkpoint_files
+from optbench.models import sd2, sd15, sdxl
+from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, NoiseSchedule
+from optbench.models.text.clip import clip_tokenizer
+from tests.builders import checkpoint_files
 
 SPREAD = 0.02
 

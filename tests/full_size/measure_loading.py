@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from optbench import allocator
-from optbench.bases import load_base
-from optbench.options import BaseOptions
+from optbench.models import load_base
+from optbench.schema import BaseOptions
+from optbench.training import memory
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -28,7 +28,7 @@ def status_bytes(key: str) -> int:
 
 def measured(options: BaseOptions, dtype: torch.dtype) -> dict[str, Any]:
     """Return bytes of the weights as loaded, of the process before and at its peak, and seconds."""
-    allocator.keep_freed_memory()
+    memory.keep_freed_memory()
     import diffusers
     import transformers
 

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from optbench.bases import load_base
-from optbench.options import BaseOptions
+from optbench.models import load_base
+from optbench.schema import BaseOptions
 
 pytestmark = [pytest.mark.full_size, pytest.mark.slow, pytest.mark.timeout(3 * 3600)]
 

@@ -65,7 +65,7 @@ def test_everything_that_is_not_code_is_inside(wheel: Path) -> None:
 
 
 def test_it_is_found_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
-    code = "import optbench.paths as p; print(p.resource_root())"
+    code = "import optbench.storage.resources as p; print(p.resource_root())"
     done = run(installed, "-c", code, place=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("site-packages/optbench")
@@ -78,7 +78,7 @@ def test_it_is_found_outside_the_checkout(installed: Path, tmp_path: Path) -> No
 def test_it_plans_from_an_empty_folder(
     installed: Path, tmp_path: Path, arguments: list[str]
 ) -> None:
-    done = run(installed, "-m", "optbench.plan", *arguments, place=tmp_path)
+    done = run(installed, "-m", "optbench", "plan", *arguments, place=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "to do" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,8 @@ import random
 import shutil
 from pathlib import Path
 
-from optbench import verify
-from optbench.rundir import RunDir
+from optbench.cli import verify
+from optbench.storage.rundir import RunDir
 from tests.torture.sweeps import Figures, Made, Workplace, command, differences, run_dirs
 
 RUN = ("optimizer=adamw", "network.dim=2", "validate=default", "validate.num_pictures=1")

@@ -9,8 +9,8 @@ import sys
 
 from tests.torture.sweeps import Figures
 
-_TABLE = "tests/unit/test_bad_inputs.py"
-_FUZZ = "tests/unit/test_fuzzed_readers.py"
+_TABLE = "tests/test_bad_inputs.py"
+_FUZZ = "tests/test_fuzzed_readers.py"
 _NUM_EXAMPLES = "2000"
 
 

@@ -20,12 +20,15 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from optbench import cli, files, launch, pipeline, rundir
-from optbench.composition import compose_runs, flags_first
-from optbench.identity import RunIdentity
-from optbench.options import RunConfig
+from optbench import pipeline
+from optbench.cli import train as cli
+from optbench.config.compose import compose_runs, flags_first
+from optbench.config.identity import RunIdentity
+from optbench.launch import guard
 from optbench.records import SweepPlace
-from optbench.rundir import RunDir
+from optbench.schema import RunConfig
+from optbench.storage import files, rundir
+from optbench.storage.rundir import RunDir
 
 SIZE = 64
 _POLL_SECONDS = 0.002
@@ -107,11 +110,11 @@ class Made:
 
     def make(self, _: Sequence[str] = ()) -> int:
         """Make every run that is not done, as the command does; return its exit code."""
-        launch.identify = pipeline.identify = self._identity  # type: ignore[attr-defined]
+        guard.identify = pipeline.identify = self._identity  # type: ignore[attr-defined]
         self.asked.sweep_dir.mkdir(parents=True, exist_ok=True)
         num_runs = len(self.asked.runs)
         statuses = [
-            launch.run_guarded(
+            guard.run_guarded(
                 run.config,
                 SweepPlace(sweep_dir=self.asked.sweep_dir, run_index=index, num_runs=num_runs),
             )
@@ -296,9 +299,9 @@ def prepare(workplace: Workplace) -> None:
 
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    known = launch.identify, pipeline.identify  # type: ignore[attr-defined]
+    known = guard.identify, pipeline.identify  # type: ignore[attr-defined]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         code = Made(workplace, "warm", *PICTURES, "train.epochs=1").make()
-    launch.identify, pipeline.identify = known  # type: ignore[attr-defined]
+    guard.identify, pipeline.identify = known  # type: ignore[attr-defined]
     if code != 0:
         raise RuntimeError(f"the sweep that nothing disturbs ended with {code}")

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from optbench import rundir
+from optbench.storage import rundir
 from tests.torture.sweeps import (
     SWEEP,
     Ended,

@@ -1,7 +1,7 @@
 """What pictures of the embedded base show, by its own image encoder: who, in what, where.
 
 A small reader over the encoder's patch states names outfit, its colour and the background. It was
-trained on drawings of the world alone (`python -m optbench.tiny reader`), mirelle's two outfits
+trained on drawings of the world alone (`python -m tools.tinybase reader`), mirelle's two outfits
 among them, and is wrong as often as docs/metrics.md says.
 """
 
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from optbench import paths
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import Embeddings, check_device, chosen_device
+from optbench.storage import resources
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,16 +81,16 @@ class EmbeddedEncoder:
         if not self._weights.is_file():
             raise BaseError(
                 Problem(
-                    found=f"no {_ENCODER}/{self._weights.name} in {self._folder}",
-                    expected="the folder of the embedded base",
-                    where="metric.metrics.embedded.path",
-                    fix="leave it out, or write metric.metrics.embedded=null",
+                    "metric.metrics.embedded.path",
+                    f"no {_ENCODER}/{self._weights.name} in {self._folder}",
+                    "the folder of the embedded base",
+                    "leave it out, or write metric.metrics.embedded=null",
                 )
             )
         return {
             "schema": 1,
-            "encoder": paths.file_sha256(self._weights),
-            "reader": paths.file_sha256(_reader_file()),
+            "encoder": resources.file_sha256(self._weights),
+            "reader": resources.file_sha256(_reader_file()),
         }
 
     def measure(self, picture: Picture, others: Sequence[Picture]) -> Mapping[str, Measured]:
@@ -131,10 +131,10 @@ class EmbeddedEncoder:
         if content["encoder"] != self.settings["encoder"]:
             raise BaseError(
                 Problem(
-                    found="an image encoder that the reader was not trained over",
-                    expected=f"the one with the SHA-256 {content['encoder'][:12]}...",
-                    where=str(self._weights),
-                    fix="make a reader for it: python -m optbench.tiny reader --work WORK",
+                    str(self._weights),
+                    "an image encoder that the reader was not trained over",
+                    f"the one with the SHA-256 {content['encoder'][:12]}...",
+                    "make a reader for it: python -m tools.tinybase reader --work WORK",
                 )
             )
         tensors = {}
@@ -180,7 +180,7 @@ class EmbeddedEncoder:
 
 
 def _reader_file() -> Path:
-    return paths.asset("tiny-reader") / "reader.json"
+    return resources.asset("tiny-reader") / "reader.json"
 
 
 def read_states(reader: Mapping[str, Any], states_TE: Tensor) -> dict[str, dict[str, float]]:

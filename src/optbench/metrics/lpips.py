@@ -53,11 +53,13 @@ class Lpips:
         files = {"network": network, "weights": weights}
         problems = [
             Problem(
-                found=f"{file}, where no file is",
-                expected="a file of weights; it is not downloaded",
-                where=f"metric.metrics.lpips.{name}",
-                fix="give torchvision's alexnet-owt-7be5be79.pth as network and the lpips "
-                "package's lpips/weights/v0.1/alex.pth as weights, or metric.metrics.lpips=null",
+                f"metric.metrics.lpips.{name}",
+                f"{file}, where no file is",
+                "a file of weights; it is not downloaded",
+                (
+                    "give torchvision's alexnet-owt-7be5be79.pth as network and the lpips "
+                    "package's lpips/weights/v0.1/alex.pth as weights, or metric.metrics.lpips=null"
+                ),
             )
             for name, file in files.items()
             if not Path(file).is_file()
@@ -172,9 +174,9 @@ def _taken(tensors: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
 def _other_file(path: Path, found: str) -> BaseError:
     return BaseError(
         Problem(
-            found=found.partition("\n")[0],
-            expected="AlexNet's weights of torchvision, or lpips's weights/v0.1/alex.pth",
-            where=str(path),
-            fix="give metric.metrics.lpips.network and .weights these two files, in this order",
+            str(path),
+            found.partition("\n")[0],
+            "AlexNet's weights of torchvision, or lpips's weights/v0.1/alex.pth",
+            "give metric.metrics.lpips.network and .weights these two files, in this order",
         )
     )

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from optbench.likeness import structural_similarity
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
+from optbench.metrics.ssim import structural_similarity
 
 # Raise it when equal pictures begin to give other numbers.
 _SETTINGS: Mapping[str, object] = {"schema": 1}
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_FLAT_RANGE = 4  # of 255 in every channel, as optbench.pictures counts flat pictures
+_FLAT_RANGE = 4  # of 255 in every channel, as optbench.render.run_images counts flat pictures
 _CLIP_MARGIN = 2  # of 255
 _WINDOW_PX = 8
 _SMALL_PX = 64  # the longer side of the pictures that diversity compares

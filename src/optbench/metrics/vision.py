@@ -70,19 +70,19 @@ def check_model(where: str, path: str, device: str) -> None:
     if folder.is_dir() and not (folder / "config.json").is_file():
         problems.append(
             Problem(
-                found=f"{path} without a config.json",
-                expected="a folder with a model as transformers saves it",
-                where=where,
-                fix="give the folder that holds config.json and model.safetensors",
+                where,
+                f"{path} without a config.json",
+                "a folder with a model as transformers saves it",
+                "give the folder that holds config.json and model.safetensors",
             )
         )
     elif not folder.is_dir() and (folder.is_file() or not looks_like_id):
         problems.append(
             Problem(
-                found=f"{path}, where no folder is",
-                expected="a folder with a model as transformers saves it, or a hub id",
-                where=where,
-                fix=f"write {where}=FOLDER, or OWNER/NAME to download it",
+                where,
+                f"{path}, where no folder is",
+                "a folder with a model as transformers saves it, or a hub id",
+                f"write {where}=FOLDER, or OWNER/NAME to download it",
             )
         )
     problems += check_device(where.rpartition(".")[0], device)
@@ -96,10 +96,10 @@ def check_device(section: str, device: str) -> list[Problem]:
         return []
     return [
         Problem(
-            found=repr(device),
-            expected=f"one of {', '.join(_DEVICES)}",
-            where=f"{section}.device",
-            fix=f"write {section}.device=auto",
+            f"{section}.device",
+            repr(device),
+            f"one of {', '.join(_DEVICES)}",
+            f"write {section}.device=auto",
         )
     ]
 
@@ -117,10 +117,10 @@ def preparation(path: str) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise BaseError(
             Problem(
-                found=f"no readable {_PREPROCESSOR} ({str(error).strip().partition(chr(10))[0]})",
-                expected="one beside the model's weights: it says how pictures are prepared",
-                where=path,
-                fix=f"copy {_PREPROCESSOR} from where the model is from",
+                path,
+                f"no readable {_PREPROCESSOR} ({str(error).strip().partition(chr(10))[0]})",
+                "one beside the model's weights: it says how pictures are prepared",
+                f"copy {_PREPROCESSOR} from where the model is from",
             )
         ) from error
     return dict(found)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from optbench.report.evidence import SweepEvidence
-from optbench.report.standing import BROKEN, DONE, RATES, Standings
+from optbench.analysis.evidence import SweepEvidence
+from optbench.analysis.standings import BROKEN, DONE, RATES, Standings
 from optbench.report.wording import times
 
 _ENOUGH_SEEDS = 3
@@ -79,7 +79,8 @@ def _validation(trainings: SweepEvidence, standings: Standings) -> Iterator[Advi
             yield Advice(
                 text="Measure a validation loss on pictures kept out of training, drawn for it; "
                 "nothing is trained again:",
-                command=f"python -m optbench.tiny character --out {_HELD_OUT} --seed 7\n{held_out}",
+                command=f"python -m tools.tinybase character --out {_HELD_OUT} --seed 7\n"
+                f"{held_out}",
             )
     elif standings.measure == "final_loss":
         yield Advice(

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optbench import results
+from optbench import analysis
+from optbench.analysis.evidence import SweepEvidence
+from optbench.analysis.standings import BROKEN, DONE, RATES, Setting, Standings
 from optbench.report.advice import Advice, surer
-from optbench.report.evidence import SweepEvidence
-from optbench.report.oddities import against, beware
-from optbench.report.standing import BROKEN, DONE, RATES, Setting, Standings
+from optbench.report.image_flags import against, beware
 from optbench.report.wording import bytes_text, listed, seconds_text, times
 
 _MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
@@ -49,7 +49,7 @@ def make_answer(
     """
     if not sweep.runs:
         return None
-    trainings = sweep.only(results.TRAINING)
+    trainings = sweep.only(analysis.TRAINING)
     if not trainings.runs:
         return _of_files(sweep)
     sure: list[str] = []

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from optbench.results import Frames, is_missing, shown
-from optbench.rundir import write_atomic
+from optbench.analysis import Frames, is_missing, shown
+from optbench.storage.rundir import write_atomic
 
 TABLES = ("runs", "epochs", "steps", "pairs", "images", "layers", "validation")
 _OFTEN_EMPTY = ("layers", "validation")

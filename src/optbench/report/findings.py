@@ -9,18 +9,18 @@ from typing import Any
 
 import pandas as pd
 
-from optbench import results
+from optbench import analysis
+from optbench.analysis import BANDS, SPLITS
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.standings import DONE, Standings, stand
+from optbench.analysis.targets import Targets, time_to_target
 from optbench.report.answer import Answer, make_answer
-from optbench.report.curves import Chart
-from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.charts.tradeoffs import rate_charts, tradeoff_charts
+from optbench.report.charts.training import Chart
+from optbench.report.image_flags import oddities
 from optbench.report.image_metrics import MetricReport, make_metrics
-from optbench.report.oddities import oddities
-from optbench.report.people import People, hear_people
-from optbench.report.settings_table import SettingRow, setting_rows
-from optbench.report.standing import DONE, Standings, stand
-from optbench.report.targets import Targets, time_to_target
-from optbench.report.tradeoffs import rate_charts, tradeoff_charts
-from optbench.results import BANDS, SPLITS
+from optbench.report.ratings_section import People, hear_people
+from optbench.report.tables import SettingRow, setting_rows
 
 _MAX_BAND_RUNS = 60
 _WORDS = ["mean_text", "seconds_text", "memory_text", "file_text"]
@@ -53,10 +53,10 @@ class Findings:
 def find(sweep: SweepEvidence) -> Findings:
     """Return what the answer and the evidence of a sweep show."""
     frames = sweep.frames
-    trainings = sweep.only(results.TRAINING)
+    trainings = sweep.only(analysis.TRAINING)
     standings = stand(trainings)
     is_crowded = any(run.was_crowded for run in trainings.runs)
-    bands = results.bands(frames.validation)
+    bands = analysis.bands(frames.validation)
     metrics = make_metrics(sweep)
     odd = oddities(standings, metrics.flags if metrics else ())
     rows_of_settings = tuple(setting_rows(trainings, standings, odd))
@@ -73,8 +73,8 @@ def find(sweep: SweepEvidence) -> Findings:
         people=hear_people(trainings, standings),
         tables={
             "settings": pd.DataFrame([_setting_record(one) for one in rows_of_settings]),
-            "effects": results.effects(frames.pairs, frames.runs, frames.validation),
-            "noise": results.noise_floor(frames.runs, frames.validation),
+            "effects": analysis.effects(frames.pairs, frames.runs, frames.validation),
+            "noise": analysis.noise_floor(frames.runs, frames.validation),
             "bands": bands,
             "scores": frames.scores,
             "votes": frames.votes,

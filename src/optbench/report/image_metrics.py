@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from optbench.analysis import Frames
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.metrics import METRICS
-from optbench.report.charts import Axes, Line, line_chart, number_text
-from optbench.report.curves import Chart
-from optbench.report.evidence import RunEvidence, SweepEvidence
-from optbench.results import Frames
+from optbench.report.charts.line import Axes, Line, line_chart, number_text
+from optbench.report.charts.training import Chart
 
 # Limits of the flags; docs/metrics.md has the pictures they were set by.
 _BURNT = 0.10  # clipped values above the base's

@@ -32,11 +32,13 @@ def refuse_links(folders: Iterable[Path]) -> None:
         raise DatasetError(
             *(
                 Problem(
-                    found=f"a symbolic link to {link.readlink()}",
-                    expected="a folder of its own, because the report is written into it",
-                    where=str(link),
-                    fix=f"remove the link (rm {link.name}, in {link.parent}); the report makes the "
-                    "folder anew",
+                    str(link),
+                    f"a symbolic link to {link.readlink()}",
+                    "a folder of its own, because the report is written into it",
+                    (
+                        f"remove the link (rm {link.name}, in {link.parent}); the report makes the "
+                        "folder anew"
+                    ),
                 )
                 for link in found[:_MAX_NAMED]
             )

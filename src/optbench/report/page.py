@@ -9,17 +9,18 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from optbench import results
-from optbench.report import charts, curves, exports, origins, sheets, tables
-from optbench.report.evidence import RunEvidence, SweepEvidence, gather
+from optbench import analysis
+from optbench.analysis import no_runs
+from optbench.analysis.evidence import RunEvidence, SweepEvidence, gather
+from optbench.report import exports, provenance_section, sheets, tables
+from optbench.report.charts import line, training
+from optbench.report.charts.validation import validation_charts
 from optbench.report.findings import find
-from optbench.report.laboratory import make_laboratory
 from optbench.report.links import address, refuse_links
-from optbench.report.validation_curves import validation_charts
+from optbench.report.resize_section import make_laboratory
 from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
-from optbench.results import no_runs
-from optbench.rundir import write_atomic
+from optbench.storage.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STYLES = ("page.css", "viewer.css")
@@ -50,12 +51,12 @@ def write_page(sweep_dir: Path) -> Path:
     refuse_links([report_dir, *own])
     findings = find(sweep)
     files = exports.write_tables(sweep.frames, report_dir, findings.tables)
-    shared = origins.shared_facts(sweep.runs)
-    trainings = sweep.only(results.TRAINING)
+    shared = provenance_section.shared_facts(sweep.runs)
+    trainings = sweep.only(analysis.TRAINING)
     is_compared = trainings.runs or not sweep.runs
     # Beside trainings resized LoRAs are further rows; alone they have sheets of their own.
-    rows = sweep.only(results.TRAINING, results.RESIZE) if is_compared else trainings
-    shared_by_all, own_settings = origins.split_settings(sweep.runs)
+    rows = sweep.only(analysis.TRAINING, analysis.RESIZE) if is_compared else trainings
+    shared_by_all, own_settings = provenance_section.split_settings(sweep.runs)
     sheets.draw_run_sheets(sweep.runs)
     page = (
         _environment()
@@ -72,22 +73,22 @@ def write_page(sweep_dir: Path) -> Path:
             findings=findings,
             metrics=findings.metrics,
             has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
-            shared_settings=origins.shared_settings(sweep),
+            shared_settings=provenance_section.shared_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),
             num_pictures=write_data(sweep, report_dir, title=_title(sweep)),
             prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
             sheets_left_out=sheets.left_out(rows),
-            charts=[*curves.make_charts(trainings), *validation_charts(trainings)],
+            charts=[*training.make_charts(trainings), *validation_charts(trainings)],
             pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
-            has_equal_draws=curves.has_equal_draws(trainings),
+            has_equal_draws=training.has_equal_draws(trainings),
             run_sheets={run.anchor: _run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
             settings=own_settings,
             shared_by_all=shared_by_all,
-            own={run.anchor: origins.own_facts(run, shared) for run in sweep.runs},
+            own={run.anchor: provenance_section.own_facts(run, shared) for run in sweep.runs},
             shared=shared,
-            recipes=origins.recipes(sweep),
+            recipes=provenance_section.recipes(sweep),
             files=files,
         )
     )
@@ -99,7 +100,7 @@ def write_page(sweep_dir: Path) -> Path:
 def _factors(sweep: SweepEvidence) -> dict[str, list[str]]:
     """Return what was varied and its values, as they are read and not as they are typed."""
     return {
-        name: [results.short(name, value) for value in values]
+        name: [analysis.short(name, value) for value in values]
         for name, values in sweep.factors.items()
     }
 
@@ -112,15 +113,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=charts.number_text, seconds=seconds_text)
+    environment.filters.update(number=line.number_text, seconds=seconds_text)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
         style=Markup(_joined(_STYLES)),
         script=Markup(_joined(["page.js"])),
         viewer_script=Markup(_joined(_VIEWER_SCRIPTS)),
-        measure_titles=results.MEASURES,
-        clip_definition=charts.clip_definition(),
-        swatch=charts.swatch,
+        measure_titles=analysis.MEASURES,
+        clip_definition=line.clip_definition(),
+        swatch=line.swatch,
     )
     return environment
 
@@ -138,7 +139,7 @@ def _title(sweep: SweepEvidence) -> str:
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    is_of_files = all(run.kind != results.TRAINING for run in sweep.runs)
+    is_of_files = all(run.kind != analysis.TRAINING for run in sweep.runs)
     return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optbench import grid, results
-from optbench.options import Prompt, SheetFormat
-from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench import analysis
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.render import sheet as render_sheet
 from optbench.report.links import address
+from optbench.schema import Prompt, SheetFormat
 
 _BASE = "base, no LoRA"
 # A sheet decodes every picture at its full size, at 15 to 25 ms each, and a viewer shows the same.
@@ -60,7 +61,7 @@ def draw_run_sheets(runs: Sequence[RunEvidence]) -> None:
         if not run.seeds or not _epochs_with_pictures([run]):
             continue
         for prompt in run.prompts:
-            grid.run_sheet(
+            render_sheet.run_sheet(
                 run.run,
                 prompt,
                 seeds=run.seeds,
@@ -93,7 +94,7 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[EpochSheets]:
                 continue
             for part, start in enumerate(range(0, len(rows), _MAX_ROWS), start=1):
                 folder = report_dir / "sheets" / f"epoch-{epoch:04d}"
-                sheet = grid.epoch_sheet(
+                sheet = render_sheet.epoch_sheet(
                     (folder if part == 1 else folder / f"part-{part}") / f"{name}.png",
                     rows[start : start + _MAX_ROWS],
                     seeds=seeds,
@@ -146,7 +147,7 @@ def by_settings(sweep: SweepEvidence) -> list[RunEvidence]:
     def key(run: RunEvidence) -> tuple[list[int], str]:
         places = []
         for name, values in sweep.factors.items():
-            value = results.shown(run.row.get(name))
+            value = analysis.shown(run.row.get(name))
             places.append(values.index(value) if value in values else len(values))
         return places, run.run.name
 
@@ -155,14 +156,14 @@ def by_settings(sweep: SweepEvidence) -> list[RunEvidence]:
 
 def _rows(
     runs: Sequence[RunEvidence], name: str, *, epoch: int, has_base_titles: bool = False
-) -> list[grid.SheetRun]:
+) -> list[render_sheet.SheetRun]:
     """Return a row per run that was asked to render a prompt."""
     titles = {}
     for run in runs:
         base = _BASE if len(runs) == 1 else f"{run.base_name}, no LoRA"
         titles[run.anchor] = base if has_base_titles else run.label
     return [
-        grid.SheetRun(run=run.run, epoch=epoch, title=titles[run.anchor], prompt=prompt)
+        render_sheet.SheetRun(run=run.run, epoch=epoch, title=titles[run.anchor], prompt=prompt)
         for run in runs
         for prompt in run.prompts
         if prompt.name == name
@@ -196,7 +197,7 @@ def _epochs_with_pictures(runs: Sequence[RunEvidence]) -> list[int]:
     return sorted(epochs)
 
 
-def shown_sheet(sheet: grid.Sheet, prompt: Prompt, report_dir: Path) -> ShownSheet:
+def shown_sheet(sheet: render_sheet.Sheet, prompt: Prompt, report_dir: Path) -> ShownSheet:
     """Return a written sheet as a page in `report_dir` shows it."""
     across, down = 100 / sheet.width_px, 100 / sheet.height_px
     return ShownSheet(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench import results, thumbnails
+from optbench import analysis
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.records import Cell
-from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.render import thumbnails
 from optbench.report.links import address
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
-from optbench.rundir import write_atomic
+from optbench.storage.rundir import write_atomic
 
 SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
 _SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"
@@ -65,7 +66,7 @@ def write_data(sweep: SweepEvidence, report_dir: Path, *, title: str) -> int:
             {
                 **_run_facts(run, report_dir),
                 "base": bases.index(run.base_name),
-                "values": [results.shown(run.row.get(name)) for name in sweep.factors],
+                "values": [analysis.shown(run.row.get(name)) for name in sweep.factors],
                 "prompts": [
                     prompts[prompt.name, prompt.text, prompt.negative] for prompt in run.prompts
                 ],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.metrics import METRICS
-from optbench.report.curves import smooth
-from optbench.report.evidence import RunEvidence, SweepEvidence
+from optbench.report.charts.training import smooth
 
 Shot = tuple[str, int, int, int]  # prompt, width, height, seed
 Points = list[tuple[float, float]]

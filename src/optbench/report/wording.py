@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from optbench.report.charts import number_text
+from optbench.report.charts.line import number_text
 
 _NONE = "-"
 

@@ -1,0 +1,152 @@
+"""What each finished run reached, and what its number may be compared with.
+
+Only runs that are done count: in the middle of a schedule a decaying rate has not yet done its
+work, and what is best there is often not best at the end (2509.02046).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from optbench.analysis.comparisons import differing, is_missing, shown
+
+# The best evidence first. Validation is the mean of the loss minus the base's own at the same
+# place, so 0 is the base alone; all of them are better when lower.
+MEASURES: Mapping[str, str] = {
+    "validation_held_out": "validation loss on held-out pictures",
+    "validation_training": "validation loss on training pictures",
+    "final_loss": "training loss of the last epoch",
+}
+SPEED = "seconds_per_step"
+SPLITS: Mapping[str, str] = {
+    "held_out": "validation_held_out",
+    "training": "validation_training",
+}
+# Detail needs little noise, composition much; thirds of the 1000 timesteps.
+BANDS: Mapping[str, tuple[int, int]] = {
+    "low noise: detail": (0, 333),
+    "middle": (333, 667),
+    "high noise: composition": (667, 1000),
+}
+_BASE = ("base", "base.path", "base.vae")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one finished run reached by one measure."""
+
+    run: str
+    settings: tuple[str, ...]  # of everything varied but the seed, in the order of `varied`
+    seed: str
+    value: float
+    comparable: str  # only outcomes that are equal here may be compared
+
+
+def varied(runs: pd.DataFrame) -> list[str]:
+    """Return the settings that a sweep varies, without the seed and what only follows."""
+    return [name for name in differing(runs) if name != "seed"] if len(runs) else []
+
+
+def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Outcome]]:
+    """Return by measure the outcomes of the runs that are done and have it; time per step, too."""
+    names = varied(runs)
+    last = last_validation(runs, validation)
+    places = {column: _places(last, split) for split, column in SPLITS.items()}
+    found: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
+    for record in runs.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        if row["status"] != "done":
+            continue
+        base = [shown(row.get(name)) for name in _BASE]
+        for measure, own in found.items():
+            value: Any = row.get(measure)
+            if not _is_number(value):
+                continue
+            kept = [places.get(measure, {}).get((row["sweep"], row["run"]), "")]
+            if measure == "final_loss":
+                kept = [shown(row[name]) for name in sorted(row) if name.startswith("loss.")]
+                kept.append(shown(row.get("num_steps")))
+            own.append(
+                Outcome(
+                    run=str(row["run"]),
+                    settings=tuple(shown(row.get(name)) for name in names),
+                    seed=shown(row.get("seed")),
+                    value=float(value),
+                    comparable="\x1f".join([*base, *kept]),
+                )
+            )
+    return found
+
+
+def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
+    """Return every run's validation rows of its last trained epoch, with `difference` to the base.
+
+    A run whose last epoch is not measured, and a row without numbers, is left out.
+    """
+    wanted = ["sweep", "run", "epoch", "image", "split", "timestep", "loss", "base_loss"]
+    if not len(validation) or not set(wanted) <= set(validation.columns):
+        return pd.DataFrame(columns=[*wanted, "difference"])
+    rows: pd.DataFrame = validation[wanted].copy()
+    for name in ("epoch", "timestep", "loss", "base_loss"):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce")
+    rows["image"] = rows["image"].map(str)
+    rows = rows.dropna()
+    last = runs.set_index(["sweep", "run"])["num_epochs"]
+    of_run = pd.MultiIndex.from_frame(rows[["sweep", "run"]])
+    rows = rows[rows["epoch"].to_numpy() == last.reindex(of_run).to_numpy()]
+    rows = rows.drop_duplicates(["sweep", "run", "image", "split", "timestep"], keep="last")
+    return rows.assign(difference=rows["loss"] - rows["base_loss"])
+
+
+def with_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with their last epoch's validation loss minus the base's, for each split."""
+    rows = last_validation(runs, validation)
+    frame = runs.copy()
+    places = pd.MultiIndex.from_frame(runs[["sweep", "run"]]) if len(runs) else None
+    for split, column in SPLITS.items():
+        means = rows[rows["split"] == split].groupby(["sweep", "run"])["difference"].mean()
+        values = None if places is None else means.reindex(places).to_numpy(dtype=float)
+        frame[column] = values
+    return frame
+
+
+def bands(validation: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean validation loss of every run, epoch, split and band of noise levels.
+
+    Columns: sweep, run, epoch, split, band, loss, base_loss, difference.
+    """
+    columns = ["sweep", "run", "epoch", "split", "band", "loss", "base_loss", "difference"]
+    if not {"timestep", "loss", "base_loss", "split", "epoch"} <= set(validation.columns):
+        return pd.DataFrame(columns=columns)
+    rows = validation.copy()
+    for name in ("timestep", "loss", "base_loss"):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce")
+    rows = rows.dropna(subset=["timestep", "loss", "base_loss"])
+    edges = [low for low, _ in BANDS.values()]
+    rows["band"] = pd.cut(rows["timestep"], [*edges, float("inf")], right=False, labels=list(BANDS))
+    rows["band"] = rows["band"].astype(str)
+    by_place = rows.groupby(["sweep", "run", "epoch", "split", "band"], sort=False)
+    means = by_place[["loss", "base_loss"]].mean().reset_index()
+    return means.assign(difference=means["loss"] - means["base_loss"])[columns]
+
+
+def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
+    """Return for each run what names the pictures and noise levels it was measured on."""
+    rows = last[last["split"] == split]
+    if not len(rows):
+        return {}
+    # A sum of hashes: the same set in any order has the same, and no other by accident.
+    keys = pd.util.hash_pandas_object(rows[["image", "timestep"]], index=False)
+    sums = keys.groupby([rows["sweep"], rows["run"]]).agg(["sum", "size"])
+    return {
+        (str(sweep), str(run)): f"{total} {size}"
+        for (sweep, run), total, size in zip(sums.index, sums["sum"], sums["size"], strict=True)
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not is_missing(value)

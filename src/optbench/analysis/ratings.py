@@ -1,0 +1,117 @@
+"""What people said, for each setting: mean scores, strengths from votes, and agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from optbench.analysis import stats
+from optbench.analysis.comparisons import is_missing
+from optbench.analysis.score_files import CELL
+from optbench.analysis.stats import Agreement, Comparison, Interval, Strength
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfAgreement:
+    """How often raters said the same of a pair of pictures shown to them a second time."""
+
+    num_same: int
+    num_repeats: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share may be."""
+        return stats.proportion_interval(self.num_same, self.num_repeats)
+
+
+def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, Interval]:
+    """Return each setting's mean score, highest first.
+
+    The block is the run where a setting has several, because pictures of one LoRA are not
+    replicates of its training; else the picture.
+
+    Args:
+        scores: As `optbench.load` has them.
+        settings: Each run's setting; runs that are not in it are left out.
+    """
+    found: dict[str, list[tuple[str, tuple[object, ...], float]]] = {}
+    columns = ("run", "epoch", "prompt", "seed", "width", "height", "score")
+    for *cell, score in zip(*(scores[name] for name in columns), strict=True):
+        setting = settings.get(str(cell[0]))
+        if setting is not None and not is_missing(score):
+            place = tuple(None if is_missing(one) else one for one in cell)
+            found.setdefault(setting, []).append((str(cell[0]), place, float(score)))
+    intervals = {}
+    for setting, rows in found.items():
+        has_runs = len({run for run, _, _ in rows}) > 1
+        blocks = [run if has_runs else place for run, place, _ in rows]
+        intervals[setting] = stats.mean_interval([score for _, _, score in rows], blocks)
+    return dict(sorted(intervals.items(), key=lambda item: -item[1].mean))
+
+
+def preferences(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Strength]:
+    """Return the strengths of settings from votes between pictures of two of them.
+
+    A pair that was shown a second time counts once, as do pictures of one setting never.
+    """
+    comparisons = []
+    columns = ("left_run", "right_run", "winner", "repeat")
+    for left, right, winner, is_repeat in zip(*(votes[name] for name in columns), strict=True):
+        sides = settings.get(str(left)), settings.get(str(right))
+        if is_repeat or winner == "skip" or None in sides or sides[0] == sides[1]:
+            continue
+        won = {"left": "first", "right": "second"}.get(str(winner))
+        comparisons.append(
+            Comparison(first=sides[0], second=sides[1], winner=won)  # type: ignore[arg-type]
+        )
+    return stats.bradley_terry(comparisons)
+
+
+def self_agreement(votes: pd.DataFrame) -> SelfAgreement | None:
+    """Return how often a repeated pair had the same answer of the same rater; None without any.
+
+    Sides may be the other way round the second time; skipped pairs are left out.
+    """
+    said: dict[object, object] = {}
+    num_same = num_repeats = 0
+    ends = [[f"{side}_{name}" for name in CELL] for side in ("left", "right")]
+    for row in votes.to_dict("records"):
+        left, right = ([_plain(row[name]) for name in names] for names in ends)
+        if row["winner"] == "skip":
+            continue
+        chosen = {"left": left, "right": right}.get(row["winner"], "tie")
+        answer = repr(chosen)
+        pair = row["rater"], *sorted([repr(left), repr(right)])
+        if not row["repeat"]:
+            said[pair] = answer
+        elif pair in said:
+            num_repeats += 1
+            num_same += said[pair] == answer
+    return SelfAgreement(num_same=num_same, num_repeats=num_repeats) if num_repeats else None
+
+
+def agreements(
+    human: Mapping[str, float], measures: Mapping[str, Mapping[str, float]]
+) -> dict[str, Agreement]:
+    """Return how alike people and each measure order the settings; of all of them more is better.
+
+    Args:
+        human: Each setting's score or strength.
+        measures: Of each measure its value for every setting, turned so that more is better.
+    """
+    found = {}
+    for name, values in measures.items():
+        both: Sequence[str] = [setting for setting in human if setting in values]
+        agreement = stats.rank_agreement([human[s] for s in both], [values[s] for s in both])
+        if agreement is not None:
+            found[name] = agreement
+    return found
+
+
+def _plain(value: object) -> object:
+    """Return a number as a frame with gaps and one without both have it."""
+    if is_missing(value):
+        return None
+    return float(value) if isinstance(value, (int, float)) else value

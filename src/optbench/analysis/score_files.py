@@ -1,0 +1,210 @@
+"""What people said of the pictures: `<sweep>/scores/*.json` and `*.csv` -> tidy rows.
+
+The files come from the report's own page or from a spreadsheet, and may come from anyone: nothing
+in them is trusted, every text is cut to a length, and what cannot be read is said in a sentence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optbench.storage.rundir import Row
+
+FORMAT = "optbench scores 1"
+CELL = ("run", "epoch", "prompt", "seed", "width", "height")
+SCORE_COLUMNS = ("sweep", "rater", *CELL, "score", "note")
+VOTE_COLUMNS = (
+    "sweep",
+    "rater",
+    *(f"{side}_{name}" for side in ("left", "right") for name in CELL),
+    "winner",
+    "repeat",
+)
+_WINNERS = ("left", "right", "tie", "skip")
+_MAX_FILES = 200
+_MAX_BYTES = 16 * 2**20
+_MAX_ROWS = 100_000  # of one file
+_MAX_TEXT = 4000  # letters of a note
+_MAX_NAME = 300
+_MAX_NUMBER = 2**53  # a browser's numbers are whole up to here
+_MAX_TOLD = 5  # problems of one file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Everything people said of one sweep's pictures."""
+
+    scores: tuple[Row, ...]  # SCORE_COLUMNS
+    votes: tuple[Row, ...]  # VOTE_COLUMNS
+    problems: tuple[str, ...]
+
+
+class _DamagedError(Exception):
+    """Something in a file that is not as it should be, in words."""
+
+
+def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
+    """Return the scores and votes that lie beside a sweep's runs, and what could not be read.
+
+    A row about a run that is not there is left out, and counted in a problem; so is a second row of
+    the same rater about the same picture, of which the last counts.
+    """
+    scores: dict[tuple[Any, ...], Row] = {}
+    votes: list[Row] = []
+    problems: list[str] = []
+    for path in _files(sweep_dir / "scores", problems):
+        told: list[str] = []
+        try:
+            content = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
+            for row in _checked(content.get("scores"), content, _score, told):
+                row["sweep"] = sweep_dir.name
+                scores[tuple(row[name] for name in ("rater", *CELL))] = row
+            votes += [
+                {**row, "sweep": sweep_dir.name}
+                for row in _checked(content.get("votes"), content, _vote, told)
+            ]
+        except (_DamagedError, OSError, ValueError, RecursionError, csv.Error) as error:
+            told.append(f"it cannot be read: {str(error)[:200]}")
+        problems += [f"{path.name}: {one}" for one in told[:_MAX_TOLD]]
+        if len(told) > _MAX_TOLD:
+            problems.append(f"{path.name}: and {len(told) - _MAX_TOLD} more rows like these")
+    known = set(runs)
+    kept = [row for row in scores.values() if row["run"] in known]
+    kept_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= known]
+    num_strange = len(scores) - len(kept) + len(votes) - len(kept_votes)
+    if num_strange:
+        problems.append(f"{num_strange} scores or votes are about runs that are not in this folder")
+    return Scores(scores=tuple(kept), votes=tuple(kept_votes), problems=tuple(problems))
+
+
+def _files(folder: Path, problems: list[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in (".json", ".csv") and path.is_file() and not path.is_symlink()
+    )
+    if len(found) > _MAX_FILES:
+        problems.append(f"scores: {len(found)} files, of which the first {_MAX_FILES} are read")
+    return found[:_MAX_FILES]
+
+
+def _text(path: Path) -> str:
+    if (size := path.stat().st_size) > _MAX_BYTES:
+        raise _DamagedError(f"{size} bytes, more than people write")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content = json.loads(_text(path))
+    said = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or said != FORMAT:
+        raise _DamagedError(f'it says "format": {said!r:.60}, expected "{FORMAT}"')
+    return content
+
+
+def _csv(path: Path) -> dict[str, Any]:
+    """Return a table of scores as the JSON file would have it; without a rater, the file is one."""
+    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    columns = set(rows[0]) if rows else {"run"}
+    if not {"run"} <= columns or not columns & {"score", "note"}:
+        raise _DamagedError(
+            f"its columns are {sorted(map(str, columns))!r:.120}; expected run and score"
+        )
+    return {"rater": path.stem, "scores": rows}
+
+
+def _checked(listed: Any, content: Mapping[str, Any], check: Any, told: list[str]) -> Iterator[Row]:
+    if listed is None:
+        return
+    if not isinstance(listed, list):
+        raise _DamagedError(f"scores and votes are lists, not {type(listed).__name__}")
+    if len(listed) > _MAX_ROWS:
+        told.append(f"{len(listed)} rows, of which the first {_MAX_ROWS} are read")
+    rater = _name(content.get("rater") or "someone")
+    for number, entry in enumerate(listed[:_MAX_ROWS], start=1):
+        try:
+            if not isinstance(entry, Mapping):
+                raise _DamagedError(f"a {type(entry).__name__}, not named values")
+            row = check(entry, rater)
+        except _DamagedError as error:
+            told.append(f"row {number}: {error}")
+            continue
+        if row is not None:
+            yield row
+
+
+def _score(entry: Mapping[str, Any], rater: str) -> Row | None:
+    score, note = _number(entry.get("score"), "score"), entry.get("note")
+    if score is not None and not 0 <= score <= 100:
+        raise _DamagedError(f"a score of {score:g}, expected 0 to 100")
+    written = _clean(note, _MAX_TEXT) if isinstance(note, str) else ""
+    if score is None and not written.strip():
+        return None
+    own = entry.get("rater")
+    said = {"rater": _name(own) if isinstance(own, str) and own else rater}
+    return {**said, **_cell(entry), "score": score, "note": written}
+
+
+def _vote(entry: Mapping[str, Any], rater: str) -> Row:
+    winner = entry.get("winner")
+    if winner not in _WINNERS:
+        raise _DamagedError(f"a winner {winner!r:.60}, expected one of {', '.join(_WINNERS)}")
+    row: Row = {"rater": rater}
+    for side in ("left", "right"):
+        cell = entry.get(side)
+        if not isinstance(cell, Mapping):
+            raise _DamagedError(f"its {side} side names no picture")
+        row |= {f"{side}_{name}": value for name, value in _cell(cell).items()}
+    return {**row, "winner": winner, "repeat": entry.get("repeat") is True}
+
+
+def _cell(entry: Mapping[str, Any]) -> Row:
+    run, prompt = entry.get("run"), entry.get("prompt")
+    if not isinstance(run, str) or not run:
+        raise _DamagedError("it names no run")
+    found: Row = {"run": _name(run)}
+    for name in CELL[1:]:
+        if name == "prompt":
+            found[name] = _name(prompt) if isinstance(prompt, str) and prompt else None
+            continue
+        number = _number(entry.get(name), name)
+        if number is not None and number != int(number):
+            raise _DamagedError(f"{name} {number:g}, expected a whole number")
+        found[name] = None if number is None else int(number)
+    return found
+
+
+def _number(value: Any, name: str) -> float | None:
+    """Return a number of JSON, or one that a spreadsheet wrote as text; None for nothing."""
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = float(value[:50])
+        except ValueError:
+            raise _DamagedError(f"{name} {value!r:.60}, expected a number") from None
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or abs(value) > _MAX_NUMBER or not math.isfinite(value):
+        raise _DamagedError(f"{name} {value!r:.60}, expected a number")
+    return float(value)
+
+
+def _name(text: str) -> str:
+    return _clean(str(text), _MAX_NAME)
+
+
+def _clean(text: str, length: int) -> str:
+    """Return a text without what no one writes: control letters, halves of surrogate pairs."""
+    kept = "".join(one if one.isprintable() or one in "\n\t" else " " for one in text[:length])
+    return kept.encode("utf-8", "replace").decode("utf-8")

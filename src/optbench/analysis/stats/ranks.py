@@ -1,0 +1,62 @@
+"""Do two measures order the same things alike?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from optbench.analysis.stats.intervals import CONFIDENCE, Floats, generator
+
+_MIN_THINGS = 4  # three things agree by luck in one case of six
+_NUM_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Spearman's rank correlation of two measures of the same things, with its interval."""
+
+    correlation: float
+    low: float | None  # None: too few things
+    high: float | None
+    num_things: int
+
+
+def ranks(values: Sequence[float]) -> Floats:
+    """Return the ranks from 1, equal values sharing the mean of theirs, (n,)."""
+    found = np.asarray(values, dtype=float)
+    ordered = np.sort(found)
+    first = np.searchsorted(ordered, found, side="left")
+    last = np.searchsorted(ordered, found, side="right")
+    result: Floats = (first + last + 1) / 2
+    return result
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return Pearson's correlation of the ranks; None where a measure has one value only."""
+    one, other = ranks(first), ranks(second)
+    one, other = one - one.mean(), other - other.mean()
+    scale = math.sqrt(float((one**2).sum() * (other**2).sum()))
+    return float((one * other).sum()) / scale if scale else None
+
+
+def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | None:
+    """Return how alike two measures order the same things; None where nothing can be ordered.
+
+    The interval resamples things; samples in which a measure has one value only are left out.
+    """
+    correlation = spearman(first, second) if len(first) > 1 else None
+    if correlation is None:
+        return None
+    low = high = None
+    n = len(first)
+    if n >= _MIN_THINGS:
+        one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+        drawn = generator("ranks", n).integers(0, n, size=(_NUM_RESAMPLES, n))
+        found = [spearman(one[chosen].tolist(), other[chosen].tolist()) for chosen in drawn]
+        known = [value for value in found if value is not None]
+        tail = (1 - CONFIDENCE) / 2
+        low, high = (float(np.quantile(known, part)) for part in (tail, 1 - tail))
+    return Agreement(correlation=correlation, low=low, high=high, num_things=n)

@@ -1,0 +1,70 @@
+"""How long each run trained until it reached what the median run ends with."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.standings import DONE, Standings
+
+_ROUNDING = 1e-9  # means of the same losses in another order
+_SPLIT = {"validation_held_out": "held_out", "validation_training": "training"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """When one run reached the target."""
+
+    run: RunEvidence
+    seconds: float  # infinite: never
+    epochs: float
+    resolution_seconds: float | None  # between the two measurements around it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """The target, and when each finished run reached it; soonest first."""
+
+    target: float
+    runs: tuple[Reached, ...]
+
+
+def time_to_target(trainings: SweepEvidence, standings: Standings) -> Targets | None:
+    """Return when each run reached the median run's final loss; None where none can be compared.
+
+    As AlgoPerf counts it (2306.07179): never is infinite, and seconds are of training alone. In
+    between two epochs the loss is taken to be a straight line.
+    """
+    split = _SPLIT.get(standings.measure)
+    values = [one.value for setting in standings.finished for one in setting.outcomes]
+    if split is None or len(values) < 2 or not standings.is_comparable:
+        return None
+    target = statistics.median_low(values)
+    reached = [_reached(run, split, target) for run in trainings.runs if run.row["status"] == DONE]
+    ordered = sorted(reached, key=lambda one: (one.seconds, one.run.label))
+    return Targets(target=target, runs=tuple(ordered))
+
+
+def _reached(run: RunEvidence, split: str, target: float) -> Reached:
+    before = (0.0, 0.0, 0.0)  # epoch, seconds, loss against the base: the base itself
+    for row in run.epochs:
+        epoch, seconds = row.get("epoch"), row.get("seconds_train_cumulative")
+        loss, base = (row.get(f"validation_loss{part}/{split}") for part in ("", "_base"))
+        known = (epoch, seconds, loss, base)
+        if not all(isinstance(value, (int, float)) for value in known):
+            continue
+        now = (float(epoch or 0), float(seconds or 0), float(loss or 0) - float(base or 0))
+        if now[2] <= target + _ROUNDING:
+            fall = before[2] - now[2]
+            share = (before[2] - target) / fall if fall > 0 else 0.0
+            share = min(1.0, max(0.0, share))
+            return Reached(
+                run=run,
+                seconds=before[1] + share * (now[1] - before[1]),
+                epochs=before[0] + share * (now[0] - before[0]),
+                resolution_seconds=now[1] - before[1],
+            )
+        before = now
+    return Reached(run=run, seconds=math.inf, epochs=math.inf, resolution_seconds=None)

@@ -1,0 +1,1 @@
+"""What can be typed: one module or package per command."""

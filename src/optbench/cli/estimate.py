@@ -1,0 +1,234 @@
+"""What a run costs before it is made.
+
+Steps come from its data, time from earlier runs, disk space from the shapes of the base.
+Everything is read from headers and records; nothing is loaded and nothing is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optbench.data.batches import num_batches
+from optbench.errors import DamagedFileError
+from optbench.models.files.facts import tensor_shapes
+from optbench.records import CaptionedImage, Dataset
+from optbench.schema import NetworkOptions, RunConfig
+from optbench.storage.files import Row, readable_rows
+from optbench.storage.rundir import RunDir, read_config
+
+_SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
+_STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
+_PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
+_COUNTED = ("base", "train", "optimizer", "network")
+_PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
+# Of diffusers' layout and of the original one: attention, feed-forward and projections; in the
+# unet, the rest of its blocks is for conv_dim.
+_TEXT = ("text_encoder", "cond_stage_model.", "conditioner.")
+_UNET = ("unet.", "model.diffusion_model.")
+_TEXT_LAYER = re.compile(r"\.(self_attn|attn|mlp)\.")
+_UNET_LINEAR = re.compile(r"\.attentions\.|(_blocks\.\d+|middle_block)\.1\.(proj_|transformer_)")
+_UNET_CONV = re.compile(
+    r"\.resnets\.|samplers\.|\.(in_layers|out_layers|emb_layers)\.|\.skip_connection\.|"
+    r"_blocks\.\d+\.(0\.op|[12]\.conv)\."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one run takes; None where nothing is known yet."""
+
+    num_steps_per_epoch: int
+    num_steps: int
+    num_epochs: int  # fewer than asked when max_steps ends the run first
+    seconds: float | None
+    disk_bytes: int
+
+
+def estimate(config: RunConfig, dataset: Dataset) -> Cost:
+    """Return the cost of a run from its settings, its data, and earlier runs in its runs folder."""
+    per_epoch = steps_per_epoch(config, dataset)
+    num_steps = per_epoch * config.train.epochs
+    if config.train.max_steps is not None:
+        num_steps = min(num_steps, config.train.max_steps)
+    num_epochs = math.ceil(num_steps / per_epoch)
+    return Cost(
+        num_steps_per_epoch=per_epoch,
+        num_steps=num_steps,
+        num_epochs=num_epochs,
+        seconds=_seconds(config, dataset, num_steps=num_steps, num_epochs=num_epochs),
+        disk_bytes=_disk_bytes(config, num_epochs),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketCount:
+    """What one bucket holds: pictures, their uses per epoch, and of both the class pictures'."""
+
+    bucket: tuple[int, int]  # width, height in pixels
+    num_pictures: int
+    num_uses: int
+    num_class_pictures: int
+    num_class_uses: int
+
+
+def bucket_counts(dataset: Dataset) -> list[BucketCount]:
+    """Return what every bucket holds, from the narrowest to the widest."""
+    buckets: dict[tuple[int, int], list[CaptionedImage]] = {}
+    for image in dataset.images:
+        buckets.setdefault(image.bucket, []).append(image)
+    counts = []
+    for bucket, images in sorted(buckets.items()):
+        class_images = [image for image in images if image.is_regularization]
+        counts.append(
+            BucketCount(
+                bucket=bucket,
+                num_pictures=len(images),
+                num_uses=sum(image.repeats for image in images),
+                num_class_pictures=len(class_images),
+                num_class_uses=sum(image.repeats for image in class_images),
+            )
+        )
+    return counts
+
+
+def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
+    """Return the optimizer updates of one epoch; a batch never mixes buckets."""
+    batches = num_batches(dataset, batch_size=config.train.batch_size)
+    return max(1, math.ceil(batches / config.train.gradient_accumulation))
+
+
+def _seconds(
+    config: RunConfig, dataset: Dataset, *, num_steps: int, num_epochs: int
+) -> float | None:
+    """Return the likely wall time: as the nearest earlier runs on this runs folder took."""
+    alike = [
+        (_likeness(config, stored), run_dir)
+        for run_dir, stored in _earlier_runs(Path(config.runs_dir))
+        if stored["base"].get("name") == config.base.name
+        and stored["train"].get("batch_size") == config.train.batch_size
+    ]
+    if not alike:
+        return None
+    best = max(likeness for likeness, _ in alike)
+    nearest = [run_dir for likeness, run_dir in alike if likeness == best]
+    steps: list[float] = [
+        sum(_seconds_of(row, phase) for phase in _PHASES)
+        for run_dir in nearest
+        for row in readable_rows(RunDir(run_dir).steps_path)[0]
+    ]
+    wanted = _pauses(config)
+    pauses: list[float] = [
+        sum(_seconds_of(row, pause) for pause in wanted)
+        for run_dir in nearest
+        for row in readable_rows(RunDir(run_dir).epochs_path)[0]
+    ]
+    if not steps:
+        return None
+    pause = statistics.median(pauses) if pauses else 0.0
+    validation = 0.0 if _has_validated(nearest) else _validation_seconds(config, dataset, nearest)
+    epochs = range(1, num_epochs + 1)
+    every = config.validate.every_n_epochs
+    num_due = len({epoch for epoch in epochs if epoch % every == 0 or epoch == num_epochs})
+    return statistics.median(steps) * num_steps + pause * num_epochs + validation * num_due
+
+
+def _pauses(config: RunConfig) -> list[str]:
+    """Return what a run stops training for between its epochs."""
+    asked = {
+        "seconds_save": True,
+        "seconds_validate": config.validate.enabled,
+        "seconds_render": config.render.enabled,
+    }
+    return [pause for pause, is_asked in asked.items() if is_asked]
+
+
+def _has_validated(run_dirs: Sequence[Path]) -> bool:
+    return any(RunDir(run_dir).validation_path.is_file() for run_dir in run_dirs)
+
+
+def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[Path]) -> float:
+    """Return the likely seconds of one validation, where none of the earlier runs had any.
+
+    One pass forward for each picture and timestep, as long as a training step's pass takes for each
+    of its pictures; pictures held out come to those trained on.
+    """
+    options = config.validate
+    if not options.enabled:
+        return 0.0
+    forwards: list[float] = [
+        _seconds_of(row, "seconds_forward")
+        for run_dir in run_dirs
+        for row in readable_rows(RunDir(run_dir).steps_path)[0]
+    ]
+    if not forwards:
+        return 0.0
+    num_trained = min(options.num_pictures or len(dataset.images), len(dataset.images))
+    pictures = num_trained * (1 if options.dir is None else 2)
+    forward = statistics.median(forwards) / config.train.batch_size
+    return forward * pictures * len(options.timesteps)
+
+
+def _seconds_of(row: Row, name: str) -> float:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _likeness(config: RunConfig, stored: Mapping[str, Any]) -> int:
+    is_same_recipe: bool = stored["optimizer"].get("name") == config.optimizer.name
+    is_same_dim: bool = stored["network"].get("dim") == config.network.dim
+    return 2 * is_same_recipe + is_same_dim
+
+
+def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for file in sorted(runs_dir.glob("*/*/config.yaml")):
+        try:
+            stored = read_config(RunDir(file.parent))
+        except DamagedFileError:
+            continue  # a cost is an estimate; the report says what is wrong with the file
+        if all(isinstance(stored.get(name), dict) for name in _COUNTED):
+            yield file.parent, stored
+
+
+def _disk_bytes(config: RunConfig, num_epochs: int) -> int:
+    num_weights = num_lora_weights(config)
+    files = num_weights * _SAVED_BYTES[config.train.save_precision] * (num_epochs + 1)
+    state = num_weights * _STATE_BYTES
+    pictures = 0.0
+    if config.render.enabled:
+        pixels = sum(prompt.width * prompt.height for prompt in config.prompts.prompts)
+        # Every picture lies there twice: alone, and in a sheet.
+        pictures = 2 * pixels * len(config.render.seeds) * _PNG_BYTES_PER_PIXEL * num_epochs
+    return round(files + state + pictures)
+
+
+def num_lora_weights(config: RunConfig) -> int:
+    """Return about how many numbers the LoRA has, from the shapes in the base's file headers."""
+    network = config.network
+    total = 0
+    for name, shape in tensor_shapes(config.base):
+        if len(shape) not in (2, 4) or not name.endswith("weight"):
+            continue
+        is_text = name.startswith(_TEXT)
+        if is_text and network.train_text_encoder and _TEXT_LAYER.search(name):
+            # Query, key and value in one tensor have a LoRA each, and each reads the same input.
+            total += network.dim * (sum(shape) + 2 * shape[1] * ("in_proj" in name))
+        elif name.startswith(_UNET) and network.train_unet:
+            total += _unet_weights(name, shape, network)
+    return total
+
+
+def _unet_weights(name: str, shape: tuple[int, ...], network: NetworkOptions) -> int:
+    num_out, num_in, *window = shape
+    num_read = num_in * math.prod(window)
+    if _UNET_LINEAR.search(name):
+        return network.dim * (num_read + num_out)
+    if network.conv_dim is None or not _UNET_CONV.search(name):
+        return 0
+    dim = network.dim if math.prod(window) == 1 else network.conv_dim
+    return dim * (num_read + num_out)

@@ -1,0 +1,364 @@
+"""A command line or TOML file of kohya's trainer -> the same settings as overrides of ours."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench.cli.kohya import option_names
+from optbench.errors import ConfigError, Problem
+from optbench.storage import resources
+
+_LISTS = ("network_args", "optimizer_args", "lr_scheduler_args")
+_SCRIPT = re.compile(r"(?P<family>sdxl_|)train_network(\.py)?$")
+_CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
+_PLAIN_TEXT = re.compile(r"[\w./:\\+-]+( +[\w./:\\+-]+)*")
+_WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\")
+_UNET, _TEXT = "network_train_unet_only", "network_train_text_encoder_only"
+_READ_APART = (
+    *("resolution", "optimizer_type", "use_8bit_adam", "use_lion_optimizer", "learning_rate"),
+    *("unet_lr", "text_encoder_lr", "lr_scheduler", "max_train_epochs", "max_train_steps"),
+    *("v2", "v_parameterization", "max_token_length", "network_module", _UNET, _TEXT, *_LISTS),
+    *("log_with", *option_names.TRACKER_VALUES),
+)
+_LOSS = (*option_names.LOSS_VALUES, *option_names.LOSS_FLAGS)
+_MANY_EPOCHS = 1_000_000  # where steps alone decide
+
+
+@dataclass(slots=True)
+class Imported:
+    """Overrides for `python -m optbench`, and what is to be known about them."""
+
+    overrides: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # what has no equivalent
+    assumed: list[str] = field(default_factory=list)  # kohya's own defaults that were written out
+    not_needed: list[str] = field(default_factory=list)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Return the options of a shell script, a batch file or a TOML file, by kohya's names.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds no option.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        options = _from_toml(text) if path.suffix == ".toml" else _from_command(text)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
+    if not options:
+        raise _unreadable(path, "no option of kohya's trainer")
+    return options
+
+
+def convert(options: Mapping[str, Any]) -> Imported:
+    """Return what the options mean here.
+
+    What the options leave out is written out as kohya's trainer would take it, because the
+    defaults differ.
+    """
+    imported = Imported()
+    asked = dict(options)
+    for name, value in option_names.DEFAULTS.items():
+        is_other_length = name == "max_train_steps" and "max_train_epochs" in asked
+        if name not in asked and value is not None and not is_other_length:
+            asked[name] = value
+            imported.assumed.append(f"{name}={value}")
+    imported.overrides += [
+        *_base(asked),
+        *_plain(asked),
+        *_length(asked),
+        *_loss(asked, imported),
+        *_network(asked, imported),
+        *_optimizer(asked, imported),
+        *_schedule(asked, imported),
+        *_trackers(asked, imported),
+    ]
+    for name, value in options.items():
+        if name in option_names.NOT_NEEDED:
+            imported.not_needed.append(f"{name}: {option_names.NOT_NEEDED[name]}")
+        elif name not in (
+            *option_names.VALUES,
+            *option_names.FLAGS,
+            *option_names.DROPOUTS,
+            *_LOSS,
+            *_READ_APART,
+        ):
+            imported.lost.append(f"{name}={value}")
+    return imported
+
+
+def _from_toml(text: str) -> dict[str, Any]:
+    """Return a TOML file's keys, whatever tables they stand in."""
+    flat: dict[str, Any] = {}
+    for key, value in tomllib.loads(text).items():
+        flat.update(value if isinstance(value, dict) else {key: value})
+    return flat
+
+
+def _from_command(text: str) -> dict[str, Any]:
+    """Return the options of the line that starts the trainer, or of a bare list of options."""
+    lines = [line for line in _CONTINUED.sub(" ", text).splitlines() if "--" in line]
+    starting = [line for line in lines if "train_network" in line] or lines
+    options: dict[str, Any] = {}
+    name = ""
+    for word in _words(starting[0]) if starting else ():
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            options[name] = value if equals else [] if name in _LISTS else True
+            if equals and name in _LISTS:
+                options[name] = [value]
+        elif name in _LISTS:
+            options[name].append(word)
+        elif name and options[name] is True:
+            options[name] = word
+        elif match := _SCRIPT.search(word):
+            options["sdxl"] = bool(match["family"])
+    if not options.pop("sdxl", False):
+        return options
+    return {**options, "sdxl": True}
+
+
+def _words(line: str) -> list[str]:
+    """Return a command's words; in one with Windows paths a backslash is only itself."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if _WINDOWS_PATH.search(line):
+        lexer.escape = ""
+    return list(lexer)
+
+
+def _base(asked: dict[str, Any]) -> Iterator[str]:
+    family = "sdxl" if asked.pop("sdxl", False) else "sd2" if asked.get("v2") else "sd15"
+    yield f"base={family}"
+    yield "dataset=folder"
+    yield "prompts=folder"
+
+
+def _plain(asked: Mapping[str, Any]) -> Iterator[str]:
+    # There a size beside dim_from_weights is ignored; here it is refused.
+    ignored = ("network_dim", "network_alpha") if _is_on(asked.get("dim_from_weights")) else ()
+    for kohya, ours in option_names.VALUES.items():
+        if kohya in asked and kohya not in ignored and not ours.startswith("lr_scheduler."):
+            yield f"{ours}={_value(asked[kohya])}"
+    for kohya, ours in option_names.FLAGS.items():
+        yield f"{ours}={str(_is_on(asked.get(kohya, False))).lower()}"
+    if asked.get("max_token_length"):
+        yield f"train.max_token_length={asked['max_token_length']}"
+    for kohya, ours in option_names.DROPOUTS.items():
+        if kohya in asked:
+            yield f"{ours}={asked[kohya]}"
+    sides = str(asked["resolution"]).strip("[]()").replace(" ", "").split(",")
+    yield f"dataset.resolution=[{sides[0]},{sides[-1]}]"
+
+
+def _length(asked: Mapping[str, Any]) -> Iterator[str]:
+    if "max_train_epochs" in asked:  # wins over steps there too
+        yield f"train.epochs={asked['max_train_epochs']}"
+    else:
+        yield f"train.max_steps={asked['max_train_steps']}"
+        yield f"train.epochs={min(_MANY_EPOCHS, int(asked['max_train_steps']))}"
+
+
+def _loss(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    """Yield loss and noise without what the other trainer would not look at."""
+    known = {**option_names.LOSS_VALUES, **option_names.LOSS_FLAGS}
+    given = {name: asked[name] for name in known if name in asked}
+    for name, value in given.items():
+        if name in option_names.LOSS_FLAGS and not _is_on(value):
+            continue
+        if name in option_names.LOSS_OFF_AT_ZERO and not float(value):
+            imported.not_needed.append(f"{name}: {value} is none there")
+        elif name == "prior_loss_weight" and "reg_data_dir" not in asked:
+            imported.not_needed.append(f"{name}: without reg_data_dir it is not looked at there")
+        elif needed := _lacks(name, given):
+            imported.not_needed.append(f"{name}: without {needed} it is not looked at there")
+        else:
+            yield f"{known[name]}={_value(value)}"
+
+
+def _lacks(name: str, given: Mapping[str, Any]) -> str:
+    """Return the option that is needed for this one to have an effect and is not given, or ''."""
+    if name not in option_names.LOSS_NEEDS:
+        return ""
+    needed, choices = option_names.LOSS_NEEDS[name]
+    value = given.get(needed, 0)
+    is_there = str(value) in choices if choices else bool(float(value))
+    return "" if is_there and not _lacks(needed, given) else needed
+
+
+def _trackers(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    """Yield the tracker and its names; `all` there is TensorBoard and W&B."""
+    kind = asked.get("log_with")
+    if kind in ("wandb", "all"):
+        yield "tracker.log_with=[wandb]"
+    elif kind is not None:
+        known = kind == "tensorboard"
+        said = "TensorBoard's files are always in the run's folder"
+        (imported.not_needed if known else imported.lost).append(
+            f"log_with: {said}" if known else f"log_with={kind}"
+        )
+    for kohya, ours in option_names.TRACKER_VALUES.items():
+        if kohya in asked and kind in ("wandb", "all"):
+            yield f"{ours}={_value(asked[kohya])}"
+        elif kohya in asked:
+            imported.not_needed.append(f"{kohya}: without wandb there is nothing to name")
+
+
+def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    given = dict(_pairs(asked.get("network_args", ())))
+    if "conv_dim" in given:
+        given.setdefault("conv_alpha", "1.0")  # kohya's default
+    for name, value in given.items():
+        if name not in option_names.NETWORK_ARGS:
+            imported.lost.append(f"network_args {name}={value}")
+            continue
+        is_list = "block" in name or name.endswith("_lr_weight")
+        is_list = is_list and "," in value
+        yield f"{option_names.NETWORK_ARGS[name]}={f'[{value}]' if is_list else value}"
+    if asked.get("network_module", "networks.lora") != "networks.lora":
+        imported.lost.append(f"network_module={asked['network_module']}: another kind of network")
+    if _is_on(asked.get(_UNET, False)) or _rate(asked, "text_encoder_lr") == 0:
+        yield "network.train_text_encoder=false"
+    if _is_on(asked.get(_TEXT, False)) or _rate(asked, "unet_lr") == 0:
+        yield "network.train_unet=false"
+
+
+def _optimizer(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    asked_type = str(asked["optimizer_type"])
+    if _is_on(asked.get("use_8bit_adam", False)):
+        asked_type = "AdamW8bit"
+    if _is_on(asked.get("use_lion_optimizer", False)):
+        asked_type = "Lion"
+    given = dict(_pairs(asked.get("optimizer_args", ())))
+    recipe = _recipe(asked_type)
+    if recipe == "adafactor" and given.get("relative_step", "True") == "True":
+        recipe = "adafactor_auto"
+    if recipe is None:
+        imported.lost.append(
+            f"optimizer_type={asked_type}: no recipe of ours builds it; copy one of "
+            "conf/optimizer/ and name the class in it"
+        )
+        return
+    yield f"optimizer={recipe}"
+    own = _shipped("optimizer", recipe)["args"]
+    forced = {"nesterov", "momentum"} if recipe.startswith("sgdnesterov") else set()
+    for name in own:
+        # Without it the class's own default holds, as there; fused is a way to compute the same.
+        if name not in given and name not in forced | {"fused"}:
+            yield f"~optimizer.args.{name}"
+    for name, value in given.items():
+        plus = "" if name in own else "+"
+        yield f"{plus}optimizer.args.{name}={_hydra(value)}"
+    if recipe != "adafactor_auto":
+        yield f"optimizer.lr={asked['learning_rate']}"
+        for name in ("unet_lr", "text_encoder_lr"):
+            rate = _rate(asked, name)
+            yield f"optimizer.{name}={'null' if not rate else asked[name]}"
+
+
+def _recipe(asked_type: str) -> str | None:
+    if asked_type.lower() in option_names.RECIPES:
+        return option_names.RECIPES[asked_type.lower()]
+    for file in sorted((resources.conf_dir() / "optimizer").glob("*.yaml")):
+        recipe = _shipped("optimizer", file.stem)
+        if recipe.get("_target_") in (asked_type, f"torch.optim.{asked_type}"):
+            return str(recipe["name"])
+    return None
+
+
+def _schedule(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    ours_by_kohya = {kohya: ours for ours, kohya in option_names.SCHEDULES.items()}
+    name = ours_by_kohya.get(str(asked["lr_scheduler"]))
+    if name is None:
+        imported.lost.append(f"lr_scheduler={asked['lr_scheduler']}: no such schedule here")
+        return
+    yield f"lr_scheduler={name}"
+    shipped = _shipped("lr_scheduler", name)
+    for option, ours in option_names.VALUES.items():
+        key = ours.removeprefix("lr_scheduler.")
+        # What this schedule has no use for is ignored there and refused here.
+        if ours.startswith("lr_scheduler.") and option in asked:
+            if shipped.get(key) is not None:
+                yield f"{ours}={_fraction(asked[option])}"
+            else:
+                imported.lost.append(f"{option}={asked[option]}: {name} has no use for it")
+    if name == "polynomial":
+        share = option_names.SMALLEST_POLYNOMIAL_RATE / float(asked["learning_rate"])
+        yield f"lr_scheduler.min_lr_ratio={share:g}"
+    for key, value in _pairs(asked.get("lr_scheduler_args", ())):
+        if key == "step_rules":
+            quoted = value.strip("'\"")
+            yield f'lr_scheduler.step_rules="{quoted}"'
+        else:
+            imported.lost.append(f"lr_scheduler_args {key}={value}")
+
+
+def _shipped(group: str, option: str) -> DictConfig:
+    loaded = OmegaConf.load(resources.conf_dir() / group / f"{option}.yaml")
+    assert isinstance(loaded, DictConfig)
+    return loaded
+
+
+def _pairs(words: Sequence[str] | str) -> Iterator[tuple[str, str]]:
+    for word in [words] if isinstance(words, str) else words:
+        name, _, value = str(word).partition("=")
+        yield name.strip(), value.strip()
+
+
+def _hydra(text: str) -> str:
+    """Return a Python literal as Hydra's grammar spells it."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_hydra(repr(one)) for one in value)}]"
+    return _value(value)
+
+
+def _value(value: Any) -> str:
+    """Return a value as Hydra's grammar wants it, in quotes where it could mean something else."""
+    if value is None:
+        return "null"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if _PLAIN_TEXT.fullmatch(text):
+        return text
+    escaped = text.replace("'", r"\'").replace("${", r"\${")
+    return f"'{escaped}'"
+
+
+def _fraction(value: Any) -> str:
+    """Return a length as ours: kohya also writes 10%."""
+    text = str(value)
+    return f"{float(text[:-1]) / 100:g}" if text.endswith("%") else text
+
+
+def _is_on(value: Any) -> bool:
+    return value is True or str(value).lower() == "true"
+
+
+def _rate(asked: Mapping[str, Any], name: str) -> float | None:
+    return None if asked.get(name) is None else float(asked[name])
+
+
+def _unreadable(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        Problem(
+            str(path),
+            found,
+            (
+                "a command line of kohya's trainer (train_network.py --option=value ...), or "
+                "a TOML file of its options"
+            ),
+            "copy the command you train with into a file, and name that file",
+        )
+    )

@@ -1,0 +1,124 @@
+"""A command line of `python -m optbench render` -> the plots it asks for, checked before.
+
+Nothing here imports torch, so a mistyped command is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from optbench.cli.render.axes import Axis, read_axis
+from optbench.cli.render.grid_plan import Plot, check_plot
+from optbench.cli.render.sources import find_sources
+from optbench.cli.render.wildcards import read_lists
+from optbench.config import rules
+from optbench.config.build import build_options
+from optbench.config.compose import Asked, Command, compose
+from optbench.errors import ConfigError, Problem
+from optbench.models.files.rules import check_base, check_clip_skip
+from optbench.schema import PlotOptions
+from optbench.storage.rundir import fingerprint
+
+NAME, CONFIG_NAME = "render", "plot"
+SIDES = ("x", "y", "z")
+_FLAGS_WITH_VALUES = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path")
+_MORE_FLAGS = ("-p", "--package", "-i", "--info")
+_NOT_OF_THE_PICTURES = ("num_threads", "device", "cache_dir", "dir")
+_NUM_HASH_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPlot:
+    """One plot; its status and what it shows lie in `run_dir`."""
+
+    overrides: tuple[str, ...]
+    plot: Plot
+    run_dir: Path
+
+
+def with_named_files(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with those that are neither flag nor override as `lora=[...]`."""
+    files: list[str] = []
+    others: list[str] = []
+    takes_value = False
+    for argument in arguments:
+        is_other = takes_value or argument.startswith(("-", "~")) or "=" in argument
+        (others if is_other else files).append(argument)
+        takes_value = argument in (*_FLAGS_WITH_VALUES, *_MORE_FLAGS)
+    if not files:
+        return others
+    quoted = ",".join("'" + one.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in files)
+    return [*others, f"lora=[{quoted}]"]
+
+
+def compose_plots(arguments: Sequence[str]) -> Asked[AskedPlot]:
+    """Return every plot a command line asks for; makes nothing and loads no weights.
+
+    Raises:
+        ConfigError: With the problems of all of them together.
+    """
+    command = Command(name=NAME, config_name=CONFIG_NAME, build=_asked)
+    return compose(with_named_files(arguments), command)
+
+
+def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPlot:
+    problems: list[Problem] = []
+    with open_dict(tree):
+        given = {side: _plain(tree.pop(side, None)) for side in SIDES}
+        lists_given = _plain(tree.pop("wildcards", None))
+        if isinstance(tree.get("lora"), str):
+            tree.lora = [tree.lora]
+    options = build_options(PlotOptions, tree)
+    sides: dict[str, Axis | None] = {side: read_axis(side, given[side], problems) for side in SIDES}
+    lists = read_lists(lists_given, options.wildcards_dir, problems)
+    plot = Plot(
+        options=options,
+        sides=tuple(sides.values()),
+        lists=lists,
+        sources=tuple(find_sources(options.lora, problems)),
+    )
+    problems += _check_settings(options)
+    problems = problems or check_plot(plot)
+    if problems:
+        raise ConfigError(*rules.without_repeats(problems))
+    settings = {
+        key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_PICTURES
+    }
+    content = {**settings, "sides": given, "wildcards": {key: list(lists[key]) for key in lists}}
+    name = fingerprint(content)[:_NUM_HASH_DIGITS]
+    return AskedPlot(overrides=overrides, plot=plot, run_dir=Path(options.dir) / "plots" / name)
+
+
+def _plain(value: Any) -> Any:
+    is_container = OmegaConf.is_config(value)
+    return OmegaConf.to_container(value, resolve=True) if is_container else value
+
+
+def _check_settings(options: PlotOptions) -> list[Problem]:
+    problems = [*check_base(options.base), *rules.check_render(options.render)]
+    for prompt in options.prompts.prompts:
+        tagless = replace(prompt, text="", negative="")
+        single = replace(options.prompts, prompts=(tagless,))
+        problems += rules.check_prompts(single)
+    if not options.prompts.prompts:
+        problems += rules.check_prompts(options.prompts)
+    if options.clip_skip is not None:
+        problems += check_clip_skip(options.base, options.clip_skip, where="clip_skip")
+    if not options.render.enabled:
+        problems.append(_no_value("render.enabled", "false", "true, for this command renders"))
+    for name, least in (("clip_skip", 1), ("num_threads", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            problems.append(_no_value(name, str(value), "a whole number from 1, or null"))
+    if not abs(options.strength) < float("inf"):
+        problems.append(_no_value("strength", str(options.strength), "a finite number"))
+    return problems
+
+
+def _no_value(where: str, found: str, expected: str) -> Problem:
+    return Problem(where, found, expected, f"leave {where} out")

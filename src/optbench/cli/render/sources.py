@@ -1,0 +1,65 @@
+"""LoRA files and folders of runs, as a command names them, by epoch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optbench.errors import Problem
+
+_EPOCH_FILE = re.compile(r"(.+)-(\d{6})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One LoRA: a file, or a run's files by epoch."""
+
+    name: str  # as sheets and <lora:NAME:STRENGTH> have it
+    given: str
+    files: Mapping[int | None, Path]  # None: a file that is no run's
+    run_dir: Path | None
+
+    def file(self, epoch: int | None) -> Path | None:
+        """Return the file of an epoch, None for the last one; nothing where there is none."""
+        if epoch is None or self.run_dir is None:
+            return self.files[max(self.files, key=lambda one: one or 0)]
+        return self.files.get(epoch)
+
+
+def find_sources(given: Sequence[str], problems: list[Problem]) -> list[Source]:
+    """Return what is at every place that is named, after noting where there is no LoRA."""
+    found = []
+    for one in given:
+        path = Path(one)
+        files: dict[int | None, Path] = {}
+        if path.is_dir():
+            for file in sorted((path / "lora").glob("*.safetensors")):
+                if match := _EPOCH_FILE.fullmatch(file.name):
+                    files[int(match[2])] = file
+        elif path.is_file() and path.suffix == ".safetensors":
+            files[None] = path
+        if files:
+            name = path.resolve().name if path.is_dir() else path.stem
+            run_dir = path if path.is_dir() else None
+            found.append(Source(name=name, given=one, files=files, run_dir=run_dir))
+        else:
+            what = "a folder without lora/*-000001.safetensors" if path.is_dir() else "no LoRA file"
+            problems.append(_problem(one, what if path.exists() else "where there is nothing"))
+    names = [source.name for source in found]
+    problems += [
+        _problem(source.given, f"a second LoRA of the name {source.name}")
+        for index, source in enumerate(found)
+        if source.name in names[:index]
+    ]
+    return found
+
+
+def _problem(given: str, what: str) -> Problem:
+    return Problem(
+        "lora",
+        f"{given}, {what}",
+        "a .safetensors file, or a run's folder, each of a name of its own",
+        "write python -m optbench render FILE.safetensors, or runs/SWEEP/RUN",
+    )

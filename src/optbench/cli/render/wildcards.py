@@ -1,0 +1,93 @@
+"""`__name__` in a prompt: one of the texts of a list, in order along a side or drawn by seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optbench import rng
+from optbench.errors import Problem
+
+_MARK = re.compile(r"__([A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)__")
+_MAX_DEPTH = 8
+
+Lists = Mapping[str, tuple[str, ...]]
+
+
+def read_lists(
+    given: Any, folder: str | None, problems: list[Problem]
+) -> dict[str, tuple[str, ...]]:
+    """Return the values of every wildcard, from the settings and from a folder of NAME.txt."""
+    found: dict[str, tuple[str, ...]] = {}
+    if folder is not None and not Path(folder).is_dir():
+        problems.append(
+            _problem("wildcards_dir", f"{folder}, where there is none", "a folder of NAME.txt")
+        )
+    elif folder is not None:
+        for file in sorted(Path(folder).glob("*.txt")):
+            try:
+                lines = file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(_problem(str(file), f"{error}", "a text file in UTF-8"))
+                continue
+            values = [line.strip() for line in lines if not line.lstrip().startswith("#")]
+            found[file.stem] = tuple(value for value in values if value)
+    for name, values in (given or {}).items():
+        is_list = isinstance(values, list) and all(isinstance(one, str) for one in values)
+        found[str(name)] = tuple(values) if is_list else ()
+    return found
+
+
+def named_in(text: str, lists: Lists) -> set[str]:
+    """Return the wildcards of a text, those in their values included; unknown ones too."""
+    found: set[str] = set()
+    todo = _MARK.findall(text)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += [inner for value in lists.get(name, ()) for inner in _MARK.findall(value)]
+    return found
+
+
+def check_lists(where: str, text: str, lists: Lists) -> list[Problem]:
+    """Return a problem for every wildcard of a text that has no values, or contains itself."""
+    problems = []
+    for name in sorted(named_in(text, lists)):
+        if not lists.get(name):
+            known = ", ".join(sorted(lists)) or "none"
+            found = f"__{name}__, a wildcard without values"
+            problems.append(_problem(where, found, f"one of those given: {known}"))
+        elif any(name in named_in(value, lists) for value in lists[name]):
+            problems.append(_problem(where, f"__{name}__, which contains itself", "other values"))
+    return problems
+
+
+def put_in(text: str, chosen: Mapping[str, str]) -> str:
+    """Return a text with the value of every wildcard that stands along a side."""
+    return _MARK.sub(lambda mark: chosen.get(mark[1], mark[0]), text)
+
+
+def drawn(text: str, lists: Lists, *, seed: int) -> str:
+    """Return a text with a value for every wildcard; its picture's seed alone decides which.
+
+    Every place of a text draws by itself, so a name that stands twice may give two values.
+    """
+    for depth in range(_MAX_DEPTH):
+        places = iter(range(len(text)))
+
+        def one(mark: re.Match[str], depth: int = depth, places: Any = places) -> str:
+            draw = rng.shuffler(seed, "render", "wildcard", mark[1], depth, next(places))
+            return draw.choice(lists[mark[1]])
+
+        text = _MARK.sub(one, text)
+    return text
+
+
+def _problem(where: str, found: str, expected: str) -> Problem:
+    fix = (
+        "write '+wildcards.colour=[red,blue]' with __colour__ in a prompt, or wildcards_dir=FOLDER"
+    )
+    return Problem(where, found, expected, fix)

@@ -1,0 +1,1 @@
+"""`optbench resize`: finished LoRA files made smaller."""

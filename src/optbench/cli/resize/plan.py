@@ -1,0 +1,315 @@
+"""A command line of `python -m optbench resize` -> the files to make, checked before any is read.
+
+Nothing here imports torch, so a mistyped command is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench.config import rules
+from optbench.config.build import build_options
+from optbench.config.compose import Asked, Command, compose
+from optbench.data import check_dataset_options
+from optbench.errors import ConfigError, Problem
+from optbench.models.files.rules import check_base
+from optbench.schema import ResizeOptions
+from optbench.storage import resources
+from optbench.storage.rundir import fingerprint
+
+NAME = CONFIG_NAME = "resize"
+_FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
+_NUM_HASH_DIGITS = 8
+_MAX_SLUG_LENGTH = 100
+ORIGINAL = "original"
+# What decides pictures and losses, and no byte of a file.
+_NOT_OF_THE_FILE = ("clip_skip", "base", "dataset", "prompts", "render", "validate")
+_USUAL = {"save_precision": "fp16", "compat": "v0.11"}  # what a name does not mention
+_EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedResize:
+    """One resized file, or one per epoch of a run, and the folder it has or will have."""
+
+    overrides: tuple[str, ...]
+    options: ResizeOptions
+    sources: dict[int | None, tuple[Path, ...]]  # by epoch; None: a file that is no run's
+    run_dir: Path
+    original_dir: Path  # of the run that shows the source as it is
+
+
+def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
+    """Return every file a command line asks for; reads the sources' bytes to name them, no more.
+
+    Raises:
+        ConfigError: With the problems of all of them together.
+    """
+    asked = compose(arguments, Command(name=NAME, config_name=CONFIG_NAME, build=_asked))
+    if not asked.is_whole:
+        raise ConfigError(_sweeper())
+    return asked
+
+
+def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedResize:
+    _listed(tree, "source")
+    options = build_options(ResizeOptions, tree)
+    options = replace(options, source=tuple(map(_matched, options.source)))
+    problems = [
+        *_check_rule(options),
+        *_check_sources(options),
+        *_check_places(options),
+        *_check_laboratory(options),
+    ]
+    if problems:
+        raise ConfigError(*rules.without_repeats(problems))
+    sources = _find_sources(options)
+    name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
+    sweep_dir = Path(options.runs_dir) / name
+    return AskedResize(
+        overrides=overrides,
+        options=options,
+        sources=sources,
+        run_dir=sweep_dir / _run_name(options, sources),
+        original_dir=sweep_dir / _original_name(options, sources),
+    )
+
+
+def _listed(tree: DictConfig, key: str) -> None:
+    """Let one value stand for a list of it."""
+    if not OmegaConf.is_missing(tree, key) and isinstance(tree[key], str):
+        tree[key] = [tree[key]]
+
+
+def _matched(source: str) -> str:
+    """Return the one path that a pattern stands for; a pattern of none or several stays one."""
+    found = [] if Path(source).exists() else _matches(source)
+    return found[0] if len(found) == 1 else source
+
+
+def _matches(pattern: str) -> list[str]:
+    root = Path(Path(pattern).anchor)
+    is_pattern = any(mark in pattern for mark in "*?[")
+    return sorted(map(str, root.glob(str(Path(pattern).relative_to(root))))) if is_pattern else []
+
+
+def _check_laboratory(options: ResizeOptions) -> list[Problem]:
+    """Return what is wrong with the groups that pictures and losses are made with."""
+    problems: list[Problem] = []
+    if options.clip_skip is not None and options.clip_skip < 1:
+        problems.append(
+            Problem(
+                "clip_skip",
+                str(options.clip_skip),
+                "a whole number from 1, or null for what the source says",
+                "write clip_skip=1",
+            )
+        )
+    problems += rules.check_validate(options.validate)
+    problems += rules.check_render(options.render)
+    if options.render.enabled:
+        problems += rules.check_prompts(options.prompts)
+    if options.validate.enabled:
+        problems += check_dataset_options(options.dataset)
+    if options.render.enabled or options.validate.enabled:
+        problems += check_base(options.base)
+    return problems
+
+
+def _check_rule(options: ResizeOptions) -> list[Problem]:
+    """Return what is impossible or without effect in the settings of size."""
+    problems = []
+    for name in ("new_dim", "new_conv_dim", "num_threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            problems.append(Problem(name, str(value), "a whole number from 1", f"write {name}=8"))
+    return problems + (
+        _check_fixed(options) if options.method == "none" else _check_dynamic(options)
+    )
+
+
+def _check_fixed(options: ResizeOptions) -> list[Problem]:
+    problems = []
+    if options.new_dim is None:
+        problems.append(
+            Problem(
+                "new_dim",
+                "null while method is none",
+                "the new dim, or a method that finds one for every layer",
+                "write new_dim=32, or method=sv_ratio",
+            )
+        )
+    if options.param is not None:
+        problems.append(
+            Problem(
+                "param",
+                f"{options.param:g} while method is none",
+                "a method that reads it; without one it has no effect",
+                f"add method=sv_ratio, or leave param={options.param:g} out",
+            )
+        )
+    if options.compat == "v0.10":
+        problems.append(
+            Problem(
+                "compat",
+                "v0.10 while method is none",
+                "a method whose rule changed; a fixed dim is the same in both",
+                "leave compat=v0.10 out, or add method=sv_ratio",
+            )
+        )
+    return problems
+
+
+def _check_dynamic(options: ResizeOptions) -> list[Problem]:
+    is_ratio = options.method == "sv_ratio"
+    value = options.param
+    is_good = value is not None and (1 <= value < math.inf if is_ratio else 0 < value <= 1)
+    if is_good:
+        return []
+    return [
+        Problem(
+            "param",
+            "null" if value is None else f"{value:g}",
+            f"for {options.method} a number "
+            + ("from 1, usually 2 or more" if is_ratio else "above 0, and 1 at most"),
+            f"write param={5 if is_ratio else 0.9}",
+        )
+    ]
+
+
+def _check_sources(options: ResizeOptions) -> list[Problem]:
+    problems = []
+    is_merge = len(options.source) > 1 or options.weights is not None
+    for source in options.source:
+        path = Path(source)
+        if not path.exists():
+            several = _matches(source)
+            what = f"which stands for {len(several)}: {', '.join(several)}" if several else ""
+            problems.append(_no_source(source, what or "where there is nothing"))
+        elif path.is_dir() and not _epoch_files(path):
+            problems.append(_no_source(source, "a folder without lora/*-000001.safetensors"))
+        elif path.is_dir() and is_merge:
+            problems.append(_no_source(source, "a folder, in a merge"))
+    if not options.source:
+        problems.append(_no_source("[]", "an empty list"))
+    if is_merge and len(options.weights or ()) != len(options.source):
+        given = "null" if options.weights is None else f"{len(options.weights)} numbers"
+        equal = ",".join(f"{1 / len(options.source):.3g}" for _ in options.source)
+        problems.append(
+            Problem(
+                "weights",
+                f"{given} for {len(options.source)} files",
+                "one weight for every file that is merged",
+                f"write 'weights=[{equal}]'",
+            )
+        )
+    if not all(math.isfinite(weight) for weight in options.weights or ()):
+        problems.append(
+            Problem(
+                "weights",
+                f"{list(options.weights or ())}",
+                "finite numbers",
+                "write 'weights=[0.7,0.3]'",
+            )
+        )
+    return problems
+
+
+def _check_places(options: ResizeOptions) -> list[Problem]:
+    return rules.check_name("sweep_name", options.sweep_name) if options.sweep_name else []
+
+
+def _no_source(source: str, what: str) -> Problem:
+    return Problem(
+        "source",
+        f"{source}, {what}",
+        "a LoRA file, a run's folder, or several files to merge",
+        (
+            "write source=FILE.safetensors, source=runs/SWEEP/RUN or "
+            "'source=[a.safetensors,b.safetensors]'"
+        ),
+    )
+
+
+def _find_sources(options: ResizeOptions) -> dict[int | None, tuple[Path, ...]]:
+    paths_found = tuple(Path(source) for source in options.source)
+    if paths_found[0].is_dir():
+        return {epoch: (path,) for epoch, path in _epoch_files(paths_found[0]).items()}
+    return {None: paths_found}
+
+
+def _epoch_files(folder: Path) -> dict[int, Path]:
+    """Return a run's LoRA files by epoch; its last one under the bare name is one of them."""
+    found = {
+        int(match[1]): path
+        for path in sorted((folder / "lora").glob("*.safetensors"))
+        if (match := _EPOCH_FILE.fullmatch(path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
+    """Return <readable>-<8 hex>; the hex changes with the sources' bytes and every setting."""
+    files = [path for each in sources.values() for path in each]
+    settings = asdict(options)
+    for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir", *_NOT_OF_THE_FILE):
+        del settings[key]
+    content = {
+        "schema": _FILES_SCHEMA,
+        "sources": resources.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "settings": settings,
+    }
+    return _folder_name(_words(options), content)
+
+
+def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
+    files = [path for each in sources.values() for path in each]
+    content = {
+        "sources": resources.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "weights": options.weights,
+    }
+    return _folder_name([ORIGINAL, _source_word(options)], content)
+
+
+def _folder_name(words: Sequence[str], content: Mapping[str, Any]) -> str:
+    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
+    slug = slug[:_MAX_SLUG_LENGTH].lstrip(".") or NAME
+    return f"{slug}-{fingerprint(content)[:_NUM_HASH_DIGITS]}"
+
+
+def _source_word(options: ResizeOptions) -> str:
+    stems = [Path(source).name.removesuffix(".safetensors") for source in options.source]
+    if options.weights is not None:
+        stems = [f"{stem}x{weight:g}" for stem, weight in zip(stems, options.weights, strict=True)]
+    return "+".join(stems)
+
+
+def _words(options: ResizeOptions) -> list[str]:
+    words = [_source_word(options)]
+    if options.method != "none":
+        words.append(f"{options.method}{options.param:g}")
+    if options.new_dim is not None:
+        words.append(f"dim{options.new_dim}")
+    if options.new_conv_dim is not None:
+        words.append(f"conv{options.new_conv_dim}")
+    return words + [
+        str(getattr(options, key))
+        for key, usual in _USUAL.items()
+        if getattr(options, key) != usual
+    ]
+
+
+def _sweeper() -> Problem:
+    return Problem(
+        "hydra/sweeper",
+        "a sweeper that chooses its runs as it goes",
+        "values that are known before the first file is read",
+        "leave hydra/sweeper out, and list the values: param=2,4,8",
+    )

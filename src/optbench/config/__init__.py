@@ -1,0 +1,1 @@
+"""Hydra's tree -> checked settings -> the plan of every run."""

@@ -1,0 +1,289 @@
+"""Who a run is: the hash of everything that affects its weights, its readable name, its data.
+
+Equal settings give equal names in every process and on every machine. What only affects pictures,
+places on disk or the report is in no hash.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench.config.build import config_tree, register_resolvers
+from optbench.data import read_dataset
+from optbench.lora.initial_weights import StartingLora, starting_lora
+from optbench.models.files import facts
+from optbench.records import Dataset
+from optbench.schema import DatasetOptions, RunConfig
+from optbench.storage import resources
+from optbench.storage.rundir import fingerprint
+
+_WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
+_NUM_HASH_DIGITS = 8
+_MAX_SLUG_LENGTH = 100
+_GROUPS_IN_SLUG = ("base", "dataset", "network", "lr_scheduler")
+_OPTIMIZER_KEYS = (
+    "_target_",
+    "lr",
+    "unet_lr",
+    "text_encoder_lr",
+    "args",
+    "group_args",
+    "traits",
+)
+_BASE_KEYS = ("v_parameterization",)
+_DATASET_KEYS = ("shuffle_caption", "keep_tokens", "caption_dropout_rate", "flip_aug")
+# In the hash only while they do something, so that runs from before they existed keep their names.
+_DATASET_SWITCHES: Mapping[str, Any] = {
+    "enable_wildcard": False,
+    "caption_prefix": None,
+    "caption_suffix": None,
+    "caption_separator": ",",
+    "secondary_separator": None,
+    "keep_tokens_separator": None,
+    "token_warmup_min": 1,
+    "token_warmup_step": 0.0,
+    "caption_tag_dropout_rate": 0.0,
+    "caption_dropout_every_n_epochs": 0,
+    "color_aug": False,
+    "random_crop": False,
+}
+_TRAIN_SWITCHES: Mapping[str, Any] = {"torch_compile": False, "dynamo_backend": "inductor"}
+_HASHED_ELSEWHERE = ("base", "prompts", "render", "validate", "metric", "tracker")
+# What is continued is hashed by its tensors, wherever the file lies.
+_NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
+_UNSPOKEN = ("optimizer._target_", "optimizer.traits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunIdentity:
+    """A run's name, and the data and fingerprints it is made from."""
+
+    name: str  # <slug>-<8 hex>: the run's folder
+    weights_fingerprint: str
+    base_fingerprint: str
+    dataset: Dataset
+    start: StartingLora | None  # what it continues from
+
+
+def identify(config: RunConfig) -> RunIdentity:
+    """Return who a run is; reads the data set and the base's files, the latter once.
+
+    Raises:
+        DatasetError: If pictures or captions cannot be read.
+        BaseError: If the base's autoencoder has no readable config.
+        OptbenchError: If the LoRA file that is continued cannot be read.
+    """
+    start = starting_lora(config.network)
+    dataset = _dataset(config.dataset, facts.pixels_per_latent(config.base))
+    base = facts.base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
+    weights = weights_fingerprint(
+        config,
+        dataset_fingerprint=dataset.fingerprint,
+        base_fingerprint=base,
+        start_fingerprint=None if start is None else start.fingerprint,
+    )
+    return RunIdentity(
+        name=f"{run_slug(config, start)}-{weights[:_NUM_HASH_DIGITS]}",
+        weights_fingerprint=weights,
+        base_fingerprint=base,
+        dataset=dataset,
+        start=start,
+    )
+
+
+def weights_fingerprint(
+    config: RunConfig,
+    *,
+    dataset_fingerprint: str,
+    base_fingerprint: str,
+    start_fingerprint: str | None = None,
+) -> str:
+    """Return 16 hex digits that change with everything that affects the weights, and only then.
+
+    Device and number of threads count: they change the last bits.
+    """
+    content = {
+        "schema": _WEIGHTS_SCHEMA,
+        "base_files": base_fingerprint,
+        "family": config.base.family,
+        "pictures": dataset_fingerprint,
+        **_weight_settings(config),
+    }
+    if start_fingerprint is not None:
+        content["continues"] = start_fingerprint
+    return fingerprint(_with_words_for_infinity(content))
+
+
+def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
+    """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
+    words = [config.optimizer.name, f"dim{config.network.dim}"]
+    shipped = _shipped_tree(config)
+    chosen = _flat(_shipped_choices())
+    if start is not None:
+        words.append(f"continues_{start.fingerprint[:_NUM_HASH_DIGITS]}")
+    words += [
+        name
+        for group in _GROUPS_IN_SLUG
+        if (name := getattr(config, group).name) != chosen.get(group)
+    ]
+    words += ["reg"] if config.dataset.reg_dir is not None else []
+    words += [
+        f"{key.rpartition('.')[2]}{_spelled(value)}"
+        for key, value in _changed(config, shipped)
+        if key != "network.dim"
+    ]
+    slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
+    return slug[:_MAX_SLUG_LENGTH].strip(".")
+
+
+def changed_settings(config: RunConfig) -> tuple[str, ...]:
+    """Return the settings that affect the weights and are not as conf/ ships them, by override.
+
+    A value computed from a changed one is not changed itself; whoever compares two runs can tell
+    by that what was asked for and what only follows.
+    """
+    keys = [key for key, _ in _changed(config, _shipped_tree(config))]
+    return tuple(keys) if config.network.weights is None else (*keys, "network.weights")
+
+
+@functools.lru_cache(maxsize=64)
+def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
+    return read_dataset(options, pixels_per_latent=num_pixels)
+
+
+def _with_words_for_infinity(value: Any) -> Any:
+    """Return the value with inf and nan as text: recipes may say .inf, JSON cannot."""
+    if isinstance(value, Mapping):
+        return {key: _with_words_for_infinity(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_words_for_infinity(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _weight_settings(config: RunConfig) -> dict[str, Any]:
+    tree = config_tree(config)
+    return {
+        "base": {key: tree["base"][key] for key in _BASE_KEYS},
+        "dataset": _dataset_settings(tree["dataset"]),
+        "network": {
+            key: value for key, value in tree["network"].items() if key not in _NOT_OF_NETWORK
+        },
+        "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
+        "lr_scheduler": tree["lr_scheduler"],
+        "train": _without_off(tree["train"], _TRAIN_SWITCHES),
+        "loss": tree["loss"],
+        "lr_mult": tree["lr_mult"],
+        "seed": tree["seed"],
+    }
+
+
+def _without_off(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings less the switches that are off."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in switches or value != switches[key]
+    }
+
+
+def _dataset_settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    counted = {key: dataset[key] for key in (*_DATASET_KEYS, *_DATASET_SWITCHES)}
+    return _without_off(counted, _DATASET_SWITCHES)
+
+
+def _primary_config() -> DictConfig:
+    root = OmegaConf.load(resources.conf_dir() / "config.yaml")
+    assert isinstance(root, DictConfig)
+    return root
+
+
+def _shipped_choices() -> dict[str, Any]:
+    """Return what the defaults list of conf/config.yaml chooses, by group."""
+    entries = OmegaConf.to_container(_primary_config().defaults, resolve=False)
+    assert isinstance(entries, list)
+    choices: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            choices.update({str(key): value for key, value in entry.items()})
+    return choices
+
+
+def _shipped_tree(config: RunConfig) -> DictConfig:
+    """Return the weight settings as conf/ ships them for this run's choice of options."""
+    register_resolvers()
+    root = _primary_config()
+    # The base is hashed by its content; only the rates' scale enters other settings.
+    base = {"lr_scale": config.base.lr_scale, **dict.fromkeys(_BASE_KEYS)}
+    tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
+    for group, default in _shipped_choices().items():
+        if default is None or " " in group or group == "sweep" or group in _HASHED_ELSEWHERE:
+            continue
+        option = getattr(getattr(config, group, None), "name", default)
+        file = resources.conf_dir() / group / f"{option}.yaml"
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            package = re.match(r"# @package (\w+)", text)
+            node = {package[1] if package else group: OmegaConf.create(text)}
+            tree.merge_with(OmegaConf.create(node))
+    return tree
+
+
+def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
+    """Return the settings that are not as shipped; values computed from changed ones are.
+
+    So dim 32 with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
+    """
+    actual = _flat(_weight_settings(config))
+    computed = []
+    changed = []
+    for key, value in actual.items():
+        is_known = key.partition(".")[0] in shipped  # a recipe of one's own is not
+        if not is_known or key.startswith(_UNSPOKEN) or key == "lr_scheduler.name":
+            continue
+        parent = OmegaConf.select(shipped, key.rpartition(".")[0]) if "." in key else shipped
+        last = key.rpartition(".")[2]
+        if isinstance(parent, DictConfig) and OmegaConf.is_interpolation(parent, last):
+            computed.append((key, value))
+        elif _plain_value(shipped, key) != value:
+            changed.append((key, value))
+            OmegaConf.update(shipped, key, value, force_add=True)
+    # One computed value may hang on another one before it: text_encoder_lr on lr.
+    for key, value in computed:
+        if _plain_value(shipped, key) != value:
+            changed.append((key, value))
+            OmegaConf.update(shipped, key, value)
+    return sorted(changed, key=lambda pair: list(actual).index(pair[0]))
+
+
+def _plain_value(tree: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(tree, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings under dotted keys, as they are written on the command line."""
+    return dict(_walk(tree, ""))
+
+
+def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, list):
+        return "_".join(_spelled(item).lstrip("_") for item in value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"_{value}".lower()

@@ -1,0 +1,115 @@
+"""How a command line wants its runs made: its own settings, and the plugins that Hydra lends."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from omegaconf import DictConfig
+
+from optbench.config.build import LAUNCH, build_options
+from optbench.errors import ConfigError, Problem
+from optbench.schema import LaunchOptions
+
+# Hydra's plugins are found by the folder they bring; each comes with the extra of its name.
+_EXTRAS = {
+    "hydra_joblib_launcher": "joblib",
+    "hydra_submitit_launcher": "slurm",
+    "hydra_ray_launcher": "ray",
+    "hydra_optuna_sweeper": "optuna",
+}
+
+
+def launching_of(
+    master: DictConfig, *, is_local: bool, problems: list[Problem]
+) -> LaunchOptions | None:
+    """Return how the runs are to be made, after noting all that is wrong with it.
+
+    None for commands that make all their runs in their own process, and after a problem.
+    """
+    problems += _missing_plugins(master)
+    if LAUNCH not in master:
+        return None
+    try:
+        options = build_options(LaunchOptions, master[LAUNCH], where=LAUNCH)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+    wrong = _check(options, is_local=is_local)
+    problems += wrong
+    return None if wrong else options
+
+
+def at_a_time(master: DictConfig) -> int | None:
+    """Return how many runs a launcher plugin makes at a time; None where it does not say."""
+    for key in ("n_jobs", "array_parallelism"):
+        value = master.hydra.launcher.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _missing_plugins(master: DictConfig) -> list[Problem]:
+    problems = []
+    for part in ("launcher", "sweeper"):
+        target = str(master.hydra[part]._target_)
+        package = target.split(".")[1] if target.startswith("hydra_plugins.") else ""
+        if package in _EXTRAS and not _is_installed(package):
+            extra = _EXTRAS[package]
+            problems.append(
+                Problem(
+                    f"hydra/{part}",
+                    f"the plugin {package}, which is not installed",
+                    "an installed one",
+                    f"pip install -c constraints.txt 'optbench[{extra}]'",
+                )
+            )
+    return problems
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
+    except ModuleNotFoundError:
+        return False  # no plugin at all
+
+
+def _check(options: LaunchOptions, *, is_local: bool) -> list[Problem]:
+    problems = []
+    workers = options.workers
+    if workers is not None and workers < 1:
+        problems.append(
+            Problem(
+                "launch.workers",
+                str(workers),
+                "1 or more",
+                "write launch.workers=2, or null for one per GPU",
+            )
+        )
+    if workers is not None and workers > 1 and options.isolation == "none":
+        problems.append(
+            Problem(
+                "launch.workers",
+                f"{workers} runs at a time in one process",
+                "a process each",
+                "leave out launch.isolation=none",
+            )
+        )
+    if workers is not None and not is_local:
+        problems.append(
+            Problem(
+                "launch.workers",
+                f"{workers} beside a launcher plugin, which counts its own workers",
+                "null",
+                "leave it out; hydra.launcher.n_jobs=, array_parallelism= and the like say it",
+            )
+        )
+    if not options.first_touch_seconds > 0:
+        problems.append(
+            Problem(
+                "launch.first_touch_seconds",
+                str(options.first_touch_seconds),
+                "more than 0",
+                "write launch.first_touch_seconds=60",
+            )
+        )
+    return problems

@@ -1,0 +1,306 @@
+"""Refusals in four parts: what Hydra refuses, with the nearest thing that exists, and on screen."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Sequence
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+
+from optbench.errors import Problem
+from optbench.storage import resources
+
+_NUM_SUGGESTIONS = 3
+_LEAST_LIKENESS = 0.6
+
+
+def explain(override: str, error: HydraException, tree: DictConfig) -> Problem:
+    """Return why Hydra refused one override.
+
+    Args:
+        override: What was typed.
+        error: What Hydra raised.
+        tree: What the other overrides compose to, for the keys that exist.
+    """
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _unknown_option(override, list(error.options))
+    key = override.lstrip("+~").partition("=")[0]
+    if override.startswith(("+", "~")) or OmegaConf.select(tree, key) is not None:
+        return Problem(
+            "the command line",
+            repr(override),
+            "+key=value for a new key, key=value for an old one, ~key to delete one",
+            first_line(error),
+        )
+    return unknown_key(key, _siblings(tree, key), everywhere=_leaves(tree))
+
+
+def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] = ()) -> Problem:
+    """Return the problem of a key that does not exist, with the nearest ones that do.
+
+    Args:
+        key: The whole dotted key.
+        siblings: The keys that exist in the same place.
+        everywhere: All keys, to find one typed without its group.
+    """
+    last = _last(key)
+    near = [
+        name
+        for part in _near(last, [_last(name) for name in siblings])
+        for name in siblings
+        if _last(name) == part
+    ]
+    near = near or [name for name in everywhere if _last(name) == last]
+    return Problem(
+        key,
+        "an unknown setting",
+        f"one of {', '.join(siblings)}",
+        _did_you_mean(near) or "python -m optbench --help lists every key",
+    )
+
+
+def unsupported_flag(name: str) -> Problem:
+    """Return the problem of a flag of Hydra's that would replace optbench's own config."""
+    return Problem(
+        "the command line",
+        f"--{name.replace('_', '-')}",
+        "the config that ships with optbench, and groups of your own beside it",
+        "put your files into a folder like conf/ and pass --config-dir FOLDER",
+    )
+
+
+def unquoted_text(key: str, text: str) -> Problem:
+    """Return the problem of a prompt whose commas make it a list of values."""
+    return Problem(
+        key,
+        f"{text}: its commas make it a list of values",
+        "one text, in quotes that reach Hydra",
+        f"write \"{key}='{text}'\", with both kinds of quotes",
+    )
+
+
+def needs_multirun(override: str) -> Problem:
+    """Return the problem of several values for one run."""
+    return Problem(
+        override.partition("=")[0],
+        repr(override),
+        "one value, because this is one run",
+        f"to train every value write: python -m optbench -m {override} ...",
+    )
+
+
+def not_a_string(key: str, value: object) -> Problem:
+    """Return the problem of a list in a sweep file, which Hydra would take as one value."""
+    values = value if isinstance(value, list) else [value]
+    return Problem(
+        f"hydra.sweeper.params.{key}",
+        f"{value!r}",
+        "a string; a YAML list would be one run with a list for a value",
+        f'write {key}: "{",".join(str(item) for item in values)}"',
+    )
+
+
+def cannot_expand(error: HydraException) -> Problem:
+    """Return the problem of values that Hydra's basic sweeper cannot list."""
+    return Problem(
+        "the command line or hydra.sweeper.params",
+        first_line(error),
+        "values that can be listed: key=a,b or choice(), range(), glob()",
+        "write the values out: key=0.1,0.2,0.3",
+    )
+
+
+def empty_sweep(lines: Sequence[str]) -> Problem:
+    """Return the problem of a sweep without a single run."""
+    return Problem(
+        " ".join(lines),
+        "no run at all: a key is swept over no value",
+        "at least one value per key",
+        "check the pattern of glob(...) or the end of range(...)",
+    )
+
+
+def settings_without_names(found: object) -> Problem:
+    """Return the problem of listed settings that are no mapping from name to overrides."""
+    return Problem(
+        "settings",
+        f"{found!r}",
+        "a name for every setting, with its overrides as text",
+        'write settings: {lion: "optimizer=lion train.gradient_accumulation=4"}',
+    )
+
+
+def setting_not_typed(where: str, found: object) -> Problem:
+    """Return the problem of a listed setting that is not a text one could type."""
+    text = found
+    if isinstance(found, dict):
+        text = " ".join(f"{key}={value}" for key, value in found.items())
+    elif isinstance(found, list):
+        text = " ".join(str(item) for item in found)
+    return Problem(
+        where,
+        "null" if found is None else f"{found!r}",
+        "overrides as they are typed in a shell, in one text",
+        f'write "{text or ""}", or "" for a setting without overrides; ~{where} leaves it out',
+    )
+
+
+def setting_out_of_place(where: str, key: str) -> Problem:
+    """Return the problem of a listed setting that would change more than its own runs."""
+    return Problem(
+        where,
+        f"{key} inside one setting of a list",
+        "what one run is made from; this is of the whole sweep",
+        f"write {key}=VALUE on the command line, for all settings",
+    )
+
+
+def setting_given_twice(where: str, key: str) -> Problem:
+    """Return the problem of a key that a listed setting shares with the rest of the sweep."""
+    return Problem(
+        where,
+        (
+            f"{key}, which is given outside the setting too (on the command line or in "
+            "hydra.sweeper.params), or twice in it"
+        ),
+        "one place for every key, because one of two values would have no effect",
+        f"give {key} once only: '~{where}' leaves the setting out, {where}='...' rewrites it",
+    )
+
+
+def settings_need_multirun(*, is_multirun: bool) -> Problem:
+    """Return the problem of a list of settings for one run, or for a sweeper that chooses."""
+    return Problem(
+        "settings",
+        "a list of settings with a sweeper plugin" if is_multirun else "a list, for one run",
+        "Hydra's basic sweeper, which makes every run of the list",
+        "leave hydra/sweeper out" if is_multirun else "add -m, or hydra.mode=MULTIRUN",
+    )
+
+
+def equal_runs(first: str, second: str) -> Problem:
+    """Return the problem of two runs that would train the same weights in one folder."""
+    return Problem(
+        "the sweep",
+        f"{second!r}, the same weights as {first!r}",
+        "runs that differ in something that affects training",
+        (
+            "list every value once; to render one training with other prompts, run the second "
+            "setting as a command of its own with another sweep_name"
+        ),
+    )
+
+
+def several_sweeps(folders: Sequence[str]) -> Problem:
+    """Return the problem of runs of one command in different sweep folders."""
+    return Problem(
+        "sweep_name and runs_dir",
+        f"runs for {', '.join(folders)}",
+        "one folder for all runs, so that they can be compared",
+        "do not sweep over sweep_name or runs_dir",
+    )
+
+
+def no_config_dir(config_dir: str) -> Problem:
+    """Return the problem of a folder of config groups that does not exist."""
+    return Problem(
+        "--config-dir",
+        f"{config_dir}, where there is no folder",
+        "a folder with config groups of your own",
+        "give a folder that holds, for instance, optimizer/mine.yaml",
+    )
+
+
+def broken_file(error: HydraException) -> Problem:
+    """Return the problem of config files that do not compose, whatever the command line says."""
+    cause = error.__cause__ or error
+    return Problem(
+        "conf/, sweep/ or your --config-dir",
+        " ".join(str(cause).split()),
+        "config files that compose",
+        "repair the file named above; python -m optbench --info searchpath lists all places",
+    )
+
+
+def sweep_of_another_command(sweep: str, command: str) -> Problem:
+    """Return the problem of a named sweep whose settings are another command's."""
+    module = f"optbench.{command}" if command else "optbench"
+    return Problem(
+        "sweep",
+        f"{sweep}, a sweep of `python -m {module}`",
+        "a sweep of this command",
+        f"write python -m {module} sweep={sweep} ...",
+    )
+
+
+def first_line(error: Exception) -> str:
+    """Return an error's first line that says something."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _unknown_option(override: str, options: Sequence[str]) -> Problem:
+    group, _, option = override.lstrip("+").partition("=")
+    if group == "sweep":
+        options = [*options, *(name for name in resources.sweep_names() if name not in options)]
+    near = [f"{group}={name}" for name in _near(option, options)]
+    return Problem(
+        group,
+        f"an unknown option {option!r}",
+        f"one of {', '.join(options)}",
+        (
+            _did_you_mean(near)
+            or f"write {group}=OPTION, or add a file {group}/{option}.yaml "
+            "to a folder of your own and pass --config-dir FOLDER"
+        ),
+    )
+
+
+def _siblings(tree: DictConfig, key: str) -> list[str]:
+    """Return the keys beside `key`, in the deepest group of it that exists."""
+    parent = key.rpartition(".")[0]
+    while parent and not isinstance(OmegaConf.select(tree, parent), DictConfig):
+        parent = parent.rpartition(".")[0]
+    node = OmegaConf.select(tree, parent) if parent else tree
+    prefix = f"{parent}." if parent else ""
+    return [f"{prefix}{name!s}" for name in node if name != "hydra"]
+
+
+def _leaves(tree: DictConfig) -> list[str]:
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    found: list[str] = []
+    todo = [(str(name), value) for name, value in plain.items() if name != "hydra"]
+    for key, value in todo:
+        if isinstance(value, dict):
+            todo += [(f"{key}.{name!s}", inner) for name, inner in value.items()]
+        else:
+            found.append(key)
+    return found
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=_NUM_SUGGESTIONS, cutoff=_LEAST_LIKENESS)
+
+
+def _did_you_mean(near: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def print_problems(problems: Sequence[Problem], console: Console) -> None:
+    """Print every problem in its four parts."""
+    write = functools.partial(console.print, emoji=False)  # <lora:three:1> is no picture of a 3
+    plural = "problem" if len(problems) == 1 else "problems"
+    write(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
+    for number, problem in enumerate(problems, start=1):
+        write(f"\n[bold]{number}. {escape(problem.where)}[/]")
+        write(f"   found     {escape(problem.found)}")
+        write(f"   expected  {escape(problem.expected)}")
+        write(f"   [green]->[/] {escape(problem.fix)}")

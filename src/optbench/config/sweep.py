@@ -1,0 +1,234 @@
+"""What a command line of several runs expands to: listed settings times the values swept over.
+
+`hydra.sweeper.params` and `key=a,b` are Hydra's own product. `settings` is a list beside it: every
+entry holds overrides as one would type them, and is one run of the sweep for each member of the
+product. Hydra's grammar and Hydra's basic sweeper do the expanding, entry by entry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from optbench.config import messages
+from optbench.config.build import SETTINGS
+from optbench.config.messages import first_line
+from optbench.errors import Problem
+
+_MAX_NAME_LENGTH = 120
+_NUM_HASH_DIGITS = 8
+_SINGLE = "single"
+_PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
+# What belongs to the whole command line, and to no single entry of a list.
+_NOT_LISTED = re.compile(
+    r"hydra([./].*)?|sweep|settings(\..*)?|sweep_name|runs_dir|cache_dir|launch(\..*)?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expanded:
+    """One run's overrides, and the name of the listed setting they come from."""
+
+    setting: str | None  # None: nothing is listed
+    overrides: tuple[str, ...]
+
+
+def listed_settings(tree: DictConfig) -> Any:
+    """Return what the composed tree lists, as plain values; an empty mapping where nothing is."""
+    node = tree.get(SETTINGS)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node or {}
+
+
+def expand(
+    loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
+) -> tuple[list[Expanded], list[str]]:
+    """Return every run's overrides, entry by entry of the list, and the keys swept over."""
+    shared = [*_params(master, problems), *_of_runs(overrides)]
+    listed = listed_settings(master)
+    if not listed:
+        product, keys = _product(loader, shared, problems)
+        return [Expanded(setting=None, overrides=tuple(one)) for one in product], keys
+    if not isinstance(listed, Mapping):
+        problems.append(messages.settings_without_names(listed))
+        return [], []
+    taken = {_key(line) for line in shared}
+    found: list[Expanded] = []
+    swept: list[str] = []
+    for name, text in listed.items():
+        own = _entry(str(name), text, taken, problems)
+        if own is None:
+            continue
+        product, keys = _product(loader, [*shared, *own], problems)
+        found += [Expanded(setting=str(name), overrides=tuple(one)) for one in product]
+        swept += [key for key in keys if key not in swept]
+    return found, [*swept, SETTINGS]
+
+
+def only_run(
+    overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool
+) -> tuple[list[Expanded], list[str]]:
+    """Return one run's overrides, and the keys that a sweeper plugin will choose values for.
+
+    Values to sweep are a problem where no sweeper takes them.
+    """
+    kept: list[str] = []
+    swept: list[str] = []
+    for override in _of_runs(overrides):
+        is_swept = _override(override).is_sweep_override()
+        if is_swept and not is_multirun:
+            problems.append(messages.needs_multirun(override))
+        (swept if is_swept else kept).append(override)
+    return [Expanded(setting=None, overrides=tuple(kept))], [_key(one) for one in swept]
+
+
+def sweep_folder(swept: Sequence[str]) -> str:
+    """Return a folder name for a sweep over these keys, never too long for a file system."""
+    name = ",".join(key.replace("/", ".") for key in swept) or _SINGLE
+    if len(name) <= _MAX_NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_NUM_HASH_DIGITS]
+    return f"{name[:_MAX_NAME_LENGTH]}-{digest}"
+
+
+def parsable(
+    overrides: Sequence[str], problems: list[Problem], *, where: str = "the command line"
+) -> list[str]:
+    """Return the overrides that obey Hydra's grammar, after noting those that do not."""
+    good = []
+    for override in overrides:
+        try:
+            _override(override)
+        except HydraException as error:
+            problems.append(
+                Problem(
+                    where,
+                    repr(override),
+                    "key=value, group=option or key=value,value",
+                    f"quote values with spaces, brackets or commas ({first_line(error)})",
+                )
+            )
+        else:
+            good.append(override)
+    return good
+
+
+def with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list[str]:
+    """Return the overrides with prompts as one text each, after noting those that are a list.
+
+    A prompt full of commas looks like values to sweep; nobody sweeps prompts, which train nothing.
+    """
+    whole = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if _PROMPT_TEXT.fullmatch(key) and _override(override).is_sweep_override():
+            problems.append(messages.unquoted_text(key, text))
+            escaped = text.replace("'", "\\'")
+            override = f"{key}='{escaped}'"
+        whole.append(override)
+    return whole
+
+
+def told_by_setting(noted: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:
+    """Return all problems, those of some listed settings only with the settings' names.
+
+    Args:
+        noted: The problems of each listed setting's runs, also where there are none.
+    """
+    names: dict[Problem, list[str | None]] = {}
+    for name, problems in noted.items():
+        for problem in dict.fromkeys(problems):
+            names.setdefault(problem, []).append(name)
+    told = []
+    for problem, having in names.items():
+        known = [f"{SETTINGS}.{name}" for name in having if name is not None]
+        is_shared = len(having) == len(noted) > 1
+        if known and not is_shared:
+            problem = dataclasses.replace(problem, where=f"{problem.where} in {', '.join(known)}")
+        told.append(problem)
+    return told
+
+
+def _entry(name: str, text: object, taken: set[str], problems: list[Problem]) -> list[str] | None:
+    """Return the overrides of one entry, or None after noting what is wrong with it."""
+    where = f"{SETTINGS}.{name}"
+    if not isinstance(text, str):
+        problems.append(messages.setting_not_typed(where, text))
+        return None
+    own: list[Problem] = []
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        problems.append(messages.setting_not_typed(where, f"{text} ({error})"))
+        return None
+    good = parsable(words, own, where=where)
+    texts: list[Problem] = []
+    good = with_quoted_texts(good, texts)
+    own += [dataclasses.replace(one, where=f"{one.where} in {where}") for one in texts]
+    keys = [_key(line) for line in good]
+    own += [messages.setting_out_of_place(where, key) for key in keys if _NOT_LISTED.fullmatch(key)]
+    own += [
+        messages.setting_given_twice(where, key)
+        for key in dict.fromkeys(keys)
+        if key in taken or keys.count(key) > 1
+    ]
+    problems += own
+    return None if own else good
+
+
+def _product(
+    loader: ConfigLoader, lines: Sequence[str], problems: list[Problem]
+) -> tuple[list[list[str]], list[str]]:
+    """Return every run's overrides as Hydra's basic sweeper makes them, and the swept keys."""
+    try:
+        parsed = OverridesParser.create(loader).parse_overrides(list(lines))
+        (expanded,) = BasicSweeper.split_arguments(parsed, None)
+    except HydraException as error:
+        problems.append(messages.cannot_expand(error))
+        return [], []
+    if not expanded:
+        problems.append(messages.empty_sweep(lines))
+    last = {override.get_key_element(): override for override in parsed}
+    return expanded, [key for key, override in last.items() if override.is_sweep_override()]
+
+
+def _params(master: DictConfig, problems: list[Problem]) -> list[str]:
+    """Return what `hydra.sweeper.params` sweeps over, as lines of a command."""
+    params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
+    assert isinstance(params, dict)
+    lines = []
+    for key, value in params.items():
+        if isinstance(value, str):
+            lines.append(f"{key!s}={value}")
+        else:
+            problems.append(messages.not_a_string(str(key), value))
+    return lines
+
+
+def _of_runs(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that a run is made from: neither Hydra's own nor the list itself."""
+    return [
+        override
+        for override in overrides
+        if not override.startswith("hydra")
+        and re.split(r"[.=]", override.lstrip("+~"), maxsplit=1)[0] != SETTINGS
+    ]
+
+
+def _key(override: str) -> str:
+    return _override(override).get_key_element().lstrip("+~")
+
+
+def _override(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)

@@ -1,0 +1,12 @@
+"""A folder of pictures -> captioned pictures, each in its bucket; all that is wrong at once."""
+
+from optbench.data.buckets import bucket_chooser
+from optbench.data.folder import check_dataset_options, read_dataset
+from optbench.data.rules import check_captions_for_length
+
+__all__ = [
+    "bucket_chooser",
+    "check_captions_for_length",
+    "check_dataset_options",
+    "read_dataset",
+]

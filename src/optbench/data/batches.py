@@ -1,0 +1,156 @@
+"""Which pictures go through the model together in an epoch: order, captions and flips, no pixels.
+
+Every draw has an address, so neither the batch size nor anything else a sweep varies changes the
+caption or the flip of one use of a picture, nor the order of the pictures inside a bucket.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from optbench import rng
+from optbench.data.captions import Warmup, draw_caption
+from optbench.records import CaptionedImage, Dataset, Sample, Sizes
+from optbench.schema import DatasetOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedBatch:
+    """Uses of pictures of one bucket that go through the model together."""
+
+    samples: tuple[Sample, ...]
+    bucket: tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How many updates the batches make: for tags that join while the training goes on."""
+
+    gradient_accumulation: int
+    total_steps: int
+
+
+def plan_epoch(
+    dataset: Dataset,
+    options: DatasetOptions,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    pace: Pace | None = None,
+) -> list[PlannedBatch]:
+    """Return one epoch's batches: every picture exactly `repeats` times, in a drawn order.
+
+    A batch never mixes buckets; what is left over in a bucket is a smaller batch of its own, never
+    dropped and never filled up (as kohya).
+
+    Args:
+        dataset: The pictures.
+        options: How captions are shuffled and dropped, and whether pictures are flipped.
+        seed: The run's.
+        epoch: Which one, counted from 1.
+        batch_size: How many pictures a batch holds at most.
+        pace: Of the run, for `token_warmup_step`; without it no tag is held back.
+    """
+    uses: dict[tuple[int, int], list[_Use]] = {}
+    # Equal pictures share one key, so their uses are counted on: no two have the same address.
+    occurrences: Counter[str] = Counter()
+    for image in dataset.images:
+        for _ in range(image.repeats):
+            occurrence = occurrences[image.key]
+            occurrences[image.key] += 1
+            uses.setdefault(image.bucket, []).append(_Use(image, occurrence))
+    batches = []
+    for bucket in sorted(uses):
+        ordered = uses[bucket]
+        rng.shuffler(seed, "order", epoch, *bucket).shuffle(ordered)
+        batches += [
+            (bucket, ordered[start : start + batch_size])
+            for start in range(0, len(ordered), batch_size)
+        ]
+    rng.shuffler(seed, "order", epoch).shuffle(batches)
+    draws = _Draws(options=options, seed=seed, epoch=epoch)
+    planned = []
+    for index, (bucket, batch) in enumerate(batches):
+        warmup = _warmup(options, pace, epoch=epoch, index=index, num_batches=len(batches))
+        samples = tuple(draws.sample(use, warmup=warmup) for use in batch)
+        planned.append(PlannedBatch(samples=samples, bucket=bucket))
+    return planned
+
+
+def num_batches(dataset: Dataset, *, batch_size: int) -> int:
+    """Return how many batches every epoch has, without drawing any."""
+    uses: Counter[tuple[int, int]] = Counter()
+    for image in dataset.images:
+        uses[image.bucket] += image.repeats
+    return sum(-(-num_uses // batch_size) for num_uses in uses.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """One use of a picture in an epoch."""
+
+    image: CaptionedImage
+    occurrence: int
+
+
+def sizes_of(image: CaptionedImage, *, flipped: bool) -> Sizes:
+    """Return what SDXL is told of a picture's size and crop, as kohya's trainer tells it.
+
+    The crop is not the true one: it is where the whole picture would begin if it were fitted
+    inside the bucket. Mirrored, the distance from the right takes the place of that from the left.
+    """
+    width, height = image.bucket
+    ratio = image.width / image.height
+    is_wider = width / height > ratio  # the bucket, than the picture
+    fitted = (height * ratio, height) if is_wider else (width, width / ratio)
+    left, top = (width - fitted[0]) // 2, (height - fitted[1]) // 2
+    if flipped:
+        left = width - (left + fitted[0])
+    return Sizes(
+        original=(image.width, image.height), crop=(int(left), int(top)), target=image.bucket
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draws:
+    """What is drawn for every use of a picture in one epoch."""
+
+    options: DatasetOptions
+    seed: int
+    epoch: int
+
+    def sample(self, use: _Use, *, warmup: Warmup | None) -> Sample:
+        image, options = use.image, self.options
+        place = (self.epoch, image.key, use.occurrence)
+        flipped = options.flip_aug and rng.shuffler(self.seed, "flip", *place).random() < 0.5
+        return Sample(
+            image_key=image.key,
+            epoch=self.epoch,
+            occurrence=use.occurrence,
+            caption=draw_caption(
+                image.caption, options, seed=self.seed, place=place, warmup=warmup
+            ),
+            flipped=flipped,
+            sizes=sizes_of(image, flipped=flipped),
+            is_regularization=image.is_regularization,
+        )
+
+
+def _warmup(
+    options: DatasetOptions, pace: Pace | None, *, epoch: int, index: int, num_batches: int
+) -> Warmup | None:
+    """Return how far the warm-up of tags is at one batch of an epoch, None when over (kohya).
+
+    A picture of the first update meets 0 finished updates; a share of all updates is rounded down.
+    """
+    steps = options.token_warmup_step
+    if steps == 0 or pace is None:
+        return None
+    if steps < 1:
+        steps = math.floor(steps * pace.total_steps)
+    per_epoch = -(-num_batches // pace.gradient_accumulation)
+    done = (epoch - 1) * per_epoch + index // pace.gradient_accumulation
+    return Warmup(num_done=done, num_steps=steps) if done < steps else None

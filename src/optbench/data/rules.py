@@ -1,0 +1,147 @@
+"""What is impossible or without effect in the settings of captions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optbench.data.captions import rearranges
+from optbench.errors import Problem
+from optbench.schema import DatasetOptions
+
+_TEXTS = (
+    "class_tokens",
+    "caption_prefix",
+    "caption_suffix",
+    "keep_tokens_separator",
+    "secondary_separator",
+)
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"}
+_COMMA = "',' (in quotes: \"dataset.caption_separator=','\")"
+_COUNTS = {
+    "keep_tokens": 1,
+    "caption_dropout_every_n_epochs": 2,
+    "token_warmup_min": 1,
+    "token_warmup_step": 0.1,
+}
+
+
+def check_captions(options: DatasetOptions) -> Iterator[Problem]:
+    """Yield everything impossible or without effect, as far as no caption must be read for it."""
+    suffix = options.caption_extension
+    if not re.fullmatch(r"\.[^/\\]+", suffix) or suffix.lower() in PICTURE_SUFFIXES:
+        expected = "a dot and the letters that captions' names end in"
+        yield setting_problem("caption_extension", repr(suffix), expected, ".txt")
+    for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
+        rate = getattr(options, name)
+        if not 0 <= rate <= 1:
+            yield setting_problem(name, rate, "a share from 0 to 1", 0.1)
+    for name, value in _COUNTS.items():
+        if not 0 <= getattr(options, name) < float("inf"):
+            yield setting_problem(name, getattr(options, name), "0 or more", value)
+    for name in _TEXTS:
+        text = getattr(options, name)
+        if text is not None and not text.strip():
+            yield setting_problem(name, repr(text), "some text, or null for none", "null")
+    if not options.caption_separator:
+        found = repr(options.caption_separator)
+        yield setting_problem("caption_separator", found, "what parts tags", _COMMA)
+    yield from _without_effect(options)
+
+
+def check_captions_use(options: DatasetOptions, captions: Sequence[str]) -> Iterator[Problem]:
+    """Yield the settings that none of the captions gives anything to do."""
+    texts = [*captions, options.caption_prefix or "", options.caption_suffix or ""]
+    if options.enable_wildcard and not any("\n" in text or "{" in text for text in texts):
+        expected = "false, for no caption has several lines or a choice like {a|b}"
+        yield setting_problem("enable_wildcard", "true", expected, "false")
+    for name in ("keep_tokens_separator", "secondary_separator"):
+        mark = getattr(options, name)
+        if mark and not any(mark in text for text in texts):
+            expected = "null, for no caption holds it"
+            yield setting_problem(name, repr(mark), expected, "null")
+
+
+def check_captions_for_length(options: DatasetOptions, *, num_epochs: int) -> list[Problem]:
+    """Return a problem if the training is over before captions are dropped for the first time."""
+    every = options.caption_dropout_every_n_epochs
+    if every <= num_epochs:
+        return []
+    found = f"{every} while train.epochs is {num_epochs}"
+    expected = "at most the number of epochs, or 0 for never"
+    return [setting_problem("caption_dropout_every_n_epochs", found, expected, 0)]
+
+
+def _without_effect(options: DatasetOptions) -> Iterator[Problem]:
+    if not rearranges(options):
+        off = "dataset.shuffle_caption is false"
+        if options.keep_tokens > 0:
+            expected = "0, for tags that are not shuffled or dropped all stay in place"
+            yield setting_problem("keep_tokens", f"{options.keep_tokens} while {off}", expected, 0)
+        if options.keep_tokens_separator is not None:
+            found = f"{options.keep_tokens_separator!r} while {off}"
+            expected = "null, for it would stay in the captions as it is"
+            yield setting_problem("keep_tokens_separator", found, expected, "null")
+        if options.caption_separator not in ("", ",") and options.secondary_separator is None:
+            found = f"{options.caption_separator!r} while {off}"
+            expected = "',', for captions that stay as they are are not taken apart"
+            yield setting_problem("caption_separator", found, expected, _COMMA)
+    if options.secondary_separator == options.caption_separator:
+        found = f"{options.secondary_separator!r}, as dataset.caption_separator"
+        yield setting_problem("secondary_separator", found, "another one, or null", "null")
+    if options.token_warmup_step == 0 and options.token_warmup_min != 1:
+        found = f"{options.token_warmup_min} while dataset.token_warmup_step is 0"
+        yield setting_problem("token_warmup_min", found, "1, for no tag is held back", 1)
+    if options.reg_dir is not None:
+        for name in ("caption_prefix", "caption_suffix"):
+            if text := getattr(options, name):
+                found = f"{text!r} together with dataset.reg_dir"
+                expected = "null, for kohya's trainer puts it on class pictures too, and a "
+                expected += "trigger word there would undo them"
+                yield Problem(
+                    f"dataset.{name}",
+                    found,
+                    expected,
+                    f"write it into the captions, and dataset.{name}=null",
+                )
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything wrong, and by kind the pictures about which there is something to say."""
+
+    problems: list[Problem] = field(default_factory=list)
+    noted: dict[str, list[str]] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # whole sentences
+
+    def note(self, sentence: str, picture: str) -> None:
+        """Remember that a sentence, whose subject is pictures, is true of this one, too."""
+        self.noted.setdefault(sentence, []).append(picture)
+
+    def sentences(self, *, num_pictures: int, kind: str = "pictures") -> Iterator[str]:
+        """Yield one sentence for everything noted, with the first few pictures' names."""
+        yield from self.remarks
+        for sentence, names in self.noted.items():
+            yield f"{len(names)} of {num_pictures} {kind} {sentence}: {named(names)}"
+
+
+_MAX_NAMED = 5
+
+
+def setting_problem(name: str, found: object, expected: str, value: object) -> Problem:
+    """Return the problem of one setting, and a value that works."""
+    where = f"dataset.{name}"
+    return Problem(where, str(found), expected, f"write {where}={value}")
+
+
+def file_problem(path: Path, found: str, expected: str, fix: str) -> Problem:
+    """Return the problem of one file or folder."""
+    return Problem(str(path), found, expected, fix)
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""Around a run: the guard, processes, workers, exit status."""

@@ -1,0 +1,206 @@
+"""Runs in processes of their own: memory, leaked state and crashes end with the run.
+
+The child holds the run's claim and writes its status; here it is started, given a GPU, waited
+for, and - where it died without a word - given a status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from optbench.config.build import config_yaml
+from optbench.errors import ClaimLostError
+from optbench.launch.exit_status import judge_exit
+from optbench.records import SweepPlace
+from optbench.schema import LaunchOptions, RunConfig
+from optbench.storage import locks, rundir
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 60.0  # to finish a step, save and leave; a GPU's longest step is far below
+_NUM_LAST_LINES = 12
+_COMMAND = (sys.executable, "-m", "optbench.launch.worker")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """One run to make, as it is handed to a process."""
+
+    run_dir: Path
+    config: RunConfig
+    place: SweepPlace
+    command: tuple[str, ...]  # what provenance says made it
+
+
+@dataclass(slots=True, kw_only=True)
+class _Child:
+    errand: Errand
+    process: subprocess.Popen[str]
+    faults: IO[bytes]
+    slot: int
+    num_oom_kills: int
+
+
+def gpus() -> tuple[str, ...]:
+    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES spells them; loads no torch."""
+    visible = os.environ.get(_VISIBLE)
+    if visible is not None:
+        return tuple(one for one in visible.split(",") if one.strip() not in ("", "-1"))
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    try:
+        told = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return _listed(told.stdout)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Return what `nvidia-smi -L` lists: the slices of GPUs that are cut up, else numbers."""
+    slices = [
+        line.rpartition("UUID: ")[2].rstrip(")") for line in text.splitlines() if "MIG-" in line
+    ]
+    whole = [line.partition(":")[0][4:] for line in text.splitlines() if line.startswith("GPU ")]
+    return tuple(slices or whole)
+
+
+def is_wanted(options: LaunchOptions, configs: Iterable[RunConfig]) -> bool:
+    """Return whether every run is to have a process of its own.
+
+    `auto`: where a GPU is used, whose memory only a process's end gives back whole. On a CPU one
+    process is faster: the base is loaded once.
+    """
+    if options.isolation != "auto":
+        return options.isolation == "process"
+    return any(config.train.device != "cpu" for config in configs) and bool(gpus())
+
+
+def num_workers(options: LaunchOptions, configs: Sequence[RunConfig]) -> int:
+    """Return how many runs are made at a time: as asked, else one per GPU."""
+    if options.workers is not None:
+        return options.workers
+    return max(1, len(gpus())) if _may_choose_gpu(configs) else 1
+
+
+def make_all(errands: Sequence[Errand], *, workers: int) -> None:
+    """Make runs in processes, some at a time, and see that each has a status in the end.
+
+    Raises:
+        KeyboardInterrupt: If a person stopped it, after every child has saved and left.
+    """
+    waiting = deque(errands)
+    devices = gpus() if _may_choose_gpu([one.config for one in errands]) else ()
+    free = list(range(workers))
+    children: list[_Child] = []
+    try:
+        while waiting or children:
+            while waiting and free:
+                slot = free.pop(0)
+                device = devices[slot % len(devices)] if devices else None
+                children.append(
+                    _start(waiting.popleft(), slot=slot, device=device, is_alone=workers == 1)
+                )
+            for child in [one for one in children if one.process.poll() is not None]:
+                children.remove(child)
+                free.append(child.slot)
+                free.sort()
+                _conclude(child)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        _stop(children)  # none are left unless this was stopped itself
+
+
+def _may_choose_gpu(configs: Sequence[RunConfig]) -> bool:
+    """Return whether no run names its own device."""
+    return bool(configs) and all(config.train.device in ("auto", "cuda") for config in configs)
+
+
+def _start(errand: Errand, *, slot: int, device: str | None, is_alone: bool) -> _Child:
+    """Return the process of one run, begun."""
+    environment = dict(os.environ)
+    if device is not None:
+        environment[_VISIBLE] = device
+    if not is_alone:
+        # Several moving bars on one screen cannot be read: rich then writes lines.
+        environment |= {"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"}
+    faults = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
+    oom_kills = _num_oom_kills()
+    process = subprocess.Popen(
+        _COMMAND,
+        stdin=subprocess.PIPE,
+        text=True,
+        env=environment,
+        pass_fds=(faults.fileno(),),
+    )
+    request = {
+        "config": config_yaml(errand.config),
+        "sweep_dir": str(errand.place.sweep_dir),
+        "run_index": errand.place.run_index,
+        "num_runs": errand.place.num_runs,
+        "command": list(errand.command),
+        "faults": faults.fileno(),
+        "parent": os.getpid(),
+    }
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # its exit code will tell
+        stream.write(json.dumps(request))
+    return _Child(errand=errand, process=process, faults=faults, slot=slot, num_oom_kills=oom_kills)
+
+
+def _conclude(child: _Child) -> None:
+    """Give a run whose process died without a word a status."""
+    with child.faults as faults:
+        faults.seek(0)
+        text = faults.read().decode(errors="replace")
+    code = child.process.returncode
+    if code == 0:
+        return
+    run_dir = child.errand.run_dir
+    status, reason = judge_exit(
+        code,
+        is_out_of_memory=_num_oom_kills() > child.num_oom_kills,
+        last_words="\n".join(text.splitlines()[:_NUM_LAST_LINES]),
+    )
+    with locks.holding(run_dir) as claim:
+        if claim is None:
+            return  # another worker has taken it over already
+        with contextlib.suppress(ClaimLostError, OSError):
+            rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
+
+
+def _stop(children: Sequence[_Child]) -> None:
+    """Ask every child to save and leave, and end those that do not."""
+    for child in children:
+        child.process.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for child in children:
+        try:
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            child.process.send_signal(signal.SIGKILL)
+            child.process.wait()
+        _conclude(child)
+
+
+def _num_oom_kills() -> int:
+    """Return how many processes this machine's kernel has killed for want of memory so far."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,56 @@
+"""`python -m optbench.launch.worker`: one run in this process, as standard input asks. Not for people."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from optbench.config.build import build_config
+from optbench.launch import guard
+from optbench.records import SweepPlace
+from optbench.training import interrupt
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main() -> int:
+    """Return 0 when the run has a status, whichever; anything else is judged by the parent."""
+    # Ctrl-C reaches every process of the terminal; the parent passes it on as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    request = json.loads(sys.stdin.read())
+    faulthandler.enable(file=request["faults"])
+    _end_with(request["parent"])
+    sys.argv = request["command"]
+    tree = OmegaConf.create(request["config"])
+    assert isinstance(tree, DictConfig)
+    place = SweepPlace(
+        sweep_dir=Path(request["sweep_dir"]),
+        run_index=request["run_index"],
+        num_runs=request["num_runs"],
+    )
+    try:
+        with interrupt.listening():
+            guard.run_guarded(build_config(tree), place)
+    except interrupt.StopAskedError:
+        return 0  # its status says so
+    return 0
+
+
+def _end_with(parent: int) -> None:
+    """Ask the kernel to end this process, in order, when its parent dies; Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it had died before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

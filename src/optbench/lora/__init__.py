@@ -1,0 +1,1 @@
+"""The trained network, its file, other people's adapters, resizing."""

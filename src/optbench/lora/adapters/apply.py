@@ -1,0 +1,214 @@
+"""The weighted sum of adapters in a base for a while, and whether they have their place there."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.lora import keys as lora_keys
+from optbench.lora.adapters.formats import AdapterLayer, has_axes, layers_of
+from optbench.lora.adapters.formulas import change, lengths_by, product
+from optbench.lora.layer import supported
+from optbench.records import LoraTarget
+
+
+@final
+class AdapterFile:
+    """An open adapter file: its metadata and its layers, read one at a time."""
+
+    def __init__(self, path: Path, handle: Any) -> None:
+        """Look at the header; `open_adapter` is the way to get one."""
+        self._handle = handle
+        self.path: Path = path
+        self.metadata: dict[str, str] = dict(handle.metadata() or {})
+        self._shapes = {
+            key: tuple(handle.get_slice(key).get_shape()) for key in sorted(handle.keys())
+        }
+        self.layers, problems = layers_of(self._shapes, self.metadata, where=str(path))
+        problems += self._unfitting()
+        if problems:
+            raise ConfigError(*problems)
+
+    def size(self, layer: AdapterLayer, kernel: Sequence[int] = ()) -> tuple[int, int] | None:
+        """Return outputs O and inputs K of the weight that a layer changes; None if of none."""
+        parts = {
+            part: torch.empty(self._shapes[key], device="meta") for part, key in layer.keys.items()
+        }
+        try:
+            outputs, inputs = product(layer.form, parts, kernel).shape
+        except (IndexError, RuntimeError, ValueError):
+            return None
+        return outputs, inputs
+
+    def fits(self, layer: AdapterLayer, weight: Tensor) -> bool:
+        """Return whether a layer is one of this weight's."""
+        if self.size(layer, weight.shape[2:]) != (len(weight), weight[0].numel()):
+            return False
+        if "lengths" not in layer.keys:
+            return True
+        shape = self._shapes[layer.keys["lengths"]]
+        wanted: int = weight.shape[0 if lengths_by(layer, shape) == "output" else 1]
+        return bool(math.prod(shape) == wanted)
+
+    def change(self, layer: AdapterLayer, weight: Tensor) -> Tensor:
+        """Return what a layer's float32 weight changes by; read now, in float32."""
+        parts = {
+            part: self._handle.get_tensor(key).to(weight.device, torch.float32)
+            for part, key in layer.keys.items()
+        }
+        return change(layer, parts, weight)
+
+    def check_finite(self) -> None:
+        """Read every tensor once.
+
+        Raises:
+            DamagedFileError: If any holds NaN or infinity; names them.
+        """
+        broken = [
+            key
+            for key in self._shapes
+            if not bool(self._handle.get_tensor(key).float().isfinite().all())
+        ]
+        if broken:
+            raise lora_keys.not_finite(broken, len(self._shapes), where=str(self.path))
+
+    def _unfitting(self) -> list[Problem]:
+        """Return a problem if parts of a layer do not fit together."""
+        unlike = [
+            f"{layer.name} {', '.join(str(self._shapes[key]) for key in layer.keys.values())}"
+            for layer in self.layers.values()
+            if not all(has_axes(part, self._shapes[key]) for part, key in layer.keys.items())
+            or self.size(layer) is None
+        ]
+        if not unlike:
+            return []
+        return [
+            Problem(
+                str(self.path),
+                (
+                    f"parts that do not fit together in "
+                    f"{lora_keys.named(unlike, len(self.layers), 'layers')}"
+                ),
+                "down and up weights, or factors, of one dim",
+                "copy the file again, or use another one",
+            )
+        ]
+
+
+@contextlib.contextmanager
+def open_adapter(path: Path) -> Iterator[AdapterFile]:
+    """Return a context with an open adapter file; only its header is read yet.
+
+    Raises:
+        DamagedFileError: If the file is absent, cut short or no safetensors file.
+        ConfigError: If it holds a form that is not read, or layers that do not fit together.
+    """
+    try:
+        handle = safe_open(path, framework="pt", device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise lora_keys.unreadable(path, error) from error
+    with handle as opened:
+        yield AdapterFile(path, opened)
+
+
+def check_adapters(paths: Sequence[Path]) -> None:
+    """Read every file once.
+
+    Raises:
+        ConfigError: With everything that is wrong with any of them, together.
+    """
+    problems: list[Problem] = []
+    for path in dict.fromkeys(paths):
+        try:
+            with open_adapter(path) as file:
+                file.check_finite()
+        except OptbenchError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+
+
+def read_clip_skip(path: Path) -> int:
+    """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
+    with open_adapter(path) as file:
+        return lora_keys.clip_skip_of(file.metadata)
+
+
+def misfits(targets: Sequence[LoraTarget], path: Path, *, base: str) -> list[Problem]:
+    """Return a problem if a layer of a file has no place in the base, or one of another size."""
+    places = _places(targets)
+    strange, unlike = [], []
+    with open_adapter(path) as file:
+        for name, layer in file.layers.items():
+            if name not in places:
+                strange.append(name)
+                continue
+            weight = supported(places[name].module).weight
+            if not file.fits(layer, weight):
+                unlike.append(f"{name} for {file.size(layer)} in a layer of {tuple(weight.shape)}")
+    return lora_keys.misfits(
+        strange,
+        unlike,
+        len(file.layers),
+        base=base,
+        where=str(path),
+        fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER",
+    )
+
+
+@contextlib.contextmanager
+def applied(
+    targets: Sequence[LoraTarget], adapters: Sequence[tuple[Path, float]]
+) -> Iterator[None]:
+    """Return a context in which the base's weights hold W + sum_i strength_i change_i(W).
+
+    Every change is that of the base's own weight, whatever stands beside it, as in A1111. Sums are
+    formed in float32 and rounded to the base's dtype; the weights come back bit for bit. Call
+    `misfits` first.
+    """
+    places, originals = _places(targets), list[tuple[Tensor, Tensor]]()
+    wanted: dict[str, list[tuple[AdapterFile, AdapterLayer, float]]] = {}
+    try:
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for path, strength in adapters:
+                file = stack.enter_context(open_adapter(path))
+                for name, layer in file.layers.items():
+                    wanted.setdefault(places[name].name, []).append((file, layer, strength))
+            for target in targets:
+                if target.name in wanted:
+                    weight = supported(target.module).weight
+                    summed = _summed(weight, wanted[target.name])
+                    originals.append((weight, weight.data))
+                    weight.data = torch.empty_like(weight).copy_(summed)
+        yield
+    finally:
+        for weight, original in reversed(originals):
+            weight.data = original
+
+
+def _summed(weight: Tensor, added: Sequence[tuple[AdapterFile, AdapterLayer, float]]) -> Tensor:
+    with torch.autocast(weight.device.type, enabled=False):
+        own = weight.float()
+        changes = [file.change(layer, own) * strength for file, layer, strength in added]
+        return own + sum(changes[1:], changes[0])
+
+
+def _places(targets: Sequence[LoraTarget]) -> Mapping[str, LoraTarget]:
+    """Return the base's layers by every name that files have for them."""
+    found: dict[str, LoraTarget] = {}
+    for target in targets:
+        if path := target.diffusers_path:
+            underscored = path.replace(".", "_")
+            found[path] = found[f"lora_{underscored}"] = target
+            # transformers 5 writes a text encoder's paths without the level that others have.
+            found[path.replace(".text_model.", ".")] = target
+        found[target.name] = target
+    return found

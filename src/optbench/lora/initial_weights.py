@@ -1,0 +1,519 @@
+"""The LoRA file a training continues from (`network.weights`): read, judged and named, torch-free.
+
+Everything that can be wrong with the file or between it and the network's settings is said before
+a base is loaded. Which layers the base offers, only the base knows: `warmstart` compares those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.lora import keys as lora_keys
+from optbench.lora.keys import ALPHA, NUM_LENGTH_BYTES, ModuleShape, keys_of, named
+from optbench.records import Part
+from optbench.schema import BaseOptions, NetworkOptions
+from optbench.storage import resources
+
+METADATA_KEY = "optbench.continued_from"
+_FINGERPRINT_LENGTH = 16
+_PREFIXES: Mapping[str, Part] = {"lora_unet_": "unet", "lora_te": "text_encoder"}
+PART_WORDS: Mapping[Part, str] = {"unet": "unet", "text_encoder": "text encoder"}
+# Safetensors' name -> numpy's, and the bits that are all set where a number is not finite; numpy
+# knows neither bfloat16 nor 8-bit floats.
+_FLOATS: Mapping[str, tuple[str, int]] = {
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("<u1", 0x7C),
+    "F8_E4M3": ("<u1", 0x7F),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSize:
+    """The dim and alpha that a layer has in the file."""
+
+    dim: int
+    alpha: float
+    is_window: bool  # a convolution over more than one pixel: sized by conv_dim
+    rounding: str  # the file's dtype of alpha; "" where the file has none and alpha is dim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingLora:
+    """A LoRA file to continue from."""
+
+    path: Path
+    fingerprint: str  # hex; changes with any tensor's name, shape, dtype or bytes
+    model_hash: str  # kohya's sshs_model_hash of the file as it is
+    name: str  # that its own metadata gives it, else the file's
+    layers: Mapping[str, LayerSize]
+    shapes: Mapping[str, ModuleShape]
+
+    def of_parts(self, options: NetworkOptions) -> dict[str, LayerSize]:
+        """Return the layers of those parts that are trained; only they are continued."""
+        trained = trained_parts(options)
+        return {name: size for name, size in self.layers.items() if part_of(name) in trained}
+
+
+def part_of(name: str) -> Part | None:
+    """Return the part of a base that a layer of kohya's name belongs to."""
+    return next((part for prefix, part in _PREFIXES.items() if name.startswith(prefix)), None)
+
+
+def starting_lora(options: NetworkOptions) -> StartingLora | None:
+    """Return what the settings continue from, None for a fresh LoRA; reads every tensor once.
+
+    Raises:
+        DamagedFileError: If the file is absent, cut short, or holds NaN or infinity.
+        ConfigError: If it is another kind of adapter than kohya's LoRA.
+    """
+    if options.weights is None:
+        return None
+    path = Path(options.weights)
+    if path.is_dir():
+        raise ConfigError(_is_folder(path))
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ConfigError(_no_file(path)) from error
+    return _read(path, (stat.st_size, stat.st_mtime_ns))
+
+
+def sized_by_file(options: NetworkOptions) -> NetworkOptions:
+    """Return the settings with the file's dims and alphas, where `dim_from_weights` asks for that.
+
+    Of a file whose layers differ, those of its largest layer; every layer keeps its own.
+    """
+    start = starting_lora(options) if options.dim_from_weights else None
+    if start is None:
+        return options
+    sizes = list(start.of_parts(options).values())
+    plain = _largest([size for size in sizes if not size.is_window])
+    window = _largest([size for size in sizes if size.is_window])
+    return dataclasses.replace(
+        options,
+        dim=(plain or sizes[0]).dim,
+        alpha=(plain or sizes[0]).alpha,
+        conv_dim=None if window is None else window.dim,
+        conv_alpha=None if window is None else window.alpha,
+    )
+
+
+def start_sentences(options: NetworkOptions, start: StartingLora | None) -> tuple[str, ...]:
+    """Return what is to be said of a start: which LoRA it is, and what of it is left out."""
+    if start is None:
+        return ()
+    kept, trained = start.of_parts(options), trained_parts(options)
+    said = [f"continues {start.name}: {len(kept)} layers of {start.path.name}"]
+    if num_lost := len(start.layers) - len(kept):
+        parts = [PART_WORDS[part] for part in _PREFIXES.values() if part not in trained]
+        said.append(
+            f"{num_lost} layers of the {' and '.join(parts)} in {start.path.name} are not "
+            "continued and not in the new LoRA, because that part is not trained"
+        )
+    return tuple(said)
+
+
+def start_metadata(start: StartingLora | None) -> dict[str, str]:
+    """Return what a file says about the one it continues; kohya's trainer has no key for it."""
+    if start is None:
+        return {}
+    said = {"name": start.name, "sshs_model_hash": start.model_hash}
+    return {METADATA_KEY: json.dumps(said)}
+
+
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, _stamp: tuple[int, int]) -> StartingLora:
+    try:
+        # The library's own reader proves the header; tensors it cannot give without torch.
+        with safe_open(path, framework="numpy") as handle:
+            metadata = dict(handle.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise lora_keys.unreadable(path, error) from error
+    entries, start = _entries(path)
+    shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
+    problems = lora_keys.refusals_of(shapes, where=str(path)) or _unknown(entries, path)
+    if problems:
+        raise ConfigError(*problems)
+    blob = np.memmap(path, dtype=np.uint8, mode="r", offset=start)
+    broken = [key for key, entry in entries.items() if not _is_finite(_numbers(blob, entry))]
+    if broken:
+        raise lora_keys.not_finite(broken, len(entries), where=str(path))
+    model_hash = hashlib.sha256(blob.data).hexdigest()
+    named = json.dumps([model_hash, sorted(entries.items())])
+    return StartingLora(
+        path=path,
+        fingerprint=hashlib.sha256(named.encode()).hexdigest()[:_FINGERPRINT_LENGTH],
+        model_hash=model_hash,
+        name=metadata.get("ss_output_name") or path.stem,
+        layers=_layers(shapes, entries, blob),
+        shapes=lora_keys.modules_of(shapes),
+    )
+
+
+def _entries(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return what the header says of every tensor, by key, and where the tensors begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(NUM_LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return dict(sorted(header.items())), NUM_LENGTH_BYTES + length
+
+
+def _unknown(entries: Mapping[str, Mapping[str, Any]], path: Path) -> list[Problem]:
+    """Return what a network of ours has no place for: other keys, other dtypes."""
+    layers = lora_keys.modules_of({key: tuple(one["shape"]) for key, one in entries.items()})
+    own = {key for name in layers if part_of(name) for key in keys_of(name)}
+    complaints = {
+        "keys of neither unet nor text encoder": [key for key in entries if key not in own],
+        f"another dtype than {', '.join(_FLOATS)}": [
+            key for key, entry in entries.items() if entry["dtype"] not in _FLOATS
+        ],
+    }
+    return [
+        Problem(
+            str(path),
+            f"{what} in {lora_keys.named(keys, len(entries))}",
+            "lora_unet_* and lora_te_* layers in 32, 16 or 8-bit floats",
+            "give a LoRA that kohya's trainer or optbench made for the family of this base",
+        )
+        for what, keys in complaints.items()
+        if keys
+    ]
+
+
+def _numbers(blob: Any, entry: Mapping[str, Any]) -> Any:
+    """Return a tensor's numbers as unsigned integers of their width, with their exponents' bits."""
+    kind, mask = _FLOATS[entry["dtype"]]
+    first, last = entry["data_offsets"]
+    return blob[first:last].view(kind), mask
+
+
+def _is_finite(numbers: tuple[Any, int]) -> bool:
+    bits, mask = numbers
+    return not bool(((bits & mask) == mask).any())
+
+
+def _layers(
+    shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, Mapping[str, Any]], blob: Any
+) -> dict[str, LayerSize]:
+    found = {}
+    for name, module in lora_keys.modules_of(shapes).items():
+        entry = entries[name + ALPHA] if module.has_alpha else None
+        found[name] = LayerSize(
+            dim=module.dim,
+            alpha=float(module.dim) if entry is None else _number(blob, entry),
+            is_window=math.prod(module.down[2:]) > 1,
+            rounding="" if entry is None else entry["dtype"],
+        )
+    return found
+
+
+def _number(blob: Any, entry: Mapping[str, Any]) -> float:
+    """Return the one number of a tensor, exactly."""
+    bits = int(_numbers(blob, entry)[0].reshape(-1)[0])
+    kind = entry["dtype"]
+    if kind == "F32":
+        return float(np.uint32(bits).view(np.float32))
+    if kind == "F16":
+        return float(np.uint16(bits).view(np.float16))
+    if kind == "BF16":
+        return float(np.uint32(bits << 16).view(np.float32))
+    if kind == "F8_E5M2":
+        return float(np.uint16(bits << 8).view(np.float16))
+    sign, exponent, fraction = -1.0 if bits & 0x80 else 1.0, bits >> 3 & 0xF, bits & 0x7
+    size = fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
+    return sign * size
+
+
+def trained_parts(options: NetworkOptions) -> list[Part]:
+    """Return the parts of the base that these settings train."""
+    is_on = {"unet": options.train_unet, "text_encoder": options.train_text_encoder}
+    return [part for part in _PREFIXES.values() if is_on[part]]
+
+
+def _largest(sizes: Sequence[LayerSize]) -> LayerSize | None:
+    return max(sizes, key=lambda size: (size.dim, size.alpha), default=None)
+
+
+def _is_folder(path: Path) -> Problem:
+    files = sorted((path / "lora").glob("*.safetensors"), key=lambda one: (len(one.name), one.name))
+    return Problem(
+        "network.weights",
+        f"{path}, a folder",
+        "one LoRA file",
+        f"write network.weights={files[0] if files else path / 'FILE.safetensors'}",
+    )
+
+
+def _no_file(path: Path) -> Problem:
+    return Problem(
+        "network.weights",
+        f"{path}, where there is none",
+        "a LoRA file to continue from",
+        f"write network.weights=FILE.safetensors, relative to {Path.cwd()} or absolute",
+    )
+
+
+_MAX_SIZES = 3
+_SIZES = ("dim", "alpha", "conv_dim", "conv_alpha")
+_BLOCK_SIZES = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
+
+
+def check_start(options: NetworkOptions) -> list[Problem]:
+    """Return everything that keeps the network of these settings from continuing its file."""
+    if options.weights is None:
+        return [_no_weights()] if options.dim_from_weights else []
+    if options.dora:
+        return [_no_dora()]
+    try:
+        start = starting_lora(options)
+    except OptbenchError as error:
+        return [_named_by(options.weights, problem) for problem in error.problems]
+    assert start is not None
+    problems = [
+        _part_missing(part, start)
+        for part in trained_parts(options)
+        if not any(part_of(name) == part for name in start.layers)
+    ]
+    if problems:
+        return problems
+    return _sizes_given(options) if options.dim_from_weights else _misfits(options, start)
+
+
+def is_rounded(alpha: float, size: LayerSize) -> bool:
+    """Return whether an alpha, written in the file's precision, is what the file holds."""
+    if not size.rounding or size.alpha == alpha:
+        return size.alpha == alpha
+    # Half a unit in the last place of 24, 11, 8, 4 and 3 bits.
+    spread = {"F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8, "F8_E4M3": 2.0**-4}
+    return abs(size.alpha - alpha) <= spread.get(size.rounding, 2.0**-3) * abs(alpha)
+
+
+def _misfits(options: NetworkOptions, start: StartingLora) -> list[Problem]:
+    """Return a problem for each kind of layer whose size the settings do not share."""
+    if any(getattr(options, key) for key in _BLOCK_SIZES):
+        return []  # which layer is in which block, the loaded base tells
+    sizes = list(start.of_parts(options).values())
+    plain = [size for size in sizes if not size.is_window]
+    window = [size for size in sizes if size.is_window]
+    problems = []
+    asked = f"network.dim={options.dim} network.alpha={options.alpha:g}"
+    asked += " network.rslora=true" if options.rslora else ""
+    if not all(_has_size(size, options.dim, options.alpha, options) for size in plain):
+        keys = ("dim", "alpha")
+        problems.append(_other_size(asked, plain, start, keys, rslora=options.rslora))
+    if options.conv_dim is None or options.conv_alpha is None:
+        asked, is_fit = "no network.conv_dim", not window
+    else:
+        asked = f"network.conv_dim={options.conv_dim} network.conv_alpha={options.conv_alpha:g}"
+        fits = [_has_size(size, options.conv_dim, options.conv_alpha, options) for size in window]
+        is_fit = bool(window) and all(fits)
+    if not is_fit:
+        keys = ("conv_dim", "conv_alpha")
+        problems.append(_other_size(asked, window, start, keys, rslora=options.rslora))
+    return problems
+
+
+def _has_size(size: LayerSize, dim: int, alpha: float, options: NetworkOptions) -> bool:
+    # A file says rsLoRA's scale in its alpha, as every reader computes it.
+    said = alpha * math.sqrt(dim) if options.rslora else alpha
+    return size.dim == dim and is_rounded(said, size)
+
+
+def _sizes_given(options: NetworkOptions) -> list[Problem]:
+    """Return a problem for every size that was asked for and that the file's would replace."""
+    keys = [key for key in (*_BLOCK_SIZES, "rslora") if getattr(options, key)]
+    file = resources.conf_dir() / "network" / f"{options.name}.yaml"
+    if file.is_file():  # else an option of one's own: what it says is not known to be typed
+        shipped = yaml.safe_load(file.read_text(encoding="utf-8"))
+        shipped["alpha"] = options.dim / 2  # computed there
+        taken = sized_by_file(options)
+        keys += [
+            key
+            for key in _SIZES
+            if getattr(options, key) not in (shipped[key], getattr(taken, key))
+        ]
+    return [
+        Problem(
+            f"network.{key}",
+            (
+                f"{getattr(options, key)} while network.dim_from_weights takes every size from "
+                f"{Path(options.weights or '').name}"
+            ),
+            "no size of its own",
+            f"leave network.{key} out, or write network.dim_from_weights=false",
+        )
+        for key in keys
+    ]
+
+
+def _other_size(
+    asked: str,
+    sizes: Sequence[LayerSize],
+    start: StartingLora,
+    keys: tuple[str, str],
+    *,
+    rslora: bool,
+) -> Problem:
+    found = sorted({(size.dim, size.alpha) for size in sizes}, reverse=True)
+    shown = ", ".join(f"dim {dim} alpha {alpha:g}" for dim, alpha in found[:_MAX_SIZES])
+    shown += f" and {len(found) - _MAX_SIZES} other sizes" if len(found) > _MAX_SIZES else ""
+    if any(not size.rounding for size in sizes):
+        shown += " (without alphas in the file, which means alpha = dim)"
+    fix = "write network.dim_from_weights=true"
+    fix += " network.rslora=false" if rslora else ""
+    if not found:
+        shown = "no 3x3 layer"
+        fix = f"write network.{keys[0]}=null network.{keys[1]}=null"
+    elif len(found) == 1 and not rslora:
+        fix = f"write network.{keys[0]}={found[0][0]} network.{keys[1]}={found[0][1]:g}, or "
+        fix += "network.dim_from_weights=true"
+    return Problem(
+        f"network.{keys[0]}",
+        f"{asked}, and in {start.path.name} {shown}",
+        "the sizes of the LoRA that is continued",
+        fix,
+    )
+
+
+def _named_by(weights: str, problem: Problem) -> Problem:
+    """Return a file's problem under the setting that names the file, so that it is found."""
+    if problem.where == "network.weights":
+        return problem
+    return dataclasses.replace(problem, where=f"network.weights ({weights})")
+
+
+def _part_missing(part: Part, start: StartingLora) -> Problem:
+    return Problem(
+        f"network.train_{part}",
+        f"no layer of the {PART_WORDS[part]} in {start.path.name}",
+        "every part that is trained, because a part cannot continue from nothing",
+        f"write network.train_{part}=false to continue what is there",
+    )
+
+
+def _no_dora() -> Problem:
+    return Problem(
+        "network.dora",
+        "true with network.weights",
+        (
+            "a plain LoRA to be continued as one: the lengths that DoRA learns are in no such "
+            "file, and would begin where the weights do not stand"
+        ),
+        "write network.dora=false, or leave network.weights out",
+    )
+
+
+def _no_weights() -> Problem:
+    return Problem(
+        "network.dim_from_weights",
+        "true without network.weights",
+        "a LoRA file with it, because alone it has no effect",
+        "add network.weights=FILE.safetensors",
+    )
+
+
+_MAX_HEADER_BYTES = 100_000_000
+_WEIGHT = ".weight"
+_TEXT_MODEL = "text_model."  # transformers 5 may leave it out of a file
+_TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
+_UNET_LAYER = re.compile(r"\.attentions\.")
+_UNET_CONV = re.compile(r"\.(resnets|downsamplers|upsamplers)\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedLayer:
+    """One layer of a base that may carry a LoRA."""
+
+    shape: tuple[int, ...]  # of its weight: (O, I) or (O, I, kernel, kernel)
+    needs_conv_dim: bool
+
+
+def offered_layers(options: BaseOptions) -> dict[str, OfferedLayer]:
+    """Return every layer by kohya's name; nothing where the headers do not tell."""
+    folder = Path(options.path)
+    found: dict[str, OfferedLayer] = {}
+    for key, shape in _weights(folder / "text_encoder"):
+        name = _TEXT_MODEL + key.removeprefix(_TEXT_MODEL)
+        if _TEXT_LAYER.search(name):
+            found[_spelled("lora_te", name)] = OfferedLayer(shape=shape, needs_conv_dim=False)
+    for key, shape in _weights(folder / "unet"):
+        if _UNET_LAYER.search(key):
+            found[_spelled("lora_unet", key)] = OfferedLayer(shape=shape, needs_conv_dim=False)
+        elif _UNET_CONV.search(key):
+            found[_spelled("lora_unet", key)] = OfferedLayer(shape=shape, needs_conv_dim=True)
+    has_both = {part_of(name) for name in found} == {"unet", "text_encoder"}
+    return found if has_both and not (folder / "text_encoder_2").exists() else {}
+
+
+def check_layers(base: BaseOptions, options: NetworkOptions, start: StartingLora) -> list[Problem]:
+    """Return a problem for the file's layers that the base has not, or has in another shape."""
+    offered = offered_layers(base)
+    if not offered:
+        return []
+    wanted = {name: start.shapes[name] for name in start.of_parts(options)}
+    unknown = [name for name in wanted if name not in offered]
+    unlike = [
+        f"{name} for {_of_weight(shape)} where {base.name} has {offered[name].shape}"
+        for name, shape in wanted.items()
+        if name in offered and _of_weight(shape) != offered[name].shape
+    ]
+    complaints = {
+        "layers that the base has not": unknown,
+        "layers of other shapes than the base's": unlike,
+    }
+    return [
+        Problem(
+            "network.weights",
+            f"{what} in {start.path.name}: {named(names, len(wanted), 'layers')}",
+            f"a LoRA for {base.name}",
+            "choose the base this LoRA was trained on, or a LoRA of this base's family",
+        )
+        for what, names in complaints.items()
+        if names
+    ]
+
+
+def _of_weight(module: ModuleShape) -> tuple[int, ...]:
+    """Return the shape of the weight that a layer of the file changes."""
+    return (module.up[0], *module.down[1:])
+
+
+def _spelled(prefix: str, name: str) -> str:
+    return f"{prefix}_{name.removesuffix(_WEIGHT)}".replace(".", "_")
+
+
+def _weights(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of every weight that a linear layer or a convolution can have."""
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, entry in _header(file).items():
+            shape = entry.get("shape", ()) if isinstance(entry, Mapping) else ()
+            if name.endswith(_WEIGHT) and len(shape) in (2, 4):
+                yield name, tuple(shape)
+
+
+def _header(file: Path) -> Mapping[str, object]:
+    """Return a file's header, or nothing: the base's own reader says what is wrong with it."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(NUM_LENGTH_BYTES), "little")
+            header = json.loads(stream.read(length)) if length <= _MAX_HEADER_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, Mapping) else {}

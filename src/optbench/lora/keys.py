@@ -1,0 +1,201 @@
+"""What lies in a LoRA file, from its header alone: its layers, and why it may not be one.
+
+Read are the files of kohya's trainer for SD1.x, SD2 and SDXL: linear layers and convolutions of
+any kernel, with or without alphas. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from optbench.errors import DamagedFileError, Problem
+
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+NUM_LENGTH_BYTES = 8  # a safetensors file opens with its header's length
+_MAX_NAMED = 5
+# Part of a key -> the form of adapter it belongs to; none of them is a plain product up @ down.
+OTHER_FORMS: Final = {
+    ".dora_scale": "DoRA",
+    ".hada_": "LoHa",
+    ".lokr_": "LoKr",
+    ".lora_mid.": "LoCon with a Tucker core",
+    ".oft_": "OFT",
+    ".on_input": "(IA)^3",
+    ".a1.weight": "GLoRA",
+    ".diff": "full weight differences",
+    ".lora_A.": "LoRA in PEFT's or diffusers' key names",
+    ".lora.down.": "LoRA in diffusers' older key names",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleShape:
+    """One LoRA layer as the header of its file describes it."""
+
+    name: str
+    up: tuple[int, ...]  # (O, R) or (O, R, 1, 1)
+    down: tuple[int, ...]  # (R, I) or (R, I, kernel, kernel)
+    has_alpha: bool
+
+    @property
+    def dim(self) -> int:
+        """The layer's dim."""
+        return self.down[0]
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the layer is a convolution, of any kernel."""
+        return len(self.down) > 2
+
+
+def keys_of(name: str) -> tuple[str, str, str]:
+    """Return the keys of one layer: its alpha, down and up."""
+    return name + ALPHA, name + DOWN, name + UP
+
+
+def modules_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ModuleShape]:
+    """Return the layers of a file without refusals, by name, in the order of its keys."""
+    names = [key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN)]
+    return {
+        name: ModuleShape(
+            name=name,
+            up=shapes[name + UP],
+            down=shapes[name + DOWN],
+            has_alpha=name + ALPHA in shapes,
+        )
+        for name in names
+    }
+
+
+def refusals_of(shapes: Mapping[str, tuple[int, ...]], *, where: str) -> list[Problem]:
+    """Return everything that keeps a file from being read as plain LoRA layers.
+
+    Args:
+        shapes: Every key of the file and the shape of its tensor.
+        where: The file, for the reader.
+    """
+    found: list[tuple[str, list[str]]] = [
+        (f"{form}, a form of adapter that is not one product up @ down,", keys)
+        for mark, form in OTHER_FORMS.items()
+        if (keys := [key for key in shapes if mark in key])
+    ]
+    if found:
+        return [_refusal(what, keys, len(shapes), where) for what, keys in found]
+    downs = {key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN)}
+    ups = {key.removesuffix(UP) for key in shapes if key.endswith(UP)}
+    alphas = {key.removesuffix(ALPHA) for key in shapes if key.endswith(ALPHA)}
+    if not downs | ups:
+        return [_refusal("no LoRA layer at all", sorted(shapes), len(shapes), where)]
+    whole = downs & ups
+    unlike = [
+        f"{name} {shapes[name + DOWN]} and {shapes[name + UP]}"
+        for name in sorted(whole)
+        if not _fit(shapes[name + DOWN], shapes[name + UP])
+    ]
+    complaints = {
+        "a lora_down without its lora_up": sorted(downs - ups),
+        "a lora_up without its lora_down": sorted(ups - downs),
+        "an alpha without its layer": sorted(alphas - whole - (downs ^ ups)),
+        "down and up weights that do not fit together": unlike,
+        "an alpha of more than one number": sorted(
+            name for name in alphas if math.prod(shapes[name + ALPHA]) != 1
+        ),
+    }
+    return [_refusal(what, keys, len(shapes), where) for what, keys in complaints.items() if keys]
+
+
+def not_finite(names: Sequence[str], num_all: int, *, where: str) -> DamagedFileError:
+    """Return the refusal of a file in whose tensors a number is not finite."""
+    return DamagedFileError(
+        Problem(
+            where,
+            f"NaN or infinity in {named(names, num_all)}",
+            "finite numbers only",
+            "use an earlier epoch's file; this one was saved after its training diverged",
+        )
+    )
+
+
+def misfits(
+    strange: Sequence[str], unlike: Sequence[str], num_all: int, *, base: str, where: str, fix: str
+) -> list[Problem]:
+    """Return a problem if layers of a file have no place in a base, or one of another size."""
+    whats = (
+        f"no place for {named(strange, num_all, 'layers')}" if strange else "",
+        f"other sizes of {named(unlike, num_all, 'layers')}" if unlike else "",
+    )
+    found = "; ".join(filter(None, whats))
+    problem = Problem(where, found, f"a LoRA of base {base}", fix)
+    return [problem] if found else []
+
+
+def unreadable(path: Path, error: Exception) -> DamagedFileError:
+    """Return the refusal of a file that cannot be opened; names the tensor in which it ends."""
+    found = f"{type(error).__name__}: {error}"
+    if path.is_file() and (cut := _cut_tensor(path)):
+        found = f"a file that ends inside {cut}"
+    return DamagedFileError(
+        Problem(
+            str(path),
+            found,
+            "a whole safetensors file",
+            "check the path, or copy the file again; one that was cut short cannot be repaired",
+        )
+    )
+
+
+def clip_skip_of(metadata: Mapping[str, str]) -> int:
+    """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
+    said = metadata.get("ss_clip_skip", "")
+    return int(said) if said.isdecimal() and int(said) > 0 else 1
+
+
+def named(names: Sequence[str], num_all: int, what: str = "tensors") -> str:
+    """Return how many tensors or layers, and the first few names."""
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return f"{len(names)} of {num_all} {what}: {', '.join(names[:_MAX_NAMED])}{more}"
+
+
+def _fit(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
+    """Return whether two shapes are those of a linear layer or of a convolution, and not empty."""
+    if len(down) not in (2, 4) or len(up) != len(down) or 0 in (*down, *up):
+        return False
+    return up[1] == down[0] and all(size == 1 for size in up[2:])
+
+
+def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Problem:
+    return Problem(
+        where,
+        f"{what} in {named(keys, num_all)}",
+        (
+            "LoRA layers as kohya's trainer writes them: NAME.lora_down.weight with "
+            "NAME.lora_up.weight, and NAME.alpha or none"
+        ),
+        "give a LoRA or LoCon file; pictures of other forms: python -m optbench render FILE",
+    )
+
+
+def _cut_tensor(path: Path) -> str:
+    """Return what a file that was cut short ends in, or nothing if that is not what is wrong."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(NUM_LENGTH_BYTES), "little")
+        start = NUM_LENGTH_BYTES + length
+        if size < start:
+            return "its header" if size <= NUM_LENGTH_BYTES or file.read(1) == b"{" else ""
+        try:
+            header = json.loads(file.read(length))
+            ends = {
+                str(name): start + int(entry["data_offsets"][1])
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (LookupError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
+            return ""
+    cut = sorted((end, name) for name, end in ends.items() if end > size)
+    return f"{cut[0][1]} ({size:,} of {cut[-1][0]:,} bytes are there)" if cut else ""

@@ -1,0 +1,99 @@
+"""Every layer's decomposition, made once for all settings that one command asks of a source.
+
+Decomposing is nearly all of the work, and it depends on the source alone. Kept on disk, because
+that of a large file is more than twice its size, and read back bit for bit, so a file is the same
+whether its sweep had one setting or ten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from optbench.lora.svd import Decomposition, Factors, decompose
+
+_SCHEMA = 2  # raise it when equal factors begin to give another decomposition
+_NUM_NAME_DIGITS = 32
+_NUM_DIGEST_BYTES = 32  # every file opens with the SHA-256 of the rest; a wrong one is made again
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where the layers of one source (or one merge) are taken apart.
+
+    `folder` belongs to exactly one source's bytes and weights; None keeps nothing.
+    """
+
+    folder: Path | None = None
+
+    def take_apart(self, name: str, factors: Factors) -> Decomposition:
+        """Return a layer's decomposition: the kept one, or a new one that is kept from now on."""
+        if self.folder is None:
+            return decompose(factors)
+        path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:_NUM_NAME_DIGITS]}"
+        # Read whole and not mapped: a mapped file would count as this process's memory.
+        with contextlib.suppress(OSError, SafetensorError, KeyError):
+            content = path.read_bytes()
+            if hashlib.sha256(content[_NUM_DIGEST_BYTES:]).digest() == content[:_NUM_DIGEST_BYTES]:
+                return _unpacked(safetensors.torch.load(content[_NUM_DIGEST_BYTES:]), factors)
+        whole = decompose(factors)
+        with contextlib.suppress(OSError):  # a full disk costs the time, not the file
+            _write(path, safetensors.torch.save(_packed(whole)))
+        return whole
+
+    def clear(self) -> None:
+        """Remove everything that was kept."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def workshop_folder(cache_dir: Path, source_fingerprint: str, weights: object) -> Path:
+    """Return the folder for one source or merge; another one for other bytes or another torch."""
+    content = repr((_SCHEMA, source_fingerprint, weights, torch.__version__))
+    name = hashlib.sha256(content.encode()).hexdigest()[:_NUM_NAME_DIGITS]
+    return cache_dir / "decompositions" / name
+
+
+def _packed(whole: Decomposition) -> dict[str, Tensor]:
+    kind = whole.core_left.dtype
+    return {
+        "singular_values": torch.tensor(whole.singular_values, dtype=kind),
+        "left": whole.left[0].contiguous(),
+        "left_factors": whole.left[1],
+        "right": whole.right[0].contiguous(),
+        "right_factors": whole.right[1],
+        "core_left": whole.core_left.contiguous(),
+        "core_right": whole.core_right.contiguous(),
+    }
+
+
+def _unpacked(tensors: dict[str, Tensor], factors: Factors) -> Decomposition:
+    return Decomposition(
+        factors=factors,
+        singular_values=tuple(tensors["singular_values"].tolist()),
+        left=(tensors["left"], tensors["left_factors"]),
+        right=(tensors["right"], tensors["right_factors"]),
+        core_left=tensors["core_left"],
+        core_right=tensors["core_right"],
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a file in place in one move; not forced to the disk, for it can be made again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,94 @@
+"""Group `metric` -> metrics; what is wrong with it, all at once, before anything is loaded."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.metrics.contract import Metric
+from optbench.schema import MetricOptions
+
+_TARGET = "_target_"
+_MEMBERS = ("reference", "meanings", "settings", "bases", "measure")
+
+
+def build_metrics(options: MetricOptions) -> dict[str, Metric]:
+    """Return the asked metrics by the names that YAML gives them; none of them loads a model.
+
+    Raises:
+        ConfigError: With everything that `check_metric` finds.
+    """
+    built, problems = _built(options)
+    if problems:
+        raise ConfigError(*problems)
+    return built
+
+
+def check_metric(options: MetricOptions) -> list[Problem]:
+    """Return a problem for every metric that is no class, or cannot take its arguments."""
+    return _built(options)[1] if options.enabled else []
+
+
+def _built(options: MetricOptions) -> tuple[dict[str, Metric], list[Problem]]:
+    built: dict[str, Metric] = {}
+    problems: list[Problem] = []
+    for name, entry in options.metrics.items():
+        if entry is None:
+            continue
+        where = f"metric.metrics.{name}"
+        try:
+            metric = _metric(entry, where)
+        except OptbenchError as error:
+            problems += error.problems
+            continue
+        doubled = [
+            number
+            for number in metric.meanings
+            if any(number in other.meanings for other in built.values())
+        ]
+        if doubled:
+            fix = f"write {where}=null, or leave the other one out"
+            problems.append(_wrong(where, f"a second {doubled[0]}", "each number once", fix))
+        built[name] = metric
+    return built, problems
+
+
+def _metric(entry: Any, where: str) -> Metric:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get(_TARGET), str):
+        fix = f"write '{where}={{_target_: package.module.Class}}', or {where}=null for none"
+        raise ConfigError(_wrong(where, repr(entry), "a class and its arguments", fix))
+    cls = _named_class(entry[_TARGET], f"{where}._target_")
+    arguments = {str(key): value for key, value in entry.items() if key != _TARGET}
+    try:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(cls).parameters) or "none"
+        fix = f"give {where} what it wants and nothing else"
+        raise ConfigError(_wrong(where, str(error), f"its arguments: {known}", fix)) from error
+    return cast(Metric, cls(**arguments))
+
+
+def _named_class(target: str, where: str) -> Callable[..., object]:
+    module, _, name = target.rpartition(".")
+    expected = "the dotted path of a class that can be imported"
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError) as error:
+        fix = f"correct {target}, or install the package it is in: pip install PACKAGE"
+        raise ConfigError(_wrong(where, str(error), expected, fix)) from error
+    except AttributeError as error:
+        fix = f"correct the last word of {target}"
+        raise ConfigError(_wrong(where, f"no {name} in {module}", expected, fix)) from error
+    missing = [one for one in _MEMBERS if one not in dir(found) and one != "settings"]
+    if missing:
+        found_text = f"{target} without {', '.join(missing)}"
+        fix = "give the class what optbench.metrics.contract.Metric lists"
+        raise ConfigError(_wrong(where, found_text, "a metric", fix))
+    return cast("Callable[..., object]", found)
+
+
+def _wrong(where: str, found: str, expected: str, fix: str) -> Problem:
+    return Problem(where, found, expected, fix)

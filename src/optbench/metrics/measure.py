@@ -1,0 +1,242 @@
+"""Numbers of a run's pictures: which are missing or of other files, measured, and kept.
+
+A row's `key` is a hash of everything it depends on: the metric and its settings, the picture's
+bytes, those of the pictures beside it, and the prompt. Equal keys are not measured again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optbench.analysis import read_config
+from optbench.errors import DamagedFileError, attempt
+from optbench.metrics.build import build_metrics
+from optbench.metrics.contract import Measured, Metric, Picture
+from optbench.metrics.copies import forget_bits
+from optbench.metrics.pixels import forget_pixels
+from optbench.metrics.run_pictures import RunPictures, find_pictures
+from optbench.records import Cell
+from optbench.schema import MetricOptions
+from optbench.storage import resources, rundir
+from optbench.storage.rundir import Row, RunDir
+
+_KEY_LENGTH = 10
+_NUM_DIGITS = 5  # significant ones of a value
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What measuring one or more runs came to."""
+
+    num_measured: int = 0  # pictures times metrics
+    num_kept: int = 0
+    notices: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep a sentence, once."""
+        if text not in self.notices:
+            self.notices.append(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One run's measuring under way."""
+
+    run: RunDir
+    pictures: RunPictures
+    hashes: Mapping[Path, str]
+    known: Mapping[tuple[Cell, str], list[Row]]  # by place and key
+
+
+def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> None:
+    """Bring a run's metrics.jsonl up to its pictures; a metric that fails is noted, no more.
+
+    Rows of metrics that are not asked for now stay as they are. Every row has the value of the
+    base's picture at the same place (`base_value`) and the training pictures' own mean
+    (`training_value`), where there are such.
+
+    Raises:
+        DamagedFileError: If the run's config cannot be read.
+    """
+    config = read_config(run)
+    pictures = find_pictures(run, config)
+    if not pictures.cells:
+        return
+    forget_pixels()
+    forget_bits()
+    cache_dir = Path(str(config.get("cache_dir", "")))
+    files = [one.path for one in (*pictures.cells.values(), *pictures.training)]
+    path = run.path / rundir.METRICS_NAME
+    old = _old_rows(path, tally)
+    work = _Work(
+        run=run,
+        pictures=pictures,
+        hashes=resources.file_hashes(files, cache_dir=cache_dir if cache_dir.is_dir() else None),
+        known=_by_place(old),
+    )
+    kept = _rows_of_others(old, metrics, pictures.cells)
+    for name, metric in metrics.items():
+        found: list[Row] = []
+        if why := attempt(partial(_extend, found, metric, work, tally)):
+            tally.note(f"metric {name} gave nothing for {run.name}: {why}")
+            found = [row for row in old if row["metric"] in metric.meanings]
+        kept += found
+    rows = sorted(kept, key=lambda row: (row["epoch"], *map(str, _spot(row))))
+    if rows != old:
+        text = "".join(f"{json.dumps(row, separators=(',', ':'))}\n" for row in rows)
+        rundir.write_atomic(path, text)
+
+
+def _extend(found: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
+    found += _rows(metric, work, tally)
+
+
+def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
+    """Return all rows of one metric, measuring what is not known yet."""
+    if metric.bases and work.pictures.base not in metric.bases:
+        only = f"for {', '.join(f'base={base}' for base in metric.bases)} only"
+        tally.note(f"{', '.join(metric.meanings)}: {only}, not for base={work.pictures.base}")
+        return []
+    own = {"class": f"{type(metric).__module__}.{type(metric).__qualname__}", **metric.settings}
+    rows: list[Row] = []
+    is_new = False
+    for cell, picture in work.pictures.cells.items():
+        others = work.pictures.beside(cell, metric.reference)
+        key = _key(own, picture, others, work.hashes)
+        known = work.known.get((cell, key), ())
+        found = [row for row in known if row["metric"] in metric.meanings]
+        if found:
+            tally.num_kept += 1
+        else:
+            measured = metric.measure(picture, others)
+            found = [
+                _row(cell, name, one, key)
+                for name, one in measured.items()
+                if math.isfinite(one.value)
+            ]
+            tally.num_measured += bool(found)
+            is_new = is_new or bool(found)
+        rows += found
+    if is_new:
+        ceilings = _training_values(metric, own, work)
+        floors = {_spot(row): row["value"] for row in rows if row["epoch"] == 0}
+        for row in rows:
+            row["base_value"] = floors.get(_spot(row))
+            row["training_value"] = ceilings.get(row["metric"])
+    return rows
+
+
+def _training_values(metric: Metric, own: Mapping[str, object], work: _Work) -> Mapping[str, float]:
+    """Return what the training pictures themselves have, each against the others: a ceiling."""
+    training = work.pictures.training
+    if metric.reference in ("base", "previous") or len(training) < 2:
+        return {}
+    key = _key(own, training[0], training[1:], work.hashes)
+    if key not in _CEILINGS:
+        found: dict[str, list[float]] = {}
+        for picture in training:
+            others = [one for one in training if one is not picture]
+            for name, one in metric.measure(picture, others).items():
+                found.setdefault(name, []).append(one.value)
+        _CEILINGS[key] = {name: _rounded(statistics.fmean(all_)) for name, all_ in found.items()}
+    return _CEILINGS[key]
+
+
+_CEILINGS: dict[str, dict[str, float]] = {}  # every run of a sweep has the same ones
+
+
+def _key(
+    own: Mapping[str, object],
+    picture: Picture,
+    others: Sequence[Picture],
+    hashes: Mapping[Path, str],
+) -> str:
+    content = {
+        "metric": json.loads(json.dumps(own, default=str)),
+        "picture": hashes[picture.path],
+        "text": picture.text,
+        "others": [[hashes[one.path], one.text] for one in others],
+    }
+    return rundir.fingerprint(content)[:_KEY_LENGTH]
+
+
+def _row(cell: Cell, name: str, one: Measured, key: str) -> Row:
+    row: Row = {
+        "epoch": cell.epoch,
+        "prompt": cell.prompt,
+        "seed": cell.seed,
+        "width": cell.width,
+        "height": cell.height,
+        "metric": name,
+        "value": _rounded(one.value),
+        "key": key,
+    }
+    return {**row, "detail": one.detail} if one.detail else row
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_NUM_DIGITS}g}")
+
+
+def _spot(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("metric", "prompt", "seed", "width", "height"))
+
+
+def _cell(row: Row) -> Cell:
+    return Cell(**{name: row[name] for name in ("prompt", "width", "height", "seed", "epoch")})
+
+
+def _old_rows(path: Path, tally: Tally) -> list[Row]:
+    """Return what was measured before; a damaged file counts as none, it is made again."""
+    try:
+        rows = rundir.read_rows(path)
+        for row in rows:
+            _ = (_cell(row), _spot(row), row["key"], row["value"])
+    except (DamagedFileError, KeyError, TypeError) as error:
+        tally.note(f"measured anew, for what was there could not be read: {error}")
+        return []
+    return rows
+
+
+def _by_place(rows: Iterable[Row]) -> dict[tuple[Cell, str], list[Row]]:
+    found: dict[tuple[Cell, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((_cell(row), row["key"]), []).append(row)
+    return found
+
+
+def _rows_of_others(
+    old: Iterable[Row], metrics: Mapping[str, Metric], cells: Mapping[Cell, Picture]
+) -> list[Row]:
+    """Return rows of metrics that are not asked for now, of pictures that are still there."""
+    asked = set(itertools.chain.from_iterable(one.meanings for one in metrics.values()))
+    return [row for row in old if row["metric"] not in asked and _cell(row) in cells]
+
+
+def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
+    """Bring every run's metrics.jsonl up to its pictures and return what that came to.
+
+    Runs that are being trained right now are left for later. What cannot be measured is a notice.
+
+    Raises:
+        ConfigError: If the metrics cannot be built.
+    """
+    tally = Tally()
+    if not options.enabled:
+        return tally
+    metrics = build_metrics(options)
+    for run_dir in run_dirs:
+        if rundir.read_status(run_dir).status == "running":
+            tally.note(f"{run_dir.name} is being trained; its pictures can be measured afterwards")
+            continue
+        if why := attempt(lambda one=run_dir: measure_run(RunDir(one), metrics, tally)):  # type: ignore[misc]
+            tally.note(f"{run_dir.name}: no numbers of its pictures: {why}")
+    return tally

@@ -1,0 +1,52 @@
+"""Model families behind one contract: `load_base` finds the module a config names.
+
+The modules that `basefiles.families` names are one family each. Each defines `load(options, *,
+device, dtype, cache_dir)`, which returns a `contracts.Base`, and `tiny(seed)`, the same from small
+random weights for tests. The other modules are what they share.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optbench.contracts import Base
+from optbench.schema import BaseOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_base(
+    options: BaseOptions,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: Path | None = None,
+) -> Base:
+    """Return the frozen base of `options` on `device`, its unet and text encoders in `dtype`.
+
+    With `cache_dir`, files whose size and time of change are known are not hashed again.
+
+    Raises:
+        BaseError: If weights are missing, damaged, or of another family.
+    """
+    _quiet_libraries()
+    module = importlib.import_module(f"optbench.models.{options.family}")
+    base: Base = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
+    return base
+
+
+def _quiet_libraries() -> None:
+    """Keep both libraries from drawing bars and naming packages that nobody needs here.
+
+    Before a family is imported: transformers speaks of torchvision as soon as diffusers' pipelines
+    are.
+    """
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

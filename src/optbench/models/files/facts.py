@@ -1,0 +1,103 @@
+"""What settings need to know of a base without loading it: fingerprints, hashes, tensor shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from optbench.errors import BaseError, Problem
+from optbench.models.files import locate
+from optbench.schema import BaseOptions
+from optbench.storage import resources
+from optbench.storage.safetensors_header import read_header
+
+_PIXELS_PER_LATENT = 8  # of every family's own autoencoder, four levels deep
+_OLDER_HASH_START, _OLDER_HASH_BYTES, _NUM_OLDER_DIGITS = 0x100000, 0x10000, 8
+
+
+def base_fingerprint(options: BaseOptions, *, cache_dir: Path) -> str:
+    """Return hex that changes with any weight or config file of the base or its own autoencoder."""
+    parts = [locate.fingerprint(locate.located(options.path), cache_dir=cache_dir)]
+    if options.vae is not None:
+        parts.append(locate.fingerprint(Path(options.vae), cache_dir=cache_dir))
+    return "+".join(parts)
+
+
+def kohya_hashes(options: BaseOptions, *, cache_dir: Path) -> dict[str, str]:
+    """Return the names and hashes of the base's files as kohya's trainer writes them.
+
+    A file has two hashes: SHA-256 of the 64 KiB behind the first MiB, eight digits of it (what
+    A1111 showed first), and SHA-256 of the whole. A folder has a name and no hash.
+    """
+    found = {"ss_sd_model_name": options.path}
+    if not locate.is_hub_id(options.path):
+        path = Path(options.path)
+        found["ss_sd_model_name"] = path.name
+        if path.is_file():
+            found["ss_sd_model_hash"] = _older_hash(path)
+            found["ss_new_sd_model_hash"] = resources.file_sha256(path, cache_dir=cache_dir)
+    if options.vae is not None:
+        vae = Path(options.vae)
+        found["ss_vae_name"] = vae.name
+        if vae.is_file():
+            found["ss_vae_hash"] = _older_hash(vae)
+            found["ss_new_vae_hash"] = resources.file_sha256(vae, cache_dir=cache_dir)
+    return found
+
+
+def pixels_per_latent(options: BaseOptions) -> int:
+    """Return how many pixels one latent is wide, from the autoencoder's config alone.
+
+    Raises:
+        BaseError: If that config is missing or is none of an autoencoder.
+    """
+    vae = locate.located(options.path) if options.vae is None else Path(options.vae)
+    if vae.is_file():
+        return _PIXELS_PER_LATENT
+    file = (vae / "vae" if options.vae is None else vae) / "config.json"
+    try:
+        num_levels = len(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseError(
+            Problem(
+                str(file),
+                f"{type(error).__name__}: {error}",
+                "the config of an AutoencoderKL, with block_out_channels",
+                "point base.path at a whole model",
+            )
+        ) from error
+    return int(2 ** (num_levels - 1))
+
+
+def tensor_shapes(options: BaseOptions) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every tensor; in folders with the part's name before it.
+
+    Nothing comes of what cannot be read: the base's own reader says what is wrong with it.
+    """
+    place = locate.located(options.path)
+    files = [(place, "")] if place.is_file() else []
+    for file in sorted(place.glob("*/*.safetensors")) if not files else []:
+        if not _is_second_copy(file):
+            files.append((file, f"{file.parent.name}."))
+    for file, prefix in files:
+        try:
+            entries = read_header(file)
+        except (OSError, ValueError):
+            continue
+        for name, entry in entries.items():
+            yield prefix + name, entry.shape
+
+
+def _is_second_copy(file: Path) -> bool:
+    """Return whether a file repeats another one in another precision, or before averaging."""
+    plain = file.with_name(f"{file.name.partition('.')[0]}.safetensors")
+    return file != plain and plain.is_file()
+
+
+def _older_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(_OLDER_HASH_START)
+        content = file.read(_OLDER_HASH_BYTES)
+    return hashlib.sha256(content).hexdigest()[:_NUM_OLDER_DIGITS]

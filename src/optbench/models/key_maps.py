@@ -1,0 +1,175 @@
+"""Names in the original layout (LDM, SGM, OpenCLIP) for the weights of diffusers' models.
+
+SDXL's LoRA files use the same names for the unet's layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from optbench.models.assemble import Origin, Origins
+from optbench.models.files.detect import UNET, VAE
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_UNET_ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.?(.*)")
+_VAE_BLOCK = re.compile(r"(\w+)\.(down|up)_blocks\.(\d+)\.(resnets|\w+samplers)\.(\d+)\.?(.*)")
+# The newer name, the one in the original layout, and the one diffusers used before.
+_VAE_ATTENTION = {
+    "group_norm": ("norm", "group_norm"),
+    "to_q": ("q", "query"),
+    "to_k": ("k", "key"),
+    "to_v": ("v", "value"),
+    "to_out.0": ("proj_out", "proj_attn"),
+}
+_OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+_THIRDS = ("q_proj", "k_proj", "v_proj")
+
+
+def unet_name(module: str, config: Any) -> str:
+    """Return a unet module's name in the original layout, from its name in diffusers.
+
+    Args:
+        module: For instance `down_blocks.1.attentions.0.proj_in`; parameters work as well.
+        config: The unet's: `layers_per_block` and `up_block_types` count.
+    """
+    for ours, theirs in _UNET_ENDS.items():
+        if module == ours or module.startswith(f"{ours}."):
+            return theirs + module.removeprefix(ours)
+    if module.startswith("mid_block."):
+        middle, index, *inner = module.removeprefix("mid_block.").split(".")
+        place_there = _MIDDLE[f"{middle}.{index}"]
+        return _joined("middle_block", place_there, _inner(middle, ".".join(inner)))
+    match = _BLOCK.fullmatch(module)
+    if match is None:
+        raise KeyError(f"{module} has no name in the original layout")
+    way, block, kind, layer, rest = match.groups()
+    per_block = config["layers_per_block"] + 1
+    if kind == "downsamplers":
+        place = 1 + int(block) * per_block + per_block - 1
+        return _joined(f"input_blocks.{place}.0", "op", rest.removeprefix("conv").lstrip("."))
+    if kind == "upsamplers":
+        place = int(block) * per_block + per_block - 1
+        has_attention = "Attn" in config["up_block_types"][int(block)]
+        return _joined(f"output_blocks.{place}.{2 if has_attention else 1}", rest)
+    place = int(block) * per_block + int(layer)
+    side = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
+    return _joined(side, "0" if kind == "resnets" else "1", _inner(kind, rest))
+
+
+def unet_origins(config: Any) -> Origins:
+    """Return where a unet's weights lie in a whole checkpoint."""
+    return lambda name: (Origin(name=UNET + unet_name(name, config)),)
+
+
+def vae_origins(num_levels: int) -> Origins:
+    """Return where an autoencoder's weights lie: inside a whole checkpoint, or in a file alone."""
+
+    def origins(name: str) -> Sequence[Origin]:
+        original = _vae_name(name, num_levels)
+        return (Origin(name=VAE + original), Origin(name=original))
+
+    return origins
+
+
+def older_vae_origins(name: str) -> Sequence[Origin]:
+    """Return where an autoencoder's weight lies in a diffusers folder of any age."""
+    for ours, (_, older) in _VAE_ATTENTION.items():
+        name_before = name.replace(f".attentions.0.{ours}.", f".attentions.0.{older}.")
+        if name_before != name:
+            return (Origin(name=name), Origin(name=name_before))
+    return (Origin(name=name),)
+
+
+def clip_origins(prefix: str = "") -> Origins:
+    """Return where the weights of a CLIP text encoder lie that keeps transformers' names.
+
+    The level `text_model` is there in most files and not in some, and in the models of one version
+    of transformers and not of the next.
+    """
+
+    def origins(name: str) -> Sequence[Origin]:
+        bare = name.removeprefix("text_model.")
+        return tuple(
+            Origin(name=one)
+            for one in (f"{prefix}text_model.{bare}", f"{prefix}{bare}", f"{prefix}{name}")
+        )
+
+    return origins
+
+
+def open_clip_origins(prefix: str) -> Origins:
+    """Return where the weights of a text encoder lie under OpenCLIP's names."""
+    return lambda name: (_open_clip_origin(prefix, name.removeprefix("text_model.")),)
+
+
+def _open_clip_origin(prefix: str, name: str) -> Origin:
+    if name == "text_projection.weight":
+        return Origin(name=f"{prefix}text_projection", is_transposed=True)
+    if name == "embeddings.position_embedding.weight":
+        return Origin(name=f"{prefix}positional_embedding")
+    if name.startswith("embeddings."):
+        return Origin(name=prefix + name.removeprefix("embeddings."))
+    if name.startswith("final_layer_norm."):
+        return Origin(name=f"{prefix}ln_final.{name.removeprefix('final_layer_norm.')}")
+    _, _, index, *inner = name.split(".")  # encoder.layers.N. ...
+    block, kind = f"{prefix}transformer.resblocks.{index}", inner[-1]
+    if inner[1] in _THIRDS:
+        return Origin(name=f"{block}.attn.in_proj_{kind}", third=_THIRDS.index(inner[1]))
+    return Origin(name=f"{block}.{_OPEN_CLIP['.'.join(inner[:-1])]}.{kind}")
+
+
+def _vae_name(name: str, num_levels: int) -> str:
+    for place in ("encoder", "decoder"):
+        name = name.replace(f"{place}.conv_norm_out.", f"{place}.norm_out.")
+        for index in (0, 1):
+            resnet, block = f"{place}.mid_block.resnets.{index}.", f"{place}.mid.block_{index + 1}."
+            name = name.replace(resnet, block)
+        attention = f"{place}.mid_block.attentions.0."
+        if name.startswith(attention):
+            inner, _, kind = name.removeprefix(attention).rpartition(".")
+            return f"{place}.mid.attn_1.{_VAE_ATTENTION[inner][0]}.{kind}"
+    name = name.replace(".conv_shortcut.", ".nin_shortcut.")
+    match = _VAE_BLOCK.fullmatch(name)
+    if match is None:
+        return name
+    half, way, level, kind, resnet_index, rest = match.groups()
+    # Decoders count their levels from the picture, diffusers from the latents.
+    number = int(level) if way == "down" else num_levels - 1 - int(level)
+    inner = f"block.{resnet_index}" if kind == "resnets" else f"{way}sample"
+    return f"{half}.{way}.{number}.{inner}.{rest}"
+
+
+def _inner(kind: str, rest: str) -> str:
+    if kind != "resnets":
+        return rest
+    first, _, last = rest.partition(".")
+    return _joined(_RESNET[first], last)
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

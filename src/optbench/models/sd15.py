@@ -1,0 +1,81 @@
+"""Stable Diffusion 1.x, and everything of its architecture: the embedded base is one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from optbench.models import random_parts
+from optbench.models.checkpoint import AUTOENCODER
+from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE
+from optbench.models.key_maps import clip_origins
+from optbench.models.stable_diffusion import Name, Parts, SingleFile, StableDiffusion, load_parts
+from optbench.schema import BaseOptions
+from optbench.storage.resources import asset
+
+UNET: Mapping[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+TEXT_ENCODER: Mapping[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+SINGLE_FILE = SingleFile(
+    unet=UNET,
+    vae=AUTOENCODER,
+    text_encoder=TEXT_ENCODER,
+    text_origins=clip_origins("cond_stage_model.transformer."),
+    pad_token="<|endoftext|>",
+)
+
+
+def load(
+    options: BaseOptions,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_dir: Path | None = None,
+) -> StableDiffusion:
+    """Return the Stable Diffusion 1.x at `options.path`, a folder, a file or a hub id.
+
+    Raises:
+        BaseError: If a part is missing, damaged, or not Stable Diffusion 1.x.
+    """
+    return load_parts(options, SINGLE_FILE, device=device, dtype=dtype, cache_dir=cache_dir)
+
+
+def tiny(seed: int) -> StableDiffusion:
+    """Return a random Stable Diffusion of a few thousand weights, for tests."""
+    tokenizer = CLIPTokenizer.from_pretrained(asset("tiny") / "tokenizer")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = Parts(
+            tokenizer=tokenizer,
+            text_encoder=CLIPTextModel(random_parts.text_config(tokenizer)),
+            vae=random_parts.autoencoder(),
+            unet=random_parts.unet(),
+            schedule=STABLE_DIFFUSION_SCHEDULE,
+        )
+    name = f"random-{seed}"
+    return StableDiffusion(
+        parts, Name(name=name, family="sd15", fingerprint=name, vae_fingerprint=name)
+    )

@@ -1,0 +1,1 @@
+"""Text encoders: tokenizers, prompt grammar and weights."""

@@ -1,0 +1,130 @@
+"""Captions -> tokens -> states of a CLIP text encoder, in pieces of 75 tokens as kohya cuts them.
+
+Shapes: B captions, K pieces, T tokens of a piece (77, its two marks included), E embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from optbench.models.compute import text_model
+from optbench.storage.resources import asset
+
+PIECE_TOKENS = 75
+_NUM_TOKENS = PIECE_TOKENS + 2  # what CLIP's text encoder has positions for
+
+
+def token_pieces(tokenizer: Any, captions: Sequence[str], *, max_token_length: int) -> Tensor:
+    """Return token ids (B, K, T): each piece of 75 between a start mark and an end.
+
+    A caption is cut by number of tokens alone. Where padding is not the end mark (OpenCLIP), a
+    full piece ends with the end mark, and an empty one begins with it.
+    """
+    num_pieces = max_token_length // PIECE_TOKENS
+    ids: Tensor = tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=max_token_length + 2,
+        return_tensors="pt",
+    ).input_ids
+    if num_pieces == 1:
+        return ids[:, None]
+    inner_BKT = ids[:, 1:-1].unflatten(1, (num_pieces, PIECE_TOKENS))
+    marks_BK1 = [ids[:, end, None, None].expand(-1, num_pieces, 1) for end in (0, -1)]
+    pieces_BKT = torch.cat([marks_BK1[0], inner_BKT, marks_BK1[1]], dim=2)
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if pad != end:
+        is_full_BK = (pieces_BKT[:, :, -2] != end) & (pieces_BKT[:, :, -2] != pad)
+        pieces_BKT[:, :, -1][is_full_BK] = end
+        pieces_BKT[:, :, 1][pieces_BKT[:, :, 1] == pad] = end
+    return pieces_BKT
+
+
+def joined_states(states_BKTE: Tensor) -> Tensor:
+    """Return (B, 75 K + 2, E): the first start mark, the tokens of all pieces, the last end."""
+    if states_BKTE.shape[1] == 1:
+        return states_BKTE[:, 0]
+    inner_BTE = states_BKTE[:, :, 1:-1].flatten(1, 2)
+    return torch.cat([states_BKTE[:, 0, :1], inner_BTE, states_BKTE[:, -1, -1:]], dim=1)
+
+
+def encoded(encoder: Any, pieces_BKT: Tensor, *, layer: int | None) -> tuple[Tensor, Tensor]:
+    """Return two kinds of states (B, K, T, E) of every piece: a layer's, and the last, normed.
+
+    Args:
+        encoder: A text encoder of transformers.
+        pieces_BKT: Token ids on the encoder's device.
+        layer: Counted from the end, -1 the last one, before the final norm; None: no layer is
+            asked for, and the last states, normed, take its place.
+    """
+    num_pieces = pieces_BKT.shape[1]
+    ids = pieces_BKT.flatten(0, 1)
+    answer = text_model(encoder)(input_ids=ids, output_hidden_states=layer is not None)
+    last = answer.last_hidden_state.unflatten(0, (-1, num_pieces))
+    if layer is None:
+        return last, last
+    return answer.hidden_states[layer].unflatten(0, (-1, num_pieces)), last
+
+
+def cut_texts(tokenizer: Any, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+    """Return the texts of more tokens than that, the two marks not counted."""
+    return tuple(one for one in texts if len(tokenizer(one).input_ids) > max_token_length + 2)
+
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+_WORD_END = "</w>"
+# Bytes that stand for themselves in the vocabulary, in its order; the others follow them.
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_NUM_BYTES = 256
+
+
+def clip_tokenizer(*, pad_token: str = _END) -> Any:
+    """Return CLIP's tokenizer: 49408 tokens, the last two the marks of start and end.
+
+    Args:
+        pad_token: The end mark for CLIP itself; "!" (token 0) for OpenCLIP's text encoders.
+    """
+    vocabulary, merges = _vocabulary()
+    numbered = {token: number for number, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=numbered, merges=merges, pad_token=pad_token, model_max_length=77)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a folder; its library says nothing useful of a damaged one.
+
+    Raises:
+        OSError, ValueError: If vocabulary or merges are missing or damaged.
+    """
+    json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(merges, start=1):
+        if line and not line.startswith("#version") and len(line.split(" ")) != 2:
+            raise ValueError(f"merges.txt, line {number}: {line!r} is no pair")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """Return all tokens in order and the merges that make them.
+
+    Byte-pair encoding by CLIP's rule: first the bytes, then the bytes at a word's end, then one
+    token per merge. The file holds each merge as the numbers of the two tokens it joins.
+    """
+    spelled = [chr(byte) for byte in _PRINTABLE]
+    spelled += [chr(_NUM_BYTES + offset) for offset in range(_NUM_BYTES - len(_PRINTABLE))]
+    tokens = [*spelled, *(f"{one}{_WORD_END}" for one in spelled)]
+    packed = lzma.decompress((asset("clip") / "merges.xz").read_bytes())
+    merges = []
+    for left, right in struct.iter_unpack("<HH", packed):
+        merges.append((tokens[left], tokens[right]))
+        tokens.append(tokens[left] + tokens[right])
+    return [*tokens, _START, _END], merges

@@ -1,0 +1,1 @@
+"""Recipes, building, stepping, schedules, conformance."""

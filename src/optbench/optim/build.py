@@ -1,0 +1,348 @@
+"""Build the optimizer a recipe names and prove that it is the one asked for.
+
+No optimizer is named here: a class comes from its recipe's dotted path, and what is special about
+it from the recipe's traits. What was built is read back: the class, every argument, every rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from optbench.errors import ConfigError, MissingPackageError, OptbenchError, Problem
+from optbench.optim.recipes import asked_rate, check_package, missing_package
+from optbench.optim.schedules import check_schedule, multiplier, num_warmup_steps
+from optbench.optim.stepping import RATE_KEYS, BuiltOptimizer
+from optbench.records import ParameterGroup
+from optbench.schema import LrSchedulerOptions, OptimizerOptions
+
+# Where an argument is kept that is found nowhere under its name: bitsandbytes puts the decay of
+# every moment into betas.
+_KEPT_IN = {"momentum": ("betas", 0)}
+
+
+def build_optimizer(
+    options: OptimizerOptions,
+    groups: Sequence[ParameterGroup],
+    *,
+    lr_mult: float,
+    lr_scheduler: LrSchedulerOptions,
+    total_steps: int,
+) -> BuiltOptimizer:
+    """Return the optimizer a recipe names over a network's groups, read back and found as asked.
+
+    Args:
+        options: The recipe with the rates of this run.
+        groups: The trained parameters by rate; parts that are not trained are absent.
+        lr_mult: Every rate is multiplied by it.
+        lr_scheduler: How the rates change over the run.
+        total_steps: The updates of the whole run.
+
+    Raises:
+        ConfigError: If a rate, an argument or the schedule cannot be had, all listed together.
+        MissingPackageError: If the class's package is not installed.
+        OptbenchError: If what was built is not what was asked for.
+    """
+    rates = {
+        group.name: _times(_times(asked_rate(options, group.part), lr_mult), group.lr_weight)
+        for group in groups
+    }
+    problems = check_package(options)
+    if problems:
+        raise MissingPackageError(*problems)
+    problems = [
+        *_check_groups(options, groups, rates),
+        *check_arguments(options),
+        *check_schedule(lr_scheduler, total_steps=total_steps),
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    shared = as_arguments(options.group_args)
+    torch_groups: list[dict[str, Any]] = [
+        {"params": list(one.parameters), "lr": rates[one.name], "name": one.name, **shared}
+        for one in groups
+    ]
+    optimizer, said = _construct(options, torch_groups, lr=_times(options.lr, lr_mult))
+    description = _read_back(optimizer, options, rates) | {"said": said}
+    description["schedule"] = {
+        **{name: value for name, value in asdict(lr_scheduler).items() if value is not None},
+        "num_warmup_steps": num_warmup_steps(lr_scheduler, total_steps),
+        "total_steps": total_steps,
+    }
+    return BuiltOptimizer(
+        optimizer,
+        options=options,
+        schedule=lambda step_index: multiplier(lr_scheduler, step_index, total_steps),
+        description=description,
+    )
+
+
+def check_arguments(options: OptimizerOptions) -> list[Problem]:
+    """Return a problem for each argument or trait that does not fit the class; imports it."""
+    where = f"_target_ of recipe {options.name}"
+    try:
+        cls = _named_class(options)
+    except AttributeError:
+        return [
+            Problem(
+                where,
+                f"no {options.target.rpartition('.')[2]} in that module",
+                f"the class {options.target}",
+                f"correct the path, or install a version of {options.package} that has it",
+            )
+        ]
+    if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+        return [
+            Problem(
+                where,
+                f"{options.target}, which is no torch.optim.Optimizer",
+                "an optimizer class",
+                "name the class itself, not a function that makes it",
+            )
+        ]
+    return [*_check_modes(options, cls), *_check_signature(options, cls)]
+
+
+def _check_modes(options: OptimizerOptions, cls: type) -> list[Problem]:
+    has_modes = all(callable(getattr(cls, mode, None)) for mode in ("train", "eval"))
+    if has_modes == (options.traits.weights == "averaged"):
+        return []
+    return [
+        Problem(
+            f"traits of recipe {options.name}",
+            (
+                f"weights: {options.traits.weights}, and a class "
+                + ("with" if has_modes else "without")
+                + " train() and eval()"
+            ),
+            "weights: averaged for a class with both, else live",
+            "correct the trait: weights: " + ("averaged" if has_modes else "live"),
+        )
+    ]
+
+
+def _check_signature(options: OptimizerOptions, cls: type) -> list[Problem]:
+    allowed = sorted(_argument_names(cls) - {"self", "params", "lr"})
+    return [
+        Problem(
+            f"optimizer.args.{name} (recipe {options.name})",
+            f"the argument {name!r}, which {options.target} does not take",
+            f"one of {', '.join(allowed)}",
+            f"remove it, or correct it: optimizer.args.{allowed[0]}=..." if allowed else "",
+        )
+        for name in options.args
+        if name not in allowed
+    ]
+
+
+def _argument_names(cls: type) -> set[str]:
+    """Return what a class's constructor takes; through **kwargs also what its parents' take."""
+    names: set[str] = set()
+    for ancestor in cls.__mro__:
+        if "__init__" not in vars(ancestor):
+            continue
+        parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names |= {one.name for one in parameters if one.kind in kinds}
+        # A class that takes anything and hands it to nobody would swallow a misspelt argument.
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+        if ancestor is torch.optim.Optimizer:
+            break
+    return names
+
+
+def as_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's arguments as a class wants them: every YAML list becomes a tuple."""
+    return {name: _tuples(value) for name, value in args.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tuples(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _named_class(options: OptimizerOptions) -> Any:
+    module_name, _, class_name = options.target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(missing_package(options)) from error
+    return getattr(module, class_name)
+
+
+def _check_groups(
+    options: OptimizerOptions,
+    groups: Sequence[ParameterGroup],
+    rates: Mapping[str, float | None],
+) -> list[Problem]:
+    problems = []
+    where = f"optimizer.{{}} (recipe {options.name})"
+    empty = [group.name for group in groups if not group.parameters]
+    if not groups or empty:
+        problems.append(
+            Problem(
+                "network",
+                f"no parameters in {', '.join(empty) or 'all'}",
+                "at least one trained parameter in every part that is trained",
+                "train a part that has layers: network.train_unet=true",
+            )
+        )
+    problems += [
+        Problem(
+            where.format(f"{group.part}_lr"),
+            f"a rate of {rate:g} for {group.name}",
+            "a finite rate above 0; several classes move a group of rate 0 all the same",
+            f"switch the part off instead: network.train_{group.part}=false",
+        )
+        for group in groups
+        if (rate := rates[group.name]) is not None and not (math.isfinite(rate) and rate > 0)
+    ]
+    if options.traits.group_rates == "equal" and len(set(rates.values())) > 1:
+        problems.append(
+            Problem(
+                where.format("unet_lr and optimizer.text_encoder_lr"),
+                ", ".join(f"{rate:g} for {name}" for name, rate in rates.items()),
+                "one rate, because this class estimates one step size for everything",
+                "set both to the same value or to null",
+            )
+        )
+    return problems
+
+
+def _construct(
+    options: OptimizerOptions, torch_groups: list[dict[str, Any]], *, lr: float | None
+) -> tuple[torch.optim.Optimizer, str]:
+    """Return the built class and what it printed or warned about while being built."""
+    cls = _named_class(options)
+    printed = io.StringIO()
+    try:
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
+            warnings.simplefilter("always")
+            optimizer = cls(torch_groups, lr=lr, **as_arguments(options.args))
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            Problem(
+                f"optimizer.args (recipe {options.name})",
+                f"{type(error).__name__}: {error}" if str(error) else repr(error),
+                f"arguments that {options.target} accepts",
+                f"arguments given: lr={lr}, {dict(options.args)}",
+            )
+        ) from error
+    said = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
+    return cast(torch.optim.Optimizer, optimizer), "\n".join(filter(None, said))
+
+
+def _read_back(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """Return what was built as it is found in the object; raises where it is not what was asked."""
+    cls = type(optimizer)
+    arguments = {name: _found(optimizer, name) for name in options.args}
+    asked = {name: _plain(value) for name, value in options.args.items()}
+    differing = [
+        (f"{name}={value}", f"{name}={asked[name]}")
+        for name, values in arguments.items()
+        for value in values
+        if value != asked[name]
+    ]
+    differing += _differing_groups(optimizer, options, rates)
+    if cls is not _named_class(options) or cls.__name__ != options.target.rpartition(".")[2]:
+        differing.append((f"the class {cls.__qualname__}", f"the class {options.target}"))
+    if differing:
+        where = f"the built optimizer of recipe {options.name}"
+        fix = "the class is not what the recipe says; correct the recipe"
+        raise OptbenchError(*(Problem(where, f, e, fix) for f, e in differing))
+    return {
+        "recipe": options.name,
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "package": options.package,
+        "package_version": _version(options.package),
+        "arguments": {
+            name: values[0] if values else asked[name] for name, values in arguments.items()
+        },
+        "arguments_not_found": [name for name, values in arguments.items() if not values],
+        "defaults": {name: _plain(value) for name, value in optimizer.defaults.items()},
+        "groups": {
+            group["name"]: {
+                "lr": _plain(group["lr"]),
+                "num_parameters": sum(parameter.numel() for parameter in group["params"]),
+            }
+            for group in optimizer.param_groups
+        },
+        "traits": asdict(options.traits),
+    }
+
+
+def _differing_groups(
+    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
+) -> list[tuple[str, str]]:
+    """Return (found, expected) for each rate, and each key the rates are read from."""
+    built = {group["name"]: _plain(group["lr"]) for group in optimizer.param_groups}
+    rule = options.traits.effective_lr
+    differing = [
+        (f"lr={built.get(name)} for {name}", f"lr={rate}")
+        for name, rate in rates.items()
+        if built.get(name) != rate
+    ]
+    differing += [
+        (f"no {key!r} in the group {group['name']}", f"one, for effective_lr: {rule}")
+        for group in optimizer.param_groups
+        for key in RATE_KEYS.get(rule, ())
+        if key not in group
+    ]
+    return differing
+
+
+def _found(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:
+    """Return every value an argument has in the object: defaults, groups, attributes."""
+    attributes = vars(optimizer)
+    places: list[Mapping[str, Any]] = [optimizer.defaults, *optimizer.param_groups, attributes]
+    # Some classes keep a few of their arguments in a namespace of their own, called args.
+    if hasattr(attributes.get("args"), "__dict__"):
+        places.append(vars(attributes["args"]))
+    found = [_plain(place[name]) for place in places if name in place]
+    if not found and name in _KEPT_IN:
+        key, index = _KEPT_IN[name]
+        found = [_plain(place[key][index]) for place in places if key in place]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; numbers JSON cannot hold become words."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return repr(value)
+
+
+def _times(rate: float | None, lr_mult: float) -> float | None:
+    return None if rate is None else rate * lr_mult
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a recipe may name a class of the user's own

@@ -1,0 +1,61 @@
+"""What a person should know about the texts of a run before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from optbench.contracts import Base
+from optbench.data.captions import longest_forms
+from optbench.models.text.prompt_grammar import emphasized, is_balanced
+from optbench.records import Dataset
+from optbench.render.text import without_font
+from optbench.schema import DatasetOptions, PromptOptions
+
+_SHOWN = 60  # letters of a text
+
+
+def text_notices(
+    base: Base,
+    dataset: Dataset,
+    data: DatasetOptions,
+    prompts: PromptOptions,
+    *,
+    max_token_length: int,
+) -> Iterator[str]:
+    """Yield a sentence on doubtful data, and on texts whose end the base never reads."""
+    yield from dataset.notices
+    captions = [text for image in dataset.images for text in longest_forms(image.caption, data)]
+    if cut := base.cut_texts(captions, max_token_length=max_token_length):
+        yield (
+            f"{len(cut)} of {len(captions)} captions are longer than the text encoder reads "
+            f"({max_token_length} tokens); the rest of them has no effect: {cut[0][:_SHOWN]}..."
+        )
+    listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
+    yield from grammar_notices(listed)
+    yield from font_notices([one.text for one in prompts.prompts])
+
+
+def font_notices(texts: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on letters that sheets can only show as boxes."""
+    if letters := without_font(texts):
+        yield (
+            f"no font of this machine has {len(letters)} of the letters that sheets print "
+            f"({letters[:_SHOWN]}), so they become boxes; install one, for instance "
+            "fonts-noto-cjk or fonts-wqy-microhei"
+        )
+
+
+def grammar_notices(prompts: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence on what A1111's grammar makes of prompts, so that nobody wonders."""
+    weighted = [text for text in prompts if emphasized(text)]
+    if weighted:
+        shown = ", ".join(emphasized(weighted[0]))[:_SHOWN]
+        yield (
+            f"{len(weighted)} of {len(prompts)} prompts weight words by brackets, as in A1111 "
+            f"({shown}); for brackets that are letters write \\( and \\)"
+        )
+    if odd := [text for text in prompts if not is_balanced(text)]:
+        yield (
+            f"{len(odd)} of {len(prompts)} prompts have a bracket without its partner, which "
+            f"weights all that follows, or is a letter: {odd[0][:_SHOWN]}"
+        )

@@ -1,0 +1,209 @@
+"""The pictures of a run's folder: which are missing, rendered from the files they belong to.
+
+A LoRA's pictures are rendered from its saved file, in the file's precision, so that they show what
+a person will load, and can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from PIL import Image
+
+from optbench.contracts import Base, Network
+from optbench.errors import DamagedFileError
+from optbench.lora.network import as_in_file
+from optbench.models.text.prompt_grammar import LoraTag, reads_as_written
+from optbench.records import Cell
+from optbench.render import sheet, thumbnails
+from optbench.render.prompts import (
+    Origin,
+    Painter,
+    cells_of,
+    parameters_text,
+    png_bytes,
+    render_prompts,
+)
+from optbench.schema import Prompt, PromptOptions, RenderOptions
+from optbench.storage import rundir
+from optbench.storage.rundir import RunDir
+
+_KEY_FILE = "rendered-as.json"
+_GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other pictures
+_PIECE_TOKENS = 75
+_FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gallery:
+    """Where pictures go, and everything besides the LoRA that decides how they look."""
+
+    run: RunDir
+    base: Base
+    prompts: tuple[Prompt, ...]
+    options: RenderOptions
+    clip_skip: int
+    cache_dir: Path
+    painter: Painter | None = None  # None: the base itself
+    origin: Origin | None = None  # None: the base's name alone
+
+    @property
+    def shared_dir(self) -> Path:
+        """Where the base's own pictures lie, for all runs."""
+        return self.cache_dir / "base-pictures" / self.key
+
+    @property
+    def key(self) -> str:
+        """Hex that changes with anything but the LoRA that a picture depends on."""
+        looks = asdict(self.options)
+        # None of them changes a picture: noise is per seed, and rows of a batch do not mix.
+        del looks["enabled"], looks["batch_size"], looks["seeds"], looks["sheet_format"]
+        content = {
+            "base": self.base.fingerprint,
+            "vae": self.base.vae_fingerprint,
+            "dtype": str(self.base.dtype),
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "render": looks,
+            "clip_skip": self.clip_skip,
+            **({"grammar": _GRAMMAR_VERSION} if self._reads_grammar() else {}),
+        }
+        return rundir.fingerprint(content)
+
+    def _reads_grammar(self) -> bool:
+        """Return whether any prompt is more than its first 75 tokens, each as it is written."""
+        texts = [text for one in self.prompts for text in (one.text, one.negative)]
+        if not all(reads_as_written(text) for text in texts):
+            return True
+        return bool(self.base.cut_texts(texts, max_token_length=_PIECE_TOKENS))
+
+
+def render_base(gallery: Gallery) -> None:
+    """Give the run its epoch 0: the base alone, rendered once and shared by all runs."""
+    _forget_other_looks(gallery)
+    shared = gallery.shared_dir
+    _render(gallery, folder=shared, epoch=0, lora="")
+    own = gallery.run.images_dir(0)
+    own.mkdir(parents=True, exist_ok=True)
+    for prompt in gallery.prompts:
+        for cell in cells_of(prompt, gallery.options, epoch=0):
+            if not (own / cell.file_name).is_file():
+                _link(shared / cell.file_name, own / cell.file_name)
+    thumbnails.make_thumbnails(own.glob("*.png"))
+
+
+def render_epoch(gallery: Gallery, network: Network, *, epoch: int) -> None:
+    """Render what is missing of one epoch from its LoRA file; `network` is as before afterwards."""
+    folder = gallery.run.images_dir(epoch)
+    if not _missing(gallery, folder, epoch=epoch):
+        return
+    path = gallery.run.lora_path(epoch)
+    with as_in_file(network, path), network.merged():
+        _render(gallery, folder=folder, epoch=epoch, lora=path.stem)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
+
+
+def render_merged(gallery: Gallery, *, epoch: int, lora: str) -> None:
+    """Render what is missing of one epoch with the network that already sits in the base."""
+    folder = gallery.run.images_dir(epoch)
+    _render(gallery, folder=folder, epoch=epoch, lora=lora)
+    thumbnails.make_thumbnails(folder.glob("*.png"))
+
+
+@functools.lru_cache(maxsize=4)
+def _flat_among(files: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
+    return tuple(path.name for path, _, _ in files if _is_flat(path))
+
+
+def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
+    """Return the names of an epoch's pictures that are black or of one colour: nothing was drawn.
+
+    NaN and infinity on the way to a picture become such a one, and no error.
+    """
+    stamped = [(path, path.stat()) for path in sorted(run.images_dir(epoch).glob("*.png"))]
+    # Asked for its record and for the screen: the files are opened once.
+    return _flat_among(tuple((path, one.st_size, one.st_mtime_ns) for path, one in stamped))
+
+
+def _is_flat(path: Path) -> bool:
+    with Image.open(path) as image:
+        # One pair per channel, as for every picture of several.
+        ranges = cast(tuple[tuple[int, int], ...], image.convert("RGB").getextrema())
+    return all(high - low <= _FLAT_RANGE for low, high in ranges)
+
+
+def draw_run_sheets(
+    run: RunDir, prompts: PromptOptions, options: RenderOptions, *, num_epochs: int
+) -> None:
+    """Compose the run's own sheets: rows are epochs (0 = the base), columns are seeds."""
+    for prompt in prompts.prompts:
+        sheet.run_sheet(
+            run,
+            prompt,
+            seeds=options.seeds,
+            num_epochs=num_epochs,
+            sheet_format=options.sheet_format,
+        )
+
+
+def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
+    """Render the missing cells of one epoch into `folder`."""
+    missing = _missing(gallery, folder, epoch=epoch)
+    if not missing:
+        return
+    origin = gallery.origin or Origin(model=gallery.base.name)
+    if lora:
+        origin = replace(origin, loras=(LoraTag(name=lora, strength=1.0),))
+    with torch.inference_mode():
+        for cell, prompt, image in render_prompts(
+            gallery.painter or gallery.base,
+            gallery.prompts,
+            gallery.options,
+            epoch=epoch,
+            clip_skip=gallery.clip_skip,
+            is_wanted=missing.__contains__,
+        ):
+            text = parameters_text(
+                cell,
+                prompt,
+                gallery.options,
+                clip_skip=gallery.clip_skip,
+                origin=origin,
+            )
+            rundir.write_atomic(folder / cell.file_name, png_bytes(image, text))
+
+
+def _missing(gallery: Gallery, folder: Path, *, epoch: int) -> set[Cell]:
+    cells = [
+        cell
+        for prompt in gallery.prompts
+        for cell in cells_of(prompt, gallery.options, epoch=epoch)
+    ]
+    return {cell for cell in cells if not (folder / cell.file_name).is_file()}
+
+
+def _forget_other_looks(gallery: Gallery) -> None:
+    """Remove pictures made with other prompts or settings; their file names cannot tell."""
+    images = gallery.run.path / "images"
+    key_path = images / _KEY_FILE
+    with contextlib.suppress(DamagedFileError):  # then nobody knows what they show
+        if rundir.read_json(key_path).get("key") == gallery.key:
+            return
+    if images.is_dir():
+        shutil.rmtree(images)
+    thumbnails.remove_thumbnails(gallery.run.path)
+    rundir.write_json(key_path, {"key": gallery.key})
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link one file to a second place, or copy it where links cannot go."""
+    try:
+        os.link(source, target)
+    except OSError:
+        rundir.write_atomic(target, source.read_bytes())

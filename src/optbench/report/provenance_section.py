@@ -1,0 +1,161 @@
+"""What the runs were made with: what all share, what each has of its own, what each recipe is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optbench import analysis
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+
+_RECIPE_KEYS = ("departures", "note", "notes", "paper", "optimizer")  # shown with the recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One name and its value."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One optimizer of the sweep, as its file and the built object describe it."""
+
+    name: str
+    num_runs: int
+    departures: tuple[str, ...]
+    note: str
+    paper: str
+    package: str
+    built: tuple[Fact, ...]  # read back from the first run's optimizer
+
+
+def recipes(sweep: SweepEvidence) -> list[Recipe]:
+    """Return every optimizer with all departures that any of its runs noted."""
+    by_name: dict[str, list[RunEvidence]] = {}
+    for run in sweep.runs:
+        name = run.row.get("optimizer")
+        if name is not None:
+            by_name.setdefault(str(name), []).append(run)
+    return [_recipe(name, runs) for name, runs in sorted(by_name.items())]
+
+
+def shared_facts(runs: Sequence[RunEvidence]) -> list[Fact]:
+    """Return the provenance that is the same for all runs that have any."""
+    known = [facts for run in runs if (facts := _provenance(run))]
+    if not known:
+        return []
+    return [
+        Fact(name=name, value=value)
+        for name, value in known[0].items()
+        if all(facts.get(name) == value for facts in known)
+    ]
+
+
+def own_facts(run: RunEvidence, shared: Sequence[Fact]) -> list[Fact]:
+    """Return the provenance that this run does not share with all others."""
+    names = {fact.name for fact in shared}
+    return [
+        Fact(name=name, value=value)
+        for name, value in _provenance(run).items()
+        if name not in names
+    ]
+
+
+def setting_facts(run: RunEvidence) -> list[Fact]:
+    """Return every setting of a run, spelled like its override."""
+    return [
+        Fact(name=name, value=analysis.shown(value))
+        for name, value in analysis.settings(run.config).items()
+    ]
+
+
+def split_settings(runs: Sequence[RunEvidence]) -> tuple[list[Fact], dict[str, list[Fact]]]:
+    """Return the settings that all runs with a known config share, and by anchor each run's own."""
+    by_run = {run.anchor: setting_facts(run) for run in runs}
+    known = [set(facts) for facts in by_run.values() if facts]
+    shared = set.intersection(*known) if known else set()
+    own = {
+        anchor: [fact for fact in facts if fact not in shared] for anchor, facts in by_run.items()
+    }
+    return sorted(shared, key=lambda fact: fact.name), own
+
+
+def shared_settings(sweep: SweepEvidence) -> list[Fact]:
+    """Return the settings that all runs share and a reader asks for first."""
+    wanted = (
+        "base",
+        "dataset",
+        "optimizer",
+        "network",
+        "network.dim",
+        "lr_scheduler",
+        "train.epochs",
+        "train.batch_size",
+        "seed",
+        "source",
+        "method",
+        "param",
+        "new_dim",
+        "save_precision",
+    )
+    facts = []
+    # Where there are trainings, the settings of a resize are not everybody's.
+    trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
+    runs = trained or [run for run in sweep.runs if run.kind != analysis.ORIGINAL]
+    for name in wanted:
+        values = {analysis.shown(run.row.get(name)) for run in runs} - {"null"}
+        if len(values) == 1 and name not in sweep.factors:
+            value = _file_names(runs[0]) if name == "source" else values.pop()
+            facts.append(Fact(name=name, value=value))
+    return facts
+
+
+def _file_names(run: RunEvidence) -> str:
+    """Return what was resized or merged, without its places on disk."""
+    listed = run.config.get("source")
+    return " + ".join(Path(str(one)).name for one in listed) if isinstance(listed, list) else ""
+
+
+def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
+    stored = [part for run in runs if isinstance(part := run.config.get("optimizer"), Mapping)]
+    config: Mapping[str, Any] = stored[0] if stored else {}
+    built = [run.provenance["optimizer"] for run in runs if "optimizer" in run.provenance]
+    return Recipe(
+        name=name,
+        num_runs=len(runs),
+        departures=tuple(dict.fromkeys(text for run in runs for text in _texts(run))),
+        note=str(config.get("note") or ""),
+        paper=str(config.get("paper") or ""),
+        package=str(config.get("package") or ""),
+        built=tuple(_facts(built[0])) if built else (),
+    )
+
+
+def _texts(run: RunEvidence) -> list[str]:
+    found = run.provenance.get("departures")
+    listed = found if isinstance(found, list) else [found]
+    return [str(text) for text in listed if text]
+
+
+def _provenance(run: RunEvidence) -> dict[str, str]:
+    kept = {key: value for key, value in run.provenance.items() if key not in _RECIPE_KEYS}
+    return {fact.name: fact.value for fact in _facts(kept)}
+
+
+def _facts(value: Any, prefix: str = "") -> Iterator[Fact]:
+    """Return nested values as lines, keys joined by dots."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _facts(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+        yield Fact(name=prefix, value=" ".join(value) or "none")
+    elif isinstance(value, list):
+        yield Fact(name=prefix, value=json.dumps(value))
+    elif prefix:
+        yield Fact(name=prefix, value="none" if value is None else str(value))

@@ -1,0 +1,187 @@
+"""What people said of the pictures, as the page shows it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optbench import analysis
+from optbench.analysis import MEASURES, is_missing
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.standings import Standings
+from optbench.analysis.stats import Agreement, Interval, Strength
+from optbench.metrics import METRICS
+
+_MAX_NOTES = 500
+_FEW_VOTES = 30
+_NONE = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rated:
+    """One setting as people see it."""
+
+    label: str
+    score: float | None
+    score_text: str  # mean and interval
+    num_scores: int
+    strength: float | None
+    strength_text: str
+    share_text: str  # of votes it would win against the mean one
+    num_votes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What someone wrote of a picture or a run; shown as text, whatever it holds."""
+
+    run: RunEvidence
+    rater: str
+    place: str
+    score: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class People:
+    """Everything that people said."""
+
+    num_raters: int
+    rated: tuple[Rated, ...]  # highest first
+    has_scores: bool
+    has_votes: bool
+    notes: tuple[Note, ...]
+    num_notes_left_out: int
+    self_agreement: str
+    agreements: tuple[tuple[str, str], ...]  # a measure, and how far it orders alike
+    caution: str
+
+
+def hear_people(trainings: SweepEvidence, standings: Standings) -> People | None:
+    """Return what people said of a sweep's trainings; None where nobody said anything."""
+    scores, votes = trainings.frames.scores, trainings.frames.votes
+    if not len(scores) and not len(votes):
+        return None
+    of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
+    means = analysis.mean_scores(scores, of_run)
+    strengths = {str(one.name): one for one in analysis.preferences(votes, of_run)}
+    rated = _rated(means, strengths)
+    same = analysis.self_agreement(votes)
+    notes = _notes(trainings)
+    counted = sum(one.num_votes for one in strengths.values()) // 2
+    raters = {*scores["rater"].map(str), *votes["rater"].map(str)}
+    human = {label: one.strength for label, one in strengths.items()} or {
+        label: one.mean for label, one in means.items()
+    }
+    return People(
+        num_raters=len(raters),
+        rated=tuple(rated),
+        has_scores=bool(means),
+        has_votes=bool(strengths),
+        notes=notes[:_MAX_NOTES],
+        num_notes_left_out=max(0, len(notes) - _MAX_NOTES),
+        self_agreement=""
+        if same is None
+        else f"{same.num_same} of {same.num_repeats} pairs shown twice got the same answer "
+        f"(the true share is between {100 * same.interval[0]:.0f} and "
+        f"{100 * same.interval[1]:.0f} %); three equal answers picked blindly would give 33 %.",
+        agreements=tuple(
+            (name, _told(agreement))
+            for name, agreement in analysis.agreements(
+                human, automatic(trainings, standings)
+            ).items()
+        ),
+        caution=f"{counted} votes are few: with 5 settings and 100 votes a preference of 60 to 40 "
+        "is not visible yet."
+        if strengths and counted < _FEW_VOTES
+        else "",
+    )
+
+
+def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> list[Rated]:
+    rated = []
+    for label in dict.fromkeys([*strengths, *means]):
+        mean, strength = means.get(label), strengths.get(label)
+        score_text = strength_text = share_text = _NONE
+        if mean is not None:
+            score_text = f"{mean.mean:.0f}"
+            if mean.low is not None and mean.high is not None:
+                score_text += f" ({max(0.0, mean.low):.0f} to {min(100.0, mean.high):.0f})"
+        if strength is not None:
+            strength_text = (
+                f"{strength.strength:+.2f} ({strength.low:+.2f} to {strength.high:+.2f})"
+            )
+            share_text = f"{100 * strength.win_share:.0f} %"
+        rated.append(
+            Rated(
+                label=label,
+                score=mean.mean if mean else None,
+                score_text=score_text,
+                num_scores=mean.num_values if mean else 0,
+                strength=strength.strength if strength else None,
+                strength_text=strength_text,
+                share_text=share_text,
+                num_votes=strength.num_votes if strength else 0,
+            )
+        )
+    return rated
+
+
+def automatic(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Mapping[str, float]]:
+    """Return what was measured of each setting without people, turned so that more is better."""
+    found: dict[str, dict[str, float]] = {}
+    for measure, title in MEASURES.items():
+        for one in standings.settings:
+            value = one.cost(measure)
+            if value is not None:
+                found.setdefault(f"{title} (low is good)", {})[one.label] = -value
+    rows = trainings.frames.metrics
+    last = {run.run.name: run.row.get("num_epochs") for run in trainings.runs}
+    values: dict[str, dict[str, list[float]]] = {}
+    of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
+    columns = (rows[name] for name in ("run", "epoch", "metric", "value"))
+    for run, epoch, metric, value in zip(*columns, strict=True):
+        is_known = isinstance(value, (int, float)) and not is_missing(value)
+        if is_known and run in of_run and epoch == last[run]:
+            values.setdefault(str(metric), {}).setdefault(of_run[run], []).append(float(value))
+    for metric, by_setting in values.items():
+        is_good = METRICS[metric].higher_is_better if metric in METRICS else None
+        words = {True: "high is good", False: "low is good", None: "more of it"}[is_good]
+        sign = -1 if is_good is False else 1
+        found[f"{metric} ({words})"] = {
+            label: sign * statistics.fmean(numbers) for label, numbers in by_setting.items()
+        }
+    return found
+
+
+def _told(agreement: Agreement) -> str:
+    text = f"{agreement.correlation:+.2f} over {agreement.num_things} settings"
+    if agreement.low is None or agreement.high is None:
+        return f"{text}: too few to mean anything"
+    text += f" (between {agreement.low:+.2f} and {agreement.high:+.2f})"
+    return text + (": no agreement shown" if agreement.low <= 0 <= agreement.high else "")
+
+
+def _notes(trainings: SweepEvidence) -> tuple[Note, ...]:
+    runs = {run.run.name: run for run in trainings.runs}
+    found = []
+    for row in trainings.frames.scores.to_dict("records"):
+        run = runs.get(row["run"])
+        if run is None or is_missing(row["note"]) or not str(row["note"]).strip():
+            continue
+        words = [
+            f"{name} {analysis.shown(row[name])}"
+            for name in ("epoch", "prompt", "seed")
+            if not is_missing(row[name])
+        ]
+        found.append(
+            Note(
+                run=run,
+                rater=str(row["rater"]),
+                place=", ".join(words) or "the whole run",
+                score=_NONE if is_missing(row["score"]) else f"{float(row['score']):.0f}",
+                text=str(row["note"]),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,404 @@
+"""Resized LoRAs beside their original: one table, sheets, and what was lost for which size."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from optbench import analysis
+from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.records import Cell
+from optbench.render import sheet as render_sheet
+from optbench.report.charts import spectra
+from optbench.report.charts.line import number_text
+from optbench.report.charts.scatter import Level, Point, size_chart
+from optbench.report.sheets import ShownSheet, shown_sheet
+from optbench.report.tables import Entry, Line, Table
+from optbench.report.wording import bytes_text, difference_text
+from optbench.schema import Prompt
+
+NO_LEGEND = Markup("")
+_NONE = "-"
+_SPLITS = {"training": "training pictures", "held_out": "held-out pictures"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart with its heading and what to know before reading it."""
+
+    title: str
+    note: str
+    svg: Markup
+    legend: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laboratory:
+    """Everything the page says about resized LoRAs."""
+
+    table: Table
+    sheets: tuple[PromptSheets, ...]
+    charts: tuple[Chart, ...]
+    maps: tuple[Chart, ...]
+    base_distance: float | None  # from the original to the base alone: nothing left
+
+
+def make_laboratory(sweep: SweepEvidence, report_dir: Path) -> Laboratory | None:
+    """Return what to show of a sweep's resized LoRAs, or None where it has none."""
+    resized = [run for run in sweep.runs if run.kind == analysis.RESIZE]
+    if not resized:
+        return None
+    columns = _in_order(sweep)
+    last = [(run, last_record(run)) for run in columns]
+    layered = list(_spectra_and_maps(sweep, resized))
+    return Laboratory(
+        table=_table(sweep, last),
+        sheets=tuple(resized_sheets(columns, report_dir)),
+        charts=(*_charts(sweep, last), *(spectrum for spectrum, _ in layered)),
+        maps=tuple(map_ for _, maps in layered for map_ in maps),
+        base_distance=next(iter(_base_distances(last)), None),
+    )
+
+
+def _in_order(sweep: SweepEvidence) -> list[RunEvidence]:
+    """Return originals, each before its resized files, large before small; then trainings."""
+    originals = {_source(run): run for run in sweep.runs if run.kind == analysis.ORIGINAL}
+    resized = [run for run in sweep.runs if run.kind == analysis.RESIZE]
+    found: list[RunEvidence] = []
+    for source in dict.fromkeys([*originals, *map(_source, resized)]):
+        own = [run for run in resized if _source(run) == source]
+        found += [originals[source]] if source in originals else []
+        found += sorted(own, key=lambda run: (-(size_of(run) or 0.0), run.run.name))
+    trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
+    # A training that was resized stands there already: as the original.
+    sources = {str(one) for run in resized for one in _sources(run)}
+    others = [run for run in trained if not any(run.run.name in one for one in sources)]
+    return found + sorted(others, key=lambda run: run.run.name)
+
+
+def _sources(run: RunEvidence) -> list[str]:
+    listed = run.config.get("source")
+    return [str(one) for one in listed] if isinstance(listed, list) else [str(listed)]
+
+
+def _source(run: RunEvidence) -> str:
+    return repr((_sources(run), run.config.get("weights")))
+
+
+# The table
+
+
+def _table(sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> Table:
+    largest = max((size_of(run) or 0.0 for run, _ in last), default=0.0) or 1.0
+    losses = _paired(sweep)
+    splits = [name for name in _SPLITS if any(name in found for found in losses.values())]
+    lines = []
+    for run, row in last:
+        size = size_of(run)
+        share = 100 * (size or 0.0) / largest
+        source = number_of(row.get("source_bytes"))
+        of_source = size / source if size and source else None
+        entries = [
+            Entry(text=bytes_text(size), sort=size, bar_percent=share),
+            _entry(of_source, lambda value: f"{value:.1%}"),
+            _entry(number_of(row.get("mean_dim")), lambda value: f"{value:.3g}"),
+            _entry(number_of(row.get("max_dim")), lambda value: f"{value:.0f}"),
+            _entry(number_of(row.get("retained_energy")), lambda value: f"{value:.2%}"),
+            _entry(number_of(row.get("least_retained_energy")), lambda value: f"{value:.2%}"),
+            _entry(number_of(row.get("picture_difference")), number_text),
+            _entry(number_of(row.get("picture_ssim")), number_text),
+        ]
+        found = losses.get(run.run.name, {})
+        for split in splits:
+            entries += found[split].entries() if split in found else [_entry(None, number_text)] * 3
+        lines.append(Line(run=run, entries=tuple(entries)))
+    titles = [
+        *("file", "of original", "mean dim", "max dim", "energy kept", "least layer"),
+        *("distance", "SSIM"),
+    ]
+    for split in splits:
+        name = "loss" if split == "training" else "held-out loss"
+        titles += [name, f"{name} - base", f"{name} - original"]
+    return Table(titles=tuple(titles), lines=tuple(lines))
+
+
+def _entry(value: float | None, text: Any) -> Entry:
+    return Entry(text=_NONE if value is None else text(value), sort=value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Paired:
+    """A run's validation loss on one kind of pictures, and differences at the same draws."""
+
+    loss: float
+    against_base: float | None
+    against_original: float | None
+    num_worse: int  # pictures on which it is worse than the original
+    num_pictures: int
+
+    def entries(self) -> list[Entry]:
+        original = difference_text(self.against_original)
+        if self.against_original is not None:
+            original += f" ({self.num_worse} of {self.num_pictures})"
+        return [
+            _entry(self.loss, number_text),
+            Entry(text=difference_text(self.against_base), sort=self.against_base),
+            Entry(text=original, sort=self.against_original),
+        ]
+
+
+def _paired(sweep: SweepEvidence) -> dict[str, dict[str, _Paired]]:
+    """Return every run's losses after its last measured epoch, by run and kind of pictures."""
+    found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    frame = sweep.frames.validation
+    if frame.empty or "loss" not in frame:
+        return {}
+    last = frame.groupby("run")["epoch"].transform("max")
+    for record in frame[frame["epoch"] == last].to_dict("records"):
+        row = {str(key): value for key, value in record.items()}
+        if number_of(row.get("loss")) is not None:
+            found.setdefault(row["run"], {}).setdefault(str(row.get("split")), []).append(row)
+    return {
+        run: {split: _paired_of(rows) for split, rows in by_split.items() if split in _SPLITS}
+        for run, by_split in found.items()
+    }
+
+
+def _paired_of(rows: Sequence[Mapping[str, Any]]) -> _Paired:
+    by_picture: dict[str, list[float]] = {}
+    for row in rows:
+        original = number_of(row.get("original_loss"))
+        if original is not None:
+            by_picture.setdefault(str(row.get("image")), []).append(row["loss"] - original)
+    base = [row["loss"] - alone for row in rows if (alone := number_of(row.get("base_loss")))]
+    differences = [value for values in by_picture.values() for value in values]
+    return _Paired(
+        loss=statistics.fmean(row["loss"] for row in rows),
+        against_base=statistics.fmean(base) if base else None,
+        against_original=statistics.fmean(differences) if differences else None,
+        num_worse=sum(statistics.fmean(values) > 0 for values in by_picture.values()),
+        num_pictures=len(by_picture),
+    )
+
+
+# Charts
+
+
+def _charts(
+    sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]
+) -> Iterator[Chart]:
+    far = _base_distances(last)
+    yield from _chart(
+        "Picture distance by file size",
+        "Mean absolute difference of all pixels from the original's pictures of the same prompts "
+        "and seeds, 0 to 1. The line is the base without any LoRA: nothing left.",
+        _points(last, lambda run, row: number_of(row.get("picture_difference"))),
+        y_title="picture distance",
+        levels=[Level(value=value, text="base, no LoRA") for value in far[:1]],
+    )
+    losses = _paired(sweep)
+    for split, words in _SPLITS.items():
+        points = _points(
+            last,
+            lambda run, row, split=split: (
+                found.loss if (found := losses.get(run.run.name, {}).get(split)) else None
+            ),
+        )
+        base = [
+            one.loss - one.against_base
+            for by_split in losses.values()
+            if (one := by_split.get(split)) and one.against_base is not None
+        ]
+        yield from _chart(
+            f"Validation loss by file size, {words}",
+            "The same pictures, noise and timesteps for every file. Lower is nearer to these "
+            "pictures, which is not the same as better pictures.",
+            points,
+            y_title="validation loss",
+            levels=[Level(value=value, text="base, no LoRA") for value in base[:1]],
+        )
+    yield from _chart(
+        "Energy kept by file size",
+        "Share of the sum of all squared singular values of the weight changes that is still "
+        "there. It is exact, and says nothing of whether the lost part was seen.",
+        _points(last, lambda run, row: number_of(row.get("retained_energy"))),
+        y_title="energy kept",
+    )
+
+
+def _base_distances(last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> list[float]:
+    found = (number_of(row.get("base_picture_difference")) for _, row in last)
+    return [value for value in found if value is not None]
+
+
+def _chart(
+    title: str, note: str, points: Sequence[Point], *, y_title: str, levels: Sequence[Level] = ()
+) -> Iterator[Chart]:
+    svg = size_chart(points, y_title=y_title, levels=levels) if len(points) > 1 else None
+    if svg is not None:
+        yield Chart(title=title, note=note, svg=svg, legend=NO_LEGEND)
+
+
+def _points(last: Sequence[tuple[RunEvidence, Mapping[str, Any]]], value_of: Any) -> list[Point]:
+    return [
+        Point(
+            size_bytes=size,
+            value=value,
+            text=_short(run),
+            label=run.label,
+            colour=run.colour,
+        )
+        for run, row in last
+        if (size := size_of(run)) and (value := value_of(run, row)) is not None
+    ]
+
+
+def _short(run: RunEvidence) -> str:
+    """Return a label without the names of settings: `param=8` is 8."""
+    words = [word.rpartition("=")[2] for word in run.label.split()]
+    return " ".join(words)[:24]
+
+
+def _spectra_and_maps(
+    sweep: SweepEvidence, resized: Sequence[RunEvidence]
+) -> Iterator[tuple[Chart, list[Chart]]]:
+    """Yield each source's spectrum, and what every layer kept in each of its files."""
+    by_run = _layers(sweep)
+    by_source: dict[str, list[RunEvidence]] = {}
+    for run in sorted(resized, key=lambda run: -(size_of(run) or 0.0)):
+        if by_run.get(run.run.name):
+            by_source.setdefault(_source(run), []).append(run)
+    for runs in by_source.values():
+        svg, legend = spectra.spectrum_chart(by_run[runs[0].run.name])
+        if svg is None:
+            continue
+        name = "" if len(by_source) == 1 else f" of {Path(_sources(runs[0])[0]).name}"
+        note = "The median over all layers of a kind, largest singular value = 1. A steep "
+        note += "fall means that few directions do the work, and the rest can go."
+        spectrum = Chart(title=f"Spectrum of the original{name}", note=note, svg=svg, legend=legend)
+        drawn = spectra.energy_map([(_short(run), by_run[run.run.name]) for run in runs])
+        title = f"Energy kept by every layer{name}"
+        note = "White: all of its energy kept; full colour: none. Point at a cell for numbers."
+        maps = [] if drawn is None else [Chart(title=title, note=note, svg=drawn, legend=NO_LEGEND)]
+        yield spectrum, maps
+
+
+def _layers(sweep: SweepEvidence) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the records of every resized file's layers after its last epoch."""
+    frame = sweep.frames.layers
+    if frame.empty or "retained_fro" not in frame:
+        return {}
+    known = frame[frame["retained_fro"].notna()]
+    last = known[known["epoch"] == known.groupby("run")["epoch"].transform("max")]
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in last.to_dict("records"):
+        found.setdefault(str(record["run"]), []).append({str(k): v for k, v in record.items()})
+    return found
+
+
+_MAX_COLUMNS = 6  # of one sheet, the original included
+_CELL_PX = 420
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSheets:
+    """One prompt after every epoch: sheets whose first column is the original."""
+
+    prompt: Prompt
+    anchor: str
+    epochs: tuple[tuple[int, tuple[ShownSheet, ...]], ...]
+
+
+def last_record(run: RunEvidence) -> Mapping[str, Any]:
+    """Return a run's record of its last epoch, empty where it has none."""
+    return run.epochs[-1] if run.epochs else {}
+
+
+def size_of(run: RunEvidence) -> float | None:
+    """Return how many bytes a run's file has, of an original those of its source."""
+    found = number_of(last_record(run).get("lora_bytes"))
+    return number_of(run.row.get("lora_bytes")) if found is None else found
+
+
+def number_of(value: Any) -> float | None:
+    """Return a value that is a number, None for anything else."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and value == value else None
+
+
+def resized_sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator[PromptSheets]:
+    """Yield every prompt's sheets; the runs are columns in this order, the original first."""
+    prompts = {prompt.name: prompt for run in columns for prompt in run.prompts}
+    shown = [run for run in columns if run.prompts and (run.run.path / "images").is_dir()]
+    resized = [run for run in shown if run.kind == analysis.RESIZE]
+    if not resized:
+        return
+    epochs = sorted({int(row["epoch"]) for run in resized for row in run.epochs})
+    for number, (name, prompt) in enumerate(prompts.items(), start=1):
+        found = []
+        for epoch in epochs:
+            plans = _plans(shown, prompt, epoch=epoch, seeds=resized[0].seeds)
+            folder = report_dir / "sheets" / f"epoch-{epoch:04d}"
+            written = [
+                render_sheet.write_sheet(folder / f"resized-{name}-{part}.png", plan)
+                for part, plan in enumerate(plans, start=1)
+            ]
+            sheets = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in written)
+            found.append((epoch, sheets))
+        yield PromptSheets(prompt=prompt, anchor=f"resized-{number}", epochs=tuple(found))
+
+
+def _plans(
+    runs: Sequence[RunEvidence],
+    prompt: Prompt,
+    *,
+    epoch: int,
+    seeds: Sequence[int],
+) -> Iterator[render_sheet.SheetPlan]:
+    """Yield sheets with columns that fit a page; the original is the first of every one."""
+    first, *others = [(run, epoch, _title(run, epoch)) for run in runs]
+    base = next((run for run in runs if run.run.images_dir(0).is_dir()), None)
+    if base is not None:
+        others.append((base, 0, "base, no LoRA\n0 B"))
+    num_sheets = -(-len(others) // (_MAX_COLUMNS - 1)) or 1
+    width = -(-len(others) // num_sheets)
+    for start in range(0, max(1, len(others)), width or 1):
+        columns = [first, *others[start : start + width]]
+        rows = tuple(
+            render_sheet.Row(
+                title=f"seed {seed}",
+                tiles=tuple(_tile(run, prompt, seed=seed, epoch=at) for run, at, _ in columns),
+            )
+            for seed in seeds
+        )
+        yield render_sheet.SheetPlan(
+            title=f"prompt {prompt.name}: {first[2].partition(chr(10))[0]} and what was made of it",
+            text=prompt.text,
+            columns=tuple(title for _, _, title in columns),
+            rows=rows,
+            size_px=(prompt.width, prompt.height),
+            cell_height_px=_CELL_PX,
+        )
+
+
+def _title(run: RunEvidence, epoch: int) -> str:
+    """Return a column's title, and under it how large the file of that epoch is."""
+    row = next((one for one in run.epochs if one.get("epoch") == epoch), {})
+    size = number_of(row.get("lora_bytes")) or size_of(run)
+    return f"{run.label}\n{bytes_text(size)}"
+
+
+def _tile(run: RunEvidence, prompt: Prompt, *, seed: int, epoch: int) -> render_sheet.Tile:
+    cell = Cell(
+        prompt=prompt.name, width=prompt.width, height=prompt.height, seed=seed, epoch=epoch
+    )
+    path = run.run.image_path(cell)
+    if path.is_file():
+        return render_sheet.Tile(path=path)
+    note = "not rendered" if run.row["status"] == "done" else f"{run.status}: {run.reason}"
+    return render_sheet.Tile(path=None, note=note.partition("\n")[0])

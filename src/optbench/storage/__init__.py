@@ -1,0 +1,1 @@
+"""A run's folder: names, atomic files, records, lock, provenance."""

@@ -1,0 +1,345 @@
+"""The only ways anything of ours is written, and how damage is noticed when it is read again.
+
+Whole files are written atomically; records are appended as whole JSON lines. Everything carries a
+checksum of its own: JSON files a key, records a key per line, texts a first comment. What older
+versions wrote has none and is read all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optbench.errors import DamagedFileError, Problem
+from optbench.storage import locks
+
+Row = dict[str, Any]
+
+_TMP_SUFFIX = ".tmp"
+_DAMAGED_SUFFIX = ".damaged"
+_SEAL = "sha256"  # last key of a JSON file, first comment of a text
+_LINE_SEAL = "crc32"  # last key of a record
+_LINE_END = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
+_LINE_END_SHAPE = b',"crc32":"........"}'
+_LEAST_ALIKE = 9  # of the 12 fixed bytes of a line's end: then it was one, before the damage
+_HEX_64 = re.compile(r"[0-9a-f]{64}")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_AGAIN = "nothing to do: the same command sets it aside and makes it again"
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Write a file so that readers and crashes see the old one or the new one, never a part.
+
+    The bytes are on the disk before the name points to them, and the name before this returns.
+
+    Returns:
+        The SHA-256 of the whole file, in hex.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two machines may have processes of one number.
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TMP_SUFFIX}")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        locks.confirm(path)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file, as `write_pieces`."""
+    write_pieces(path, [content.encode() if isinstance(content, str) else content])
+
+
+def clean_partial_files(folder: Path) -> int:
+    """Remove what killed writers left behind in a run's folder; return how many files that were.
+
+    Only for a folder nobody else is writing to: call it when a run starts or continues.
+    """
+    leftovers = [path for path in folder.rglob(f"*{_TMP_SUFFIX}") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing reads it and a person can look at it; return where."""
+    for number in range(1, 1000):
+        aside = path.with_name(f"{path.name}{_DAMAGED_SUFFIX}{'' if number == 1 else number}")
+        if not aside.exists():
+            break
+    locks.confirm(path)
+    path.replace(aside)
+    sync_folder(path.parent)
+    return aside
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole_png(path: Path) -> bool:
+    """Return whether every part of a PNG is what was written.
+
+    The format gives each part a checksum (CRC-32 of its type and content), so none of ours is
+    needed.
+    """
+    data = path.read_bytes()
+    place = len(_PNG_START)
+    if not data.startswith(_PNG_START):
+        return False
+    while place < len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        body = data[place + 4 : place + 8 + length]
+        seal = data[place + 8 + length : place + 12 + length]
+        if len(seal) < 4 or int.from_bytes(seal, "big") != zlib.crc32(body):
+            return False
+        place += 12 + length
+        if body[:4] == b"IEND":
+            return place == len(data)
+    return False
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically; numbers that are not finite become null."""
+    plain = _finite(content)
+    sealed = {**plain, _SEAL: _json_seal(plain)}
+    write_atomic(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON file's object, without its checksum.
+
+    Raises:
+        DamagedFileError: If the file is missing, unreadable, holds no object, or is not what was
+            written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}", "a JSON object") from error
+    if not isinstance(content, dict):
+        raise damaged(path, f"a JSON {type(content).__name__}", "a JSON object")
+    if not is_text(content):
+        raise damaged(path, "half a character in a text", "Unicode")
+    last = next(reversed(content.values()), None)
+    is_sealed = _SEAL in content or (isinstance(last, str) and _HEX_64.fullmatch(last))
+    if is_sealed:
+        seal = content.pop(_SEAL, None)
+        if seal != _json_seal(content):
+            raise damaged(path, "other content than was written", "what its checksum says")
+    return content
+
+
+def write_sealed_text(path: Path, text: str) -> None:
+    """Write a text atomically, under a first line with its checksum, a comment in YAML."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_atomic(path, f"# {_SEAL} of what follows: {digest}\n{text}")
+
+
+def read_sealed_text(path: Path) -> str:
+    """Return a text without the line that has its checksum.
+
+    Raises:
+        DamagedFileError: If the file is missing, unreadable, or not what was written.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}", "a text in UTF-8") from error
+    first, _, rest = text.partition("\n")
+    if _SEAL not in first and not _HEX_64.search(first):
+        return text
+    if first != f"# {_SEAL} of what follows: {hashlib.sha256(rest.encode()).hexdigest()}":
+        raise damaged(path, "another text than was written", "what its first line says")
+    return rest
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append records as whole lines in one write, on disk when this returns.
+
+    Numbers that are not finite become null, because NaN is no JSON. Half a line that a killed
+    process left at the end is removed first.
+    """
+    text = "".join(_line(row) for row in rows)
+    if not text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    locks.confirm(path)
+    is_new = not path.is_file()
+    _drop_torn_line(path)
+    with path.open("ab") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return all whole records; none for a missing file; half a last line is left out.
+
+    Raises:
+        DamagedFileError: If any other line is no JSON object, or not what was written.
+    """
+    return list(_rows(path))
+
+
+def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
+    """Return the records before the first damaged line, and what is wrong with that line."""
+    rows: list[Row] = []
+    try:
+        for row in _rows(path):
+            rows.append(row)
+    except DamagedFileError as error:
+        return rows, error
+    return rows, None
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of records anew, atomically."""
+    write_atomic(path, "".join(_line(row) for row in rows))
+
+
+def truncate_rows(path: Path, *, max_epoch: int) -> int:
+    """Drop the records after `max_epoch`, atomically; return how many were dropped.
+
+    Raises:
+        DamagedFileError: If a line is damaged, or a record does not say its epoch.
+    """
+    rows = read_rows(path)
+    if not all(isinstance(row.get("epoch"), int) for row in rows):
+        raise damaged(path, "a record without its epoch", "an `epoch` in every record")
+    kept = [row for row in rows if row["epoch"] <= max_epoch]
+    if len(kept) < len(rows):
+        write_rows(path, kept)
+    return len(rows) - len(kept)
+
+
+def damaged(path: Path, found: str, expected: str, fix: str = _AGAIN) -> DamagedFileError:
+    """Return the refusal of a file of ours that is not what was written."""
+    return DamagedFileError(Problem(str(path), found, expected, fix))
+
+
+def is_text(content: object) -> bool:
+    """Return whether all text in plain values can be written down: no half of a surrogate pair.
+
+    JSON and YAML can spell such halves, and every table and page would stumble over them.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's names on the disk, where the file system can do that.
+
+    A rename is only safe from a power cut once the folder itself is on disk.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _json_seal(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    # What was read with its checksum may be written again without a second one.
+    plain = {name: value for name, value in _finite(row).items() if name != _LINE_SEAL}
+    text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
+    if not plain:
+        return text + "\n"
+    return f'{text[:-1]},"{_LINE_SEAL}":"{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if not path.is_file():
+        return
+    # Not splitlines: it would also split at separators inside strings.
+    *lines, tail = path.read_bytes().split(b"\n")
+    del tail  # empty, or half a line of a killed process
+    is_sealed = False
+    for number, line in enumerate(lines, start=1):
+        has_seal = _has_seal(path, line, number)
+        if is_sealed and not has_seal:
+            raise _damaged_line(path, "no checksum", number)
+        is_sealed = has_seal
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _damaged_line(path, str(error), number) from error
+        if not isinstance(row, dict):
+            raise _damaged_line(path, "no object", number)
+        if not is_text(row):
+            raise _damaged_line(path, "half a character", number)
+        if has_seal:
+            del row[_LINE_SEAL]
+        yield row
+
+
+def _has_seal(path: Path, line: bytes, number: int) -> bool:
+    """Return whether a record has a checksum, which is right; older versions wrote none."""
+    body, end = line[: -len(_LINE_END_SHAPE)], line[-len(_LINE_END_SHAPE) :]
+    if len(end) < len(_LINE_END_SHAPE):
+        return False
+    found = _LINE_END.fullmatch(end)
+    if found is not None and int(found[1], 16) == zlib.crc32(body + b"}"):
+        return True
+    fixed = [(is_, was) for is_, was in zip(end, _LINE_END_SHAPE, strict=True) if was != ord(".")]
+    if sum(is_ == was for is_, was in fixed) >= _LEAST_ALIKE:
+        raise _damaged_line(path, "another record than was written", number)
+    return False
+
+
+def _damaged_line(path: Path, found: str, number: int) -> DamagedFileError:
+    return damaged(path, f"{found} in line {number}", "one whole JSON object a line")
+
+
+def _drop_torn_line(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+    data = path.read_bytes()
+    write_atomic(path, data[: data.rfind(b"\n") + 1])

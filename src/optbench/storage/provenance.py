@@ -1,0 +1,141 @@
+"""What a run was made with: versions, hardware, the code's own state, the command.
+
+Nothing here names the machine or the person: no host name, and the home folder is written `~`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_GIT_TIMEOUT_SECONDS = 10
+_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_BYTES_PER_KIB = 1024
+
+
+def collect(
+    *, packages: Sequence[str], command: Sequence[str], extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what JSON can hold about this process, this machine and this command.
+
+    Args:
+        packages: Names of distributions whose versions count; a missing one is stored as null.
+        command: The command line as it was typed.
+        extra: Further keys, stored as they are with the home folder shortened; they win.
+    """
+    content: dict[str, Any] = {
+        "optbench": _version("optbench"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "num_cpus": _num_cpus(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": _gpu_names(),
+        "packages": {name: _version(name) for name in packages},
+        "git": git_state(_CHECKOUT),
+        **extra,
+    }
+    shortened = _without_home(content)
+    assert isinstance(shortened, dict)
+    return shortened
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _num_cpus() -> int:
+    """Return the cores this process may use, which in a container are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int | None:
+    for line in _lines(Path("/proc/meminfo")):
+        name, _, value = line.partition(":")
+        if name == "MemTotal":
+            return int(value.split()[0]) * _BYTES_PER_KIB
+    return None
+
+
+def _gpu_names() -> list[str]:
+    """Return the GPUs' names if torch is loaded already; never loads it for that."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+@functools.cache
+def git_state(checkout: Path) -> Mapping[str, Any] | None:
+    """Return commit and whether files differ from it; None outside a checkout of our own.
+
+    Asked once per process: the code in memory stays the same however the files are edited.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    commit = _git(checkout, "rev-parse", "HEAD")
+    changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
+        return None
+    return {"commit": commit, "is_dirty": bool(changes)}
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    # Inside a hook, these variables would lead git to the hook's repository.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_SECONDS,
+            check=False,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _lines(path: Path) -> Iterable[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+
+
+def _without_home(value: Any) -> Any:
+    home = str(Path.home())
+    if isinstance(value, (str, Path)):
+        text = str(value)
+        return text if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)
+    if isinstance(value, Mapping):
+        return {_without_home(str(key)): _without_home(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_home(item) for item in value]
+    return value

@@ -1,0 +1,274 @@
+"""Names inside a run's folder, and how a run stands.
+
+Together with `files`, whose writers it offers again: a process that is killed at any moment leaves
+a folder that can be read and continued.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from optbench.errors import DamagedFileError, Problem
+from optbench.records import Cell, Status
+from optbench.storage import locks
+from optbench.storage.files import Row as Row
+from optbench.storage.files import append_rows as append_rows
+from optbench.storage.files import clean_partial_files as clean_partial_files
+from optbench.storage.files import damaged, is_text, read_sealed_text
+from optbench.storage.files import read_json as read_json
+from optbench.storage.files import read_rows as read_rows
+from optbench.storage.files import truncate_rows as truncate_rows
+from optbench.storage.files import write_atomic as write_atomic
+from optbench.storage.files import write_json as write_json
+
+SCHEMA = 1
+METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
+FoundStatus = Status | Literal["pending"]
+
+_NUM_FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Every path inside one run's folder (schema 1)."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its folder's."""
+        return self.path.name
+
+    @property
+    def config_path(self) -> Path:
+        """The run's whole config, resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance_path(self) -> Path:
+        """Versions, hardware, command and what was really built."""
+        return self.path / "provenance.json"
+
+    @property
+    def status_path(self) -> Path:
+        """How the run ended or stands."""
+        return self.path / "status.json"
+
+    @property
+    def steps_path(self) -> Path:
+        """One record per optimizer update."""
+        return self.path / "steps.jsonl"
+
+    @property
+    def layers_path(self) -> Path:
+        """One record per layer and epoch."""
+        return self.path / "layers.jsonl"
+
+    @property
+    def epochs_path(self) -> Path:
+        """One record per epoch."""
+        return self.path / "epochs.jsonl"
+
+    @property
+    def validation_path(self) -> Path:
+        """One record per validated picture and draw."""
+        return self.path / "validation.jsonl"
+
+    @property
+    def files_path(self) -> Path:
+        """One record per LoRA file: its SHA-256, so that damage is noticed."""
+        return self.path / "files.jsonl"
+
+    @property
+    def lora_dir(self) -> Path:
+        """The LoRA files."""
+        return self.path / "lora"
+
+    @property
+    def state_dir(self) -> Path:
+        """What a killed run continues from."""
+        return self.path / "state"
+
+    @property
+    def sheets_dir(self) -> Path:
+        """One sheet per prompt: rows are epochs, columns are seeds."""
+        return self.path / "sheets"
+
+    @property
+    def tensorboard_dir(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    def images_dir(self, epoch: int) -> Path:
+        """The pictures after one epoch; epoch 0 is the base alone."""
+        return self.path / "images" / f"epoch-{epoch:04d}"
+
+    def image_path(self, cell: Cell) -> Path:
+        """The picture of one cell."""
+        return self.images_dir(cell.epoch) / cell.file_name
+
+    def lora_path(self, epoch: int | None) -> Path:
+        """The LoRA file of one epoch, or of the finished run for None."""
+        suffix = "" if epoch is None else f"-{epoch:06d}"
+        return self.lora_dir / f"{self.name}{suffix}.safetensors"
+
+    def recorded_lora(self, row: Mapping[str, Any]) -> Path | None:
+        """Return the file a record of `files_path` is about; it cannot name one elsewhere."""
+        name = str(row.get("file"))
+        return self.lora_dir / name if Path(name).name == name else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusRecord:
+    """What status.json says; `pending` where there is none."""
+
+    status: FoundStatus
+    reason: str
+    updated: str  # UTC, ISO 8601; empty when pending
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    process: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) -> None:
+    """Write how a run stands; `running` also marks the writing process, to be seen dying."""
+    if status not in get_args(Status):
+        raise ValueError(f"unknown status {status!r}; expected one of {get_args(Status)}")
+    content: Row = {
+        "schema": SCHEMA,
+        "status": status,
+        "reason": reason,
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+        "facts": facts,
+    }
+    if status == "running":
+        content["process"] = locks.mark(os.getpid())
+    write_json(RunDir(run_dir).status_path, content)
+
+
+def read_status(run_dir: Path) -> StatusRecord:
+    """Return how a run stands; `running` only while its process lives, else `interrupted`.
+
+    A folder without status.json is `pending`; a damaged one counts as `interrupted`, because the
+    same command goes on from there; one of a later optbench as `failed`, with the sentence.
+    On the machine and since the boot where the run was started, its process decides; seen from
+    elsewhere, `claims.SILENCE_SECONDS` without a new record do.
+    """
+    path = RunDir(run_dir).status_path
+    if not path.is_file():
+        return StatusRecord(status="pending", reason="", updated="")
+    try:
+        record = _status_record(path)
+    except DamagedFileError as error:
+        return StatusRecord(status="interrupted", reason=str(error), updated="")
+    if record.status == "running" and not _is_alive(run_dir, record.process):
+        reason = "its process ended without a word; the same command goes on from here"
+        return dataclasses.replace(record, status="interrupted", reason=reason)
+    return record
+
+
+def of_later_optbench(path: Path, schema: int) -> Problem:
+    """Return the refusal of a file whose schema this version does not know; it is left alone."""
+    return Problem(
+        str(path),
+        f"schema {schema}, of a later optbench",
+        f"schema {SCHEMA} or lower, which this one reads",
+        "update optbench, or make the runs elsewhere: sweep_name=NAME",
+    )
+
+
+def is_of_later_optbench(run_dir: Path) -> bool:
+    """Return whether a run's folder belongs to a later version, which must not be written into."""
+    try:
+        schema = read_json(RunDir(run_dir).status_path).get("schema")
+    except DamagedFileError:
+        return False
+    return isinstance(schema, int) and schema > SCHEMA
+
+
+def fingerprint(content: Mapping[str, Any]) -> str:
+    """Return 16 hex digits of a mapping's content, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_NUM_FINGERPRINT_DIGITS]
+
+
+def _status_record(path: Path) -> StatusRecord:
+    content = read_json(path)
+    schema, status = content.get("schema"), content.get("status")
+    if not isinstance(schema, int):
+        raise damaged(path, f"schema {schema!r}", f"schema {SCHEMA} or lower")
+    if schema > SCHEMA:
+        return StatusRecord(
+            status="failed", reason=str(of_later_optbench(path, schema)), updated=""
+        )
+    if status not in get_args(Status):
+        raise damaged(path, f"status {status!r}", f"one of {', '.join(get_args(Status))}")
+    facts, process = content.get("facts"), content.get("process")
+    return StatusRecord(
+        status=cast(Status, status),
+        reason=str(content.get("reason", "")),
+        updated=str(content.get("updated", "")),
+        facts=facts if isinstance(facts, dict) else {},
+        process=process if isinstance(process, dict) else {},
+    )
+
+
+def _is_alive(run_dir: Path, process: Mapping[str, Any]) -> bool:
+    if locks.is_claimed(run_dir):
+        return locks.holder(run_dir) is not None
+    known = locks.is_alive(process)
+    if known is not None:
+        return known
+    run = RunDir(run_dir)
+    touched = [
+        path.stat().st_mtime
+        for path in (run.status_path, run.steps_path, run.epochs_path)
+        if path.is_file()
+    ]
+    return bool(touched) and time.time() - max(touched) < locks.SILENCE_SECONDS
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, which we never write: they let a short file hold itself or a billion lines.
+
+    Everything else is read as `yaml.safe_load` reads it, so `${...}` stays the text it is.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node unless it is an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name), which no config of ours has")
+        return super().compose_node(parent, index)
+
+
+def read_config(run: RunDir) -> dict[str, Any]:
+    """Return a run's config as plain nested dictionaries.
+
+    Raises:
+        DamagedFileError: If the file is missing, or is not the YAML we wrote.
+    """
+    path = run.config_path
+    text = read_sealed_text(path)
+    try:
+        content = yaml.load(text, Loader=_PlainLoader)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _damaged(run, f"{type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise _damaged(run, f"a {type(content).__name__}")
+    if not is_text(content):
+        raise _damaged(run, "half a character in a text")
+    return content
+
+
+def _damaged(run: RunDir, found: str) -> DamagedFileError:
+    return damaged(run.config_path, found, "the run's config in YAML")

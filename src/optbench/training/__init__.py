@@ -1,0 +1,1 @@
+"""The loop, its noise and loss, validation, state and recovery, trackers."""

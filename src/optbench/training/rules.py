@@ -1,0 +1,228 @@
+"""What is impossible or without effect in the settings of loss and noise, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from optbench.contracts import PredictionType
+from optbench.errors import Problem
+from optbench.schema import BaseOptions, DatasetOptions, LossOptions
+from optbench.storage.safetensors_header import read_header
+
+_NUM_TIMESTEPS = 1000  # of every family's schedule
+_HUBER = ("huber", "smooth_l1")
+_REASONS = {
+    "v_pred_like_loss": "a base that predicts the noise: v's own loss needs no likeness to it",
+    "zero_terminal_snr": "a base that predicts v: of pure noise, the noise says nothing",
+    "scale_v_pred_loss_like_noise_pred": "a base that predicts v: the noise's loss is that already",
+}
+
+
+def check_loss(options: LossOptions) -> list[Problem]:
+    """Return everything impossible or without effect in the settings alone."""
+    return [
+        *_check_numbers(options),
+        *_check_huber(options),
+        *_check_company(options),
+        *_check_timesteps(options),
+    ]
+
+
+def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem]:
+    """Return what does not suit the kind of prediction that the base's files name.
+
+    A base whose files do not tell is looked at again once it is loaded.
+    """
+    if base.v_parameterization is not None:
+        return check_loss_for_prediction(
+            options, "v_prediction" if base.v_parameterization else "epsilon"
+        )
+    if Path(base.path).suffix == ".safetensors":
+        return check_loss_for_prediction(options, _prediction_of_file(Path(base.path)))
+    file = Path(base.path) / "scheduler" / "scheduler_config.json"
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+    except (OSError, ValueError, AttributeError):
+        return []  # what is wrong with the base is said where the base is looked at
+    return check_loss_for_prediction(options, kind)
+
+
+def _prediction_of_file(path: Path) -> PredictionType | None:
+    """Return what a single file says its unet predicts, None if it cannot be read."""
+    try:
+        return "v_prediction" if "v_pred" in read_header(path) else "epsilon"
+    except (OSError, ValueError):
+        return None  # said where the base is looked at
+
+
+def check_loss_for_prediction(options: LossOptions, kind: PredictionType | None) -> list[Problem]:
+    """Return the settings that a base predicting the noise, or v, has no use for."""
+    is_v = kind == "v_prediction"
+    if kind is None:
+        given = {}
+    elif is_v:
+        given = {"v_pred_like_loss": options.v_pred_like_loss is not None}
+    else:
+        given = {
+            "zero_terminal_snr": options.zero_terminal_snr,
+            "scale_v_pred_loss_like_noise_pred": options.scale_v_pred_loss_like_noise_pred,
+        }
+    return [
+        Problem(
+            f"loss.{name}",
+            f"it with a base that predicts {'v' if is_v else 'the noise'}",
+            _REASONS[name],
+            f"leave out loss.{name}, or choose another base",
+        )
+        for name, is_given in given.items()
+        if is_given
+    ]
+
+
+def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[Problem]:
+    """Return a problem if class pictures are weighed and there are none."""
+    is_weight = math.isfinite(options.prior_loss_weight) and options.prior_loss_weight > 0
+    if not is_weight or options.prior_loss_weight == 1 or dataset.reg_dir is not None:
+        return []
+    return [
+        Problem(
+            "loss.prior_loss_weight",
+            f"{options.prior_loss_weight:g} without regularization pictures",
+            "1, or pictures that it can weigh",
+            (
+                "leave it out, or add dataset.reg_dir=FOLDER (python -m optbench regularize makes "
+                "one)"
+            ),
+        )
+    ]
+
+
+def _check_numbers(options: LossOptions) -> list[Problem]:
+    above_zero = {
+        "huber_c": options.huber_c,
+        "huber_scale": options.huber_scale,
+        "min_snr_gamma": options.min_snr_gamma,
+        "v_pred_like_loss": options.v_pred_like_loss,
+        "noise_offset": options.noise_offset,
+        "multires_noise_iterations": options.multires_noise_iterations,
+        "multires_noise_discount": options.multires_noise_discount,
+        "ip_noise_gamma": options.ip_noise_gamma,
+        "prior_loss_weight": options.prior_loss_weight,
+    }
+    problems = [
+        Problem(
+            f"loss.{name}",
+            f"{value:g}",
+            "a finite number above 0"
+            + ("" if name == "prior_loss_weight" else ", or null for none"),
+            f"write loss.{name}={'1' if name == 'prior_loss_weight' else 'null'}",
+        )
+        for name, value in above_zero.items()
+        if value is not None and not (math.isfinite(value) and value > 0)
+    ]
+    scale = options.adaptive_noise_scale
+    if scale is not None and not (math.isfinite(scale) and scale != 0):
+        problems.append(
+            Problem(
+                "loss.adaptive_noise_scale",
+                f"{scale:g}",
+                "a finite number other than 0, or null for none",
+                "write loss.adaptive_noise_scale=null, or a tenth of loss.noise_offset",
+            )
+        )
+    return problems
+
+
+def _check_huber(options: LossOptions) -> list[Problem]:
+    """Return the huber settings that nothing reads, and those that are missing."""
+    settings = {
+        "huber_schedule": options.huber_schedule,
+        "huber_c": options.huber_c,
+        "huber_scale": options.huber_scale,
+    }
+    if options.loss_type not in _HUBER:
+        if options.huber_schedule is not None:
+            del settings["huber_scale"]  # its default follows the schedule: one mistake, not two
+        return [
+            _without_effect(name, value, f"loss.loss_type is {options.loss_type}",
+                            "loss.loss_type=huber")
+            for name, value in settings.items()
+            if value is not None
+        ]  # fmt: skip
+    problems = []
+    if options.huber_schedule == "snr":
+        scale = settings.pop("huber_scale")
+        if scale is not None:
+            problems.append(
+                _without_effect("huber_scale", scale, "loss.huber_schedule is snr",
+                                "loss.huber_schedule=constant")
+            )  # fmt: skip
+    return problems + [
+        Problem(
+            f"loss.{name}",
+            "null",
+            f"a value, because loss.loss_type is {options.loss_type}",
+            f"leave loss.{name} out for kohya's default",
+        )
+        for name, value in settings.items()
+        if value is None
+    ]
+
+
+def _check_company(options: LossOptions) -> list[Problem]:
+    """Return the settings that say how much of something that is off."""
+    offset, gamma = options.noise_offset, options.ip_noise_gamma
+    iterations = options.multires_noise_iterations
+    pairs = (
+        ("noise_offset_random_strength", options.noise_offset_random_strength or None,
+         "noise_offset", offset, "0.05"),
+        ("adaptive_noise_scale", options.adaptive_noise_scale, "noise_offset", offset, "0.05"),
+        ("multires_noise_discount", options.multires_noise_discount,
+         "multires_noise_iterations", iterations, "8"),
+        ("ip_noise_gamma_random_strength", options.ip_noise_gamma_random_strength or None,
+         "ip_noise_gamma", gamma, "0.1"),
+    )  # fmt: skip
+    problems = [
+        _without_effect(name, value, f"loss.{other} is null", f"loss.{other}={example}")
+        for name, value, other, other_value, example in pairs
+        if value is not None and other_value is None
+    ]
+    if iterations is not None and options.multires_noise_discount is None:
+        problems.append(
+            Problem(
+                "loss.multires_noise_discount",
+                f"null while loss.multires_noise_iterations is {iterations}",
+                "the weight of every larger patch",
+                "leave it out for kohya's 0.3",
+            )
+        )
+    return problems
+
+
+def _check_timesteps(options: LossOptions) -> list[Problem]:
+    last = _NUM_TIMESTEPS if options.max_timestep is None else options.max_timestep
+    if 0 <= options.min_timestep < last <= _NUM_TIMESTEPS:
+        return []
+    return [
+        Problem(
+            "loss.min_timestep and loss.max_timestep",
+            f"timesteps from {options.min_timestep} up to, but not including, {last}",
+            f"at least one timestep from 0 to {_NUM_TIMESTEPS - 1}",
+            (
+                f"write loss.min_timestep=0 loss.max_timestep={_NUM_TIMESTEPS}; for one timestep "
+                "alone T and T + 1"
+            ),
+        )
+    ]
+
+
+def _without_effect(name: str, value: object, because: str, fix: str) -> Problem:
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return Problem(
+        f"loss.{name}",
+        f"{shown} while {because}",
+        "both or neither: alone it has no effect",
+        f"add {fix}, or leave loss.{name} out",
+    )

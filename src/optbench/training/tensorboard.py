@@ -1,0 +1,121 @@
+"""What TensorBoard shows of a run: scalars, pictures, sheets, and settings beside final numbers.
+
+Written between epochs, never within a step; made anew when a run goes on, so nothing is doubled.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from optbench.storage import rundir
+from optbench.storage.rundir import RunDir
+
+_PICTURE_PX = 256  # the height of a picture in a row of an epoch
+_SHEET_PX = 2048  # the longer side of a sheet
+_END_PREFIX = "final/"
+_LONGEST_TEXT = 80
+_NOT_FINAL = ("epoch", "step")
+# Beside everything else, places and texts would make a table nobody can read.
+_HPARAM_GROUPS = ("base", "dataset", "network", "optimizer", "lr_scheduler", "train", "loss")
+_HPARAM_KEYS = ("seed", "lr_mult")
+
+
+def write_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> None:
+    """Append one event file with every number of every row, placed at the row's `step`."""
+    rows = list(rows)
+    if not rows:
+        return
+    from torch.utils.tensorboard import SummaryWriter  # a second to import, once per process
+
+    with SummaryWriter(str(folder)) as writer:
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value is not None:
+                    writer.add_scalar(name, value, int(row["step"]))
+
+
+def rewrite_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> None:
+    """Replace all event files by one with these rows: a killed run may have left other ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    write_scalars(folder, rows)
+
+
+def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
+    """Append the pictures of some epochs, a row of seeds for each prompt, at each epoch's step.
+
+    `steps` has the step by epoch; what was not rendered is left out.
+    """
+    found = {
+        (name, step): row
+        for epoch, step in steps.items()
+        for name, row in _rows(run.images_dir(epoch)).items()
+    }
+    if not found:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run.tensorboard_dir)) as writer:
+        for (name, step), row in found.items():
+            writer.add_image(f"pictures/{name}", row, step, dataformats="HWC")
+
+
+def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
+    """Append the run's sheets, and its settings beside its final numbers (the tab HPARAMS)."""
+    epochs = rundir.read_rows(run.epochs_path)
+    if not epochs:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    last = epochs[-1]
+    final = {
+        f"{_END_PREFIX}{name}": float(value)
+        for name, value in last.items()
+        if name not in _NOT_FINAL and isinstance(value, (int, float))
+    }
+    final[f"{_END_PREFIX}seconds_train"] = sum(row.get("seconds_train") or 0 for row in epochs)
+    with SummaryWriter(str(run.tensorboard_dir)) as writer:
+        for path in sorted(run.sheets_dir.glob("*.png")):
+            writer.add_image(f"sheets/{path.stem}", _sheet(path), last["step"], dataformats="HWC")
+        # Not add_hparams, which writes into a folder of its own.
+        for summary in hparams(_hparams(config), final):
+            writer._get_file_writer().add_summary(summary)
+        for name, value in final.items():
+            writer.add_scalar(name, value, last["step"])
+
+
+def _hparams(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
+    """Return what affects the weights, by override name; the groups' own names first."""
+    found: dict[str, str | float | bool] = {}
+    for group in _HPARAM_GROUPS:
+        for key, value in config[group].items():
+            if isinstance(value, (str, int, float)) and len(str(value)) <= _LONGEST_TEXT:
+                found[group if key == "name" else f"{group}.{key}"] = value
+    return {**found, **{key: config[key] for key in _HPARAM_KEYS}}
+
+
+def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
+    """Return, for each prompt and size, its pictures side by side, made small."""
+    found: dict[str, list[NDArray[np.uint8]]] = {}
+    for path in sorted(folder.glob("*.png")):
+        name, seed, _ = path.stem.rpartition("-s")
+        if seed:
+            with Image.open(path) as image:
+                width = max(1, image.width * _PICTURE_PX // image.height)
+                small = image.convert("RGB").resize((width, _PICTURE_PX))
+            found.setdefault(name, []).append(np.asarray(small))
+    return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+
+
+def _sheet(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((_SHEET_PX, _SHEET_PX))
+        return np.asarray(small)

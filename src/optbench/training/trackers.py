@@ -1,0 +1,223 @@
+"""W&B, MLflow and trackio, through accelerate's own trackers; none of them can stop a run.
+
+Every epoch is told once: a small ledger in the run's folder says up to which epoch a tracker was
+told, and is written before it is told. So a killed run never doubles a row there; at worst the
+rows of the epoch it was killed in are missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optbench.errors import DamagedFileError, Problem, attempt
+from optbench.schema import TrackerOptions
+from optbench.storage import rundir
+from optbench.storage.rundir import Row, RunDir
+
+PACKAGES: Mapping[str, str] = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+_PROJECT = "optbench"
+_LEDGER = "trackers.json"
+
+
+def check_tracker(options: TrackerOptions) -> list[Problem]:
+    """Return everything impossible or without effect in the group, missing packages included."""
+    problems = []
+    for name in options.log_with:
+        if name not in PACKAGES:
+            problems.append(
+                Problem(
+                    "tracker.log_with",
+                    repr(name),
+                    f"some of {', '.join(PACKAGES)}; TensorBoard's files are always there",
+                    "write 'tracker.log_with=[mlflow]', or [] for none",
+                )
+            )
+        elif importlib.util.find_spec(PACKAGES[name]) is None:
+            problems.append(
+                Problem(
+                    "tracker.log_with",
+                    f"{name}, whose package is not installed",
+                    "a package that is there",
+                    f"pip install {PACKAGES[name]}, or leave {name} out",
+                )
+            )
+    if len(set(options.log_with)) < len(options.log_with):
+        problems.append(_ineffective("tracker.log_with", "one tracker twice", "each once"))
+    for name, arguments in options.args.items():
+        where = f"tracker.args.{name}"
+        if name not in options.log_with:
+            problems.append(_ineffective(where, f"arguments of {name}", "it in tracker.log_with"))
+        elif not isinstance(arguments, Mapping):
+            problems.append(_ineffective(where, repr(arguments), "names and values"))
+    if not options.log_with:
+        problems += [
+            _ineffective(f"tracker.{key}", repr(value), "a tracker in tracker.log_with")
+            for key in ("log_tracker_name", "run_name")
+            if (value := getattr(options, key)) is not None
+        ]
+    return problems
+
+
+def _ineffective(where: str, found: str, expected: str) -> Problem:
+    return Problem(where, found, expected, f"correct or leave out {where}")
+
+
+@dataclass(slots=True)
+class Trackers:
+    """The trackers of one run, begun by `begin`; what goes wrong with one is said and ends it."""
+
+    options: TrackerOptions
+    folder: Path  # the run's state folder, where the ledger lies
+    run_name: str
+    say: Callable[[str], None]
+    _open: dict[str, Any] = field(default_factory=dict)
+    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, settings: Mapping[str, object]) -> None:
+        """Open every tracker, or go on with the run it already has, and tell it the settings."""
+        if not self.options.log_with:
+            return
+        self._told = self._read_ledger()
+        for name in self.options.log_with:
+            told = self._told.setdefault(name, {"epoch": 0, "id": ""})
+            if self._try(name, lambda one=name: self._start(one, settings)):  # type: ignore[misc]
+                self._told[name] = told
+
+    def tell(self, run: RunDir) -> None:
+        """Tell each tracker the run's records of the epochs that it was not told yet."""
+        if self._open:
+            steps = rundir.read_rows(run.steps_path)
+            for row in rundir.read_rows(run.epochs_path):
+                own = [step for step in steps if step["epoch"] == row["epoch"]]
+                self._epoch(row["epoch"], [*own, row])
+
+    def _epoch(self, epoch: int, rows: Sequence[Row]) -> None:
+        for name in list(self._open):
+            told = self._told[name]
+            if told["epoch"] >= epoch:
+                continue
+            self._told[name] = {**told, "epoch": epoch}
+            self._write_ledger()
+            self._try(name, lambda one=name: self._tell(one, rows))  # type: ignore[misc]
+
+    def finish(self) -> None:
+        """Close every tracker."""
+        for name in list(self._open):
+            self._try(name, lambda one=name: self._open[one].finish())  # type: ignore[misc]
+        self._open.clear()
+
+    def _start(self, name: str, settings: Mapping[str, object]) -> None:
+        from accelerate import tracking
+
+        told = self._told[name]
+        arguments: dict[str, Any] = {**self.options.args.get(name, {})}
+        project = self.options.log_tracker_name or _PROJECT
+        shown = self.options.run_name or self.run_name
+        is_known = bool(told["id"])
+        if name == "mlflow":
+            tracker: Any = tracking.MLflowTracker(
+                project, run_name=shown, run_id=told["id"] or None, **arguments
+            )
+        else:
+            arguments = {"name": shown, **arguments}
+            if name == "wandb":
+                own = told["id"] or rundir.fingerprint({"folder": str(self.folder.resolve())})
+                arguments = {"id": own, "resume": "allow", **arguments}
+            else:
+                arguments = {"resume": "allow" if is_known else "never", **arguments}
+            kind = tracking.WandBTracker if name == "wandb" else tracking.TrackioTracker
+            tracker = kind(project, **arguments)
+        tracker.start()
+        self._open[name] = tracker
+        told["id"] = _identifier(name, tracker)
+        self._write_ledger()
+        if not is_known:
+            tracker.store_init_configuration(dict(settings))
+
+    def _tell(self, name: str, rows: Sequence[Row]) -> None:
+        """Tell one tracker rows by step; an epoch's own numbers go with its last step's."""
+        by_step: dict[int, dict[str, float]] = {}
+        for row in rows:
+            by_step.setdefault(int(row["step"]), {}).update(
+                (key, value)
+                for key, value in row.items()
+                if key != "step" and isinstance(value, (int, float)) and type(value) is not bool
+            )
+        for step, values in by_step.items():
+            self._open[name].log(values, step=step)
+
+    def _try(self, name: str, work: Callable[[], object]) -> bool:
+        why = attempt(work)
+        if why:
+            self._open.pop(name, None)
+            self.say(f"tracker {name} is told nothing more in this run: {why}")
+        return not why
+
+    def _read_ledger(self) -> dict[str, dict[str, Any]]:
+        path = self.folder / _LEDGER
+        if not path.is_file():
+            return {}
+        try:
+            content = rundir.read_json(path)
+            return {
+                str(name): {"epoch": int(told["epoch"]), "id": str(told["id"])}
+                for name, told in content.items()
+            }
+        except (DamagedFileError, KeyError, TypeError, ValueError) as error:
+            self.say(f"trackers may be told rows twice: {error}")
+            return {}
+
+    def _write_ledger(self) -> None:
+        rundir.write_json(self.folder / _LEDGER, self._told)
+
+
+@contextlib.contextmanager
+def tracked(
+    options: TrackerOptions, run: RunDir, tree: Mapping[str, object], show: Callable[[str], None]
+) -> Iterator[Trackers]:
+    """Return a context with the run's trackers open, which are closed however it ends.
+
+    Args:
+        options: Which ones.
+        run: The run; what a tracker did wrong stays with its notices.
+        tree: The run's settings, nested.
+        show: Shows a person what a tracker did wrong.
+    """
+
+    def say(text: str) -> None:
+        show(text)
+        content = rundir.read_json(run.provenance_path)
+        content["notices"] = [*content.get("notices", ()), text]
+        rundir.write_json(run.provenance_path, content)
+
+    trackers = Trackers(options=options, folder=run.state_dir, run_name=run.name, say=say)
+    trackers.begin(flat_settings(tree))
+    try:
+        yield trackers
+    finally:
+        trackers.finish()
+
+
+def flat_settings(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return nested settings by override name; lists as text, as trackers want them."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_settings(value, f"{prefix}{key}."))
+        else:
+            is_plain = value is None or isinstance(value, (bool, int, float, str))
+            flat[f"{prefix}{key}"] = value if is_plain else json.dumps(value, default=str)
+    return flat
+
+
+def _identifier(name: str, tracker: Any) -> str:
+    """Return what the tracker's package finds the same run by."""
+    if name == "mlflow":
+        return str(tracker.tracker.info.run_id)
+    return str(getattr(tracker.tracker, "id", None) or getattr(tracker.tracker, "name", "") or "")

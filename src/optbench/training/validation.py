@@ -1,0 +1,243 @@
+"""The validation losses of a run's folder: which are missing, measured from the files they are of.
+
+As pictures are (docs/decisions/0001), so that they speak of what a person will load, can be made
+again at any time, and cannot touch a training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optbench.contracts import Base, Network
+from optbench.data import read_dataset
+from optbench.data.batches import sizes_of
+from optbench.data.latent_cache import encode_dataset
+from optbench.errors import DamagedFileError, DatasetError, Problem
+from optbench.lora.network import as_in_file
+from optbench.records import Dataset
+from optbench.schema import DatasetOptions, ValidateOptions
+from optbench.storage import rundir
+from optbench.storage.files import set_aside, write_rows
+from optbench.storage.rundir import Row, RunDir
+from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
+
+_KEY_FILE = "validated-as.json"
+_SCHEMA = 1  # raise it when equal settings begin to give other losses
+_SPLITS: tuple[Split, ...] = ("training", "held_out")
+Place = tuple[str, int]  # picture and timestep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """Everything besides the network that decides a validation loss, and where rows go."""
+
+    run: RunDir
+    base: Base
+    probes: tuple[Probe, ...]
+    options: ValidateOptions
+    clip_skip: int
+    max_token_length: int
+    cache_dir: Path
+
+    @property
+    def key(self) -> str:
+        """Hex that changes with anything but the network that a loss depends on."""
+        content = {
+            "schema": _SCHEMA,
+            "base": self.base.fingerprint,
+            "vae": self.base.vae_fingerprint,
+            "device": self.base.device.type,
+            "dtype": str(self.base.dtype),
+            "pictures": [(one.image_key, one.split, one.caption) for one in self.probes],
+            "sizes": [list(one.latents_CHW.shape) for one in self.probes],
+            "timesteps": list(self.options.timesteps),
+            "clip_skip": self.clip_skip,
+            "max_token_length": self.max_token_length,
+        }
+        return rundir.fingerprint(content)
+
+
+def read_probes(
+    options: ValidateOptions,
+    data: DatasetOptions,
+    base: Base,
+    *,
+    dataset: Dataset | None = None,
+    cache_dir: Path,
+) -> tuple[Probe, ...]:
+    """Return the pictures to measure on: some of the data set, and some of `options.dir`.
+
+    Raises:
+        DatasetError: If pictures cannot be read, or held-out ones are among those trained on.
+    """
+    trained = dataset or read_dataset(data, pixels_per_latent=base.pixels_per_latent)
+    found = list(_probes(trained, "training", options, base, cache_dir))
+    if options.dir is not None:
+        # What other captions and pictures give nothing to do is no mistake of these.
+        apart = dataclasses.replace(
+            data,
+            dir=options.dir,
+            reg_dir=None,
+            class_tokens=None,
+            enable_wildcard=False,
+            caption_separator=",",
+            secondary_separator=None,
+            keep_tokens_separator=None,
+            random_crop=False,
+        )
+        held_out = read_dataset(apart, pixels_per_latent=base.pixels_per_latent)
+        _check_apart(trained, held_out)
+        found += _probes(held_out, "held_out", options, base, cache_dir)
+    return tuple(found)
+
+
+def due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
+    """Return which of so many trained epochs are to be measured; the last of a run always is."""
+    found = [one for one in range(1, num_epochs + 1) if one % options.every_n_epochs == 0]
+    return found + [num_epochs] * (is_last and num_epochs not in found)
+
+
+def validate_missing(examination: Examination, network: Network, epochs: Sequence[int]) -> None:
+    """Measure these epochs from their LoRA files, where they have no losses yet.
+
+    `network` sits nowhere, and has its own weights back afterwards, bit for bit.
+    """
+    for epoch in epochs:
+        if is_wanted(examination, epoch):
+            prepare(examination)
+            path = examination.run.lora_path(epoch)
+            with as_in_file(network, path), network.merged():
+                measure(examination, epoch=epoch)
+
+
+def is_wanted(examination: Examination, epoch: int) -> bool:
+    """Return whether an epoch's losses are not there; those measured otherwise are removed."""
+    run, key_path = examination.run, examination.run.path / _KEY_FILE
+    try:
+        is_same = key_path.is_file() and rundir.read_json(key_path)["key"] == examination.key
+    except (DamagedFileError, KeyError):
+        is_same = False
+    if not is_same:
+        run.validation_path.unlink(missing_ok=True)
+        rundir.write_json(key_path, {"key": examination.key})
+    rows = rundir.read_rows(run.validation_path)
+    num_there: int = sum(row["epoch"] == epoch for row in rows)
+    if 0 < num_there < len(examination.probes) * len(examination.options.timesteps):
+        # A process that is killed, or a disk that is full, may end amid an epoch's lines.
+        write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
+        return True
+    return num_there == 0
+
+
+def measure(
+    examination: Examination, *, epoch: int, originals: Mapping[Place, float] | None = None
+) -> dict[Place, float]:
+    """Append the losses of what the base answers now to the run's records, and return them.
+
+    Every row also has the base's own loss at the same place, and the original's where given.
+    """
+    alone = base_losses(examination)
+    found = _measured(examination)
+    rows: list[Row] = []
+    for probe in examination.probes:
+        for timestep in examination.options.timesteps:
+            place = probe.image_key, timestep
+            row: Row = {
+                "epoch": epoch,
+                "image": probe.image_key,
+                "split": probe.split,
+                "timestep": timestep,
+                "loss": found[place],
+                "base_loss": alone.get(place),
+            }
+            rows.append(row if originals is None else {**row, "original_loss": originals[place]})
+    rundir.append_rows(examination.run.validation_path, rows)
+    return found
+
+
+def prepare(examination: Examination) -> None:
+    """Measure the base alone, once for all runs; call it while no network sits in the base."""
+    path = _base_path(examination)
+    try:
+        base_losses(examination)
+    except (DamagedFileError, KeyError, TypeError, ValueError):
+        if path.is_file():
+            set_aside(path)
+        losses = [[*place, loss] for place, loss in _measured(examination).items()]
+        rundir.write_json(path, {"losses": losses})
+
+
+def base_losses(examination: Examination) -> dict[Place, float]:
+    """Return the losses of the base alone, measured by `prepare`."""
+    content = rundir.read_json(_base_path(examination))
+    return {(str(image), int(timestep)): loss for image, timestep, loss in content["losses"]}
+
+
+def summary(rows: Iterable[Mapping[str, Any]], *, epoch: int) -> dict[str, float]:
+    """Return an epoch's mean losses for its record; nothing where it has none.
+
+    `validation_loss/training` is over pictures that are trained on, `/held_out` over others, and
+    `_base` and `_original` are the base's and the original's means over the same places.
+    """
+    of_epoch = [row for row in rows if row["epoch"] == epoch]
+    found: dict[str, float] = {}
+    for split in _SPLITS:
+        chosen = [row for row in of_epoch if row["split"] == split]
+        for name, key in (("", "loss"), ("_base", "base_loss"), ("_original", "original_loss")):
+            values = [row[key] for row in chosen if row.get(key) is not None]
+            if values:
+                found[f"validation_loss{name}/{split}"] = statistics.fmean(values)
+    return found
+
+
+def _measured(examination: Examination) -> dict[Place, float]:
+    losses = paired_losses(
+        examination.base,
+        examination.probes,
+        timesteps=examination.options.timesteps,
+        clip_skip=examination.clip_skip,
+        max_token_length=examination.max_token_length,
+    )
+    return {(one.image_key, one.timestep): one.loss for one in losses}
+
+
+def _base_path(examination: Examination) -> Path:
+    return examination.cache_dir / "base-losses" / f"{examination.key}.json"
+
+
+def _probes(
+    dataset: Dataset, split: Split, options: ValidateOptions, base: Base, cache_dir: Path
+) -> Iterable[Probe]:
+    own = [image for image in dataset.images if not image.is_regularization]
+    chosen = choose_images(own, options.num_pictures)
+    part = Dataset(images=tuple(chosen), fingerprint=dataset.fingerprint)
+    latents = encode_dataset(part, base, cache_dir=cache_dir, flips=False).latents_CHW
+    return [
+        Probe(
+            image_key=image.key,
+            split=split,
+            caption=image.caption.split("\n")[0],  # its other lines are alternatives
+            sizes=sizes_of(image, flipped=False),
+            latents_CHW=latents[image.key, False],
+        )
+        for image in chosen
+    ]
+
+
+def _check_apart(trained: Dataset, held_out: Dataset) -> None:
+    keys = {image.key for image in trained.images}
+    both: Sequence[str] = [str(one.path) for one in held_out.images if one.key in keys]
+    if both:
+        raise DatasetError(
+            Problem(
+                "validate.dir",
+                f"{len(both)} pictures that are trained on, for instance {both[0]}",
+                "held-out pictures that no training of this data set sees",
+                "take them out of one of the two folders",
+            )
+        )

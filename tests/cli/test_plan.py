@@ -1,0 +1,212 @@
+"""What a command would run and cost, told without running it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optbench.cli import estimate
+from optbench.cli import plan as plan_command
+from optbench.config.build import config_yaml
+from optbench.config.compose import AskedRun, compose_runs
+from optbench.launch import guard
+from optbench.storage import rundir
+from tests.models.test_files import write_header
+
+pytestmark = pytest.mark.usefixtures("fake_assets")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    monkeypatch.chdir(place)
+
+
+def only(*arguments: str) -> AskedRun:
+    (run,) = compose_runs(arguments).runs
+    return run
+
+
+def cost_of(*arguments: str) -> estimate.Cost:
+    run = only(*arguments)
+    return estimate.estimate(run.config, run.identity.dataset)
+
+
+def write_run(run: AskedRun, *, step_seconds: float, pause_seconds: float) -> None:
+    rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
+    row = {"step": 1, "epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
+    rundir.append_rows(run.run_dir / "steps.jsonl", [row, row])
+    pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
+    rundir.append_rows(run.run_dir / "epochs.jsonl", [pause])
+    for path in guard._pictures(rundir.RunDir(run.run_dir), run.config):
+        rundir.write_atomic(path, b"")
+    rundir.write_status(run.run_dir, "done")
+
+
+def write_base(folder: Path, part: str, shapes: dict[str, list[int]]) -> None:
+    header: dict[str, Any] = {}
+    stop = 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, stop]}
+    text = json.dumps({"__metadata__": {}, **header}).encode()
+    file = folder / "tiny" / part / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(stop))
+
+
+def test_the_plan_of_the_main_command(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["-m", "optimizer=adamw,lion,dadaptlion", "network.dim=16,32,64,128"]
+    assert plan_command.main(command) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"(adamw|lion|dadaptlion)-dim\d+-[0-9a-f]{8}\s+to do", out)) == 12
+    assert "12 runs: 0 done, 12 to do" in out
+    assert "bucket 512x768: 2 pictures, 6 uses" in out
+    assert "bucket 768x512: 1 pictures, 3 uses" in out
+    assert "optimizer.lr is a factor" in out
+    assert "time: unknown" in out
+    assert "class words" not in out
+    assert list(Path().iterdir()) == []
+
+
+def test_pictures_without_captions_are_named(
+    fake_assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caption = sorted((fake_assets / "mirelle").rglob("*.txt"))[0]
+    caption.unlink()
+    assert plan_command.main([]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 3 pictures have no caption but their folder's class words" in out
+    assert caption.stem in out
+
+
+def test_problems_are_all_told_and_the_exit_code_is_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert plan_command.main(["network.dim=0", "seed=-1"]) == 2
+    out = capsys.readouterr().out
+    assert "network.dim" in out
+    assert "seed" in out
+
+
+def test_finished_runs_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(only("network.dim=8"), step_seconds=1, pause_seconds=1)
+    plan_command.main(["network.dim=8"])
+    assert "1 runs: 1 done, 0 to do" in capsys.readouterr().out
+    plan_command.main(["network.dim=8", "render.steps=3"])
+    assert "other pictures to render" in capsys.readouterr().out
+
+
+def test_steps_are_counted_by_bucket_and_update() -> None:
+    # 6 and 3 uses: 3 + 2 batches of 2.
+    assert cost_of().num_steps_per_epoch == 5
+    assert cost_of("train.epochs=8").num_steps == 40
+    assert cost_of("train.gradient_accumulation=2").num_steps_per_epoch == 3
+    assert cost_of("train.batch_size=4").num_steps_per_epoch == 3
+    short = cost_of("train.max_steps=12")
+    assert (short.num_steps, short.num_epochs) == (12, 3)
+
+
+def test_time_is_judged_by_the_nearest_earlier_run() -> None:
+    assert cost_of().seconds is None
+    write_run(only("optimizer=lion"), step_seconds=1.0, pause_seconds=10.0)
+    assert cost_of("train.epochs=8").seconds == pytest.approx(40 * 1.0 + 8 * 10.0)
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    assert cost_of("train.epochs=8").seconds == pytest.approx(40 * 2.0 + 8 * 20.0)
+    assert cost_of("train.batch_size=1").seconds is None
+
+
+def test_disk_is_judged_by_the_shapes_of_the_base(fake_assets: Path) -> None:
+    block = "down.0.attentions.0.to_q.weight"
+    conv = "down.0.resnets.0.conv1.weight"
+    write_base(fake_assets, "unet", {block: [10, 20], conv: [4, 6, 3, 3], "time.weight": [9, 9]})
+    write_base(fake_assets, "text_encoder", {"layers.0.self_attn.k.weight": [7, 7]})
+    assert estimate.num_lora_weights(only("network.dim=2").config) == 2 * 30 + 2 * 14
+    only_unet = only("network.dim=2", "network.train_text_encoder=false").config
+    assert estimate.num_lora_weights(only_unet) == 2 * 30
+    locon = only("network=locon", "network.dim=2", "network.conv_dim=3").config
+    assert estimate.num_lora_weights(locon) == 2 * 30 + 2 * 14 + 3 * (6 * 9 + 4)
+    assert cost_of("render=off").disk_bytes < cost_of().disk_bytes
+
+
+def test_the_data_is_counted_by_folder_bucket_and_batch(
+    fake_assets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = fake_assets / "mirelle" / "3_girl"
+    for index in range(4):
+        folder = fake_assets / "reg" / "2_girl"
+        folder.mkdir(parents=True, exist_ok=True)
+        content = (pictures / "0.png").read_bytes()
+        (folder / f"{index}.png").write_bytes(content + bytes(index))  # still the same picture
+    reg = f"dataset.reg_dir={fake_assets / 'reg'}"
+    assert (
+        plan_command.main(["-m", reg, "train.batch_size=2,4", "train.gradient_accumulation=3"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "data set mirelle: 7 pictures, 18 uses an epoch" in out
+    assert "folder 3_girl: 3 pictures x 3 = 9 uses" in out
+    assert "regularization folder 2_girl: 4 class pictures x 2, then balanced" in out
+    reg_part = "(4 and 9 of them regularization)"
+    assert f"bucket 512x768: 6 pictures, 15 uses an epoch {reg_part}, 8 or 4 batches" in out
+    assert "bucket 768x512: 1 pictures, 3 uses an epoch, 2 or 1 batches" in out
+    assert "steps an epoch: 4 (10 batches of up to 2, 3 to a step)" in out
+    assert "steps an epoch: 2 (5 batches of up to 4, 3 to a step)" in out
+
+
+def test_disk_is_judged_by_the_names_of_a_single_file_too(tmp_path: Path) -> None:
+    unet = "model.diffusion_model."
+    shapes = {
+        f"{unet}input_blocks.0.0.weight": (4, 4, 3, 3),
+        f"{unet}input_blocks.1.1.proj_in.weight": (10, 20, 1, 1),
+        f"{unet}input_blocks.1.0.in_layers.2.weight": (4, 6, 3, 3),
+        f"{unet}output_blocks.2.1.conv.weight": (4, 4, 3, 3),
+        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (21, 7),
+        "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
+    }
+    path = write_header(tmp_path / "m.safetensors", shapes)
+    base = ["base=sd2", f"base.path={path}", "base.v_parameterization=true"]
+    text = 3 * (7 + 7)  # query, key and value lie in one tensor
+    assert estimate.num_lora_weights(only(*base, "network.dim=2").config) == 2 * (30 + text)
+    locon = only(*base, "network=locon", "network.dim=2", "network.conv_dim=3").config
+    convs = 6 * 9 + 4 + 4 * 9 + 4
+    assert estimate.num_lora_weights(locon) == 2 * (30 + text) + 3 * convs
+
+
+def test_validation_takes_time_also_where_no_earlier_run_had_any() -> None:
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    plain = cost_of("train.epochs=8").seconds
+    assert plain is not None
+    asked = cost_of("train.epochs=8", "validate=default", "validate.every_n_epochs=3")
+    # Three pictures, ten timesteps, one pass forward of 2 s for a batch of 2; epochs 3, 6 and 8.
+    assert asked.seconds == pytest.approx(plain + 3 * (3 * 10 * 2.0 / 2))
+
+
+def test_only_what_a_run_does_between_its_epochs_takes_time() -> None:
+    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    assert cost_of("train.epochs=8", "render=off").seconds == pytest.approx(40 * 2.0)
+
+
+def test_the_plan_says_how_many_runs_go_at_a_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_run(only("network.dim=8"), step_seconds=1.0, pause_seconds=0.0)
+    command = ["-m", "network.dim=1,2,3,4,5", "train.epochs=20"]
+    assert plan_command.main(command) == 0
+    out = capsys.readouterr().out
+    assert "workers: one run after the other in one process" in out
+    assert "time: 0:08:20" in out
+    assert "time with them" not in out
+    assert plan_command.main([*command, "launch.workers=4"]) == 0
+    out = capsys.readouterr().out
+    assert "workers: 4 at a time, each run in a process of its own" in out
+    assert "time with them: about 0:02:05" in out
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert plan_command.main(command) == 0
+    out = capsys.readouterr().out
+    assert "workers: 2 at a time, each run in a process of its own, on 2 GPUs" in out

@@ -1,0 +1,123 @@
+"""Files from elsewhere: nothing they name is imported or called before a person has read of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from optbench.cli import train as cli
+from optbench.config.compose import compose_recipe, compose_runs
+from optbench.config.untrusted import check_tree, import_sentences
+from optbench.errors import OptbenchError
+from tests.builders.small_training import ADAMW
+
+PLAIN = """
+launcher: {_target_: hydra._internal.core_plugins.basic_launcher.BasicLauncher}
+sweeper: {_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper, params: null}
+callbacks: {}
+job_logging:
+  handlers:
+    file: {class: logging.FileHandler, filename: '${hydra.runtime.output_dir}/x.log'}
+job: {env_set: {}}
+runtime: {output_dir: '???'}
+"""
+
+
+def refused(hydra: str = "", recipe: str = "{}", *, typed: Sequence[str] = ()) -> list[str]:
+    """Return what is found in a tree whose hydra node is changed."""
+    tree = OmegaConf.create({"hydra": OmegaConf.create(PLAIN), "optimizer": {}})
+    changed = OmegaConf.merge(
+        tree, {"hydra": OmegaConf.create(hydra or "{}"), "optimizer": OmegaConf.create(recipe)}
+    )
+    return [problem.found for problem in check_tree(changed, typed)]  # type: ignore[arg-type]
+
+
+def test_what_hydra_brings_along_is_no_stranger() -> None:
+    assert refused() == []
+    assert refused("sweeper: {sampler: {_target_: optuna.samplers.TPESampler}}") == []
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        "callbacks: {x: {_target_: os.system, command: ls}}",
+        "launcher: {_target_: subprocess.run}",
+        "sweeper: {search: [{_target_: os.system}]}",
+        "job_logging: {handlers: {file: {(): os.system}}}",
+        "job_logging: {handlers: {file: {class: os.system}}}",
+        "hydra_logging: {formatters: {a: {(): os.system}}}",
+    ],
+)
+def test_whatever_would_be_called_is_refused(hydra: str) -> None:
+    (found,) = refused(hydra)
+    assert found in ("os.system", "subprocess.run")
+
+
+def test_a_name_that_is_worked_out_elsewhere_is_refused_too() -> None:
+    recipe = "{args: {x: {_target_: os.system}}, name: os.system}"
+    assert refused("callbacks: ${optimizer.args}", recipe) == [
+        "settings taken from elsewhere in the config"
+    ]
+    assert refused("callbacks: {x: {_target_: '${optimizer.name}'}}", recipe) == ["os.system"]
+
+
+def test_what_a_person_types_is_asked_for() -> None:
+    hydra = "{callbacks: {x: {_target_: mine.Callback}}, job: {env_set: {OMP_NUM_THREADS: 1}}}"
+    assert refused(hydra) == ["mine.Callback", "an environment variable"]
+    typed = ["+hydra.callbacks.x._target_=mine.Callback", "hydra.job.env_set.OMP_NUM_THREADS=1"]
+    assert refused(hydra, typed=typed) == []
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", "x ${oc.env:A,b}", "${oc.decode:a}"])
+def test_a_recipe_looks_up_nothing_of_the_machine(text: str) -> None:
+    assert refused(recipe=f"{{note: '{text}'}}") == [text]
+    assert refused(recipe=f"{{args: {{a: [1, '{text}']}}}}") == [text]
+    assert refused(recipe=f"{{note: '{text}'}}", typed=[f"optimizer.note={text}"]) == []
+    assert refused(recipe="{unet_lr: '${.lr}', lr: 1}") == []
+
+
+def test_a_folder_of_recipes_cannot_make_hydra_run_something(
+    fake_assets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The whole way: a recipe whose first line makes it settings of Hydra's own."""
+    folder = tmp_path / "theirs" / "optimizer"
+    folder.mkdir(parents=True)
+    evil = "# @package _global_\nhydra: {callbacks: {x: {_target_: os.system, command: ls}}}\n"
+    (folder / "fast.yaml").write_text(evil)
+    for act in (
+        lambda: compose_runs([f"--config-dir={folder.parent}", "optimizer=fast"]),
+        lambda: compose_recipe(folder / "fast.yaml"),
+    ):
+        with pytest.raises(OptbenchError) as caught:
+            act()
+        assert "hydra.callbacks.x._target_: found os.system" in str(caught.value)
+    assert not any(capfd.readouterr())
+
+
+def test_showing_the_config_runs_nothing_of_it_either(
+    fake_assets: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra sets up its logging even to print a config."""
+    folder = tmp_path / "theirs" / "optimizer"
+    folder.mkdir(parents=True)
+    evil = "{handlers: {x: {(): os.system, command: echo intruded}}, root: {handlers: [x]}}"
+    text = f"# @package _global_\nhydra: {{hydra_logging: {evil}}}\n"
+    (folder / "fast.yaml").write_text(text)
+    arguments = ["--cfg", "job", f"--config-dir={folder.parent}", "optimizer=fast"]
+    assert cli.main(arguments) == cli.BAD_INPUT
+    said = capfd.readouterr()
+    assert "os.system" in said.err
+    assert "intruded" not in said.out
+
+
+def test_a_class_of_nobody_we_know_is_named_before_it_is_imported() -> None:
+    stranger = replace(ADAMW, name="theirs", target="theirs.Fast")
+    shipped = replace(ADAMW, target="torch.optim.AdamW")
+    assert import_sentences([shipped]) == []
+    assert import_sentences([shipped, stranger, stranger]) == [
+        "recipe theirs imports and runs theirs.Fast, which no recipe that ships with optbench names"
+    ]

@@ -1,0 +1,94 @@
+"""Captions of frozen text encoders are encoded once, alone, and the training cannot tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from optbench.data import text_cache
+from optbench.data.text_cache import encode_frozen
+from tests.builders.small_training import (
+    ADAMW,
+    TRAIN,
+    SmallBase,
+    copies_of,
+    make_network,
+    make_optimizer,
+    six_pictures,
+    train_one,
+)
+
+
+class Counting(SmallBase):
+    """Remembers which captions it was asked for, and whether with gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captions: list[list[str]] = []
+
+    def encode_captions(self, captions: Any, *, clip_skip: int, max_token_length: int) -> Any:
+        self.captions.append(list(captions))
+        return super().encode_captions(
+            captions, clip_skip=clip_skip, max_token_length=max_token_length
+        )
+
+
+def test_a_caption_is_encoded_once_and_stacked_as_a_batch_wants_it() -> None:
+    base = Counting()
+    found = encode_frozen(base, ["a", "b", "a"], TRAIN)["states_BE"]
+    again = encode_frozen(base, ["b", "a"], TRAIN)["states_BE"]
+    assert base.captions == [["a"], ["b"]]
+    assert torch.equal(again, found[[1, 0]])
+    assert torch.equal(found[0], found[2])
+    expected = SmallBase().encode_captions(["a", "b"], clip_skip=1, max_token_length=75)
+    torch.testing.assert_close(found[:2], expected["states_BE"])
+    assert base.asked == [(False, 1)] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"clip_skip": 2}, {"max_token_length": 150}, {"attention": "eager"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_answer_is_asked_anew(change: dict[str, Any]) -> None:
+    base = Counting()
+    for options in (TRAIN, replace(TRAIN, **change)):
+        encode_frozen(base, ["a"], options)
+    assert base.captions == [["a"], ["a"]]
+    other = Counting()
+    encode_frozen(other, ["a"], TRAIN)
+    assert other.captions == [["a"]]
+
+
+def test_the_longest_unused_captions_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_cache, "_MAX_BYTES", 2 * 4 * 4)  # two answers of 4 floats
+    base = Counting()
+    for caption in ("a", "b", "a", "c", "a", "b"):
+        encode_frozen(base, [caption], TRAIN)
+    assert base.captions == [["a"], ["b"], ["c"], ["b"]]
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_only_frozen_encoders_are_remembered(is_trained: bool) -> None:
+    base = Counting()
+    lora = make_network(base, filled=False, train_text_encoder=is_trained)
+    train_one(base, lora, make_optimizer(lora, ADAMW), six_pictures, epochs=2)
+    distinct = {caption for captions in base.captions for caption in captions}
+    if is_trained:
+        assert sum(map(len, base.captions)) == 12
+    else:
+        assert sorted(base.captions) == [[caption] for caption in sorted(distinct)]
+
+
+def test_a_training_is_the_same_whether_they_were_remembered() -> None:
+    first, fresh = Counting(), Counting()
+    weights = []
+    for base in (first, first, fresh):
+        lora = make_network(base, filled=False, train_text_encoder=False)
+        train_one(base, lora, make_optimizer(lora, ADAMW), six_pictures)
+        weights.append(copies_of(lora))
+    assert all(torch.equal(one, two) for one, two in zip(weights[0], weights[1], strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(weights[1], weights[2], strict=True))

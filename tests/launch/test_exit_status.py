@@ -1,0 +1,224 @@
+"""What is left of a run that went wrong: words that help, an objective, the last screen."""
+
+from __future__ import annotations
+
+import errno
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from optbench.cli.summary import Undone, last_words, undone_runs
+from optbench.errors import OptbenchError
+from optbench.launch import probe
+from optbench.launch.exit_status import judge
+from optbench.launch.objective import objective
+from optbench.records import Status
+from optbench.storage import locks, rundir
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MemoryError(), "out_of_memory", "-> try launch.isolation=process"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory", "gradient_checkpointing"),
+        (
+            RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"),
+            "out_of_memory",
+            "training changes no setting",
+        ),
+        (RuntimeError("other"), "failed", "RuntimeError: other"),
+        (ModuleNotFoundError("No module named 'b'", name="b.c"), "skipped", "pip install b,"),
+        (ImportError("circular"), "failed", "circular"),
+        (OSError(errno.ENOSPC, "No space left", "f"), "failed", "the disk is full; make room"),
+        (OSError(errno.EDQUOT, "Quota", "f"), "failed", "quota of this disk"),
+        (PermissionError(errno.EACCES, "Denied", "f"), "failed", "may not be written to"),
+        (OSError(errno.ESTALE, "Stale", "f"), "failed", "mount it again"),
+        (OSError("no number"), "failed", "no number"),
+    ],
+)
+def test_an_exception_becomes_a_status_and_says_what_to_do(
+    error: Exception, status: str, said: str
+) -> None:
+    found, reason = judge(error)
+    assert found == status
+    assert said in reason
+
+
+def finished(run_dir: Path, status: Status, **row: Any) -> Path:
+    rundir.append_rows(
+        run_dir / "epochs.jsonl", [{"epoch": 2, **row}, {"epoch": 1, "mean_loss": 9}]
+    )
+    rundir.write_status(run_dir, status)
+    return run_dir
+
+
+def test_the_objective_is_the_best_measured_loss_of_the_last_epoch(tmp_path: Path) -> None:
+    losses = {"mean_loss": 3.0, "validation_loss/training": 2.0, "validation_loss/held_out": 1.0}
+    for index, (key, value) in enumerate(losses.items()):
+        known = dict(list(losses.items())[: index + 1])
+        assert objective(finished(tmp_path / key.replace("/", "_"), "done", **known)) == value
+
+
+def test_a_run_without_an_end_has_no_objective_and_a_bad_one_the_worst(tmp_path: Path) -> None:
+    assert math.isnan(objective(tmp_path / "nothing"))
+    bad: tuple[Status, ...] = ("diverged", "failed", "out_of_memory", "skipped")
+    for status in bad:
+        assert objective(finished(tmp_path / status, status, mean_loss=1.0)) == math.inf
+    assert math.isnan(objective(finished(tmp_path / "cut", "interrupted", mean_loss=1.0)))
+    assert objective(finished(tmp_path / "black", "done", mean_loss=None)) == math.inf
+
+
+def test_the_last_words_group_reasons_and_give_the_command(tmp_path: Path) -> None:
+    undone = [
+        Undone(
+            name="a-run-with-a-long-name-12345678", status="skipped", why="lion needs lion-pytorch"
+        ),
+        Undone(name="b", status="failed", why="x" * 200),
+        Undone(name="c", status="skipped", why="lion needs lion-pytorch"),
+    ]
+    for width in (80, 120):
+        lines = last_words(undone, num_runs=40, arguments=["-m", "a=[1, 2]"], width=width)
+        assert lines[0] == "3 of 40 runs are not done:"
+        assert max(len(line) for line in lines) == width
+        assert lines[1:4] == [
+            "  skipped: lion needs lion-pytorch",
+            "      a-run-with-a-long-name-12345678",
+            "      c",
+        ]
+        assert lines[-1] == "  python -m optbench -m 'a=[1, 2]'"
+    whole = last_words(undone, num_runs=40, arguments=[], width=None)
+    assert any("x" * 200 in line for line in whole)
+    assert last_words([], num_runs=4, arguments=[], width=80) == []
+
+
+def test_what_is_not_done_says_why_in_one_line(tmp_path: Path) -> None:
+    rundir.write_status(tmp_path / "done", "done")
+    rundir.write_status(tmp_path / "bad", "failed", "first line\nsecond line")
+    with locks.holding(tmp_path / "mine"):
+        rundir.write_status(tmp_path / "mine", "running")
+        found = undone_runs(tmp_path / name for name in ("done", "bad", "mine", "never"))
+    assert [(one.status, one.why.partition(" of ")[2] or one.why) for one in found] == [
+        ("failed", "first line"),
+        ("running", "this machine is making it"),
+        ("pending", "not begun"),
+    ]
+
+
+def asked(folder: Path, *, seconds: float) -> Any:
+    config = SimpleNamespace(cache_dir=str(folder / "cache"))
+    launch = SimpleNamespace(first_touch_seconds=seconds)
+    return SimpleNamespace(
+        sweep_dir=folder / "runs", runs=(SimpleNamespace(config=config),), launch=launch
+    )
+
+
+def test_folders_that_can_be_written_to_are_made_and_left_empty(tmp_path: Path) -> None:
+    probe.check_answering(asked(tmp_path, seconds=60))
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["cache", "runs"]
+
+
+def test_folders_that_cannot_be_made_are_told_together(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OptbenchError) as caught:
+        probe.check_answering(asked(tmp_path / "file", seconds=60))
+    first, second = caught.value.problems
+    assert first.where.startswith("runs_dir=")
+    assert second.where.startswith("cache_dir=")
+    assert "not a directory" in first.found
+
+
+def test_a_folder_that_does_not_answer_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_TOUCH", "import time; time.sleep(60)")
+    with pytest.raises(OptbenchError, match="no answer for 0.2 s"):
+        probe.check_answering(asked(tmp_path, seconds=0.2))
+
+
+LISTENER = """
+import os, signal, sys
+from optbench import stopping
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+said = []
+with stopping.listening():
+    try:
+        with stopping.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            said.append("waits")
+            assert stopping.is_asked()
+            with stopping.at_once():
+                said.append("never")
+    except stopping.StopAskedError as stop:
+        said.append(stop.name)
+    stopping._ASKED.signal_number = None
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        said.append("never")
+    except stopping.StopAskedError:
+        said.append("at once")
+    stopping._ASKED.signal_number = None
+    try:
+        with stopping.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            said.append("never")
+    except stopping.StopAskedError:
+        said.append("the second at once")
+assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+print(said)
+"""
+
+
+def test_a_stop_waits_for_the_steps_end_and_for_nothing_else() -> None:
+    source = str(Path(probe.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENER],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": source},
+        check=False,
+    )
+    assert done.stdout == "['waits', 'SIGTERM', 'at once', 'the second at once']\n", done.stderr
+
+
+HOSTED = """
+import os, signal, sys
+from pathlib import Path
+from optbench import launch, rundir, stopping
+run = Path(sys.argv[1])
+def requeue(number, frame):
+    print("queued again after", rundir.read_status(run).status, flush=True)
+    sys.exit(7)
+requeue.__module__ = "submitit.core.job_environment"
+signal.signal(signal.SIGUSR2, requeue)
+def work():
+    rundir.write_status(run, "running")
+    with stopping.deferred():
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        print("step ended", flush=True)
+        stopping.raise_if_asked()
+print(launch.guard(run, work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [("SIGUSR2", 7, "queued again after interrupted"), ("SIGTERM", 0, "interrupted")],
+)
+def test_on_a_cluster_the_run_is_saved_before_its_job_is_queued_again(
+    tmp_path: Path, number: str, code: int, last: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTED, str(tmp_path / "run"), number],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(probe.__file__).parents[2])},
+        check=False,
+    )
+    assert (done.returncode, done.stdout.splitlines()) == (code, ["step ended", last]), done.stderr
+    assert rundir.read_status(tmp_path / "run").status == "interrupted"

@@ -1,0 +1,323 @@
+"""A run killed before any of its writes ends, run again, as one that was never killed.
+
+The real pipeline on the small base; only the base and the run's name are given to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import tracking
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+
+from optbench import pipeline
+from optbench.config.compose import compose_runs
+from optbench.errors import DamagedFileError
+from optbench.records import StepRecord, SweepPlace
+from optbench.schema import RunConfig
+from optbench.storage import rundir
+from optbench.storage.rundir import RunDir
+from optbench.training import device, interrupt, memory, progress, save
+from optbench.training.interrupt import StopAskedError
+from optbench.training.loop import Course, train_epochs
+from tests.builders.small_training import SmallBase, global_state_kept
+from tests.training.test_trackers import Fake
+
+NUM_EPOCHS = 2
+# Everything that writes into a run's folder while it trains, as the pipeline calls it.
+WRITERS = (
+    (save, "save_lora"),
+    (pipeline, "write_state"),
+    (pipeline, "write_scalars"),
+    (save, "append_rows"),
+    (rundir, "append_rows"),
+)
+Write = tuple[str, int]  # which of them, and its how-manyeth call from 1
+
+
+class Killed(BaseException):
+    """Ends a run at once, as SIGKILL would."""
+
+
+@pytest.fixture
+def config(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """Return a run of two epochs of five updates with dropout, on three pictures."""
+    monkeypatch.setattr(device, "_base", lambda *about: SmallBase())
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: False)  # lasts for the process
+    (asked,) = compose_runs(
+        [
+            f"runs_dir={tmp_path / 'runs'}",
+            f"cache_dir={tmp_path / 'cache'}",
+            f"train.epochs={NUM_EPOCHS}",
+            "network.dim=2",
+            "dropout=network",
+            "render=off",
+        ]
+    ).runs
+    # A third of the time of so small a run; it is the same each time.
+    monkeypatch.setattr(pipeline, "identify", lambda config: asked.identity)
+    return asked.config
+
+
+def make_run(config: RunConfig, sweep_dir: Path) -> RunDir:
+    with global_state_kept():
+        pipeline.run_one(config, SweepPlace(sweep_dir=sweep_dir, run_index=0, num_runs=1))
+    return only_run(sweep_dir)
+
+
+def only_run(sweep_dir: Path) -> RunDir:
+    (folder,) = sweep_dir.iterdir()
+    return RunDir(folder)
+
+
+def make_run_killed(
+    config: RunConfig, sweep_dir: Path, *, before: Write | None
+) -> tuple[RunDir, list[Write]]:
+    """Make a run until just before one of its writes; return it and the writes it made."""
+    made: list[Write] = []
+
+    def dying(name: str, write: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        coming = (name, 1 + sum(one == name for one, _ in made))
+        if coming == before:
+            raise Killed
+        made.append(coming)
+        return write(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in WRITERS:
+            alive = getattr(module, name)
+            patched.setattr(module, name, functools.partial(dying, name, alive))
+        with contextlib.nullcontext() if before is None else pytest.raises(Killed):
+            make_run(config, sweep_dir)
+    return only_run(sweep_dir), made
+
+
+def loras(run: RunDir) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(run.lora_dir.iterdir())}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Return records without what differs between any two runs: seconds, memory and load."""
+    return [
+        {
+            key: value
+            for key, value in row.items()
+            if not key.startswith("seconds") and key not in ("peak_memory_bytes", "load_average")
+        }
+        for row in rundir.read_rows(path)
+    ]
+
+
+def curves(run: RunDir) -> list[list[tuple[int, float]]]:
+    """Return what TensorBoard shows of the steps' and the epochs' loss."""
+    read = EventAccumulator(str(run.tensorboard_dir), size_guidance={"scalars": 0}).Reload()
+    names = set(read.Tags()["scalars"]) & {"loss", "mean_loss"}
+    return [
+        sorted((event.step, event.value) for event in read.Scalars(name)) for name in sorted(names)
+    ]
+
+
+def test_killed_before_any_write_it_ends_as_if_it_had_not_been(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    whole, writes = make_run_killed(config, tmp_path / "whole", before=None)
+    assert {name for name, _ in writes} == {name for _, name in WRITERS}
+    assert len(loras(whole)) == NUM_EPOCHS + 1
+    for number, write in enumerate(writes):
+        sweep_dir = tmp_path / str(number)
+        killed, made = make_run_killed(config, sweep_dir, before=write)
+        assert made == writes[:number]
+        assert make_run(config, sweep_dir) == killed
+        assert loras(killed) == loras(whole), write
+        for name in ("steps.jsonl", "epochs.jsonl"):
+            assert rows(killed.path / name) == rows(whole.path / name), write
+        assert rundir.read_status(killed.path).status == "done"
+        # Nothing is twice in TensorBoard either.
+        for points in curves(killed):
+            assert len(dict(points)) == len(points), write
+
+
+def test_a_run_made_anew_is_not_twice_in_tensorboard(config: RunConfig, tmp_path: Path) -> None:
+    """What the refusal of a damaged state tells people to do: delete it and start again."""
+    whole = make_run(config, tmp_path / "whole")
+    killed, _ = make_run_killed(config, tmp_path / "killed", before=("write_state", 2))
+    for file in killed.state_dir.iterdir():
+        file.unlink()
+    make_run(config, tmp_path / "killed")
+    assert curves(killed) == curves(whole)
+
+
+def test_killed_between_its_state_and_tensorboard_a_run_loses_no_curve(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    whole, writes = make_run_killed(config, tmp_path / "whole", before=None)
+    following = writes[writes.index(("write_state", 1)) + 1]
+    killed, _ = make_run_killed(config, tmp_path / "killed", before=following)
+    make_run(config, tmp_path / "killed")
+    assert curves(killed) == curves(whole)
+
+
+def test_a_run_takes_up_after_its_last_whole_epoch(config: RunConfig, tmp_path: Path) -> None:
+    """The second epoch's LoRA and steps are there, its state is not: it is trained again."""
+    run, _ = make_run_killed(config, tmp_path / "sweep", before=("write_state", 2))
+    assert run.lora_path(2).is_file()
+    assert [row["epoch"] for row in rows(run.steps_path)] == [1] * 5 + [2] * 5
+    trained: list[Course] = []
+
+    def noting(*given: Any, course: Course, **named: Any) -> Any:
+        trained.append(course)
+        return train_epochs(*given, course=course, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "train_epochs", noting)
+        make_run(config, tmp_path / "sweep")
+    (course,) = trained
+    assert (course.first_epoch, course.first_step, course.total_steps) == (2, 5, 10)
+
+
+def test_a_state_ahead_of_the_records_brings_them_up_to_it(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """The second epoch's state is there, its record is not."""
+    run, _ = make_run_killed(config, tmp_path / "sweep", before=("append_rows", 8))
+    assert [row["epoch"] for row in rows(run.epochs_path)] == [1]
+    make_run(config, tmp_path / "sweep")
+    assert [row["epoch"] for row in rows(run.epochs_path)] == [1, 2]
+
+
+def test_a_run_without_its_state_is_made_from_its_beginning(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Also where records and LoRA files of later epochs lie there already."""
+    whole = make_run(config, tmp_path / "whole")
+    killed, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    for file in killed.state_dir.iterdir():
+        file.unlink()
+    make_run(config, tmp_path / "killed")
+    assert loras(killed) == loras(whole)
+    assert rows(killed.steps_path) == rows(whole.steps_path)
+    assert rows(killed.epochs_path) == rows(whole.epochs_path)
+
+
+def test_rendering_what_the_folder_lacks_needs_the_lora_file(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """A state ahead of the LoRA files: they are named, not made up, but for the last one."""
+    run = make_run(config, tmp_path / "sweep")
+    whole = loras(run)
+    run.lora_path(1).unlink()
+    run.lora_path(2).unlink()
+    render = replace(config.render, enabled=True, seeds=(1,), steps=1)
+    with pytest.raises(DamagedFileError) as caught:
+        make_run(replace(config, render=render), tmp_path / "sweep")
+    assert caught.value.problems[0].where == str(run.lora_path(1))
+    assert run.lora_path(2).read_bytes() == whole[run.lora_path(2).name]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_asked_to_stop_after_any_step_it_goes_on_from_there_to_the_same_bits(
+    config: RunConfig, tmp_path: Path, accumulation: int
+) -> None:
+    config = replace(config, train=replace(config.train, gradient_accumulation=accumulation))
+    whole, drawn, _ = make_run_stopped(config, tmp_path / "whole", after=None)
+    num_steps = len(drawn)
+    assert num_steps == {1: 10, 2: 6}[accumulation]
+    for step in range(1, num_steps + 1):
+        sweep_dir = tmp_path / str(step)
+        run, before, _ = make_run_stopped(config, sweep_dir, after=step)
+        is_within = step % (num_steps // NUM_EPOCHS) != 0
+        assert (run.state_dir / "midway.pt").is_file() == is_within
+        run, after, course = make_run_stopped(config, sweep_dir, after=None)
+        assert before + after == drawn, step
+        if step < num_steps:
+            assert (course.first_step, course.begun is not None) == (step, is_within)
+        assert loras(run) == loras(whole), step
+        for name in ("steps.jsonl", "epochs.jsonl"):
+            assert rows(run.path / name) == rows(whole.path / name), step
+        assert not (run.state_dir / "midway.pt").exists()
+
+
+def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    whole = make_run(config, tmp_path / "whole")
+    run, _, _ = make_run_stopped(config, tmp_path / "cut", after=8)
+    path = run.state_dir / "midway.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    _, after, course = make_run_stopped(config, tmp_path / "cut", after=None)
+    assert (course.first_step, len(after)) == (5, 5)
+    assert loras(run) == loras(whole)
+    assert path.with_name("midway.pt.damaged").is_file()
+    told = json.loads((run.path / "provenance.json").read_text())["notices"]
+    assert any("midway.pt.damaged" in one and "trained again" in one for one in told)
+
+
+def make_run_stopped(
+    config: RunConfig, sweep_dir: Path, *, after: int | None
+) -> tuple[RunDir, list[float], Course]:
+    """Make a run, asked to stop after a step; return it and a library's draws at every step."""
+    drawn: list[float] = []
+    courses: list[Course] = []
+
+    def hear(bar: progress.RunProgress, record: StepRecord) -> None:
+        draws = (torch.rand(()).item(), random.random(), np.random.rand())
+        drawn.append(sum(draws))
+        if record.step == after:
+            interrupt._hear(signal.SIGTERM, None)
+
+    def noting(*given: Any, course: Course, **named: Any) -> Any:
+        courses.append(course)
+        return train_epochs(*given, course=course, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(progress.RunProgress, "advance", hear)
+        patched.setattr(pipeline, "train_epochs", noting)
+        patched.setattr(interrupt, "_ASKED", interrupt._Asked())
+        stops = contextlib.nullcontext() if after is None else pytest.raises(StopAskedError)
+        with stops:
+            make_run(config, sweep_dir)
+    return (
+        only_run(sweep_dir),
+        drawn,
+        courses[0]
+        if courses
+        else Course(seed=0, loss=config.loss, first_epoch=0, first_step=0, total_steps=0),
+    )
+
+
+def test_trackers_change_no_weight_and_a_failing_one_no_status(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Fake):
+        breaks_at = "log"
+
+    class Whole(Fake):
+        told: list[tuple[int, dict[str, float]]] = []
+
+    monkeypatch.setattr(tracking, "WandBTracker", Broken)
+    monkeypatch.setattr(tracking, "TrackioTracker", Whole)
+    asked = replace(config.tracker, log_with=("wandb", "trackio"))
+    plain = make_run(config, tmp_path / "plain")
+    watched = make_run(replace(config, tracker=asked), tmp_path / "watched")
+    assert loras(watched) == loras(plain)
+    assert rundir.read_status(watched.path).status == "done"
+    steps = [row["step"] for row in rundir.read_rows(watched.steps_path)]
+    assert [step for step, _ in Whole.told] == steps
+    assert "mean_loss" in Whole.told[-1][1]
+    notices = rundir.read_json(watched.provenance_path)["notices"]
+    assert any("tracker wandb is told nothing more" in notice for notice in notices)

@@ -1,0 +1,207 @@
+"""Curves, tables and files of the report: what they leave out and what they must not."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from optbench.analysis import load
+from optbench.analysis.evidence import SweepEvidence, gather
+from optbench.report import tables
+from optbench.report.charts import training
+from optbench.report.charts.line import HEIGHT_PX, Axes, Line, line_chart
+from optbench.report.exports import write_tables
+from optbench.report.findings import find
+from optbench.report.links import address
+from optbench.storage import rundir
+from optbench.storage.rundir import RunDir
+
+AXES = Axes(x_title="step", y_title="loss")
+LOG = Axes(x_title="step", y_title="rate", is_log_y=True)
+
+
+def line(y: Sequence[float], key: str = "run-1") -> Line:
+    x = [float(step) for step in range(1, len(y) + 1)]
+    return Line(label="<b>", key=key, colour="#000", dash="", x=x, y=y)
+
+
+def heights(svg: str | None) -> list[list[float]]:
+    assert svg is not None
+    paths = re.findall(r' d="M([^"]*)"', svg)
+    return [[float(place.split()[1]) for place in path.split("L")] for path in paths]
+
+
+def make_run(sweep: Path, name: str, losses: Sequence[float], **settings: Any) -> None:
+    run = RunDir(sweep / name)
+    rundir.write_atomic(run.config_path, yaml.safe_dump({"seed": 1, **settings}))
+    rows = [
+        {"step": step, "epoch": 1, "loss": loss, "seconds_forward": 0.5}
+        for step, loss in enumerate(losses, start=1)
+    ]
+    rundir.append_rows(run.steps_path, rows)
+    epoch = {"epoch": 1, "mean_loss": losses[-1], "seconds_train": 0.5 * len(losses)}
+    rundir.append_rows(run.epochs_path, [epoch])
+    rundir.write_status(run.path, "done")
+
+
+def sweep_of(tmp_path: Path, **runs: dict[str, Any]) -> SweepEvidence:
+    for name, asked in runs.items():
+        settings = {key: value for key, value in asked.items() if key != "losses"}
+        make_run(tmp_path / "sweep", name, asked["losses"], **settings)
+    return gather(tmp_path / "sweep")
+
+
+def test_a_lower_loss_is_drawn_lower() -> None:
+    (drawn,) = heights(line_chart([line([3.0, 2.0, 1.0])], AXES))
+    assert drawn == sorted(drawn)
+    assert 0 < drawn[0] < drawn[2] < HEIGHT_PX
+
+
+def test_equal_ratios_are_equal_distances_on_a_log_axis() -> None:
+    (drawn,) = heights(line_chart([line([1e-2, 1e-4, 1e-6])], LOG))
+    assert drawn[1] - drawn[0] == pytest.approx(drawn[2] - drawn[1], abs=0.11)
+
+
+def test_what_cannot_be_drawn_is_left_out_of_the_line() -> None:
+    values = [1.0, math.nan, 2.0, math.inf, 0.0, 3.0]
+    assert len(heights(line_chart([line(values)], AXES))[0]) == 4
+    assert len(heights(line_chart([line(values)], LOG))[0]) == 3
+    assert line_chart([line([1.0]), line([])], AXES) is None
+
+
+def test_one_run_that_explodes_does_not_flatten_the_others() -> None:
+    calm = [1.0 + 0.5 * math.sin(step) for step in range(200)]
+    lines = [line(calm), line([1.0, 1e3, 1e30], key="run-2")]
+    quiet, _ = heights(line_chart(lines, AXES))
+    assert max(quiet) - min(quiet) > HEIGHT_PX / 4
+
+
+def test_long_curves_are_thinned_and_keep_their_ends() -> None:
+    svg = line_chart([line([float(step) for step in range(100_000)])], AXES)
+    assert svg is not None
+    assert len(svg) < 20_000
+    (drawn,) = heights(svg)
+    assert drawn[0] == max(drawn)
+    assert drawn[-1] == min(drawn)
+
+
+def test_labels_are_escaped() -> None:
+    svg = line_chart([line([1.0, 2.0])], AXES)
+    assert svg is not None
+    assert "<b>" not in svg
+    assert "&lt;b&gt;" in svg
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
+    assert training.smooth([2.0, 2.0, 2.0], num_steps=9) == pytest.approx([2.0, 2.0, 2.0])
+    smoothed = training.smooth([4.0, 0.0], num_steps=3)
+    assert smoothed == pytest.approx([4.0, 4.0 / 3])
+
+
+def titles(sweep: SweepEvidence) -> list[str]:
+    return [chart.title for chart in training.make_charts(sweep)]
+
+
+def test_runs_are_compared_step_by_step_only_where_they_saw_the_same(tmp_path: Path) -> None:
+    same = sweep_of(
+        tmp_path / "same", a={"losses": [1.0, 0.5]}, b={"losses": [2.0, 0.7], "lr_mult": 3.0}
+    )
+    assert "Loss against the other runs" in titles(same)
+    other = sweep_of(
+        tmp_path / "other", a={"losses": [1.0, 0.5]}, b={"losses": [2.0, 1], "seed": 2}
+    )
+    assert "Loss against the other runs" not in titles(other)
+    assert "Training loss by step" in titles(other)
+
+
+def test_a_setting_that_is_off_in_some_runs_is_a_value_of_its_own(tmp_path: Path) -> None:
+    sweep = sweep_of(
+        tmp_path,
+        **{
+            f"d{dim}n{limit}": {
+                "losses": [0.5],
+                "network": {"dim": dim, "scale_weight_norms": limit},
+            }
+            for dim in (8, 16)
+            for limit in (2.0, 1.0, None)
+        },
+    )
+    (sweep.path / "bare").mkdir()  # a run of which nothing is known switches nothing off
+    rundir.write_status(sweep.path / "bare", "failed", "no reason")
+    found = gather(sweep.path)
+    assert found.factors == {
+        "network.dim": ("8", "16"),
+        "network.scale_weight_norms": ("null", "1", "2"),
+    }
+    looks = {(run.colour, run.dash) for run in found.runs if run.row["network.dim"] is not None}
+    assert len(looks) == 6
+
+
+def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
+    sweep = sweep_of(
+        tmp_path,
+        a={"losses": [0.50], "seed": 1},
+        b={"losses": [0.53], "seed": 2},
+        c={"losses": [0.90], "seed": 1, "lr_mult": 2.0},
+    )
+    noise = find(sweep).tables["noise"].set_index("measure")["deviation"]
+    assert noise["final_loss"] == pytest.approx(0.03 / 2**0.5)
+
+
+def test_changes_are_summed_up_over_their_pairs(tmp_path: Path) -> None:
+    rates = {f"d{dim}m{mult}": (dim, mult) for dim in (8, 16) for mult in (1.0, 3.0)}
+    sweep = sweep_of(
+        tmp_path,
+        **{
+            name: {
+                "losses": [1.0 - 0.01 * dim + 0.1 * mult],
+                "lr_mult": mult,
+                "network": {"dim": dim},
+            }
+            for name, (dim, mult) in rates.items()
+        },
+    )
+    found = {
+        (one.setting, one.from_value, one.to_value): (one.num_pairs, one.num_lower_loss)
+        for one in tables.pair_summaries(sweep, find(sweep).tables["effects"])
+    }
+    assert found == {("network.dim", "8", "16"): (2, 2), ("lr_mult", "1", "3"): (2, 0)}
+
+
+def test_of_many_epochs_an_even_choice_with_the_last_is_shown(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "sweep" / "a")
+    make_run(tmp_path / "sweep", "a", [1.0])
+    run.epochs_path.unlink()
+    rows = [{"epoch": epoch, "seconds_train": 1.0} for epoch in range(1, 101)]
+    rundir.append_rows(run.epochs_path, rows)
+    table = tables.epoch_times(gather(tmp_path / "sweep"))
+    assert table is not None
+    assert len(table.titles) == 12
+    assert (table.titles[0], table.titles[-1]) == ("epoch 1", "epoch 100")
+    assert table.lines[0].entries[-1].sort == pytest.approx(100.0)
+
+
+def test_mixed_settings_can_be_written_and_formulas_are_not(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep", "a", [1.0], title="=cmd()", knob=3, other="-1")
+    make_run(tmp_path / "sweep", "b", [1.0], title="plain", knob="auto", other="-x")
+    frames = load(tmp_path / "sweep")
+    write_tables(frames, tmp_path / "out")
+    stored = pd.read_parquet(tmp_path / "out" / "runs.parquet")
+    assert list(stored["knob"]) == ["3", "auto"]
+    assert list(stored["title"]) == ["=cmd()", "plain"]
+    text = pd.read_csv(tmp_path / "out" / "runs.csv", dtype=str)
+    assert list(text["title"]) == ["'=cmd()", "plain"]
+    assert list(text["other"]) == ["-1", "'-x"]
+
+
+def test_addresses_are_relative_and_mean_the_file_whatever_it_is_called(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    assert address(tmp_path / "a b#1?x%41.png", report) == "../a%20b%231%3Fx%2541.png"
+    assert address(report / "javascript:alert(1)", report).startswith("./")

@@ -1,0 +1,307 @@
+"""One worker has a run: real processes race for it, die with it, sleep through its loss."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optbench.errors import ClaimLostError
+from optbench.launch import guard
+from optbench.records import Status
+from optbench.storage import locks, rundir
+
+SOURCE = Path(locks.__file__).parents[2]
+RACERS = 6
+
+# Waits for the starting gun, so that all ask within the same microseconds.
+RACE = """
+import sys, time
+from pathlib import Path
+from optbench import claims
+run, gun, held = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+print("ready", flush=True)
+while not gun.exists():
+    time.sleep(0.0005)
+claim = claims.take(run)
+print("-" if claim is None else claim.number, flush=True)
+time.sleep(held)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "sweep" / "run-0a1b2c3d"
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+
+
+def race(run: Path, gun: Path) -> list[str]:
+    """Return what every racer printed; all live until all have asked."""
+    racers = [start(RACE, run, gun, 60) for _ in range(RACERS)]
+    try:
+        for racer in racers:
+            assert racer.stdout is not None
+            assert racer.stdout.readline() == "ready\n"
+        gun.touch()
+        return [racer.stdout.readline().strip() for racer in racers if racer.stdout is not None]
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+
+
+def test_of_many_processes_one_gets_a_run_and_of_many_one_takes_a_dead_one_over(
+    run: Path, tmp_path: Path
+) -> None:
+    for turn in range(1, 4):  # the winners of the turns before were killed
+        results = race(run, tmp_path / f"gun-{turn}")
+        assert sorted(results) == ["-"] * (RACERS - 1) + [str(turn)]
+    assert sorted(path.name for path in (run / "claims").glob("*.json")) == [
+        "000001.json",
+        "000002.json",
+        "000003.json",
+    ]
+
+
+def test_a_held_run_is_refused_and_a_released_one_is_not(run: Path) -> None:
+    with locks.holding(run) as claim:
+        assert claim is not None
+        assert claim.number == 1
+        assert locks.take(run) is None
+        holder = locks.holder(run)
+        assert holder is not None
+        assert str(holder) == f"process {os.getpid()} of this machine"
+    assert locks.holder(run) is None
+    with locks.holding(run) as again:
+        assert again is not None
+        assert again.number == 2
+
+
+def test_only_claims_are_left_behind(run: Path) -> None:
+    with locks.holding(run):
+        locks.take(run)
+    assert [path.name for path in (run / "claims").iterdir()] == ["000001.json"]
+
+
+def elsewhere(content: dict[str, Any]) -> None:
+    content["process"] = {"pid": 1, "started": 5, "place": "x", "machine": "y", "boot": "z"}
+
+
+def rebooted(content: dict[str, Any]) -> None:
+    content["process"] |= {"place": "x", "boot": "z"}
+
+
+def replaced(content: dict[str, Any]) -> None:
+    content["process"]["started"] -= 1
+
+
+def claimed_by(run: Path, change: Callable[[dict[str, Any]], None], *, age: float = 0) -> None:
+    """Leave the claim of another worker behind."""
+    claim = locks.take(run)
+    assert claim is not None
+    content = json.loads(claim.path.read_text())
+    change(content)
+    claim.path.write_text(json.dumps(content))
+    when = time.time() - age
+    os.utime(claim.path, (when, when))
+
+
+def test_elsewhere_silence_decides(run: Path) -> None:
+    claimed_by(run, elsewhere, age=locks.SILENCE_SECONDS - 60)
+    assert locks.take(run) is None
+    holder = locks.holder(run)
+    assert holder is not None
+    assert "elsewhere, last heard of 5" in str(holder)
+    locks._path(run, 1).touch()
+    assert locks.take(run) is None
+    when = time.time() - locks.SILENCE_SECONDS - 1
+    os.utime(locks._path(run, 1), (when, when))
+    assert locks.holder(run) is None
+    assert locks.take(run) is not None
+
+
+@pytest.mark.parametrize("change", [rebooted, replaced])
+def test_here_the_process_and_the_boot_decide(
+    run: Path, change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_machine", lambda: "this one")
+    claimed_by(run, change)
+    assert locks.take(run) is not None
+
+
+def test_without_a_name_for_the_machine_a_reboot_is_not_guessed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_machine", lambda: "")
+    claimed_by(run, rebooted)
+    assert locks.take(run) is None
+
+
+def test_the_clock_of_the_share_is_what_silence_is_measured_with(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_by(run, elsewhere)
+    late = time.time() + 10 * locks.SILENCE_SECONDS
+    monkeypatch.setattr(time, "time", lambda: late)  # this machine's clock is wrong
+    assert locks.take(run) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_claim_that_is_being_written_is_respected(run: Path, text: str) -> None:
+    claimed_by(run, elsewhere)
+    locks._path(run, 1).write_text(text)
+    assert locks.take(run) is None
+    when = time.time() - locks.SILENCE_SECONDS - 1
+    os.utime(locks._path(run, 1), (when, when))
+    assert locks.take(run) is not None
+
+
+def test_a_file_system_without_links_does_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with locks.holding(run) as claim:
+        assert claim is not None
+        assert json.loads(claim.path.read_text())["token"] == claim.token
+        assert locks.take(run) is None
+        assert not locks._create(claim.path, claim.path, "{}")
+
+
+def test_a_share_that_repeats_a_request_does_not_cost_the_claim(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)  # its first answer was lost on the way
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert locks.take(run) is not None
+
+
+def test_a_release_needs_no_room_on_the_disk(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*ignored: object, **also: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    claim = locks.take(run)
+    assert claim is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        locks.release(claim)
+    assert locks.holder(run) is None
+    assert locks.take(run) is not None
+
+
+def test_a_sign_of_life_is_given_while_it_is_held(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.01)
+    beside = run / "status.json"
+    with locks.holding(run, beside=beside) as claim:
+        assert claim is not None
+        beside.touch()
+        for path in (claim.path, beside):
+            os.utime(path, (5, 5))
+        deadline = time.monotonic() + 20
+        while claim.path.stat().st_mtime == 5 or beside.stat().st_mtime == 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    os.utime(beside, (5, 5))
+    time.sleep(0.05)
+    assert beside.stat().st_mtime == 5
+
+
+def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
+    from optbench.storage.files import write_pieces
+
+    with locks.holding(run) as claim:
+        assert claim is not None
+        rundir.write_status(run, "running")
+        locks._path(run, 2).write_text("{}")
+        with pytest.raises(ClaimLostError, match="another worker has taken this run over"):
+            rundir.write_status(run, "done")
+        with pytest.raises(ClaimLostError):
+            rundir.append_rows(run / "steps.jsonl", [{"epoch": 1}])
+        with pytest.raises(ClaimLostError):
+            write_pieces(run / "lora.safetensors", [b"header"])
+        rundir.write_atomic(tmp_path / "sweep" / "run-0a1b2c3d-longer" / "file", b"not its folder")
+    assert json.loads((run / "status.json").read_text())["status"] == "running"
+    assert {path.name for path in run.iterdir() if not path.name.endswith(".partial")} == {
+        "claims",
+        "status.json",
+    }
+
+
+SLEEPER = """
+import sys, time
+from pathlib import Path
+from optbench import launch, rundir
+run = Path(sys.argv[1])
+def work():
+    rundir.write_status(run, "running")
+    print("begun", flush=True)
+    sys.stdin.readline()
+    rundir.append_rows(run / "steps.jsonl", [{"epoch": 1, "by": "sleeper"}])
+    rundir.write_status(run, "done", "by the sleeper")
+    return "done"
+print(launch.guard(run, work), flush=True)
+"""
+
+
+def test_a_worker_that_slept_until_it_was_replaced_stops_before_it_writes(run: Path) -> None:
+    with start(SLEEPER, run) as sleeper:
+        assert sleeper.stdout is not None
+        assert sleeper.stdout.readline() == "begun\n"
+        sleeper.send_signal(signal.SIGSTOP)
+        path = locks._path(run, 1)
+        content = json.loads(path.read_text())
+        elsewhere(content)  # as another machine sees it
+        path.write_text(json.dumps(content))
+        when = time.time() - locks.SILENCE_SECONDS - 1
+        os.utime(path, (when, when))
+
+        def work() -> Status:
+            rundir.write_status(run, "done", "by the other")
+            return "done"
+
+        assert guard.guard(run, work) == "done"
+        sleeper.send_signal(signal.SIGCONT)
+        out, _ = sleeper.communicate("go on\n", timeout=60)
+    assert out == "running\n"
+    assert rundir.read_status(run).reason == "by the other"
+    assert not (run / "steps.jsonl").exists()
+
+
+def test_a_run_whose_claim_was_released_without_a_status_is_interrupted(run: Path) -> None:
+    with locks.holding(run):
+        rundir.write_status(run, "running")
+        assert rundir.read_status(run).status == "running"
+    assert rundir.read_status(run).status == "interrupted"
+
+
+def test_claims_name_no_machine(run: Path) -> None:
+    with locks.holding(run) as claim:
+        assert claim is not None
+        texts: Sequence[str] = [claim.path.read_text()]
+    for secret in (os.uname().nodename, str(Path.home())):
+        assert all(secret not in text for text in texts)

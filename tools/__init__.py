@@ -1,0 +1,1 @@
+"""What makes the shipped assets; not part of the product."""

@@ -1,0 +1,39 @@
+"""The character to learn as a kohya data set: 24 pictures, each with its caption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optbench import rng
+from tools.tinybase import world
+
+NUM_PICTURES = 24
+_FOLDER = "5_mirelle"  # five repeats an epoch; the class words are the trigger word
+_QUALITY = 90  # of WebP: less than half of the lossless files, at 37 dB
+_BACKGROUNDS = ("flower field", "night city", "forest", "room", "snow", "simple")
+
+
+def write_mirelle(target: Path, *, seed: int) -> int:
+    """Write the pictures as WebP with captions; return how many bytes they take.
+
+    Both outfits in equal numbers, three portraits to one landscape. She is never shown at the
+    beach, and never in anything but her two outfits: prompt (b) asks for what nobody taught.
+    """
+    folder = target / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    num_bytes = 0
+    for index in range(NUM_PICTURES):
+        outfit = 1 + index % 2
+        width, height = (768, 512) if index % 8 in (3, 6) else (512, 768)
+        drawing = world.draw_mirelle(
+            rng.key(seed, "tiny", "mirelle", index) % 2**48,
+            outfit=outfit,
+            width=width,
+            height=height,
+            background=_BACKGROUNDS[index // 2 % len(_BACKGROUNDS)],
+        )
+        picture = folder / f"{index + 1:02d}.webp"
+        drawing.image.save(picture, quality=_QUALITY, method=6)
+        picture.with_suffix(".txt").write_text(", ".join(drawing.tags) + "\n")
+        num_bytes += picture.stat().st_size
+    return num_bytes
