@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,38 @@ def test_a_broken_installation_names_both_places(tmp_path: Path) -> None:
 
 def test_the_sweeps_of_this_checkout_are_found() -> None:
     assert {"demo", "optimizers", "dims"} <= set(resources.sweep_names())
+
+
+def test_commands_run_as_copied_from_where_they_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout, elsewhere = tmp_path / "a checkout", tmp_path / "elsewhere"
+    script = write(checkout / ".venv" / "bin" / "optbench")
+    script.chmod(0o755)
+    elsewhere.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(checkout / ".venv"))
+    monkeypatch.setenv("PATH", str(elsewhere))
+
+    monkeypatch.chdir(checkout)
+    assert resources.program() == ".venv/bin/optbench"
+    monkeypatch.chdir(elsewhere)
+    assert resources.program() == f"'{script}'"
+    (elsewhere / "optbench").symlink_to(script)  # as pipx does
+    assert resources.program() == "optbench"
+
+    script.unlink()
+    assert resources.program() == f"{sys.executable} -m optbench"
+    monkeypatch.setattr(sys, "executable", str(elsewhere / "python"))
+    write(elsewhere / "python").chmod(0o755)
+    assert resources.program() == "python -m optbench"
+
+
+def test_a_command_line_is_quoted_for_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "program", lambda: "optbench")
+    line = resources.command_line("resize", "-m", "source=[a,b]", "param=2,4")
+    assert line == "optbench resize -m 'source=[a,b]' param=2,4"
+    assert resources.command_line("train", "seed=1") == "optbench seed=1"
+    assert resources.command_line("") == "optbench"
 
 
 def test_a_fingerprint_changes_with_bytes_and_names_of_weights_only(tmp_path: Path) -> None:

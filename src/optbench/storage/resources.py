@@ -1,8 +1,11 @@
-"""Where conf/, sweep/ and the embedded assets lie, and what a folder of weights hashes to."""
+"""Find what ships with optbench (settings, sweeps, assets, its command) and hash weight files."""
 
 from __future__ import annotations
 
 import hashlib
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +61,37 @@ def _command_of(sweep: Path) -> str:
 def asset(name: str) -> Path:
     """Return the folder of an embedded asset, for instance `tiny` or `mirelle`."""
     return _PACKAGE / "assets" / name
+
+
+def program() -> str:
+    """Return how to start this very installation from a shell in the working directory.
+
+    The script of this Python's environment: `.venv/bin/optbench` where that environment lies below
+    the working directory, as `make` creates it in a checkout, `optbench` where the script is on
+    the PATH, else its whole path. Without a script, `python -m optbench`.
+    """
+    script = Path(sys.prefix) / "bin" / "optbench"
+    if not script.is_file():
+        python = shutil.which("python")
+        is_this_python = python is not None and Path(python) == Path(sys.executable)
+        return f"{'python' if is_this_python else shlex.quote(sys.executable)} -m optbench"
+    if script.is_relative_to(Path.cwd()):
+        return shlex.quote(str(script.relative_to(Path.cwd())))
+    on_path = shutil.which("optbench")
+    if on_path is not None and Path(on_path).resolve() == script.resolve():
+        return "optbench"  # a symbolic link, as pipx makes them, is the same script
+    return shlex.quote(str(script))
+
+
+def command_line(name: str, *arguments: str) -> str:
+    """Return a command to be copied into a shell: this program, a command's name, its arguments.
+
+    Args:
+        name: `plan`, `report` and so on; "" or "train" for a training, which needs no name.
+        *arguments: Each as it arrives in `sys.argv`; quoted here where a shell needs it.
+    """
+    words = [*([name] if name not in ("", "train") else []), *arguments]
+    return f"{program()} {shlex.join(words)}".rstrip()
 
 
 def folder_fingerprint(folder: Path, *, cache_dir: Path | None = None) -> str:
