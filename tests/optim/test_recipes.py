@@ -255,5 +255,6 @@ def test_each_departure_is_said(trait: str, value: object, words: str) -> None:
 
 
 def test_checking_a_recipe_imports_no_torch() -> None:
-    code = "import sys, optbench.optim.recipes, optbench.optim.schedules; sys.exit('torch' in sys.modules)"
+    modules = "optbench.optim.recipes, optbench.optim.schedules"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

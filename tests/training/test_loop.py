@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import optbench.training.loop as loop
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+import optbench.training.loop as loop
 from optbench import contracts, rng
 from optbench.lora.network import LoraNetwork
 from optbench.records import Batch, EpochRecord, StepRecord

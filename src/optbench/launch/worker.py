@@ -1,4 +1,4 @@
-"""`python -m optbench.launch.worker`: one run in this process, as standard input asks. Not for people."""
+"""Train the one run that standard input describes: `python -m optbench.launch.worker`."""
 
 from __future__ import annotations
 
