@@ -37,7 +37,7 @@ class SampleRequest:
     clip_skip: int  # as in training
 
 
-class Base(Protocol):
+class BaseModel(Protocol):
     """A frozen model being adapted; everything that differs between families is behind this."""
 
     name: str
@@ -50,7 +50,7 @@ class Base(Protocol):
     prediction_type: PredictionType
     alphas_cumprod_T: Tensor  # share of a picture's variance left at each timestep; float32, CPU
 
-    def with_zero_terminal_snr(self) -> Base:
+    def with_zero_terminal_snr(self) -> BaseModel:
         """Return this base, weights shared, with nothing of a picture left at the last timestep."""
 
     def compute_with(

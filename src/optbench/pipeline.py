@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from optbench.config.build import config_tree, config_yaml
 from optbench.config.identity import RunIdentity, changed_settings, identify
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data.batches import Pace, num_batches, plan_epoch
 from optbench.data.latent_cache import FreshLatents, LatentCache, latents_of
 from optbench.lora.initial_weights import start_sentences
@@ -132,7 +132,7 @@ class _Run:
     config: RunConfig
     identity: RunIdentity
     run: RunDir
-    base: Base
+    base: BaseModel
     network: LoraNetwork
     optimizer: BuiltOptimizer
     accelerator: Accelerator

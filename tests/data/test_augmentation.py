@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data import bucket_chooser, read_dataset
 from optbench.data.augmentation import drawn_corner, recolored, with_hue
 from optbench.data.batches import plan_epoch
@@ -85,7 +85,7 @@ def batches(
     options: DatasetOptions, tmp_path: Path, *, seed: int = 3, batch_size: int = 2
 ) -> Iterator[Batch]:
     dataset = read_dataset(options, pixels_per_latent=8)
-    base = cast(Base, FakeBase())
+    base = cast(BaseModel, FakeBase())
     latents = latents_of(dataset, base, options, seed=seed, cache_dir=tmp_path)
     is_fresh = options.random_crop or options.color_aug
     assert isinstance(latents, FreshLatents if is_fresh else LatentCache)
@@ -136,7 +136,7 @@ def test_pixels_themselves_differ_between_uses(
     (tmp_path / "data/6_girl").rename(tmp_path / "data/30_girl")
     fresh = replace(options, flip_aug=False, **changes)
     dataset = read_dataset(fresh, pixels_per_latent=8)
-    source = latents_of(dataset, cast(Base, Exact()), fresh, seed=3, cache_dir=tmp_path)
+    source = latents_of(dataset, cast(BaseModel, Exact()), fresh, seed=3, cache_dir=tmp_path)
     planned = plan_epoch(dataset, fresh, seed=3, epoch=1, batch_size=30)
     (batch,) = source.batches(planned)
     assert len({tuple(one.flatten().tolist()) for one in batch.latents_BCHW}) >= least

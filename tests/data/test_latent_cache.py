@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data import read_dataset
 from optbench.data.batches import plan_epoch
 from optbench.data.latent_cache import LatentCache, cache_key, encode_dataset, load_pixels, shrink
@@ -82,7 +82,7 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def encode(dataset: Dataset, base: FakeBase, tmp_path: Path, *, flips: bool = False) -> LatentCache:
-    return encode_dataset(dataset, cast(Base, base), cache_dir=tmp_path / "cache", flips=flips)
+    return encode_dataset(dataset, cast(BaseModel, base), cache_dir=tmp_path / "cache", flips=flips)
 
 
 def entries(tmp_path: Path) -> list[Path]:
@@ -244,17 +244,17 @@ def test_the_key_knows_all_that_latents_depend_on(dataset: Dataset) -> None:
     gpu = FakeBase()
     gpu.device = torch.device("cuda")
     keys = {
-        cache_key(image, cast(Base, FakeBase()), flipped=False),
-        cache_key(image, cast(Base, FakeBase()), flipped=True),
-        cache_key(image, cast(Base, FakeBase("v2")), flipped=False),
-        cache_key(image, cast(Base, gpu), flipped=False),
-        cache_key(replace(image, key="0" * 16), cast(Base, FakeBase()), flipped=False),
-        cache_key(replace(image, bucket=(16, 16)), cast(Base, FakeBase()), flipped=False),
-        cache_key(replace(image, resized=(99, 99)), cast(Base, FakeBase()), flipped=False),
+        cache_key(image, cast(BaseModel, FakeBase()), flipped=False),
+        cache_key(image, cast(BaseModel, FakeBase()), flipped=True),
+        cache_key(image, cast(BaseModel, FakeBase("v2")), flipped=False),
+        cache_key(image, cast(BaseModel, gpu), flipped=False),
+        cache_key(replace(image, key="0" * 16), cast(BaseModel, FakeBase()), flipped=False),
+        cache_key(replace(image, bucket=(16, 16)), cast(BaseModel, FakeBase()), flipped=False),
+        cache_key(replace(image, resized=(99, 99)), cast(BaseModel, FakeBase()), flipped=False),
     }
     assert len(keys) == 7
     renamed = replace(image, path=Path("elsewhere.png"), caption="other", repeats=99)
-    assert cache_key(renamed, cast(Base, FakeBase()), flipped=False) in keys
+    assert cache_key(renamed, cast(BaseModel, FakeBase()), flipped=False) in keys
 
 
 def _cut(path: Path) -> None:

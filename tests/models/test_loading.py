@@ -189,7 +189,7 @@ def test_a_unet_for_other_latents_is_refused(folder: Path, num_channels: int) ->
 
 
 def test_loaded_parts_are_frozen_and_in_evaluation_mode(whole: Path) -> None:
-    base: contracts.Base = load(whole, dtype=torch.bfloat16)
+    base: contracts.BaseModel = load(whole, dtype=torch.bfloat16)
     assert isinstance(base, StableDiffusion)
     for part in (base.unet, base.text_encoder, base.vae):
         assert not any(module.training for module in part.modules())

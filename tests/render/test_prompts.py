@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from optbench.contracts import Base, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest
 from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell
 from optbench.render.prompts import (
@@ -56,7 +56,7 @@ def render(
     base: FakeBase, *, wanted: Sequence[int] = OPTIONS.seeds, **changes: Any
 ) -> list[tuple[Cell, Prompt, Image.Image]]:
     drawn = render_prompts(
-        cast(Base, base),
+        cast(BaseModel, base),
         (TALL, WIDE),
         replace(OPTIONS, **changes),
         epoch=3,
@@ -137,7 +137,7 @@ def test_pictures_come_before_the_next_batch_is_drawn() -> None:
     """So that each is on disk when a kill comes during the next."""
     base = FakeBase()
     drawn = render_prompts(
-        cast(Base, base), (TALL,), OPTIONS, epoch=1, clip_skip=1, is_wanted=lambda cell: True
+        cast(BaseModel, base), (TALL,), OPTIONS, epoch=1, clip_skip=1, is_wanted=lambda cell: True
     )
     assert base.requests == []
     next(drawn)
@@ -252,7 +252,7 @@ NO_MEMORY = (
 def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(error: BaseException) -> None:
     said: list[str] = []
     base = SmallMemory(1, error)
-    painter = Halving(cast(Base, base), said.append)
+    painter = Halving(cast(BaseModel, base), said.append)
     drawn = render(cast(FakeBase, painter), batch_size=5)
     assert [cell.seed for cell, _, _ in drawn] == [*OPTIONS.seeds] * 2
     assert all(image.getpixel((0, 0)) == (cell.seed % 256, 0, 0) for cell, _, image in drawn)
@@ -263,10 +263,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(error: BaseExcepti
 
 def test_one_picture_too_large_and_other_errors_are_raised() -> None:
     with pytest.raises(MemoryError):
-        render(cast(FakeBase, Halving(cast(Base, SmallMemory(0, MemoryError())), print)))
+        render(cast(FakeBase, Halving(cast(BaseModel, SmallMemory(0, MemoryError())), print)))
     other = SmallMemory(0, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
-        render(cast(FakeBase, Halving(cast(Base, other), print)))
+        render(cast(FakeBase, Halving(cast(BaseModel, other), print)))
 
 
 def test_an_empty_negative_prompt_has_no_line() -> None:

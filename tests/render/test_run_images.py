@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from optbench.contracts import Base, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest
 from optbench.errors import DamagedFileError
 from optbench.lora.file import save_lora
 from optbench.lora.network import LoraNetwork, build_network
@@ -81,7 +81,7 @@ def base() -> FakeBase:
 def gallery(base: FakeBase, tmp_path: Path) -> Gallery:
     return Gallery(
         run=RunDir(tmp_path / "runs" / "lion-1"),
-        base=cast(Base, base),
+        base=cast(BaseModel, base),
         prompts=(TALL, WIDE),
         options=OPTIONS,
         clip_skip=1,

@@ -78,7 +78,7 @@ def assert_near(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def test_the_small_base_keeps_the_contract() -> None:
-    base: contracts.Base = SmallBase()
+    base: contracts.BaseModel = SmallBase()
     assert base.lora_targets()
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.progress import track
 
 from optbench import rng
-from optbench.contracts import Base, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest
 from optbench.models import load_base
 from optbench.schema import BaseOptions
 from optbench.storage import resources
@@ -132,7 +132,7 @@ def _unseen(seed: int, seen: set[tuple[str, ...]], *, num_prompts: int) -> list[
 
 
 def _render(
-    base: Base, asked: list[Drawing], condition: str, *, cfg_scale: float, negative: str
+    base: BaseModel, asked: list[Drawing], condition: str, *, cfg_scale: float, negative: str
 ) -> list[Image.Image]:
     """Return one picture per drawing's tags, each from a seed of its own."""
     pictures = []
@@ -176,7 +176,7 @@ def _clipped(pictures: list[Image.Image]) -> float:
     return float(np.mean(shares))
 
 
-def _psnr(base: Base, drawing: Image.Image) -> float:
+def _psnr(base: BaseModel, drawing: Image.Image) -> float:
     """Return the peak signal-to-noise ratio in dB of a drawing through the autoencoder."""
     vae = base.vae  # type: ignore[attr-defined]
     pixels = to_tensor([np.asarray(drawing)])

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from optbench import rng
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data.augmentation import drawn_corner, recolored
 from optbench.data.prefetch import ahead
 from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
@@ -72,7 +72,7 @@ class FreshLatents:
     """
 
     images: Mapping[str, CaptionedImage]  # by key
-    base: Base
+    base: BaseModel
     options: DatasetOptions
     seed: int  # the run's
     notices: tuple[str, ...] = (
@@ -119,7 +119,7 @@ def _place(sample: Sample) -> tuple[int, str, int]:
 
 
 def latents_of(
-    dataset: Dataset, base: Base, options: DatasetOptions, *, seed: int, cache_dir: Path
+    dataset: Dataset, base: BaseModel, options: DatasetOptions, *, seed: int, cache_dir: Path
 ) -> LatentCache | FreshLatents:
     """Return where a run's latents come from: the cache, unless every use has its own pixels.
 
@@ -140,7 +140,7 @@ def latents_of(
 
 
 def encode_dataset(
-    dataset: Dataset, base: Base, *, cache_dir: Path, flips: bool, num_workers: int = 0
+    dataset: Dataset, base: BaseModel, *, cache_dir: Path, flips: bool, num_workers: int = 0
 ) -> LatentCache:
     """Return the latents of every picture, read from the cache or encoded and put into it.
 
@@ -214,7 +214,7 @@ class _Missing:
             return error
 
 
-def cache_key(image: CaptionedImage, base: Base, *, flipped: bool) -> str:
+def cache_key(image: CaptionedImage, base: BaseModel, *, flipped: bool) -> str:
     """Return 64 hex digits that change with everything the picture's latents depend on.
 
     The kind of device counts, because it changes their last bits.
@@ -290,7 +290,7 @@ def _mean_rows(values: NDArray[Any], num_rows: int) -> NDArray[np.float32]:
 
 
 def _encode_pixels(
-    pixels: NDArray[np.uint8], image: CaptionedImage, base: Base, draw: torch.Generator
+    pixels: NDArray[np.uint8], image: CaptionedImage, base: BaseModel, draw: torch.Generator
 ) -> Tensor:
     """Return latents of pixels that some use of a picture has: (C, H, W) in float32 on the CPU."""
     pixels_HWC = torch.tensor(pixels, dtype=torch.float32)
@@ -357,7 +357,7 @@ def _what_is_wrong(latents_CHW: Tensor, *, size: tuple[int, int]) -> str:
     return "" if bool(latents_CHW.isfinite().all()) else "NaN or infinity"
 
 
-def _latent_size(image: CaptionedImage, base: Base) -> tuple[int, int]:
+def _latent_size(image: CaptionedImage, base: BaseModel) -> tuple[int, int]:
     """Return height and width of the picture's latents."""
     width, height = image.bucket
     return height // base.pixels_per_latent, width // base.pixels_per_latent

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from optbench.contracts import Base, Conditioning
+from optbench.contracts import BaseModel, Conditioning
 from optbench.schema import TrainOptions
 
 # Of a base's device: some 400 captions of SDXL, or 1700 of SD1.5. Shuffled ones come and go.
@@ -35,11 +35,11 @@ class _Memory:
             self.num_bytes -= _num_bytes(self.entries.popitem(last=False)[1])
 
 
-_OF_BASES: WeakKeyDictionary[Base, _Memory] = WeakKeyDictionary()
+_OF_BASES: WeakKeyDictionary[BaseModel, _Memory] = WeakKeyDictionary()
 
 
-def encode_frozen(base: Base, captions: Sequence[str], options: TrainOptions) -> Conditioning:
-    """Return what `Base.encode_captions` does, without gradients, for encoders as they are.
+def encode_frozen(base: BaseModel, captions: Sequence[str], options: TrainOptions) -> Conditioning:
+    """Return what `BaseModel.encode_captions` does, without gradients, for encoders as they are.
 
     Whatever else changes an answer is part of a caption's key or of the base: precision is the
     base's own, since bases are loaded for one.

@@ -1,8 +1,8 @@
 """Model families behind one contract: `load_base` finds the module a config names.
 
 The modules that `basefiles.families` names are one family each. Each defines `load(options, *,
-device, dtype, cache_dir)`, which returns a `contracts.Base`, and `tiny(seed)`, the same from small
-random weights for tests. The other modules are what they share.
+device, dtype, cache_dir)`, which returns a `contracts.BaseModel`, and `tiny(seed)`, the same
+from small random weights for tests. The other modules are what they share.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.schema import BaseOptions
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load_base(
     device: torch.device,
     dtype: torch.dtype,
     cache_dir: Path | None = None,
-) -> Base:
+) -> BaseModel:
     """Return the frozen base of `options` on `device`, its unet and text encoders in `dtype`.
 
     With `cache_dir`, files whose size and time of change are known are not hashed again.
@@ -34,7 +34,7 @@ def load_base(
     """
     _quiet_libraries()
     module = importlib.import_module(f"optbench.models.{options.family}")
-    base: Base = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
+    base: BaseModel = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
     return base
 
 

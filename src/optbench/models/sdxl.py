@@ -94,7 +94,7 @@ class Parts:
 
 
 class StableDiffusionXL:
-    """A frozen Stable Diffusion XL behind `contracts.Base`."""
+    """A frozen Stable Diffusion XL behind `contracts.BaseModel`."""
 
     family = "sdxl"
     model_version: ModelVersion = "sdxl_base_v1-0"  # for v-prediction too, as kohya

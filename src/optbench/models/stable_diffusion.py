@@ -56,7 +56,7 @@ class Name:
 
 
 class StableDiffusion:
-    """A frozen Stable Diffusion 1.x or 2.x behind `contracts.Base`."""
+    """A frozen Stable Diffusion 1.x or 2.x behind `contracts.BaseModel`."""
 
     def __init__(self, parts: Parts, name: Name) -> None:
         """Freeze the parts and keep them; the autoencoder stays in float32."""

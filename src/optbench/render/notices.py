@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data.captions import longest_forms
 from optbench.models.text.prompt_grammar import emphasized, is_balanced
 from optbench.records import Dataset
@@ -15,7 +15,7 @@ _SHOWN = 60  # letters of a text
 
 
 def text_notices(
-    base: Base,
+    base: BaseModel,
     dataset: Dataset,
     data: DatasetOptions,
     prompts: PromptOptions,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 from PIL.PngImagePlugin import PngInfo
 
-from optbench.contracts import Base, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest
 from optbench.models.files.facts import kohya_hashes
 from optbench.models.samplers import AUTOMATIC, SAMPLERS
 from optbench.models.text.prompt_grammar import LoraTag, without_loras
@@ -44,7 +44,7 @@ class Halving:
     pictures of as many pixels.
     """
 
-    def __init__(self, base: Base, say: Callable[[str], None]) -> None:
+    def __init__(self, base: BaseModel, say: Callable[[str], None]) -> None:
         """Sample from `base`; `say` is told of every smaller batch."""
         self._base = base
         self._say = say

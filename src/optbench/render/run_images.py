@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from PIL import Image
 
-from optbench.contracts import Base, Network
+from optbench.contracts import BaseModel, Network
 from optbench.errors import DamagedFileError
 from optbench.lora.network import as_in_file
 from optbench.models.text.prompt_grammar import LoraTag, reads_as_written
@@ -46,7 +46,7 @@ class Gallery:
     """Where pictures go, and everything besides the LoRA that decides how they look."""
 
     run: RunDir
-    base: Base
+    base: BaseModel
     prompts: tuple[Prompt, ...]
     options: RenderOptions
     clip_skip: int

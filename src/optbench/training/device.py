@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
 from optbench.lora.network import LoraNetwork
 from optbench.models import load_base
@@ -78,7 +78,7 @@ def _refuse(found: str, expected: str) -> None:
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def base_for(config: RunConfig, device: torch.device) -> Base:
+def base_for(config: RunConfig, device: torch.device) -> BaseModel:
     """Return the base, computing as this run asks; its weights are shared with other runs."""
     cache_dir = Path(config.cache_dir)
     base = _base(config.base, device, config.train.mixed_precision, cache_dir)
@@ -93,7 +93,7 @@ def base_for(config: RunConfig, device: torch.device) -> Base:
 
 
 @functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions, device: torch.device, precision: str, cache_dir: Path) -> Base:
+def _base(options: BaseOptions, device: torch.device, precision: str, cache_dir: Path) -> BaseModel:
     """Return the base, loaded once per process and shared by its runs."""
     return load_base(options, device=device, dtype=_DTYPES[precision], cache_dir=cache_dir)
 

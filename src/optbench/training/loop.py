@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from optbench import rng
-from optbench.contracts import Base, Conditioning, Network, StepOptimizer
+from optbench.contracts import BaseModel, Conditioning, Network, StepOptimizer
 from optbench.data.text_cache import encode_frozen
 from optbench.errors import DivergedError, Problem
 from optbench.optim import telemetry
@@ -87,7 +87,7 @@ class _Clock:
 
 
 def train_epochs(
-    base: Base,
+    base: BaseModel,
     lanes: Sequence[Lane],
     epoch_batches: Callable[[int], Iterable[Batch]],
     *,
@@ -161,7 +161,7 @@ class _Stepper:
 
     def __init__(
         self,
-        base: Base,
+        base: BaseModel,
         lane: Lane,
         options: TrainOptions,
         course: Course,

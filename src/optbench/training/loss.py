@@ -1,7 +1,7 @@
 """How errors are counted: one number per picture, its weight, and their mean.
 
 The signal-to-noise ratio of timestep t is SNR = a / (1 - a), where a is the share of the picture's
-variance that is left (`Base.alphas_cumprod_T`). It is that of the schedule the run trains on,
+variance that is left (`BaseModel.alphas_cumprod_T`). It is that of the schedule the run trains on,
 zero-terminal or not (docs/decisions/0008).
 
 Shapes: B batch, C latent channels, H and W latent height and width, T timesteps.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from optbench.contracts import Base, PredictionType
+from optbench.contracts import BaseModel, PredictionType
 from optbench.records import Sample
 from optbench.schema import LossOptions
 
@@ -26,7 +26,7 @@ class Counting:
     """How one batch's errors count: made before the forward pass, from the draws alone."""
 
     def __init__(
-        self, options: LossOptions, base: Base, timesteps_B: Tensor, samples: Sequence[Sample]
+        self, options: LossOptions, base: BaseModel, timesteps_B: Tensor, samples: Sequence[Sample]
     ) -> None:
         """Work out weights and thresholds of the pictures at `timesteps_B`, a CPU tensor."""
         self._options = options

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from optbench import rng
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.records import Batch, Sample
 from optbench.schema import LossOptions
 
@@ -32,7 +32,7 @@ class Draw:
     timesteps_B: Tensor
 
 
-def draw_noise(batch: Batch, base: Base, options: LossOptions, *, seed: int) -> Draw:
+def draw_noise(batch: Batch, base: BaseModel, options: LossOptions, *, seed: int) -> Draw:
     """Return the batch's noise and timesteps.
 
     A picture's noise is e = N(0, 1), then the offset is added, then the patches, and what the unet

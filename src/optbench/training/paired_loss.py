@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from optbench import rng
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.records import CaptionedImage, Sizes
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def choose_images(
 
 
 def paired_losses(
-    base: Base,
+    base: BaseModel,
     probes: Sequence[Probe],
     *,
     timesteps: Sequence[int],
@@ -104,7 +104,7 @@ def paired_losses(
 
 
 def _losses(
-    base: Base, probe: Probe, timesteps: Sequence[int], conditioning: dict[str, Tensor]
+    base: BaseModel, probe: Probe, timesteps: Sequence[int], conditioning: dict[str, Tensor]
 ) -> Tensor:
     """Return one loss per timestep, (B,)."""
     shape = probe.latents_CHW.shape

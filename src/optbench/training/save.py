@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.data.batches import num_batches
 from optbench.lora.file import save_lora
 from optbench.lora.initial_weights import StartingLora, start_metadata
@@ -23,7 +23,7 @@ def epoch_card(
     config: RunConfig,
     name: str,
     dataset: Dataset,
-    base: Base,
+    base: BaseModel,
     *,
     reached: tuple[int, int],
     num_steps: int,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.contracts import Base, Network
+from optbench.contracts import BaseModel, Network
 from optbench.data import read_dataset
 from optbench.data.batches import sizes_of
 from optbench.data.latent_cache import encode_dataset
@@ -37,7 +37,7 @@ class Examination:
     """Everything besides the network that decides a validation loss, and where rows go."""
 
     run: RunDir
-    base: Base
+    base: BaseModel
     probes: tuple[Probe, ...]
     options: ValidateOptions
     clip_skip: int
@@ -65,7 +65,7 @@ class Examination:
 def read_probes(
     options: ValidateOptions,
     data: DatasetOptions,
-    base: Base,
+    base: BaseModel,
     *,
     dataset: Dataset | None = None,
     cache_dir: Path,
@@ -211,7 +211,7 @@ def _base_path(examination: Examination) -> Path:
 
 
 def _probes(
-    dataset: Dataset, split: Split, options: ValidateOptions, base: Base, cache_dir: Path
+    dataset: Dataset, split: Split, options: ValidateOptions, base: BaseModel, cache_dir: Path
 ) -> Iterable[Probe]:
     own = [image for image in dataset.images if not image.is_regularization]
     chosen = choose_images(own, options.num_pictures)

@@ -14,7 +14,7 @@ from rich.progress import track
 from optbench.cli.regularize import find_device
 from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
 from optbench.cli.render.plan import AskedPlot
-from optbench.contracts import Base, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.apply import applied, check_adapters, misfits, read_clip_skip
 from optbench.models import load_base
@@ -144,7 +144,7 @@ def _placed(plot: Plot) -> dict[Shot, _Placed]:
     return found
 
 
-def _check_fit(base: Base, missing: Sequence[_Placed]) -> None:
+def _check_fit(base: BaseModel, missing: Sequence[_Placed]) -> None:
     targets = base.lora_targets()
     files = {file: None for one in missing for _, file, _ in one.shot.loras}
     problems = [one for file in files for one in misfits(targets, file, base=base.name)]
@@ -152,7 +152,7 @@ def _check_fit(base: Base, missing: Sequence[_Placed]) -> None:
         raise ConfigError(*problems)
 
 
-def _render(plot: Plot, base: Base, missing: Sequence[_Placed]) -> dict[Path, str]:
+def _render(plot: Plot, base: BaseModel, missing: Sequence[_Placed]) -> dict[Path, str]:
     """Make pictures, those of one LoRA together; return why some could not be made."""
     options = plot.options
     painter = Halving(base, tell)

@@ -17,7 +17,7 @@ from typing import Any, final
 
 import torch
 
-from optbench.contracts import Base
+from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.placing import misfits, network_of
 from optbench.lora.file import open_lora
@@ -47,7 +47,7 @@ class Laboratory:
     def __init__(self, options: ResizeOptions) -> None:
         """Load the base; the pictures of the validation loss are encoded when they are needed."""
         self._options = options
-        self.base: Base = _base(options.base)
+        self.base: BaseModel = _base(options.base)
         self._painter = Halving(self.base, tell)
 
     @functools.cached_property
@@ -208,7 +208,7 @@ def has_pictures(run: RunDir, options: ResizeOptions, epochs: Sequence[int]) -> 
 
 
 @functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions) -> Base:
+def _base(options: BaseOptions) -> BaseModel:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return load_base(options, device=device, dtype=torch.float32)
 
