@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -23,6 +22,7 @@ from optbench.report.wording import seconds_text
 from optbench.storage.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_STATIC = Path(__file__).parent / "static"
 _STYLES = ("page.css", "viewer.css")
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
@@ -116,9 +116,9 @@ def _environment() -> Environment:
     environment.filters.update(number=line.number_text, seconds=seconds_text)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
-        style=Markup(_joined(_STYLES)),
-        script=Markup(_joined(["page.js"])),
-        viewer_script=Markup(_joined(_VIEWER_SCRIPTS)),
+        style=Markup(_static(*_STYLES)),
+        script=Markup(_static("page.js")),
+        viewer_script=Markup(_static(*_VIEWER_SCRIPTS)),
         measure_titles=analysis.MEASURES,
         clip_definition=line.clip_definition(),
         swatch=line.swatch,
@@ -126,8 +126,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _joined(names: Sequence[str]) -> str:
-    return "".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
+def _static(*names: str) -> str:
+    return "".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
 def _title(sweep: SweepEvidence) -> str:
