@@ -53,11 +53,11 @@ test-all: .venv/stamp-dev ## Run the test suite and the full-size checkpoints (1
 	@$(PYTHON) -m pytest -m ""
 
 .PHONY: check
-check: .venv/stamp-dev ## Format, lint, types, import ranks and other rules; changes nothing
+check: .venv/stamp-dev ## Format, lint, types and layers of imports; changes nothing
 	@echo "ruff format" && .venv/bin/ruff format --check --quiet .
 	@echo "ruff check" && .venv/bin/ruff check --quiet .
 	@echo "mypy" && .venv/bin/mypy --no-error-summary
-	@echo "architecture" && $(PYTHON) -m pytest --quiet tests/architecture
+	@echo "lint-imports" && { layers=$$(.venv/bin/lint-imports --no-cache --no-logo) || { echo "$$layers"; exit 1; }; }
 
 .PHONY: fix
 fix: .venv/stamp-dev ## Format and repair what can be repaired by itself
