@@ -30,7 +30,7 @@ from optbench.data import read_dataset
 from optbench.data.captions import draw_caption, longest_forms
 from optbench.errors import OptbenchError, Problem
 from optbench.lora.adapters.apply import applied, check_adapters, misfits
-from optbench.lora.file import open_lora, read_lora
+from optbench.lora.file import LoraFile, read_lora
 from optbench.lora.initial_weights import starting_lora
 from optbench.models.text import prompt_grammar
 from optbench.records import LoraTarget
@@ -97,8 +97,7 @@ def apply_anyones(path: Path) -> object:
 
 
 def open_whole(path: Path) -> object:
-    with open_lora(path) as lora:
-        return lora.metadata
+    return LoraFile(path).metadata
 
 
 LORA_READERS: tuple[Callable[[Path], object], ...] = (

@@ -14,10 +14,10 @@ from diffusers.schedulers import DDPMScheduler
 from optbench.cli.resize.evaluate import read_layers
 from optbench.lora.adapters.apply import misfits
 from optbench.lora.adapters.placing import network_of
-from optbench.lora.file import save_lora
 from optbench.lora.network import build_network
 from optbench.lora.resize.resize import Result, write_resized
 from optbench.lora.resize.rules import SizeRule
+from optbench.lora.save import save_lora
 from optbench.lora.svd import decompose
 from optbench.models import sd15, stable_diffusion
 from tests.builders.network_options import PLAIN_NETWORK

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from optbench.cli.resize.evaluate import read_layers
 from optbench.errors import ConfigError, DamagedFileError
-from optbench.lora.adapters.apply import applied, check_adapters, misfits, open_adapter
+from optbench.lora.adapters.apply import AdapterFile, applied, check_adapters, misfits
 from optbench.lora.adapters.placing import network_of
 from optbench.lora.layer import supported
 from optbench.lora.network import build_network
@@ -328,8 +328,8 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors", tensors)
     with pytest.raises(ConfigError, match="hada_w2_b"):
         check_adapters([path])
-    with pytest.raises(DamagedFileError), open_adapter(tmp_path / "none.safetensors"):
-        pass
+    with pytest.raises(DamagedFileError):
+        AdapterFile(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize(

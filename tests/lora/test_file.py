@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from optbench.errors import DamagedFileError, DivergedError
-from optbench.lora.file import read_lora, save_lora
+from optbench.lora.file import SafetensorsFile, read_lora
+from optbench.lora.save import save_lora
 from optbench.schema import SavePrecision
 
 DTYPES: dict[SavePrecision, torch.dtype] = {
@@ -260,3 +261,43 @@ def test_file_without_metadata_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file(some_tensors(), path)
     assert read_lora(path)[1] == {}
+
+
+FLOATS = st.lists(st.floats(width=16, allow_nan=True, allow_infinity=True), min_size=1, max_size=40)
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+@settings(max_examples=80)
+@given(values=FLOATS, kind=st.sampled_from([*KINDS]))
+def test_every_float_is_read_exactly_and_nan_found_where_torch_finds_it(
+    tmp_path_factory: pytest.TempPathFactory, values: list[float], kind: torch.dtype
+) -> None:
+    tensor = torch.tensor(values, dtype=torch.float32).to(kind)
+    path = tmp_path_factory.mktemp("property") / "a.safetensors"
+    entries = {}
+    # An odd number of bytes before it: a tensor need not lie where its numbers would be aligned.
+    for name, dtype, shape, ends in (
+        ("a", "I8", [3], [0, 3]),
+        ("b", KINDS[kind], [len(values)], [3, 3 + tensor.nbytes]),
+    ):
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": ends}
+    body = bytes([1, 1, 1]) + tensor.view(torch.uint8).numpy().tobytes()
+    path.write_bytes(raw(json.dumps(entries).encode(), body))
+    file = SafetensorsFile(path)
+    width = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[kind.itemsize]
+    assert torch.equal(file.tensor("b").view(width), tensor.view(width))
+    assert file.tensor("a").tolist() == [1, 1, 1]
+    if not tensor.float().isfinite().all():
+        with pytest.raises(DamagedFileError, match=r"NaN or infinity in 1 of 2 tensors: b"):
+            file.check_finite()
+        return
+    file.check_finite()
+    assert file.number("b") == float(tensor[0].double())
+    assert file.number("a") == 1

@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from optbench.errors import BaseError
-from optbench.lora.file import save_lora
 from optbench.lora.network import LoraNetwork, build_network
+from optbench.lora.save import save_lora
 from optbench.models import load_base, sd2, sd15, sdxl, stable_diffusion
 from optbench.models.assemble import assemble
 from optbench.models.checkpoint import AUTOENCODER

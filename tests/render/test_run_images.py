@@ -17,8 +17,8 @@ from torch import nn
 
 from optbench.contracts import BaseModel, SampleRequest
 from optbench.errors import DamagedFileError
-from optbench.lora.file import save_lora
 from optbench.lora.network import LoraNetwork, build_network
+from optbench.lora.save import save_lora
 from optbench.records import LoraTarget
 from optbench.render import run_images
 from optbench.render import sheet as render_sheet

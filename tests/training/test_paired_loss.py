@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from optbench.errors import DatasetError
-from optbench.lora.file import save_lora
 from optbench.lora.network import LoraNetwork, build_network
+from optbench.lora.save import save_lora
 from optbench.records import CaptionedImage, Dataset, Sizes
 from optbench.schema import ValidateOptions
 from optbench.storage import rundir

@@ -35,6 +35,7 @@ from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
 from optbench.records import Batch, CaptionedImage, Dataset, Sample
 from optbench.schema import DatasetOptions
 from optbench.storage import files
+from optbench.storage.safetensors_header import parse_header
 
 if TYPE_CHECKING:
     from optbench.data.batches import PlannedBatch
@@ -323,9 +324,7 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
     try:
         tensors = safetensors.torch.load(content)
         wrong = _what_is_wrong(tensors[_TENSOR], size=size)
-        # The library shows metadata of files only; the header is JSON after its 8-byte length.
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+        metadata = parse_header(content, size=len(content)).metadata
         if metadata.get("key") != key:
             wrong = "another picture's or base's latents"
         # Entries of older versions say nothing of their content, and are read all the same.

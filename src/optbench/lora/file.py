@@ -1,71 +1,160 @@
-"""One LoRA file: safetensors with kohya's keys and hashes, written whole or not at all.
+"""Read one LoRA file: metadata and layers from its header, tensors on demand.
 
-Equal tensors and equal metadata give an identical file, byte for byte.
+Only `tensor` needs torch, so a file is judged before anything heavy is loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Final
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import numpy as np
 
-from optbench.errors import ConfigError, DamagedFileError, DivergedError, Problem
-from optbench.lora import keys as lora_keys
-from optbench.lora.keys import ALPHA, DOWN, UP, ModuleShape, keys_of
-from optbench.lora.svd import Factors
-from optbench.schema import SavePrecision
-from optbench.storage.files import write_pieces
+from optbench.errors import ConfigError, DamagedFileError, Problem
+from optbench.lora.keys import ALPHA, ModuleShape, keys_of, modules_of, named, refusals_of
+from optbench.storage.safetensors_header import TORCH_NAMES, read_header
 
-DTYPES: Mapping[SavePrecision, torch.dtype] = {
-    "float": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The bits that are all set where a number is NaN or infinite, in unsigned integers of its width;
+# numpy knows neither bfloat16 nor 8-bit floats.
+_EXPONENTS: Final = {
+    "F64": ("<u8", 0x7FF0000000000000),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F8_E5M2": ("<u1", 0x7C),
+    "F8_E4M3": ("<u1", 0x7F),
 }
-_NAMES: Mapping[torch.dtype, str] = {  # as a safetensors header spells them
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
+_NUMPY_KINDS: Final = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BOOL": "?",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U8": "<u1",
 }
-_NUM_LENGTH_BYTES = 8  # a safetensors file opens with its header's length
-_LEGACY_RANGE_BYTES = slice(0x100000, 0x110000)
-_MAX_NAMED = 5
 
 
-def save_lora(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    precision: SavePrecision,
-    metadata: Mapping[str, str],
-) -> str:
-    """Write one LoRA file whole, or leave what was there before; return its SHA-256 in hex.
+class SafetensorsFile:
+    """An open safetensors file; numbers are read when they are asked for.
 
-    Every tensor is cast, alphas too, as kohya's trainer does. The two hashes that A1111 and its
-    extensions look for are added to `metadata`. Tensors are cast one at a time, so that saving
-    needs no second copy of a large network.
-
-    Raises:
-        DivergedError: If a tensor holds NaN or infinity, or would after the cast.
+    The file is mapped into memory: what replaces it later does not change what is read here.
     """
-    _check_finite(tensors, where=str(path), precision=precision)
-    names = sorted(tensors)  # the order of the library itself, for tensors of one dtype
-    entries = _entries(tensors, names, DTYPES[precision])
-    start = bytearray()  # as much of the tensors as the older hash may reach
-    digest = hashlib.sha256()
-    for piece in _pieces(tensors, names, precision):
-        digest.update(piece)
-        start += piece[: _LEGACY_RANGE_BYTES.stop - len(start)]
-    header = _header(entries, _with_hashes(metadata, entries, start, digest.hexdigest()))
-    return write_pieces(path, itertools.chain([header], _pieces(tensors, names, precision)))
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            DamagedFileError: If the file is absent, cut short or no safetensors file.
+        """
+        self.path: Path = path
+        try:
+            header = read_header(path)
+            unknown = sorted({entry.dtype for entry in header.tensors.values()} - {*TORCH_NAMES})
+            if unknown:
+                raise ValueError(f"tensors in {', '.join(unknown)}")  # noqa: TRY301 - one refusal
+            self._bytes: Any = np.memmap(path, dtype=np.uint8, mode="r")
+        except (OSError, ValueError) as error:
+            kind = f"{type(error).__name__}: " if isinstance(error, OSError) else ""
+            raise DamagedFileError(
+                Problem(
+                    str(path),
+                    f"{kind}{error}",
+                    "a whole safetensors file",
+                    "check the path, or copy the file again; one that was cut short cannot be "
+                    "repaired",
+                )
+            ) from error
+        self.metadata: dict[str, str] = dict(header.metadata)
+        self.data_start: int = header.data_start
+        self.entries = header.tensors
+        self.shapes: dict[str, tuple[int, ...]] = header.shapes
+
+    def tensor(self, key: str) -> Tensor:
+        """Return one tensor in the dtype of the file, in memory of its own."""
+        import torch
+
+        entry = self.entries[key]
+        raw = torch.empty(entry.num_bytes, dtype=torch.uint8)
+        raw.numpy()[:] = self._raw(key)
+        dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
+        return raw.view(dtype).view(entry.shape)
+
+    def number(self, key: str) -> float:
+        """Return the first number of a tensor, exactly."""
+        dtype, raw = self.entries[key].dtype, self._raw(key)
+        if dtype in _NUMPY_KINDS:
+            return float(raw.view(_NUMPY_KINDS[dtype])[0])
+        bits = int(raw.view(_EXPONENTS[dtype][0])[0])
+        if dtype == "BF16":
+            return float(np.uint32(bits << 16).view(np.float32))
+        if dtype == "F8_E5M2":
+            return float(np.uint16(bits << 8).view(np.float16))
+        sign, exponent, fraction = -1.0 if bits & 0x80 else 1.0, bits >> 3 & 0xF, bits & 0x7
+        if exponent == 0:
+            return sign * fraction / 8 * 2.0**-6
+        return sign * (1 + fraction / 8) * 2.0 ** (exponent - 7)
+
+    def data(self) -> memoryview:
+        """Return the bytes of all tensors, which is what kohya's `sshs_model_hash` is made of."""
+        return memoryview(self._bytes[self.data_start :])
+
+    def check_finite(self) -> None:
+        """Read every tensor once.
+
+        Raises:
+            DamagedFileError: If any holds NaN or infinity; names them.
+        """
+        broken = [key for key in self.entries if not self._is_finite(key)]
+        if broken:
+            raise DamagedFileError(
+                Problem(
+                    str(self.path),
+                    f"NaN or infinity in {named(broken, len(self.entries))}",
+                    "finite numbers only",
+                    "use an earlier epoch's file; this one was saved after its training diverged",
+                )
+            )
+
+    def _is_finite(self, key: str) -> bool:
+        dtype = self.entries[key].dtype
+        if dtype not in _EXPONENTS:
+            return True  # integers
+        kind, mask = _EXPONENTS[dtype]
+        bits = self._raw(key).view(kind)
+        return not bool(((bits & mask) == mask).any())
+
+    def _raw(self, key: str) -> Any:
+        entry = self.entries[key]
+        return self._bytes[entry.start : entry.start + entry.num_bytes]
+
+
+class LoraFile(SafetensorsFile):
+    """An open file of plain LoRA layers: `modules` by name, and the keys of all other tensors."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            DamagedFileError: If the file is absent, cut short or no safetensors file.
+            ConfigError: If it holds another kind of adapter, or layers that do not fit together.
+        """
+        super().__init__(path)
+        if problems := refusals_of(self.shapes, where=str(path)):
+            raise ConfigError(*problems)
+        self.modules: dict[str, ModuleShape] = modules_of(self.shapes)
+        of_layers = {key for name in self.modules for key in keys_of(name)}
+        self.others: tuple[str, ...] = tuple(key for key in self.shapes if key not in of_layers)
+
+    def alpha(self, name: str) -> float:
+        """Return one layer's alpha; of a file without alphas it is the dim, as readers agree."""
+        module = self.modules[name]
+        return self.number(name + ALPHA) if module.has_alpha else float(module.dim)
 
 
 def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -75,192 +164,6 @@ def read_lora(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         DamagedFileError: If the file is absent, cut short or no safetensors file, or if a tensor
             holds NaN or infinity.
     """
-    try:
-        blob = path.read_bytes()
-        tensors = safetensors.torch.load(blob)
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a dtype torch lacks
-        raise DamagedFileError(
-            Problem(
-                str(path),
-                f"{type(error).__name__}: {error}",
-                "a whole safetensors file",
-                "copy or train the file again; a file that was cut short cannot be repaired",
-            )
-        ) from error
-    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    if broken:
-        raise DamagedFileError(
-            Problem(
-                str(path),
-                f"NaN or infinity in {_named(broken, len(tensors))}",
-                "finite numbers only",
-                "use an earlier epoch's file; this one was saved after its training diverged",
-            )
-        )
-    length = int.from_bytes(blob[:_NUM_LENGTH_BYTES], "little")
-    header = json.loads(blob[_NUM_LENGTH_BYTES : _NUM_LENGTH_BYTES + length])
-    return tensors, header.get("__metadata__") or {}
-
-
-def _header(entries: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file's first part, with its length and sorted metadata."""
-    tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
-    content = {"__metadata__": dict(sorted(metadata.items())), **tensors}
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _NUM_LENGTH_BYTES)  # so that the tensors start aligned
-    return len(text).to_bytes(_NUM_LENGTH_BYTES, "little") + text
-
-
-def _entries(
-    tensors: Mapping[str, Tensor], names: Sequence[str], dtype: torch.dtype
-) -> dict[str, Any]:
-    """Return what a safetensors header says of tensors that lie one behind the other."""
-    entries: dict[str, Any] = {}
-    start = 0
-    for name in names:
-        stop = start + tensors[name].numel() * dtype.itemsize
-        shape = list(tensors[name].shape)
-        entries[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": shape,
-            "data_offsets": [start, stop],
-        }
-        start = stop
-    return entries
-
-
-def _pieces(
-    tensors: Mapping[str, Tensor], names: Sequence[str], precision: SavePrecision
-) -> Iterator[memoryview]:
-    """Yield the bytes of every tensor after the cast, little-endian, row by row."""
-    for name in names:
-        cast = tensors[name].detach().to("cpu", DTYPES[precision]).contiguous()
-        yield cast.flatten().view(torch.uint8).numpy().data
-
-
-def _with_hashes(
-    metadata: Mapping[str, str], entries: Mapping[str, Any], start: bytearray, model_hash: str
-) -> dict[str, str]:
-    """Return the metadata with kohya's hash of the tensors and the older one of 64 KiB.
-
-    The older one covers a fixed range of a file that carries the ss_* metadata alone, of which
-    `start` is what follows the header.
-    """
-    kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
-    legacy = hashlib.sha256(
-        (_header(entries, kept) + bytes(start))[_LEGACY_RANGE_BYTES]
-    ).hexdigest()
-    return {**metadata, "sshs_model_hash": model_hash, "sshs_legacy_hash": legacy[:8]}
-
-
-def _check_finite(tensors: Mapping[str, Tensor], *, where: str, precision: SavePrecision) -> None:
-    broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
-    overflown = [
-        name
-        for name, tensor in tensors.items()
-        if name not in broken and not _is_finite(tensor.detach().to(DTYPES[precision]))
-    ]
-    problems = []
-    if broken:
-        problems.append(
-            Problem(
-                where,
-                f"NaN or infinity in {_named(broken, len(tensors))}",
-                "finite weights",
-                "the training diverged: lower optimizer.lr or lr_mult",
-            )
-        )
-    if overflown:
-        problems.append(
-            Problem(
-                where,
-                f"values too large for {precision} in {_named(overflown, len(tensors))}",
-                f"at most {torch.finfo(DTYPES[precision]).max:g}",
-                "set train.save_precision=bf16 or float, or lower optimizer.lr",
-            )
-        )
-    if problems:
-        raise DivergedError(*problems)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.detach().float().isfinite().all())
-
-
-def _named(names: Sequence[str], num_all: int) -> str:
-    """Return how many tensors, and the first few names: a diverged network breaks hundreds."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"{len(names)} of {num_all} tensors: {', '.join(names[:_MAX_NAMED])}{more}"
-
-
-@final
-class LoraFile:
-    """An open LoRA file: its metadata, its layers, and what else lies in it."""
-
-    def __init__(self, path: Path, handle: Any) -> None:
-        """Look at the header; `open_lora` is the way to get one."""
-        self._handle = handle
-        self.path: Path = path
-        self.metadata: dict[str, str] = dict(handle.metadata() or {})
-        shapes = {key: tuple(handle.get_slice(key).get_shape()) for key in sorted(handle.keys())}
-        problems = lora_keys.refusals_of(shapes, where=str(path))
-        if problems:
-            raise ConfigError(*problems)
-        self.modules: dict[str, ModuleShape] = lora_keys.modules_of(shapes)
-        own = {key for name in self.modules for key in keys_of(name)}
-        self.others: tuple[str, ...] = tuple(key for key in shapes if key not in own)
-
-    def tensor(self, key: str) -> torch.Tensor:
-        """Return one tensor as it lies in the file."""
-        tensor: torch.Tensor = self._handle.get_tensor(key)
-        return tensor
-
-    def factors(self, name: str) -> Factors:
-        """Return one layer; without an alpha in the file, alpha is the dim, as every reader has it.
-
-        16-bit and 8-bit weights become float32, exactly.
-        """
-        module = self.modules[name]
-        up, down = (_widened(self.tensor(name + suffix)) for suffix in (UP, DOWN))
-        alpha = float(self.tensor(name + ALPHA)) if module.has_alpha else float(module.dim)
-        return Factors(up=up, down=down, alpha=alpha)
-
-    def check_finite(self) -> None:
-        """Read every tensor once.
-
-        Raises:
-            DamagedFileError: If any holds NaN or infinity; names them.
-        """
-        keys = [*self.others, *(key for module in self.modules.values() for key in _stored(module))]
-        broken = [key for key in keys if not _is_finite_stored(self.tensor(key))]
-        if broken:
-            raise lora_keys.not_finite(broken, len(keys), where=str(self.path))
-
-
-@contextmanager
-def open_lora(path: Path) -> Iterator[LoraFile]:
-    """Return a context with an open LoRA file; only its header is read yet.
-
-    Raises:
-        DamagedFileError: If the file is absent, cut short or no safetensors file.
-        ConfigError: If it holds another kind of adapter, or layers that do not fit together.
-    """
-    try:
-        handle = safe_open(path, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise lora_keys.unreadable(path, error) from error
-    with handle as opened:
-        yield LoraFile(path, opened)
-
-
-def _widened(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
-
-
-def _is_finite_stored(tensor: torch.Tensor) -> bool:
-    # torch looks for NaN in 16 bits as they are; 8 bits it cannot read at all.
-    return bool((_widened(tensor) if tensor.itemsize == 1 else tensor).isfinite().all())
-
-
-def _stored(module: ModuleShape) -> tuple[str, ...]:
-    return keys_of(module.name)[0 if module.has_alpha else 1 :]
+    file = SafetensorsFile(path)
+    file.check_finite()
+    return {key: file.tensor(key) for key in file.entries}, file.metadata

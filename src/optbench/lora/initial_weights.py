@@ -15,32 +15,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import keys as lora_keys
-from optbench.lora.keys import ALPHA, NUM_LENGTH_BYTES, ModuleShape, keys_of, named
+from optbench.lora.file import LoraFile
+from optbench.lora.keys import ALPHA, ModuleShape, keys_of, named
 from optbench.records import Part
 from optbench.schema import BaseOptions, NetworkOptions
 from optbench.storage import resources
+from optbench.storage.safetensors_header import read_header
 
 METADATA_KEY = "optbench.continued_from"
 _FINGERPRINT_LENGTH = 16
 _PREFIXES: Mapping[str, Part] = {"lora_unet_": "unet", "lora_te": "text_encoder"}
 PART_WORDS: Mapping[Part, str] = {"unet": "unet", "text_encoder": "text encoder"}
-# Safetensors' name -> numpy's, and the bits that are all set where a number is not finite; numpy
-# knows neither bfloat16 nor 8-bit floats.
-_FLOATS: Mapping[str, tuple[str, int]] = {
-    "F32": ("<u4", 0x7F800000),
-    "F16": ("<u2", 0x7C00),
-    "BF16": ("<u2", 0x7F80),
-    "F8_E5M2": ("<u1", 0x7C),
-    "F8_E4M3": ("<u1", 0x7F),
-}
+_DTYPES = ("F32", "F16", "BF16", "F8_E5M2", "F8_E4M3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,106 +130,55 @@ def start_metadata(start: StartingLora | None) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _read(path: Path, _stamp: tuple[int, int]) -> StartingLora:
-    try:
-        # The library's own reader proves the header; tensors it cannot give without torch.
-        with safe_open(path, framework="numpy") as handle:
-            metadata = dict(handle.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise lora_keys.unreadable(path, error) from error
-    entries, start = _entries(path)
-    shapes = {key: tuple(entry["shape"]) for key, entry in entries.items()}
-    problems = lora_keys.refusals_of(shapes, where=str(path)) or _unknown(entries, path)
-    if problems:
+    file = LoraFile(path)
+    if problems := _unknown(file):
         raise ConfigError(*problems)
-    blob = np.memmap(path, dtype=np.uint8, mode="r", offset=start)
-    broken = [key for key, entry in entries.items() if not _is_finite(_numbers(blob, entry))]
-    if broken:
-        raise lora_keys.not_finite(broken, len(entries), where=str(path))
-    model_hash = hashlib.sha256(blob.data).hexdigest()
-    named = json.dumps([model_hash, sorted(entries.items())])
+    file.check_finite()
+    model_hash = hashlib.sha256(file.data()).hexdigest()
+    entries = [
+        (key, {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": entry.offsets})
+        for key, entry in file.entries.items()
+    ]
+    described = json.dumps([model_hash, entries])
     return StartingLora(
         path=path,
-        fingerprint=hashlib.sha256(named.encode()).hexdigest()[:_FINGERPRINT_LENGTH],
+        fingerprint=hashlib.sha256(described.encode()).hexdigest()[:_FINGERPRINT_LENGTH],
         model_hash=model_hash,
-        name=metadata.get("ss_output_name") or path.stem,
-        layers=_layers(shapes, entries, blob),
-        shapes=lora_keys.modules_of(shapes),
+        name=file.metadata.get("ss_output_name") or path.stem,
+        layers={
+            name: LayerSize(
+                dim=module.dim,
+                alpha=file.alpha(name),
+                is_window=math.prod(module.down[2:]) > 1,
+                rounding=file.entries[name + ALPHA].dtype if module.has_alpha else "",
+            )
+            for name, module in file.modules.items()
+        },
+        shapes=file.modules,
     )
 
 
-def _entries(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return what the header says of every tensor, by key, and where the tensors begin."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(NUM_LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return dict(sorted(header.items())), NUM_LENGTH_BYTES + length
-
-
-def _unknown(entries: Mapping[str, Mapping[str, Any]], path: Path) -> list[Problem]:
+def _unknown(file: LoraFile) -> list[Problem]:
     """Return what a network of ours has no place for: other keys, other dtypes."""
-    layers = lora_keys.modules_of({key: tuple(one["shape"]) for key, one in entries.items()})
-    own = {key for name in layers if part_of(name) for key in keys_of(name)}
+    of_parts = {key for name in file.modules if part_of(name) for key in keys_of(name)}
     complaints = {
-        "keys of neither unet nor text encoder": [key for key in entries if key not in own],
-        f"another dtype than {', '.join(_FLOATS)}": [
-            key for key, entry in entries.items() if entry["dtype"] not in _FLOATS
+        "keys of neither unet nor text encoder": [
+            key for key in file.entries if key not in of_parts
+        ],
+        f"another dtype than {', '.join(_DTYPES)}": [
+            key for key, entry in file.entries.items() if entry.dtype not in _DTYPES
         ],
     }
     return [
         Problem(
-            str(path),
-            f"{what} in {lora_keys.named(keys, len(entries))}",
+            str(file.path),
+            f"{what} in {lora_keys.named(keys, len(file.entries))}",
             "lora_unet_* and lora_te_* layers in 32, 16 or 8-bit floats",
             "give a LoRA that kohya's trainer or optbench made for the family of this base",
         )
         for what, keys in complaints.items()
         if keys
     ]
-
-
-def _numbers(blob: Any, entry: Mapping[str, Any]) -> Any:
-    """Return a tensor's numbers as unsigned integers of their width, with their exponents' bits."""
-    kind, mask = _FLOATS[entry["dtype"]]
-    first, last = entry["data_offsets"]
-    return blob[first:last].view(kind), mask
-
-
-def _is_finite(numbers: tuple[Any, int]) -> bool:
-    bits, mask = numbers
-    return not bool(((bits & mask) == mask).any())
-
-
-def _layers(
-    shapes: Mapping[str, tuple[int, ...]], entries: Mapping[str, Mapping[str, Any]], blob: Any
-) -> dict[str, LayerSize]:
-    found = {}
-    for name, module in lora_keys.modules_of(shapes).items():
-        entry = entries[name + ALPHA] if module.has_alpha else None
-        found[name] = LayerSize(
-            dim=module.dim,
-            alpha=float(module.dim) if entry is None else _number(blob, entry),
-            is_window=math.prod(module.down[2:]) > 1,
-            rounding="" if entry is None else entry["dtype"],
-        )
-    return found
-
-
-def _number(blob: Any, entry: Mapping[str, Any]) -> float:
-    """Return the one number of a tensor, exactly."""
-    bits = int(_numbers(blob, entry)[0].reshape(-1)[0])
-    kind = entry["dtype"]
-    if kind == "F32":
-        return float(np.uint32(bits).view(np.float32))
-    if kind == "F16":
-        return float(np.uint16(bits).view(np.float16))
-    if kind == "BF16":
-        return float(np.uint32(bits << 16).view(np.float32))
-    if kind == "F8_E5M2":
-        return float(np.uint16(bits << 8).view(np.float16))
-    sign, exponent, fraction = -1.0 if bits & 0x80 else 1.0, bits >> 3 & 0xF, bits & 0x7
-    size = fraction / 8 * 2.0**-6 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
-    return sign * size
 
 
 def trained_parts(options: NetworkOptions) -> list[Part]:
@@ -429,7 +369,6 @@ def _no_weights() -> Problem:
     )
 
 
-_MAX_HEADER_BYTES = 100_000_000
 _WEIGHT = ".weight"
 _TEXT_MODEL = "text_model."  # transformers 5 may leave it out of a file
 _TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
@@ -502,18 +441,10 @@ def _spelled(prefix: str, name: str) -> str:
 def _weights(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield name and shape of every weight that a linear layer or a convolution can have."""
     for file in sorted(folder.glob("*.safetensors")):
-        for name, entry in _header(file).items():
-            shape = entry.get("shape", ()) if isinstance(entry, Mapping) else ()
+        try:
+            shapes = read_header(file).shapes
+        except (OSError, ValueError):
+            continue  # the base's own reader says what is wrong with it
+        for name, shape in shapes.items():
             if name.endswith(_WEIGHT) and len(shape) in (2, 4):
-                yield name, tuple(shape)
-
-
-def _header(file: Path) -> Mapping[str, object]:
-    """Return a file's header, or nothing: the base's own reader says what is wrong with it."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(NUM_LENGTH_BYTES), "little")
-            header = json.loads(stream.read(length)) if length <= _MAX_HEADER_BYTES else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return header if isinstance(header, Mapping) else {}
+                yield name, shape

@@ -6,17 +6,14 @@ any kernel, with or without alphas. Nothing here imports torch.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from optbench.errors import DamagedFileError, Problem
+from optbench.errors import Problem
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-NUM_LENGTH_BYTES = 8  # a safetensors file opens with its header's length
 _MAX_NAMED = 5
 # Part of a key -> the form of adapter it belongs to; none of them is a plain product up @ down.
 OTHER_FORMS: Final = {
@@ -109,18 +106,6 @@ def refusals_of(shapes: Mapping[str, tuple[int, ...]], *, where: str) -> list[Pr
     return [_refusal(what, keys, len(shapes), where) for what, keys in complaints.items() if keys]
 
 
-def not_finite(names: Sequence[str], num_all: int, *, where: str) -> DamagedFileError:
-    """Return the refusal of a file in whose tensors a number is not finite."""
-    return DamagedFileError(
-        Problem(
-            where,
-            f"NaN or infinity in {named(names, num_all)}",
-            "finite numbers only",
-            "use an earlier epoch's file; this one was saved after its training diverged",
-        )
-    )
-
-
 def misfits(
     strange: Sequence[str], unlike: Sequence[str], num_all: int, *, base: str, where: str, fix: str
 ) -> list[Problem]:
@@ -132,21 +117,6 @@ def misfits(
     found = "; ".join(filter(None, whats))
     problem = Problem(where, found, f"a LoRA of base {base}", fix)
     return [problem] if found else []
-
-
-def unreadable(path: Path, error: Exception) -> DamagedFileError:
-    """Return the refusal of a file that cannot be opened; names the tensor in which it ends."""
-    found = f"{type(error).__name__}: {error}"
-    if path.is_file() and (cut := _cut_tensor(path)):
-        found = f"a file that ends inside {cut}"
-    return DamagedFileError(
-        Problem(
-            str(path),
-            found,
-            "a whole safetensors file",
-            "check the path, or copy the file again; one that was cut short cannot be repaired",
-        )
-    )
 
 
 def clip_skip_of(metadata: Mapping[str, str]) -> int:
@@ -178,24 +148,3 @@ def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Proble
         ),
         "give a LoRA or LoCon file; pictures of other forms: python -m optbench render FILE",
     )
-
-
-def _cut_tensor(path: Path) -> str:
-    """Return what a file that was cut short ends in, or nothing if that is not what is wrong."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(NUM_LENGTH_BYTES), "little")
-        start = NUM_LENGTH_BYTES + length
-        if size < start:
-            return "its header" if size <= NUM_LENGTH_BYTES or file.read(1) == b"{" else ""
-        try:
-            header = json.loads(file.read(length))
-            ends = {
-                str(name): start + int(entry["data_offsets"][1])
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-        except (LookupError, RecursionError, ValueError, OverflowError, TypeError, AttributeError):
-            return ""
-    cut = sorted((end, name) for name, end in ends.items() if end > size)
-    return f"{cut[0][1]} ({size:,} of {cut[-1][0]:,} bytes are there)" if cut else ""

@@ -48,7 +48,8 @@ class SafetensorsFiles:
         """
         self._places: dict[str, tuple[Path, TensorEntry]] = {}
         for file in files:
-            self._places.update((name, (file, one)) for name, one in read_header(file).items())
+            tensors = read_header(file).tensors
+            self._places.update((name, (file, entry)) for name, entry in tensors.items())
         self.shapes = {name: entry.shape for name, (_, entry) in self._places.items()}
         largest = max((entry.num_bytes for _, entry in self._places.values()), default=0)
         self._buffer = torch.empty(largest, dtype=torch.uint8)

@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _WEIGHT_SUFFIXES = (".safetensors", ".json", ".txt")
 _FINGERPRINT_LENGTH = 16
 _HASHES = "hashes"  # the one key of the cache of hashes
+KOHYA_HASH_RANGE = slice(0x100000, 0x110000)  # the 64 KiB behind a file's first MiB
 
 
 def resource_root(package: Path = _PACKAGE) -> Path:
@@ -114,6 +115,11 @@ def files_fingerprint(files: Sequence[Path], *, cache_dir: Path | None = None) -
     digests = _hashes(list(dict.fromkeys(files)), cache_dir)
     text = "".join(digests[path] for path in files)
     return hashlib.sha256(text.encode()).hexdigest()[:_FINGERPRINT_LENGTH]
+
+
+def kohya_hash(content: bytes) -> str:
+    """Return the eight hex digits that A1111 showed first, of a file's `KOHYA_HASH_RANGE`."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def file_sha256(file: Path, *, cache_dir: Path | None = None) -> str:

@@ -52,7 +52,7 @@ def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem
 def _prediction_of_file(path: Path) -> PredictionType | None:
     """Return what a single file says its unet predicts, None if it cannot be read."""
     try:
-        return "v_prediction" if "v_pred" in read_header(path) else "epsilon"
+        return "v_prediction" if "v_pred" in read_header(path).tensors else "epsilon"
     except (OSError, ValueError):
         return None  # said where the base is looked at
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from optbench.contracts import BaseModel
 from optbench.data.batches import num_batches
-from optbench.lora.file import save_lora
 from optbench.lora.initial_weights import StartingLora, start_metadata
 from optbench.lora.metadata import LoraCard, kohya_metadata
+from optbench.lora.save import save_lora
 from optbench.models.files.facts import kohya_hashes
 from optbench.records import Dataset
 from optbench.schema import RunConfig

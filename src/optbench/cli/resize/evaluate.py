@@ -6,7 +6,6 @@ source as it is (of a merge: from the exact weighted sum).
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import statistics
 import time
@@ -20,9 +19,9 @@ import torch
 from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.placing import misfits, network_of
-from optbench.lora.file import open_lora
+from optbench.lora.file import LoraFile
 from optbench.lora.keys import clip_skip_of
-from optbench.lora.resize.merge import merged_factors, merged_modules
+from optbench.lora.resize.merge import layer_factors, merged_factors, merged_modules
 from optbench.lora.svd import Factors
 from optbench.metrics.ssim import compare_pictures
 from optbench.models import load_base
@@ -60,8 +59,7 @@ class Laboratory:
 
     def misfits(self, sources: Sequence[Path]) -> list[Problem]:
         """Return what keeps the sources from being used on the base."""
-        with contextlib.ExitStack() as stack:
-            modules = merged_modules([stack.enter_context(open_lora(path)) for path in sources])
+        modules = merged_modules([LoraFile(path) for path in sources])
         return misfits(
             self.base.lora_targets(),
             {name: (one.up, one.down) for name, one in modules.items()},
@@ -163,26 +161,23 @@ def read_layers(
     sources: Sequence[Path], weights: Sequence[float] | None
 ) -> Iterator[tuple[str, Factors]]:
     """Yield the layers of a file, or of a merge as exact as it gets, one at a time."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open_lora(path)) for path in sources]
-        for name in merged_modules(files):
-            if weights is None:
-                yield name, files[0].factors(name)
-            else:
-                yield name, merged_factors(name, files, weights)
+    files = [LoraFile(path) for path in sources]
+    for name in merged_modules(files):
+        if weights is None:
+            yield name, layer_factors(files[0], name)
+        else:
+            yield name, merged_factors(name, files, weights)
 
 
 def read_dims(sources: Sequence[Path]) -> list[int]:
     """Return every layer's dim; of a merge the sum of its parts'."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open_lora(path)) for path in sources]
-        return [module.dim for module in merged_modules(files).values()]
+    modules = merged_modules([LoraFile(path) for path in sources])
+    return [module.dim for module in modules.values()]
 
 
 def read_clip_skip(source: Path) -> int:
     """Return with how many skipped layers a LoRA says it was trained; 1 where it says nothing."""
-    with open_lora(source) as file:
-        return clip_skip_of(file.metadata)
+    return clip_skip_of(LoraFile(source).metadata)
 
 
 def is_embedded(options: BaseOptions) -> bool:

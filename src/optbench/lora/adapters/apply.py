@@ -6,33 +6,33 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import keys as lora_keys
 from optbench.lora.adapters.formats import AdapterLayer, has_axes, layers_of
 from optbench.lora.adapters.formulas import change, lengths_by, product
+from optbench.lora.file import SafetensorsFile
 from optbench.lora.layer import supported
 from optbench.records import LoraTarget
 
 
 @final
-class AdapterFile:
+class AdapterFile(SafetensorsFile):
     """An open adapter file: its metadata and its layers, read one at a time."""
 
-    def __init__(self, path: Path, handle: Any) -> None:
-        """Look at the header; `open_adapter` is the way to get one."""
-        self._handle = handle
-        self.path: Path = path
-        self.metadata: dict[str, str] = dict(handle.metadata() or {})
-        self._shapes = {
-            key: tuple(handle.get_slice(key).get_shape()) for key in sorted(handle.keys())
-        }
-        self.layers, problems = layers_of(self._shapes, self.metadata, where=str(path))
+    def __init__(self, path: Path) -> None:
+        """Read the header.
+
+        Raises:
+            DamagedFileError: If the file is absent, cut short or no safetensors file.
+            ConfigError: If it holds a form that is not read, or layers that do not fit together.
+        """
+        super().__init__(path)
+        self.layers, problems = layers_of(self.shapes, self.metadata, where=str(path))
         problems += self._unfitting()
         if problems:
             raise ConfigError(*problems)
@@ -40,7 +40,7 @@ class AdapterFile:
     def size(self, layer: AdapterLayer, kernel: Sequence[int] = ()) -> tuple[int, int] | None:
         """Return outputs O and inputs K of the weight that a layer changes; None if of none."""
         parts = {
-            part: torch.empty(self._shapes[key], device="meta") for part, key in layer.keys.items()
+            part: torch.empty(self.shapes[key], device="meta") for part, key in layer.keys.items()
         }
         try:
             outputs, inputs = product(layer.form, parts, kernel).shape
@@ -54,38 +54,24 @@ class AdapterFile:
             return False
         if "lengths" not in layer.keys:
             return True
-        shape = self._shapes[layer.keys["lengths"]]
+        shape = self.shapes[layer.keys["lengths"]]
         wanted: int = weight.shape[0 if lengths_by(layer, shape) == "output" else 1]
         return bool(math.prod(shape) == wanted)
 
     def change(self, layer: AdapterLayer, weight: Tensor) -> Tensor:
         """Return what a layer's float32 weight changes by; read now, in float32."""
         parts = {
-            part: self._handle.get_tensor(key).to(weight.device, torch.float32)
+            part: self.tensor(key).to(weight.device, torch.float32)
             for part, key in layer.keys.items()
         }
         return change(layer, parts, weight)
 
-    def check_finite(self) -> None:
-        """Read every tensor once.
-
-        Raises:
-            DamagedFileError: If any holds NaN or infinity; names them.
-        """
-        broken = [
-            key
-            for key in self._shapes
-            if not bool(self._handle.get_tensor(key).float().isfinite().all())
-        ]
-        if broken:
-            raise lora_keys.not_finite(broken, len(self._shapes), where=str(self.path))
-
     def _unfitting(self) -> list[Problem]:
         """Return a problem if parts of a layer do not fit together."""
         unlike = [
-            f"{layer.name} {', '.join(str(self._shapes[key]) for key in layer.keys.values())}"
+            f"{layer.name} {', '.join(str(self.shapes[key]) for key in layer.keys.values())}"
             for layer in self.layers.values()
-            if not all(has_axes(part, self._shapes[key]) for part, key in layer.keys.items())
+            if not all(has_axes(part, self.shapes[key]) for part, key in layer.keys.items())
             or self.size(layer) is None
         ]
         if not unlike:
@@ -103,22 +89,6 @@ class AdapterFile:
         ]
 
 
-@contextlib.contextmanager
-def open_adapter(path: Path) -> Iterator[AdapterFile]:
-    """Return a context with an open adapter file; only its header is read yet.
-
-    Raises:
-        DamagedFileError: If the file is absent, cut short or no safetensors file.
-        ConfigError: If it holds a form that is not read, or layers that do not fit together.
-    """
-    try:
-        handle = safe_open(path, framework="pt", device="cpu")
-    except (OSError, SafetensorError) as error:
-        raise lora_keys.unreadable(path, error) from error
-    with handle as opened:
-        yield AdapterFile(path, opened)
-
-
 def check_adapters(paths: Sequence[Path]) -> None:
     """Read every file once.
 
@@ -128,8 +98,7 @@ def check_adapters(paths: Sequence[Path]) -> None:
     problems: list[Problem] = []
     for path in dict.fromkeys(paths):
         try:
-            with open_adapter(path) as file:
-                file.check_finite()
+            AdapterFile(path).check_finite()
         except OptbenchError as error:
             problems += error.problems
     if problems:
@@ -138,22 +107,21 @@ def check_adapters(paths: Sequence[Path]) -> None:
 
 def read_clip_skip(path: Path) -> int:
     """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
-    with open_adapter(path) as file:
-        return lora_keys.clip_skip_of(file.metadata)
+    return lora_keys.clip_skip_of(AdapterFile(path).metadata)
 
 
 def misfits(targets: Sequence[LoraTarget], path: Path, *, base: str) -> list[Problem]:
     """Return a problem if a layer of a file has no place in the base, or one of another size."""
     places = _places(targets)
     strange, unlike = [], []
-    with open_adapter(path) as file:
-        for name, layer in file.layers.items():
-            if name not in places:
-                strange.append(name)
-                continue
-            weight = supported(places[name].module).weight
-            if not file.fits(layer, weight):
-                unlike.append(f"{name} for {file.size(layer)} in a layer of {tuple(weight.shape)}")
+    file = AdapterFile(path)
+    for name, layer in file.layers.items():
+        if name not in places:
+            strange.append(name)
+            continue
+        weight = supported(places[name].module).weight
+        if not file.fits(layer, weight):
+            unlike.append(f"{name} for {file.size(layer)} in a layer of {tuple(weight.shape)}")
     return lora_keys.misfits(
         strange,
         unlike,
@@ -177,9 +145,9 @@ def applied(
     places, originals = _places(targets), list[tuple[Tensor, Tensor]]()
     wanted: dict[str, list[tuple[AdapterFile, AdapterLayer, float]]] = {}
     try:
-        with contextlib.ExitStack() as stack, torch.no_grad():
+        with torch.no_grad():
             for path, strength in adapters:
-                file = stack.enter_context(open_adapter(path))
+                file = AdapterFile(path)
                 for name, layer in file.layers.items():
                     wanted.setdefault(places[name].name, []).append((file, layer, strength))
             for target in targets:

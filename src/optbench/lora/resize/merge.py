@@ -7,15 +7,14 @@ cutting it to a smaller dim is then the same step as for a single LoRA.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from optbench.errors import ConfigError, OptbenchError, Problem
-from optbench.lora.file import LoraFile, open_lora
-from optbench.lora.keys import ModuleShape
+from optbench.lora.file import LoraFile
+from optbench.lora.keys import DOWN, UP, ModuleShape
 from optbench.lora.svd import Factors
 
 _MAX_NAMED = 3
@@ -31,16 +30,14 @@ def check_sources(groups: Sequence[Sequence[Path]]) -> None:
     bad: set[Path] = set()
     for path in dict.fromkeys(path for group in groups for path in group):
         try:
-            with open_lora(path) as file:
-                file.check_finite()
+            LoraFile(path).check_finite()
         except OptbenchError as error:
             problems += error.problems
             bad.add(path)
     for group in dict.fromkeys(map(tuple, groups)):
         if len(group) > 1 and bad.isdisjoint(group):
             try:
-                with contextlib.ExitStack() as stack:
-                    merged_modules([stack.enter_context(open_lora(path)) for path in group])
+                merged_modules([LoraFile(path) for path in group])
             except ConfigError as error:
                 problems += error.problems
     if problems:
@@ -73,12 +70,19 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
     return found
 
 
+def layer_factors(file: LoraFile, name: str) -> Factors:
+    """Return one layer of a file; 16-bit and 8-bit weights become float32, exactly."""
+    weights = (file.tensor(name + suffix) for suffix in (UP, DOWN))
+    up, down = (weight if weight.dtype == torch.float64 else weight.float() for weight in weights)
+    return Factors(up=up, down=down, alpha=file.alpha(name))
+
+
 def merged_factors(name: str, files: Sequence[LoraFile], weights: Sequence[float]) -> Factors:
     """Return one layer of the weighted sum; its scale is 1, so alpha is its dim."""
     ups, downs = [], []
     for file, weight in zip(files, weights, strict=True):
         if name in file.modules:
-            factors = file.factors(name)
+            factors = layer_factors(file, name)
             ups.append(factors.up * (weight * factors.scale))
             downs.append(factors.down)
     down = torch.cat(downs)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from optbench.errors import ConfigError, Problem
-from optbench.lora.file import DTYPES, LoraFile, open_lora, save_lora
+from optbench.lora.file import LoraFile
 from optbench.lora.keys import ModuleShape
-from optbench.lora.resize.merge import merged_factors, merged_modules
+from optbench.lora.resize.merge import layer_factors, merged_factors, merged_modules
 from optbench.lora.resize.rules import SizeRule, kept_dim
 from optbench.lora.resize.svd_cache import Workshop
+from optbench.lora.save import DTYPES, is_finite, save_lora
 from optbench.lora.svd import Decomposition, Factors, shorten
 from optbench.schema import SavePrecision
 
@@ -71,26 +72,25 @@ def write_resized(
     dtype = DTYPES[wanted.precision]
     tensors: dict[str, Tensor] = {}
     records: list[ModuleRecord] = []
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open_lora(path)) for path in sources]
-        modules = merged_modules(files)
-        for file in files:
-            file.check_finite()
+    files = [LoraFile(path) for path in sources]
+    modules = merged_modules(files)
+    for file in files:
+        file.check_finite()
 
-        def resize_one(module: ModuleShape) -> tuple[dict[str, Tensor], ModuleRecord]:
-            factors = _factors(module.name, files, wanted)
-            kept, record = _resize(module, factors, wanted.rule, workshop)
-            # Rounded at once: in float32 the result of a large file would take twice the room.
-            return _cast(_tensors(module.name, kept), dtype, where=str(target)), record
+    def resize_one(module: ModuleShape) -> tuple[dict[str, Tensor], ModuleRecord]:
+        factors = _factors(module.name, files, wanted)
+        kept, record = _resize(module, factors, wanted.rule, workshop)
+        # Rounded at once: in float32 the result of a large file would take twice the room.
+        return _cast(_tensors(module.name, kept), dtype, where=str(target)), record
 
-        with _threads() as pool:
-            for made, record in pool.map(resize_one, modules.values()):
-                tensors |= made
-                records.append(record)
-        if wanted.weights is None:
-            others = {key: files[0].tensor(key) for key in files[0].others}
-            tensors |= _cast(others, dtype, where=str(target))
-        metadata = carried_over(files)
+    with _threads() as pool:
+        for made, record in pool.map(resize_one, modules.values()):
+            tensors |= made
+            records.append(record)
+    if wanted.weights is None:
+        others = {key: files[0].tensor(key) for key in files[0].others}
+        tensors |= _cast(others, dtype, where=str(target))
+    metadata = carried_over(files)
     target.parent.mkdir(parents=True, exist_ok=True)
     metadata = rewritten(metadata, records, modules, wanted)
     save_lora(target, tensors, precision=wanted.precision, metadata=metadata)
@@ -117,7 +117,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 def _factors(name: str, files: Sequence[LoraFile], wanted: Result) -> Factors:
     if wanted.weights is None:
-        return files[0].factors(name)
+        return layer_factors(files[0], name)
     return merged_factors(name, files, wanted.weights)
 
 
@@ -164,7 +164,7 @@ def _tensors(name: str, factors: Factors) -> dict[str, Tensor]:
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, *, where: str) -> dict[str, Tensor]:
     cast = {key: tensor.to(dtype) for key, tensor in tensors.items()}
-    overflown = [key for key, tensor in cast.items() if not bool(tensor.float().isfinite().all())]
+    overflown = [key for key, tensor in cast.items() if not is_finite(tensor)]
     if overflown:
         raise ConfigError(
             Problem(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from optbench.storage import resources
 from optbench.storage.safetensors_header import read_header
 
 _PIXELS_PER_LATENT = 8  # of every family's own autoencoder, four levels deep
-_OLDER_HASH_START, _OLDER_HASH_BYTES, _NUM_OLDER_DIGITS = 0x100000, 0x10000, 8
 
 
 def base_fingerprint(options: BaseOptions, *, cache_dir: Path) -> str:
@@ -83,11 +81,11 @@ def tensor_shapes(options: BaseOptions) -> Iterator[tuple[str, tuple[int, ...]]]
             files.append((file, f"{file.parent.name}."))
     for file, prefix in files:
         try:
-            entries = read_header(file)
+            shapes = read_header(file).shapes
         except (OSError, ValueError):
             continue
-        for name, entry in entries.items():
-            yield prefix + name, entry.shape
+        for name, shape in shapes.items():
+            yield prefix + name, shape
 
 
 def _is_second_copy(file: Path) -> bool:
@@ -98,6 +96,6 @@ def _is_second_copy(file: Path) -> bool:
 
 def _older_hash(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(_OLDER_HASH_START)
-        content = file.read(_OLDER_HASH_BYTES)
-    return hashlib.sha256(content).hexdigest()[:_NUM_OLDER_DIGITS]
+        file.seek(resources.KOHYA_HASH_RANGE.start)
+        content = file.read(resources.KOHYA_HASH_RANGE.stop - resources.KOHYA_HASH_RANGE.start)
+    return resources.kohya_hash(content)

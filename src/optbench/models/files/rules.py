@@ -151,10 +151,10 @@ def _check_folder(folder: Path, family: Family) -> list[Problem]:
 
 def _check_file(file: Path, family: Family, options: BaseOptions) -> list[Problem]:
     try:
-        entries = read_header(file)
+        shapes = read_header(file).shapes
     except (OSError, ValueError) as error:
         return [_unreadable("base.path", file, error)]
-    finding = detect.what_file_is({name: entry.shape for name, entry in entries.items()})
+    finding = detect.what_file_is(shapes)
     if problem := misfit(finding, family, where=f"base.path={file}"):
         return [problem]
     return check_prediction(options, family, finding.predicts_v)
@@ -171,10 +171,9 @@ def _check_vae(options: BaseOptions) -> list[Problem]:
         return []
     if kind == "safetensors":
         try:
-            entries = read_header(path)
+            shapes = read_header(path).shapes
         except (OSError, ValueError) as error:
             return [_unreadable("base.vae", path, error)]
-        shapes = {name: entry.shape for name, entry in entries.items()}
         if detect.is_autoencoder(shapes):
             return []
         found = detect.what_file_is(shapes).words
