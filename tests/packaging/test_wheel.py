@@ -64,6 +64,12 @@ def test_everything_that_is_not_code_is_inside(wheel: Path) -> None:
             assert f"optbench/{inside}" in names
 
 
+def test_nothing_but_the_product_is_inside(wheel: Path) -> None:
+    roots = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    others = {name for name in roots - {"optbench"} if not name.endswith(".dist-info")}
+    assert others <= {"hydra_plugins"}
+
+
 def test_it_is_found_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = "import optbench.storage.resources as p; print(p.resource_root())"
     done = run(installed, "-c", code, place=tmp_path)
@@ -73,7 +79,7 @@ def test_it_is_found_outside_the_checkout(installed: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["sweep=demo"], ["-m", "optimizer=adamw,lion", "network.dim=16,32"], ["optimizer=came"]],
+    [["sweep=demo"], ["-m", "optimizer=adamw,lion", "network.dim=16,32", "validate=held_out"]],
 )
 def test_it_plans_from_an_empty_folder(
     installed: Path, tmp_path: Path, arguments: list[str]

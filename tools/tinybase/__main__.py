@@ -20,16 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         print(
             f"found no package {' and no package '.join(missing)}; drawing needs them.\n"
-            "-> pip install -c constraints.txt 'tools.tinybase]'",
+            "-> pip install -c constraints.txt -e '.[tiny]'",
             file=sys.stderr,
         )
         return 2
     asked = _parser().parse_args(argv)
     if asked.what == "character":
-        from tools.tinybase.mirelle_set import NUM_PICTURES, write_mirelle
+        from tools.tinybase.mirelle_set import write_mirelle
 
-        num_bytes = write_mirelle(asked.out, seed=asked.seed)
-        print(f"{NUM_PICTURES} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
+        num_bytes = write_mirelle(asked.out, seed=asked.seed, num_pictures=asked.num_pictures)
+        print(f"{asked.num_pictures} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
         return 0
     if asked.what == "resemblance":
         _resemblance(asked)
@@ -137,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     character = commands.add_parser("character", help="draw the character's pictures")
     character.add_argument("--out", type=Path, default=resources.asset("mirelle"))
     character.add_argument("--seed", type=int, default=0)
+    character.add_argument("--num-pictures", type=int, default=24)
     return parser
 
 

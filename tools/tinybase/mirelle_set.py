@@ -1,4 +1,4 @@
-"""The character to learn as a kohya data set: 24 pictures, each with its caption."""
+"""Draw the character as a kohya data set: images with captions to train on, or held out."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _QUALITY = 90  # of WebP: less than half of the lossless files, at 37 dB
 _BACKGROUNDS = ("flower field", "night city", "forest", "room", "snow", "simple")
 
 
-def write_mirelle(target: Path, *, seed: int) -> int:
+def write_mirelle(target: Path, *, seed: int, num_pictures: int = NUM_PICTURES) -> int:
     """Write the pictures as WebP with captions; return how many bytes they take.
 
-    Both outfits in equal numbers, three portraits to one landscape. She is never shown at the
-    beach, and never in anything but her two outfits: prompt (b) asks for what nobody taught.
+    The first ones of a seed are the same however many are drawn. Both outfits in equal numbers,
+    three portraits to one landscape. She is never shown at the beach, and never in anything but
+    her two outfits: prompt (b) asks for what nobody taught.
     """
     folder = target / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     num_bytes = 0
-    for index in range(NUM_PICTURES):
+    for index in range(num_pictures):
         outfit = 1 + index % 2
         width, height = (768, 512) if index % 8 in (3, 6) else (512, 768)
         drawing = world.draw_mirelle(

@@ -13,8 +13,7 @@ from optbench.report.wording import times
 
 _ENOUGH_SEEDS = 3
 _MAX_COMMANDS = 4
-_DRAWN = "mirelle"  # the data set of which there can be more pictures at will
-_HELD_OUT = "mirelle-held-out"
+_EMBEDDED = "mirelle"  # the data set with held-out pictures of its own: validate=held_out
 _MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
 
 
@@ -73,14 +72,12 @@ def _take_rates(trainings: SweepEvidence) -> bool:
 
 def _validation(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
     """Yield how to measure on pictures that no run has seen; nothing is trained again."""
-    if {run.row.get("dataset") for run in trainings.runs} == {_DRAWN}:
+    if {run.row.get("dataset") for run in trainings.runs} == {_EMBEDDED}:
         if standings.measure != "validation_held_out":
-            held_out = command_of(trainings, "validate=default", f"validate.dir={_HELD_OUT}")
             yield Advice(
-                text="Measure a validation loss on pictures kept out of training, drawn for it; "
+                text="Measure a validation loss on pictures kept out of training; "
                 "nothing is trained again:",
-                command=f"python -m tools.tinybase character --out {_HELD_OUT} --seed 7\n"
-                f"{held_out}",
+                command=command_of(trainings, "validate=held_out"),
             )
     elif standings.measure == "final_loss":
         yield Advice(
