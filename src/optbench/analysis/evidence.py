@@ -15,6 +15,7 @@ from optbench.analysis import Frames
 from optbench.errors import DamagedFileError
 from optbench.schema import Prompt
 from optbench.storage import rundir
+from optbench.storage.nested import section
 from optbench.storage.rundir import RunDir
 
 # A prompt's name becomes part of file names; one that leads elsewhere is never followed.
@@ -81,12 +82,12 @@ class RunEvidence:
     @property
     def base_name(self) -> str:
         """The base's name as the config gives it."""
-        return str(_part(self.config, "base").get("name", "base"))
+        return str(section(self.config, "base").get("name", "base"))
 
     @property
     def num_epochs_asked(self) -> int:
         """The epochs the config asks for, or those there are."""
-        asked = _part(self.config, "train").get("epochs")
+        asked = section(self.config, "train").get("epochs")
         done = int(self.row.get("num_epochs") or 0)
         return asked if isinstance(asked, int) and self.row["status"] != "done" else done
 
@@ -265,14 +266,9 @@ def _provenance(run: RunDir, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = config.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
 def _prompts(config: Mapping[str, Any], run: RunDir, problems: list[str]) -> tuple[Prompt, ...]:
     """Return the prompts a config names, whether it lists them or keys them by name."""
-    listed = _part(config, "prompts").get("prompts")
+    listed = section(config, "prompts").get("prompts")
     if isinstance(listed, Mapping):
         listed = [
             {"name": name, **entry} for name, entry in listed.items() if isinstance(entry, Mapping)
@@ -305,5 +301,5 @@ def _prompt(entry: Any) -> Prompt | None:
 
 
 def _seeds(config: Mapping[str, Any]) -> tuple[int, ...]:
-    seeds = _part(config, "render").get("seeds")
+    seeds = section(config, "render").get("seeds")
     return tuple(seed for seed in seeds if isinstance(seed, int)) if isinstance(seeds, list) else ()

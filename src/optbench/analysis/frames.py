@@ -18,6 +18,7 @@ from optbench.analysis.outcomes import with_validation
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, Scores, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import rundir
+from optbench.storage.nested import flatten
 from optbench.storage.rundir import RunDir
 from optbench.storage.rundir import read_config as read_config
 
@@ -351,24 +352,16 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
             rest = dict(value)
             if "name" in rest:
                 flat[str(key)] = rest.pop("name")
-            flat.update(_flat(rest, f"{key}."))
+            flat |= flatten(rest, f"{key}.")
         else:
-            flat[str(key)] = _plain(value)
+            flat[str(key)] = value
     home = str(Path.home())
-    return {
-        key: value.replace(home, "~", 1) if isinstance(value, str) else value
+    texts = {
+        key: json.dumps(value) if isinstance(value, list) else value
         for key, value in flat.items()
         if not key.startswith(_TEXT_SETTINGS)
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+    return {
+        key: value.replace(home, "~", 1) if isinstance(value, str) else value
+        for key, value in texts.items()
+    }

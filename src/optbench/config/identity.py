@@ -7,9 +7,8 @@ places on disk or the report is in no hash.
 from __future__ import annotations
 
 import functools
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from optbench.models.files import facts
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, RunConfig
 from optbench.storage import resources
+from optbench.storage.nested import flatten
 from optbench.storage.rundir import fingerprint
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
@@ -119,14 +119,14 @@ def weights_fingerprint(
     }
     if start_fingerprint is not None:
         content["continues"] = start_fingerprint
-    return fingerprint(_with_words_for_infinity(content))
+    return fingerprint(content)
 
 
 def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
     """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
     words = [config.optimizer.name, f"dim{config.network.dim}"]
     shipped = _shipped_tree(config)
-    chosen = _flat(_shipped_choices())
+    chosen = flatten(_shipped_choices())
     if start is not None:
         words.append(f"continues_{start.fingerprint[:_NUM_HASH_DIGITS]}")
     words += [
@@ -157,15 +157,6 @@ def changed_settings(config: RunConfig) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=64)
 def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
     return read_dataset(options, pixels_per_latent=num_pixels)
-
-
-def _with_words_for_infinity(value: Any) -> Any:
-    """Return the value with inf and nan as text: recipes may say .inf, JSON cannot."""
-    if isinstance(value, Mapping):
-        return {key: _with_words_for_infinity(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_words_for_infinity(item) for item in value]
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _weight_settings(config: RunConfig) -> dict[str, Any]:
@@ -241,7 +232,7 @@ def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
 
     So dim 32 with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
     """
-    actual = _flat(_weight_settings(config))
+    actual = flatten(_weight_settings(config))
     computed = []
     changed = []
     for key, value in actual.items():
@@ -266,19 +257,6 @@ def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
 def _plain_value(tree: DictConfig, key: str) -> Any:
     value = OmegaConf.select(tree, key)
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings under dotted keys, as they are written on the command line."""
-    return dict(_walk(tree, ""))
-
-
-def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _walk(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _spelled(value: Any) -> str:

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from optbench.errors import Problem
 from optbench.storage import resources
+from optbench.storage.nested import flatten
 
 _NUM_SUGGESTIONS = 3
 _LEAST_LIKENESS = 0.6
@@ -272,14 +273,7 @@ def _siblings(tree: DictConfig, key: str) -> list[str]:
 def _leaves(tree: DictConfig) -> list[str]:
     plain = OmegaConf.to_container(tree, resolve=False)
     assert isinstance(plain, dict)
-    found: list[str] = []
-    todo = [(str(name), value) for name, value in plain.items() if name != "hydra"]
-    for key, value in todo:
-        if isinstance(value, dict):
-            todo += [(f"{key}.{name!s}", inner) for name, inner in value.items()]
-        else:
-            found.append(key)
-    return found
+    return list(flatten({str(name): value for name, value in plain.items() if name != "hydra"}))
 
 
 def _last(key: str) -> str:

@@ -11,6 +11,7 @@ from optbench.analysis import image_rows
 from optbench.data.rules import PICTURE_SUFFIXES
 from optbench.metrics.contract import Picture, Reference
 from optbench.records import Cell
+from optbench.storage.nested import section
 from optbench.storage.rundir import RunDir
 
 
@@ -67,7 +68,7 @@ def find_pictures(run: RunDir, config: Mapping[str, Any]) -> RunPictures:
     return RunPictures(
         cells={cell: cells[cell] for cell in ordered},
         training=_training_pictures(config),
-        base=str(_section(config, "base").get("name", "")),
+        base=str(section(config, "base").get("name", "")),
     )
 
 
@@ -75,13 +76,8 @@ def _place(cell: Cell) -> tuple[str, int, int, int]:
     return cell.prompt, cell.width, cell.height, cell.seed
 
 
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
 def _prompt_texts(config: Mapping[str, Any]) -> dict[str, str]:
-    listed = _section(_section(config, "prompts"), "prompts")
+    listed = section(config, "prompts", "prompts")
     return {
         str(name): str(one.get("text", ""))
         for name, one in listed.items()
@@ -91,7 +87,7 @@ def _prompt_texts(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _training_pictures(config: Mapping[str, Any]) -> tuple[Picture, ...]:
     """Return every picture under dataset.dir with its caption; none where it is not here."""
-    dataset = _section(config, "dataset")
+    dataset = section(config, "dataset")
     folder, suffix = dataset.get("dir"), str(dataset.get("caption_extension", ".txt"))
     if not isinstance(folder, str) or not folder or not Path(folder).is_dir():
         return ()

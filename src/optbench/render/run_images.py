@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from optbench.render.prompts import (
 )
 from optbench.schema import Prompt, PromptOptions, RenderOptions
 from optbench.storage import rundir
+from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
 _KEY_FILE = "rendered-as.json"
@@ -94,7 +94,7 @@ def render_base(gallery: Gallery) -> None:
     for prompt in gallery.prompts:
         for cell in cells_of(prompt, gallery.options, epoch=0):
             if not (own / cell.file_name).is_file():
-                _link(shared / cell.file_name, own / cell.file_name)
+                link_or_copy(shared / cell.file_name, own / cell.file_name)
     thumbnails.make_thumbnails(own.glob("*.png"))
 
 
@@ -199,11 +199,3 @@ def _forget_other_looks(gallery: Gallery) -> None:
         shutil.rmtree(images)
     thumbnails.remove_thumbnails(gallery.run.path)
     rundir.write_json(key_path, {"key": gallery.key})
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link one file to a second place, or copy it where links cannot go."""
-    try:
-        os.link(source, target)
-    except OSError:
-        rundir.write_atomic(target, source.read_bytes())

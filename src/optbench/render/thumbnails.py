@@ -17,6 +17,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from optbench.storage.files import write_atomic
+
 SIZE_PX = 256  # of the longer side
 _QUALITY = 80
 _METHOD = 2  # of 0 to 6: slower ones take longer and save little here
@@ -79,7 +81,11 @@ def _make(same: list[Path]) -> int:
     num_written = 0
     for picture in same:
         try:
-            _write(thumbnail_path(picture), content, older_than=picture)
+            copy = thumbnail_path(picture)
+            write_atomic(copy, content, durable=False)
+            # A picture from a clock ahead of ours would make its copy look old for ever.
+            newest = max(time.time_ns(), picture.stat().st_mtime_ns)
+            os.utime(copy, ns=(newest, newest))
         except OSError:
             continue
         num_written += 1
@@ -98,14 +104,3 @@ def _small_copy(picture: Path) -> bytes:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return _DAMAGED
     return buffer.getvalue()
-
-
-def _write(path: Path, content: bytes, *, older_than: Path) -> None:
-    """Write without waiting for the disk: a copy lost to a power cut is made again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    # A picture from a clock ahead of ours would make its copy look old for ever.
-    newest = max(time.time_ns(), older_than.stat().st_mtime_ns)
-    os.utime(partial, ns=(newest, newest))
-    partial.replace(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.storage.nested import flatten
 
 _RECIPE_KEYS = ("departures", "note", "notes", "paper", "optimizer")  # shown with the recipe
 
@@ -148,14 +149,12 @@ def _provenance(run: RunEvidence) -> dict[str, str]:
     return {fact.name: fact.value for fact in _facts(kept)}
 
 
-def _facts(value: Any, prefix: str = "") -> Iterator[Fact]:
+def _facts(tree: Any) -> Iterator[Fact]:
     """Return nested values as lines, keys joined by dots."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _facts(item, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, list) and all(isinstance(item, str) for item in value):
-        yield Fact(name=prefix, value=" ".join(value) or "none")
-    elif isinstance(value, list):
-        yield Fact(name=prefix, value=json.dumps(value))
-    elif prefix:
-        yield Fact(name=prefix, value="none" if value is None else str(value))
+    for name, value in flatten(tree).items() if isinstance(tree, Mapping) else ():
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            yield Fact(name=name, value=" ".join(value) or "none")
+        elif isinstance(value, list):
+            yield Fact(name=name, value=json.dumps(value))
+        else:
+            yield Fact(name=name, value="none" if value is None else str(value))

@@ -15,12 +15,13 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from optbench.errors import DamagedFileError, Problem
 from optbench.storage import locks
+from optbench.storage.nested import map_values
 
 Row = dict[str, Any]
 
@@ -33,20 +34,21 @@ _LINE_END_SHAPE = b',"crc32":"........"}'
 _LEAST_ALIKE = 9  # of the 12 fixed bytes of a line's end: then it was one, before the damage
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_CHUNK_BYTES = 2**20
 _AGAIN = "nothing to do: the same command sets it aside and makes it again"
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, durable: bool = True) -> str:
     """Write a file so that readers and crashes see the old one or the new one, never a part.
 
-    The bytes are on the disk before the name points to them, and the name before this returns.
+    The bytes are on the disk before the name points to them, and the name before this returns;
+    not so with `durable=False`, for files that are made again when a power cut loses them.
 
     Returns:
         The SHA-256 of the whole file, in hex.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two machines may have processes of one number.
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TMP_SUFFIX}")
+    partial = _partial(path)
     digest = hashlib.sha256()
     try:
         with partial.open("wb") as file:
@@ -54,18 +56,40 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
                 file.write(piece)
                 digest.update(piece)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         locks.confirm(path)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
     return digest.hexdigest()
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a whole file, as `write_pieces`."""
-    write_pieces(path, [content.encode() if isinstance(content, str) else content])
+    data = content.encode() if isinstance(content, str) else content
+    write_pieces(path, [data], durable=durable)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name in one move, or copy it where the file system has no links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(target)
+    try:
+        os.link(source, partial)
+    except OSError:
+        with source.open("rb") as file:
+            write_pieces(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
+        return
+    try:
+        locks.confirm(target)
+        partial.replace(target)
+    finally:
+        # Renaming one of two names of a file to the other does nothing, so both would stay.
+        partial.unlink(missing_ok=True)
+    sync_folder(target.parent)
 
 
 def clean_partial_files(folder: Path) -> int:
@@ -121,7 +145,7 @@ def is_whole_png(path: Path) -> bool:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; numbers that are not finite become null."""
-    plain = _finite(content)
+    plain = map_values(content, _as_json)
     sealed = {**plain, _SEAL: _json_seal(plain)}
     write_atomic(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
@@ -272,23 +296,25 @@ def _json_seal(content: Mapping[str, Any]) -> str:
 
 def _line(row: Mapping[str, Any]) -> str:
     # What was read with its checksum may be written again without a second one.
-    plain = {name: value for name, value in _finite(row).items() if name != _LINE_SEAL}
+    plain = {name: value for name, value in map_values(row, _as_json).items() if name != _LINE_SEAL}
     text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
     if not plain:
         return text + "\n"
     return f'{text[:-1]},"{_LINE_SEAL}":"{zlib.crc32(text.encode()):08x}"}}\n'
 
 
-def _finite(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
+    """Return a value as our JSON files hold it: no infinity, no half of a surrogate pair."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str) and not value.isascii():
         return value.encode(errors="replace").decode()
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_finite(item) for item in value]
     return value
+
+
+def _partial(path: Path) -> Path:
+    # Random, too: two machines may have processes of one number.
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TMP_SUFFIX}")
 
 
 def _rows(path: Path) -> Iterator[Row]:

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from optbench.storage.nested import map_values
+
 _GIT_TIMEOUT_SECONDS = 10
 _GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 _CHECKOUT = Path(__file__).resolve().parents[3]
@@ -34,7 +36,7 @@ def collect(
         extra: Further keys, stored as they are with the home folder shortened; they win.
     """
     content: dict[str, Any] = {
-        "optbench": _version("optbench"),
+        "optbench": package_version("optbench"),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command),
         "python": platform.python_version(),
@@ -43,16 +45,16 @@ def collect(
         "num_cpus": _num_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpu_names(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: package_version(name) for name in packages},
         "git": git_state(_CHECKOUT),
         **extra,
     }
-    shortened = _without_home(content)
-    assert isinstance(shortened, dict)
+    shortened: dict[str, Any] = map_values(content, _without_home)
     return shortened
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed distribution, or None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -130,12 +132,7 @@ def _lines(path: Path) -> Iterable[str]:
 
 
 def _without_home(value: Any) -> Any:
-    home = str(Path.home())
-    if isinstance(value, (str, Path)):
-        text = str(value)
-        return text if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)
-    if isinstance(value, Mapping):
-        return {_without_home(str(key)): _without_home(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_home(item) for item in value]
-    return value
+    if not isinstance(value, (str, Path)):
+        return value
+    home, text = str(Path.home()), str(value)
+    return text if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ import torch
 
 from optbench.contracts import Network, StepOptimizer
 from optbench.errors import LaterSchemaError
-from optbench.storage.files import damaged, sync_folder, write_pieces
+from optbench.storage.files import damaged, link_or_copy, write_pieces
 from optbench.storage.rundir import SCHEMA, RunDir, of_later_optbench
 
 if TYPE_CHECKING:
@@ -100,9 +98,13 @@ def write_state(
         "scaler": None if scaler is None else scaler.state_dict(),
     }
     torch.save(content, buffer)
-    _keep_previous(run)
+    last = run.state_dir / _LAST
+    if last.is_file():
+        # A second name for the last state: no bytes are copied, and the write below, which puts a
+        # new file under the first name, leaves this one alone.
+        link_or_copy(last, run.state_dir / _PREVIOUS)
     blob = buffer.getbuffer()
-    write_pieces(run.state_dir / _LAST, [hashlib.sha256(blob).digest(), blob])
+    write_pieces(last, [hashlib.sha256(blob).digest(), blob])
 
 
 def state_files(run: RunDir) -> list[Path]:
@@ -139,23 +141,6 @@ def read_state(path: Path) -> State:
 def forget_previous(run: RunDir) -> None:
     """Remove the state before the last: a run that is done needs no second one."""
     (run.state_dir / _PREVIOUS).unlink(missing_ok=True)
-
-
-def _keep_previous(run: RunDir) -> None:
-    """Give the last state a second name, which costs no copy where links can go."""
-    last, previous = run.state_dir / _LAST, run.state_dir / _PREVIOUS
-    if not last.is_file():
-        return
-    second = run.state_dir / f"{_PREVIOUS}.{os.getpid()}.tmp"
-    try:
-        try:
-            os.link(last, second)
-        except OSError:
-            shutil.copyfile(last, second)
-        second.replace(previous)
-    finally:
-        second.unlink(missing_ok=True)  # two names of one file do not replace each other
-    sync_folder(run.state_dir)
 
 
 _FILE_NAME = "midway.pt"

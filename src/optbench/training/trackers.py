@@ -18,6 +18,7 @@ from typing import Any
 from optbench.errors import DamagedFileError, Problem, attempt
 from optbench.schema import TrackerOptions
 from optbench.storage import rundir
+from optbench.storage.nested import flatten
 from optbench.storage.rundir import Row, RunDir
 
 PACKAGES: Mapping[str, str] = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
@@ -204,16 +205,14 @@ def tracked(
         trackers.finish()
 
 
-def flat_settings(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flat_settings(tree: Mapping[str, object]) -> dict[str, object]:
     """Return nested settings by override name; lists as text, as trackers want them."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flat_settings(value, f"{prefix}{key}."))
-        else:
-            is_plain = value is None or isinstance(value, (bool, int, float, str))
-            flat[f"{prefix}{key}"] = value if is_plain else json.dumps(value, default=str)
-    return flat
+    return {
+        key: value
+        if value is None or isinstance(value, (bool, int, float, str))
+        else json.dumps(value, default=str)
+        for key, value in flatten(tree).items()
+    }
 
 
 def _identifier(name: str, tracker: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from optbench.records import Status
 from optbench.render import run_images
 from optbench.schema import ResizeOptions
 from optbench.storage import provenance, rundir
-from optbench.storage.files import write_sealed_text
+from optbench.storage.files import link_or_copy, write_sealed_text
 from optbench.storage.rundir import Row, RunDir, read_config
 
 _NUM_DIGITS = 6
@@ -79,7 +78,9 @@ def make_resize(
                 original=RunDir(asked.original_dir),
             )
         rundir.append_rows(run.epochs_path, [row])
-    _link(run.lora_path(max(epoch or 0 for epoch in asked.sources) or None), run.lora_path(None))
+    link_or_copy(
+        run.lora_path(max(epoch or 0 for epoch in asked.sources) or None), run.lora_path(None)
+    )
     return _end(run, asked, laboratory)
 
 
@@ -211,17 +212,6 @@ def _layer_row(epoch: int, record: ModuleRecord) -> Row:
     row = {"epoch": epoch, "layer": record.module, **asdict(record), "singular_values": values}
     del row["module"]
     return row
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file its second name; on file systems without links, a copy."""
-    if source == target:
-        return
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        rundir.write_atomic(target, source.read_bytes())
 
 
 def _provenance(asked: AskedResize, laboratory: Laboratory | None) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from optbench.lora.svd import Decomposition, Factors, decompose
+from optbench.storage.files import write_atomic
 
 _SCHEMA = 2  # raise it when equal factors begin to give another decomposition
 _NUM_NAME_DIGITS = 32
@@ -48,7 +47,9 @@ class Workshop:
                 return _unpacked(safetensors.torch.load(content[_NUM_DIGEST_BYTES:]), factors)
         whole = decompose(factors)
         with contextlib.suppress(OSError):  # a full disk costs the time, not the file
-            _write(path, safetensors.torch.save(_packed(whole)))
+            content = safetensors.torch.save(_packed(whole))
+            sealed = hashlib.sha256(content).digest() + content
+            write_atomic(path, sealed, durable=False)  # it can be made again
         return whole
 
     def clear(self) -> None:
@@ -86,14 +87,3 @@ def _unpacked(tensors: dict[str, Tensor], factors: Factors) -> Decomposition:
         core_left=tensors["core_left"],
         core_right=tensors["core_right"],
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a file in place in one move; not forced to the disk, for it can be made again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        partial.write_bytes(hashlib.sha256(content).digest() + content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
