@@ -132,7 +132,7 @@ def test_studies_c_and_d_train_what_they_say(name: str) -> None:
 def test_a_sweep_of_another_command_is_refused_with_that_command() -> None:
     (problem,) = problems_of("sweep=resize_ratio", "network.dim=4")
     assert problem.where == "sweep"
-    assert "python -m optbench resize sweep=resize_ratio" in problem.fix
+    assert problem.fix.endswith("resize sweep=resize_ratio")
     with pytest.raises(ConfigError) as caught:
         compose_resizes(["sweep=demo", "source=x"])
     assert "python -m optbench sweep=demo" in str(caught.value)

@@ -142,7 +142,7 @@ def test_a_folder_that_does_not_answer_is_given_up(
 
 LISTENER = """
 import os, signal, sys
-from optbench import stopping
+from optbench.training import interrupt as stopping
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 said = []
 with stopping.listening():
@@ -189,7 +189,7 @@ def test_a_stop_waits_for_the_steps_end_and_for_nothing_else() -> None:
 HOSTED = """
 import os, signal, sys
 from pathlib import Path
-from optbench import launch, rundir, stopping
+from optbench.launch import guard as launch; from optbench.storage import rundir; from optbench.training import interrupt as stopping
 run = Path(sys.argv[1])
 def requeue(number, frame):
     print("queued again after", rundir.read_status(run).status, flush=True)

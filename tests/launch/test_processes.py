@@ -30,7 +30,7 @@ import json, os, signal, sys, time, faulthandler
 from pathlib import Path
 request = json.load(sys.stdin)
 faulthandler.enable(file=request["faults"])
-from optbench import rundir
+from optbench.storage import rundir
 run = Path(request["sweep_dir"]) / f"run-{request['run_index']}"
 with (Path(request["sweep_dir"]) / "made.txt").open("a") as made:
     made.write(f"{run.name} {os.environ.get('CUDA_VISIBLE_DEVICES')} {time.monotonic()}\\n")

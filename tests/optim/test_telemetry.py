@@ -89,7 +89,7 @@ def test_ratio_of_weights_that_are_all_zero_is_a_number() -> None:
 # holds freed memory, from which 64 MiB come without its peak rising at all.
 COUNTS_ANEW = """
 import mmap
-from optbench import allocator
+from optbench.training import memory as allocator
 
 def touched(num_bytes):
     pages = mmap.mmap(-1, num_bytes)

@@ -27,7 +27,7 @@ RACERS = 6
 RACE = """
 import sys, time
 from pathlib import Path
-from optbench import claims
+from optbench.storage import locks as claims
 run, gun, held = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 print("ready", flush=True)
 while not gun.exists():
@@ -255,7 +255,7 @@ def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from optbench import launch, rundir
+from optbench.launch import guard as launch; from optbench.storage import rundir
 run = Path(sys.argv[1])
 def work():
     rundir.write_status(run, "running")

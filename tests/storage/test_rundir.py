@@ -127,7 +127,7 @@ def test_data_is_on_disk_before_the_name_points_to_it(
 _KILLED_WRITER = """
 import itertools, sys
 from pathlib import Path
-from optbench import claims, rundir
+from optbench.storage import locks as claims; from optbench.storage import rundir
 folder = Path(sys.argv[1])
 for number in itertools.count():
     rundir.write_json(folder / "whole.json", {"number": number, "text": "x" * 200_000})
@@ -313,7 +313,8 @@ def test_a_run_of_a_living_process_is_running_however_long_it_is_silent(run: Run
 
 def test_a_run_of_a_killed_process_is_interrupted_at_once(run: RunDir) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from optbench import claims, rundir\n"
+        "import os, signal, sys; from pathlib import Path\n"
+        "from optbench.storage import locks as claims, rundir\n"
         "rundir.write_status(Path(sys.argv[1]), 'running', note=5)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

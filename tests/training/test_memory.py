@@ -17,7 +17,7 @@ from optbench.training import memory
 # their page faults again, 5900 a block.
 FAULTS = """
 import ctypes, resource, sys
-from optbench import allocator
+from optbench.training import memory as allocator
 took = allocator.keep_freed_memory() if sys.argv[1] == "keep" else None
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -229,13 +229,8 @@ def broken_file(error: HydraException) -> Problem:
 
 def sweep_of_another_command(sweep: str, command: str) -> Problem:
     """Return the problem of a named sweep whose settings are another command's."""
-    module = f"optbench.{command}" if command else "optbench"
-    return Problem(
-        "sweep",
-        f"{sweep}, a sweep of `python -m {module}`",
-        "a sweep of this command",
-        f"write python -m {module} sweep={sweep} ...",
-    )
+    right = resources.command_line(command, f"sweep={sweep}")
+    return Problem("sweep", f"{sweep}, a sweep of another command", "one of this command", right)
 
 
 def first_line(error: Exception) -> str:
