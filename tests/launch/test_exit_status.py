@@ -189,7 +189,9 @@ def test_a_stop_waits_for_the_steps_end_and_for_nothing_else() -> None:
 HOSTED = """
 import os, signal, sys
 from pathlib import Path
-from optbench.launch import guard as launch; from optbench.storage import rundir; from optbench.training import interrupt as stopping
+from optbench.launch import guard as launch
+from optbench.storage import rundir
+from optbench.training import interrupt as stopping
 run = Path(sys.argv[1])
 def requeue(number, frame):
     print("queued again after", rundir.read_status(run).status, flush=True)

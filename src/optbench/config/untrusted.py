@@ -22,7 +22,9 @@ from optbench.storage import resources
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 _CALLED = ("_target_", "()", "class", "custom_search_space")  # the last is the Optuna plugin's
-_OWN = re.compile(r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+|optbench\.launch\.optuna\.\w+")
+_OWN = re.compile(
+    r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+|optbench\.launch\.optuna\.\w+"
+)
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.(env|decode)\b|\$\{\s*hydra:")
 
 
