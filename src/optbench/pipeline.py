@@ -17,9 +17,8 @@ import torch
 from accelerate import Accelerator
 
 from optbench.config.build import config_tree, config_yaml
-from optbench.config.identity import RunIdentity, changed_settings, identify
 from optbench.contracts import BaseModel
-from optbench.data.batches import Pace, num_batches, plan_epoch
+from optbench.data.batches import Pace, plan_epoch
 from optbench.data.latent_cache import FreshLatents, LatentCache, latents_of
 from optbench.lora.initial_weights import start_sentences
 from optbench.lora.network import LoraNetwork
@@ -27,11 +26,10 @@ from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
 from optbench.optim.recipes import departures
 from optbench.optim.stepping import BuiltOptimizer
-from optbench.records import Batch, EpochRecord, Status, StepRecord, SweepPlace
+from optbench.records import Batch, EpochRecord, Status, StepRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
 from optbench.render.prompts import Halving, Painter, origin_of
-from optbench.schema import RunConfig
 from optbench.storage import provenance, rundir
 from optbench.storage.files import write_sealed_text
 from optbench.storage.rundir import RunDir
@@ -39,6 +37,7 @@ from optbench.training import interrupt, memory, recovery, validation
 from optbench.training import state as training_state
 from optbench.training.device import base_for, make_accelerator, network_to_device
 from optbench.training.loop import Course, Lane, train_epochs
+from optbench.training.plan import RunPlan
 from optbench.training.progress import RunProgress
 from optbench.training.save import epoch_card, save_epoch
 from optbench.training.state import (
@@ -53,26 +52,26 @@ from optbench.training.tensorboard import rewrite_scalars, write_end, write_pict
 from optbench.training.trackers import Trackers, tracked
 
 
-def run_one(config: RunConfig, place: SweepPlace) -> Status:
+def run_one(plan: RunPlan) -> Status:
     """Make one run from wherever its folder stands: train, save, render, every epoch.
 
     Returns "done"; anything else is raised, for the caller to write down as the run's status.
     """
     memory.keep_freed_memory()
-    identity = identify(config)
-    run = RunDir(place.sweep_dir / identity.name)
+    config = plan.config
+    run = RunDir(plan.run_dir)
     rundir.write_status(run.path, "running")
     accelerator = make_accelerator(config.train)
     memory.forget_peak_memory(accelerator.device.type)
     base = base_for(config, accelerator.device)
     latents = latents_of(
-        identity.dataset,
+        plan.dataset,
         base,
         config.dataset,
         seed=config.seed,
         cache_dir=Path(config.cache_dir),
     )
-    targets, start = base.lora_targets(), identity.start
+    targets, start = base.lora_targets(), plan.initial_weights
     network = begin_network(targets, config.network, seed=config.seed, start=start)
     network_to_device(network, accelerator.device)
     optimizer = build_optimizer(
@@ -80,19 +79,19 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
         network.parameter_groups(),
         lr_mult=config.lr_mult,
         lr_scheduler=config.lr_scheduler,
-        total_steps=total_steps(config, identity),
+        total_steps=plan.total_steps,
     )
     length = config.train.max_token_length
     texts = text_notices(
-        base, identity.dataset, config.dataset, config.prompts, max_token_length=length
+        base, plan.dataset, config.dataset, config.prompts, max_token_length=length
     )
     notices = (*latents.notices, *texts, *start_sentences(config.network, start))
-    stage = _Run(config, identity, run, base, network, optimizer, accelerator, notices)
+    stage = _Run(plan, run, base, network, optimizer, accelerator, notices)
     stage.begin()
     stage.examination = _examination(stage) if config.validate.enabled else None
     tree = config_tree(config)
     with (
-        _progress(stage, place) as progress,
+        _progress(stage) as progress,
         tracked(config.tracker, run, tree, progress.say) as stage.trackers,
     ):
         stage.painter = Halving(base, progress.say)
@@ -113,24 +112,11 @@ def run_one(config: RunConfig, place: SweepPlace) -> Status:
     return "done"
 
 
-def total_steps(config: RunConfig, identity: RunIdentity) -> int:
-    """Return how many optimizer updates the run takes: `train.max_steps`, or all its epochs."""
-    steps, limit = config.train.epochs * steps_per_epoch(config, identity), config.train.max_steps
-    return steps if limit is None else min(limit, steps)
-
-
-def steps_per_epoch(config: RunConfig, identity: RunIdentity) -> int:
-    """Return the optimizer updates of one epoch; a last window of fewer batches counts too."""
-    batches = num_batches(identity.dataset, batch_size=config.train.batch_size)
-    return -(-batches // config.train.gradient_accumulation)
-
-
 @dataclass(slots=True)
 class _Run:
     """One run in progress: what its stages share."""
 
-    config: RunConfig
-    identity: RunIdentity
+    plan: RunPlan
     run: RunDir
     base: BaseModel
     network: LoraNetwork
@@ -146,7 +132,7 @@ class _Run:
         """Bring the folder to one consistent moment: the last whole epoch, or the beginning."""
         run = self.run
         rundir.clean_partial_files(run.path)
-        write_sealed_text(run.config_path, config_yaml(self.config))
+        write_sealed_text(run.config_path, config_yaml(self.plan.config))
         standing = recovery.find_standing(run)
         if standing.state is not None:
             standing.state.put_back(self.network, self.optimizer, self.accelerator)
@@ -209,13 +195,13 @@ class _Run:
     def validate_missing(self) -> None:
         """Measure every epoch so far that is due and has no validation loss yet."""
         if self.examination is not None:
-            is_whole = self.done.step == total_steps(self.config, self.identity)
-            epochs = validation.due(self.config.validate, self.done.epoch, is_last=is_whole)
+            is_whole = self.done.step == self.plan.total_steps
+            epochs = validation.due(self.plan.config.validate, self.done.epoch, is_last=is_whole)
             validation.validate_missing(self.examination, self.network, epochs)
 
     def render_missing(self) -> None:
         """Render every picture of every epoch so far that is not on disk yet."""
-        if not self.config.render.enabled:
+        if not self.plan.config.render.enabled:
             return
         gallery = self._gallery()
         run_images.render_base(gallery)
@@ -223,7 +209,7 @@ class _Run:
             run_images.render_epoch(gallery, self.network, epoch=epoch)
 
     def _gallery(self) -> run_images.Gallery:
-        config = self.config
+        config = self.plan.config
         return run_images.Gallery(
             run=self.run,
             base=self.base,
@@ -238,16 +224,16 @@ class _Run:
     def _save_lora(self, record: EpochRecord | Progressed) -> None:
         """Write the epoch's LoRA file from the evaluation weights; the last one under two names."""
         card = epoch_card(
-            self.config,
-            self.identity.name,
-            self.identity.dataset,
+            self.plan.config,
+            self.plan.name,
+            self.plan.dataset,
             self.base,
             reached=(record.epoch, record.step),
-            num_steps=total_steps(self.config, self.identity),
+            num_steps=self.plan.total_steps,
         )
         with self.optimizer.evaluation_weights():
             tensors = self.network.state_dict()
-        save_epoch(self.run, card, tensors, start=self.identity.start)
+        save_epoch(self.run, card, tensors, start=self.plan.initial_weights)
 
     def _write_epoch_row(self, row: dict[str, Any], seconds: dict[str, float]) -> None:
         """Append the epoch's record unless a killed process had got as far as that."""
@@ -265,22 +251,22 @@ class _Run:
 
     def _described(self) -> dict[str, Any]:
         """Return versions, hardware and what was really built, read back."""
-        config, dataset = self.config, self.identity.dataset
+        config, dataset = self.plan.config, self.plan.dataset
         extra = {
             "departures": list(departures(config.optimizer)),
             "note": config.optimizer.note,
             "notices": list(self.notices),
-            "changed": list(changed_settings(config)),
+            "changed": list(self.plan.changed_settings),
             "optimizer": self.optimizer.described(),
             "paper": config.optimizer.paper,
-            "base": {"name": config.base.name, "fingerprint": self.identity.base_fingerprint},
+            "base": {"name": config.base.name, "fingerprint": self.plan.base_fingerprint},
             "dataset": {
                 "num_images": len(dataset.images),
                 "num_samples_per_epoch": sum(image.repeats for image in dataset.images),
                 "fingerprint": dataset.fingerprint,
             },
-            "weights_fingerprint": self.identity.weights_fingerprint,
-            "total_steps": total_steps(config, self.identity),
+            "weights_fingerprint": self.plan.weights_fingerprint,
+            "total_steps": self.plan.total_steps,
             "device": str(self.base.device),
             "num_threads": torch.get_num_threads(),
             "num_parameters": sum(one.numel() for one in self.optimizer.parameters()),
@@ -294,8 +280,8 @@ class _Run:
 
 def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgress) -> None:
     """Train what is left of the run, keeping every epoch as soon as it is whole."""
-    config, identity = stage.config, stage.identity
-    last_step = total_steps(config, identity)
+    config, plan = stage.plan.config, stage.plan
+    last_step = plan.total_steps
     if stage.done.step == last_step:
         return
     network, optimizer, accelerator = stage.network, stage.optimizer, stage.accelerator
@@ -322,7 +308,7 @@ def _train(stage: _Run, latents: LatentCache | FreshLatents, progress: RunProgre
         if isinstance(record, StepRecord):
             rows.append(record.as_row())
             progress.advance(record)
-            is_last = record.step == last_step or len(rows) == steps_per_epoch(config, identity)
+            is_last = record.step == last_step or len(rows) == plan.steps_per_epoch
             if interrupt.is_asked() and not is_last:
                 write_midway(stage.run, rows, network, optimizer, accelerator)
                 interrupt.raise_if_asked()
@@ -339,10 +325,10 @@ def _epoch_batches(
     stage: _Run, latents: LatentCache | FreshLatents, epoch: int, course: Course
 ) -> Iterable[Batch]:
     """Return an epoch's batches, without those of the first one that were trained before."""
-    config = stage.config
+    config = stage.plan.config
     accumulation = config.train.gradient_accumulation
     planned = plan_epoch(
-        stage.identity.dataset,
+        stage.plan.dataset,
         config.dataset,
         seed=config.seed,
         epoch=epoch,
@@ -355,7 +341,7 @@ def _epoch_batches(
 
 
 def _examination(stage: _Run) -> validation.Examination:
-    config, dataset = stage.config, stage.identity.dataset
+    config, dataset = stage.plan.config, stage.plan.dataset
     cache_dir, data = Path(config.cache_dir), config.dataset
     probes = validation.read_probes(
         config.validate, data, stage.base, dataset=dataset, cache_dir=cache_dir
@@ -372,12 +358,12 @@ def _examination(stage: _Run) -> validation.Examination:
 
 
 @contextmanager
-def _progress(stage: _Run, place: SweepPlace) -> Iterator[RunProgress]:
+def _progress(stage: _Run) -> Iterator[RunProgress]:
     with RunProgress(
         stage.run.name,
-        num_steps=total_steps(stage.config, stage.identity),
+        num_steps=stage.plan.total_steps,
         num_steps_done=stage.done.step,
-        run_index=place.run_index,
-        num_runs=place.num_runs,
+        run_index=stage.plan.run_index,
+        num_runs=stage.plan.num_runs,
     ) as progress:
         yield progress

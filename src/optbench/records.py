@@ -187,12 +187,3 @@ class Cell:
     def file_name(self) -> str:
         """Return the image's file name inside its epoch's folder."""
         return f"{self.prompt}-{self.width}x{self.height}-s{self.seed}.png"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepPlace:
-    """Where in a sweep one run stands."""
-
-    sweep_dir: Path
-    run_index: int  # from 0
-    num_runs: int  # 0: not known, a sweeper plugin decides

@@ -55,7 +55,7 @@ def measure(*, is_tuned: bool) -> None:
         (run,) = asked.runs
         config = run.config
         base = load_base(config.base, device=torch.device("cpu"), dtype=torch.float32)
-        latents = encode_dataset(run.identity.dataset, base, cache_dir=Path(folder), flips=False)
+        latents = encode_dataset(run.dataset, base, cache_dir=Path(folder), flips=False)
     network = build_network(base.lora_targets(), config.network, seed=0)
     optimizer = build_optimizer(
         config.optimizer,
@@ -64,7 +64,7 @@ def measure(*, is_tuned: bool) -> None:
         lr_scheduler=config.lr_scheduler,
         total_steps=NUM_STEPS,
     )
-    planned = plan_epoch(run.identity.dataset, config.dataset, seed=0, epoch=1, batch_size=2)
+    planned = plan_epoch(run.dataset, config.dataset, seed=0, epoch=1, batch_size=2)
     whole = [one for one in planned if len(one.samples) == 2]
     batches = list(latents.batches(whole))[:NUM_STEPS]
     batches = [one for one in batches if one.latents_BCHW.shape == batches[0].latents_BCHW.shape]

@@ -13,9 +13,10 @@ import pytest
 from optbench.cli import estimate
 from optbench.cli import plan as plan_command
 from optbench.config.build import config_yaml
-from optbench.config.compose import AskedRun, compose_runs
+from optbench.config.compose import compose_runs
 from optbench.launch import guard
 from optbench.storage import rundir
+from optbench.training.plan import RunPlan
 from tests.models.test_files import write_header
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -28,23 +29,23 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
-def only(*arguments: str) -> AskedRun:
+def only(*arguments: str) -> RunPlan:
     (run,) = compose_runs(arguments).runs
     return run
 
 
 def cost_of(*arguments: str) -> estimate.Cost:
     run = only(*arguments)
-    return estimate.estimate(run.config, run.identity.dataset)
+    return estimate.estimate(run)
 
 
-def write_run(run: AskedRun, *, step_seconds: float, pause_seconds: float) -> None:
+def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> None:
     rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
     row = {"step": 1, "epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
     rundir.append_rows(run.run_dir / "steps.jsonl", [row, row])
     pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
     rundir.append_rows(run.run_dir / "epochs.jsonl", [pause])
-    for path in guard._pictures(rundir.RunDir(run.run_dir), run.config):
+    for path in guard.image_paths(rundir.RunDir(run.run_dir), run.config):
         rundir.write_atomic(path, b"")
     rundir.write_status(run.run_dir, "done")
 

@@ -140,11 +140,11 @@ def test_a_long_slug_is_cut() -> None:
 
 
 def test_a_run_is_identified_by_slug_and_hash(fake_assets: Path) -> None:
-    first = identity.identify(config_of())
+    first = identity.plan_run(config_of(), sweep_dir=Path("runs"))
     assert re.fullmatch(r"adamw-dim16-[0-9a-f]{8}", first.name)
     assert len(first.dataset.images) == 3
     (fake_assets / "tiny" / "unet" / "config.json").write_text('{"other": 1}')
-    assert identity.identify(config_of()).name != first.name
+    assert identity.plan_run(config_of(), sweep_dir=Path("runs")).name != first.name
 
 
 def test_pixels_per_latent_come_from_the_autoencoder_in_use(fake_assets: Path) -> None:

@@ -17,9 +17,8 @@ from optbench.config.build import config_yaml
 from optbench.config.compose import AskedRuns, compose_runs, flags_first
 from optbench.errors import ConfigError, Problem
 from optbench.launch import guard
-from optbench.records import SweepPlace
-from optbench.schema import RunConfig
 from optbench.storage import rundir
+from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 LIST = """# @package _global_
@@ -186,15 +185,13 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     module: Any = types.ModuleType("optbench.pipeline")
     module.made = []
 
-    def run_one(config: RunConfig, place: SweepPlace) -> str:
-        from optbench.config.identity import identify
-
-        run_dir = place.sweep_dir / identify(config).name
-        module.made.append((run_dir, place.run_index, place.num_runs))
+    def run_one(plan: RunPlan) -> str:
+        run_dir, config = plan.run_dir, plan.config
+        module.made.append((run_dir, plan.run_index, plan.num_runs))
         if config.network.dim in module.broken:
             raise RuntimeError("broken")
         rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
-        for path in guard._pictures(rundir.RunDir(run_dir), config):
+        for path in guard.image_paths(rundir.RunDir(run_dir), config):
             rundir.write_atomic(path, b"")
         rundir.write_status(run_dir, "done")
         return "done"

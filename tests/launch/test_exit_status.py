@@ -142,32 +142,32 @@ def test_a_folder_that_does_not_answer_is_given_up(
 
 LISTENER = """
 import os, signal, sys
-from optbench.training import interrupt as stopping
+from optbench.training import interrupt
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 said = []
-with stopping.listening():
+with interrupt.listening():
     try:
-        with stopping.deferred():
+        with interrupt.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             said.append("waits")
-            assert stopping.is_asked()
-            with stopping.at_once():
+            assert interrupt.is_asked()
+            with interrupt.at_once():
                 said.append("never")
-    except stopping.StopAskedError as stop:
+    except interrupt.StopAskedError as stop:
         said.append(stop.name)
-    stopping._ASKED.signal_number = None
+    interrupt._ASKED.signal_number = None
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         said.append("never")
-    except stopping.StopAskedError:
+    except interrupt.StopAskedError:
         said.append("at once")
-    stopping._ASKED.signal_number = None
+    interrupt._ASKED.signal_number = None
     try:
-        with stopping.deferred():
+        with interrupt.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
             said.append("never")
-    except stopping.StopAskedError:
+    except interrupt.StopAskedError:
         said.append("the second at once")
 assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
 print(said)
@@ -189,9 +189,9 @@ def test_a_stop_waits_for_the_steps_end_and_for_nothing_else() -> None:
 HOSTED = """
 import os, signal, sys
 from pathlib import Path
-from optbench.launch import guard as launch
+from optbench.launch import guard
 from optbench.storage import rundir
-from optbench.training import interrupt as stopping
+from optbench.training import interrupt
 run = Path(sys.argv[1])
 def requeue(number, frame):
     print("queued again after", rundir.read_status(run).status, flush=True)
@@ -200,11 +200,11 @@ requeue.__module__ = "submitit.core.job_environment"
 signal.signal(signal.SIGUSR2, requeue)
 def work():
     rundir.write_status(run, "running")
-    with stopping.deferred():
+    with interrupt.deferred():
         os.kill(os.getpid(), getattr(signal, sys.argv[2]))
         print("step ended", flush=True)
-        stopping.raise_if_asked()
-print(launch.guard(run, work))
+        interrupt.raise_if_asked()
+print(guard.guard(run, work))
 """
 
 

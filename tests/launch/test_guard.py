@@ -14,9 +14,9 @@ from optbench.config.build import config_yaml
 from optbench.config.compose import AskedRuns, compose_runs
 from optbench.errors import DivergedError, MissingPackageError, OptbenchError, Problem
 from optbench.launch import guard
-from optbench.records import SweepPlace
 from optbench.schema import RunConfig
 from optbench.storage import rundir
+from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 PROBLEM = Problem("w", "f", "e", "x")
@@ -31,16 +31,14 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     module.behave = {}
     module.places = []
 
-    def run_one(config: RunConfig, place: SweepPlace) -> str:
-        from optbench.config.identity import identify
-
-        module.places.append((config.network.dim, place))
-        run_dir = place.sweep_dir / identify(config).name
+    def run_one(plan: RunPlan) -> str:
+        config, run_dir = plan.config, plan.run_dir
+        module.places.append((config.network.dim, plan))
         rundir.write_status(run_dir, "running", fact=1)
         module.behave.get(config.network.dim, lambda: None)()
         rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
         rundir.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
-        for path in guard._pictures(rundir.RunDir(run_dir), config):
+        for path in guard.image_paths(rundir.RunDir(run_dir), config):
             rundir.write_atomic(path, b"")
         rundir.write_status(run_dir, "done", fact=1)
         return "done"

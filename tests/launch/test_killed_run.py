@@ -26,13 +26,13 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from optbench import pipeline
 from optbench.config.compose import compose_runs
 from optbench.errors import DamagedFileError
-from optbench.records import StepRecord, SweepPlace
-from optbench.schema import RunConfig
+from optbench.records import StepRecord
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 from optbench.training import device, interrupt, memory, progress, save
 from optbench.training.interrupt import StopAskedError
 from optbench.training.loop import Course, train_epochs
+from optbench.training.plan import RunPlan
 from tests.builders.small_training import SmallBase, global_state_kept
 from tests.training.test_trackers import Fake
 
@@ -53,11 +53,11 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def config(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+def plan(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlan:
     """Return a run of two epochs of five updates with dropout, on three pictures."""
     monkeypatch.setattr(device, "_base", lambda *about: SmallBase())
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: False)  # lasts for the process
-    (asked,) = compose_runs(
+    (plan,) = compose_runs(
         [
             f"runs_dir={tmp_path / 'runs'}",
             f"cache_dir={tmp_path / 'cache'}",
@@ -67,15 +67,17 @@ def config(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "render=off",
         ]
     ).runs
-    # A third of the time of so small a run; it is the same each time.
-    monkeypatch.setattr(pipeline, "identify", lambda config: asked.identity)
-    return asked.config
+    return plan
 
 
-def make_run(config: RunConfig, sweep_dir: Path) -> RunDir:
+def make_run(plan: RunPlan, sweep_dir: Path) -> RunDir:
     with global_state_kept():
-        pipeline.run_one(config, SweepPlace(sweep_dir=sweep_dir, run_index=0, num_runs=1))
+        pipeline.run_one(replace(plan, sweep_dir=sweep_dir))
     return only_run(sweep_dir)
+
+
+def changed(plan: RunPlan, **groups: Any) -> RunPlan:
+    return replace(plan, config=replace(plan.config, **groups))
 
 
 def only_run(sweep_dir: Path) -> RunDir:
@@ -84,7 +86,7 @@ def only_run(sweep_dir: Path) -> RunDir:
 
 
 def make_run_killed(
-    config: RunConfig, sweep_dir: Path, *, before: Write | None
+    plan: RunPlan, sweep_dir: Path, *, before: Write | None
 ) -> tuple[RunDir, list[Write]]:
     """Make a run until just before one of its writes; return it and the writes it made."""
     made: list[Write] = []
@@ -101,7 +103,7 @@ def make_run_killed(
             alive = getattr(module, name)
             patched.setattr(module, name, functools.partial(dying, name, alive))
         with contextlib.nullcontext() if before is None else pytest.raises(Killed):
-            make_run(config, sweep_dir)
+            make_run(plan, sweep_dir)
     return only_run(sweep_dir), made
 
 
@@ -131,16 +133,16 @@ def curves(run: RunDir) -> list[list[tuple[int, float]]]:
 
 
 def test_killed_before_any_write_it_ends_as_if_it_had_not_been(
-    config: RunConfig, tmp_path: Path
+    plan: RunPlan, tmp_path: Path
 ) -> None:
-    whole, writes = make_run_killed(config, tmp_path / "whole", before=None)
+    whole, writes = make_run_killed(plan, tmp_path / "whole", before=None)
     assert {name for name, _ in writes} == {name for _, name in WRITERS}
     assert len(loras(whole)) == NUM_EPOCHS + 1
     for number, write in enumerate(writes):
         sweep_dir = tmp_path / str(number)
-        killed, made = make_run_killed(config, sweep_dir, before=write)
+        killed, made = make_run_killed(plan, sweep_dir, before=write)
         assert made == writes[:number]
-        assert make_run(config, sweep_dir) == killed
+        assert make_run(plan, sweep_dir) == killed
         assert loras(killed) == loras(whole), write
         for name in ("steps.jsonl", "epochs.jsonl"):
             assert rows(killed.path / name) == rows(whole.path / name), write
@@ -150,29 +152,29 @@ def test_killed_before_any_write_it_ends_as_if_it_had_not_been(
             assert len(dict(points)) == len(points), write
 
 
-def test_a_run_made_anew_is_not_twice_in_tensorboard(config: RunConfig, tmp_path: Path) -> None:
+def test_a_run_made_anew_is_not_twice_in_tensorboard(plan: RunPlan, tmp_path: Path) -> None:
     """What the refusal of a damaged state tells people to do: delete it and start again."""
-    whole = make_run(config, tmp_path / "whole")
-    killed, _ = make_run_killed(config, tmp_path / "killed", before=("write_state", 2))
+    whole = make_run(plan, tmp_path / "whole")
+    killed, _ = make_run_killed(plan, tmp_path / "killed", before=("write_state", 2))
     for file in killed.state_dir.iterdir():
         file.unlink()
-    make_run(config, tmp_path / "killed")
+    make_run(plan, tmp_path / "killed")
     assert curves(killed) == curves(whole)
 
 
 def test_killed_between_its_state_and_tensorboard_a_run_loses_no_curve(
-    config: RunConfig, tmp_path: Path
+    plan: RunPlan, tmp_path: Path
 ) -> None:
-    whole, writes = make_run_killed(config, tmp_path / "whole", before=None)
+    whole, writes = make_run_killed(plan, tmp_path / "whole", before=None)
     following = writes[writes.index(("write_state", 1)) + 1]
-    killed, _ = make_run_killed(config, tmp_path / "killed", before=following)
-    make_run(config, tmp_path / "killed")
+    killed, _ = make_run_killed(plan, tmp_path / "killed", before=following)
+    make_run(plan, tmp_path / "killed")
     assert curves(killed) == curves(whole)
 
 
-def test_a_run_takes_up_after_its_last_whole_epoch(config: RunConfig, tmp_path: Path) -> None:
+def test_a_run_takes_up_after_its_last_whole_epoch(plan: RunPlan, tmp_path: Path) -> None:
     """The second epoch's LoRA and steps are there, its state is not: it is trained again."""
-    run, _ = make_run_killed(config, tmp_path / "sweep", before=("write_state", 2))
+    run, _ = make_run_killed(plan, tmp_path / "sweep", before=("write_state", 2))
     assert run.lora_path(2).is_file()
     assert [row["epoch"] for row in rows(run.steps_path)] == [1] * 5 + [2] * 5
     trained: list[Course] = []
@@ -183,64 +185,59 @@ def test_a_run_takes_up_after_its_last_whole_epoch(config: RunConfig, tmp_path: 
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "train_epochs", noting)
-        make_run(config, tmp_path / "sweep")
+        make_run(plan, tmp_path / "sweep")
     (course,) = trained
     assert (course.first_epoch, course.first_step, course.total_steps) == (2, 5, 10)
 
 
-def test_a_state_ahead_of_the_records_brings_them_up_to_it(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_a_state_ahead_of_the_records_brings_them_up_to_it(plan: RunPlan, tmp_path: Path) -> None:
     """The second epoch's state is there, its record is not."""
-    run, _ = make_run_killed(config, tmp_path / "sweep", before=("append_rows", 8))
+    run, _ = make_run_killed(plan, tmp_path / "sweep", before=("append_rows", 8))
     assert [row["epoch"] for row in rows(run.epochs_path)] == [1]
-    make_run(config, tmp_path / "sweep")
+    make_run(plan, tmp_path / "sweep")
     assert [row["epoch"] for row in rows(run.epochs_path)] == [1, 2]
 
 
-def test_a_run_without_its_state_is_made_from_its_beginning(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_a_run_without_its_state_is_made_from_its_beginning(plan: RunPlan, tmp_path: Path) -> None:
     """Also where records and LoRA files of later epochs lie there already."""
-    whole = make_run(config, tmp_path / "whole")
-    killed, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    whole = make_run(plan, tmp_path / "whole")
+    killed, _ = make_run_killed(plan, tmp_path / "killed", before=("append_rows", 8))
     for file in killed.state_dir.iterdir():
         file.unlink()
-    make_run(config, tmp_path / "killed")
+    make_run(plan, tmp_path / "killed")
     assert loras(killed) == loras(whole)
     assert rows(killed.steps_path) == rows(whole.steps_path)
     assert rows(killed.epochs_path) == rows(whole.epochs_path)
 
 
-def test_rendering_what_the_folder_lacks_needs_the_lora_file(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_rendering_what_the_folder_lacks_needs_the_lora_file(plan: RunPlan, tmp_path: Path) -> None:
     """A state ahead of the LoRA files: they are named, not made up, but for the last one."""
-    run = make_run(config, tmp_path / "sweep")
+    run = make_run(plan, tmp_path / "sweep")
     whole = loras(run)
     run.lora_path(1).unlink()
     run.lora_path(2).unlink()
-    render = replace(config.render, enabled=True, seeds=(1,), steps=1)
+    render = replace(plan.config.render, enabled=True, seeds=(1,), steps=1)
     with pytest.raises(DamagedFileError) as caught:
-        make_run(replace(config, render=render), tmp_path / "sweep")
+        make_run(changed(plan, render=render), tmp_path / "sweep")
     assert caught.value.problems[0].where == str(run.lora_path(1))
     assert run.lora_path(2).read_bytes() == whole[run.lora_path(2).name]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_asked_to_stop_after_any_step_it_goes_on_from_there_to_the_same_bits(
-    config: RunConfig, tmp_path: Path, accumulation: int
+    plan: RunPlan, tmp_path: Path, accumulation: int
 ) -> None:
-    config = replace(config, train=replace(config.train, gradient_accumulation=accumulation))
-    whole, drawn, _ = make_run_stopped(config, tmp_path / "whole", after=None)
+    train = replace(plan.config.train, gradient_accumulation=accumulation)
+    plan = changed(plan, train=train)
+    whole, drawn, _ = make_run_stopped(plan, tmp_path / "whole", after=None)
     num_steps = len(drawn)
     assert num_steps == {1: 10, 2: 6}[accumulation]
     for step in range(1, num_steps + 1):
         sweep_dir = tmp_path / str(step)
-        run, before, _ = make_run_stopped(config, sweep_dir, after=step)
+        run, before, _ = make_run_stopped(plan, sweep_dir, after=step)
         is_within = step % (num_steps // NUM_EPOCHS) != 0
         assert (run.state_dir / "midway.pt").is_file() == is_within
-        run, after, course = make_run_stopped(config, sweep_dir, after=None)
+        run, after, course = make_run_stopped(plan, sweep_dir, after=None)
         assert before + after == drawn, step
         if step < num_steps:
             assert (course.first_step, course.begun is not None) == (step, is_within)
@@ -251,15 +248,15 @@ def test_asked_to_stop_after_any_step_it_goes_on_from_there_to_the_same_bits(
 
 
 def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
-    config: RunConfig, tmp_path: Path
+    plan: RunPlan, tmp_path: Path
 ) -> None:
-    whole = make_run(config, tmp_path / "whole")
-    run, _, _ = make_run_stopped(config, tmp_path / "cut", after=8)
+    whole = make_run(plan, tmp_path / "whole")
+    run, _, _ = make_run_stopped(plan, tmp_path / "cut", after=8)
     path = run.state_dir / "midway.pt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    _, after, course = make_run_stopped(config, tmp_path / "cut", after=None)
+    _, after, course = make_run_stopped(plan, tmp_path / "cut", after=None)
     assert (course.first_step, len(after)) == (5, 5)
     assert loras(run) == loras(whole)
     assert path.with_name("midway.pt.damaged").is_file()
@@ -268,7 +265,7 @@ def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
 
 
 def make_run_stopped(
-    config: RunConfig, sweep_dir: Path, *, after: int | None
+    plan: RunPlan, sweep_dir: Path, *, after: int | None
 ) -> tuple[RunDir, list[float], Course]:
     """Make a run, asked to stop after a step; return it and a library's draws at every step."""
     drawn: list[float] = []
@@ -290,18 +287,18 @@ def make_run_stopped(
         patched.setattr(interrupt, "_ASKED", interrupt._Asked())
         stops = contextlib.nullcontext() if after is None else pytest.raises(StopAskedError)
         with stops:
-            make_run(config, sweep_dir)
+            make_run(plan, sweep_dir)
     return (
         only_run(sweep_dir),
         drawn,
         courses[0]
         if courses
-        else Course(seed=0, loss=config.loss, first_epoch=0, first_step=0, total_steps=0),
+        else Course(seed=0, loss=plan.config.loss, first_epoch=0, first_step=0, total_steps=0),
     )
 
 
 def test_trackers_change_no_weight_and_a_failing_one_no_status(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(Fake):
         breaks_at = "log"
@@ -311,9 +308,9 @@ def test_trackers_change_no_weight_and_a_failing_one_no_status(
 
     monkeypatch.setattr(tracking, "WandBTracker", Broken)
     monkeypatch.setattr(tracking, "TrackioTracker", Whole)
-    asked = replace(config.tracker, log_with=("wandb", "trackio"))
-    plain = make_run(config, tmp_path / "plain")
-    watched = make_run(replace(config, tracker=asked), tmp_path / "watched")
+    tracker = replace(plan.config.tracker, log_with=("wandb", "trackio"))
+    plain = make_run(plan, tmp_path / "plain")
+    watched = make_run(changed(plan, tracker=tracker), tmp_path / "watched")
     assert loras(watched) == loras(plain)
     assert rundir.read_status(watched.path).status == "done"
     steps = [row["step"] for row in rundir.read_rows(watched.steps_path)]

@@ -18,24 +18,24 @@ from optbench.config.compose import compose_runs
 from optbench.errors import ConfigError
 from optbench.launch import guard, processes
 from optbench.launch.exit_status import judge_exit
-from optbench.records import SweepPlace
-from optbench.schema import LaunchOptions, RunConfig
+from optbench.schema import LaunchOptions
 from optbench.storage import locks, rundir
+from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
 # Stands in for the worker: says what it was given, then does as the run's index tells it.
 WORKER = """
-import json, os, signal, sys, time, faulthandler
-from pathlib import Path
-request = json.load(sys.stdin)
+import os, pickle, signal, sys, time, faulthandler
+request = pickle.load(sys.stdin.buffer)
 faulthandler.enable(file=request["faults"])
 from optbench.storage import rundir
-run = Path(request["sweep_dir"]) / f"run-{request['run_index']}"
-with (Path(request["sweep_dir"]) / "made.txt").open("a") as made:
+plan = request["job"].plan
+run = plan.run_dir
+with (plan.sweep_dir / "made.txt").open("a") as made:
     made.write(f"{run.name} {os.environ.get('CUDA_VISIBLE_DEVICES')} {time.monotonic()}\\n")
 rundir.write_status(run, "running", note=5)
-how = BEHAVIOUR[request["run_index"] % len(BEHAVIOUR)]
+how = BEHAVIOUR[plan.run_index % len(BEHAVIOUR)]
 if how == "crash":
     faulthandler._sigsegv()
 elif how == "exit":
@@ -57,12 +57,12 @@ else:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> RunConfig:
-    return compose_runs([f"runs_dir={tmp_path}"]).runs[0].config
+def plan(tmp_path: Path) -> RunPlan:
+    return compose_runs([f"runs_dir={tmp_path}"]).runs[0]
 
 
 def make(
-    config: RunConfig,
+    plan: RunPlan,
     sweep_dir: Path,
     behaviour: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -74,21 +74,25 @@ def make(
     monkeypatch.setattr(processes, "_COMMAND", (sys.executable, "-c", code))
     monkeypatch.setenv("PYTHONPATH", str(Path(processes.__file__).parents[2]))
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    errands = [
-        processes.Errand(
-            run_dir=sweep_dir / f"run-{index}",
-            config=config,
-            place=SweepPlace(sweep_dir=sweep_dir, run_index=index, num_runs=len(behaviour)),
+    jobs = [
+        processes.RunJob(
+            plan=replace(
+                plan,
+                name=f"run-{index}",
+                sweep_dir=sweep_dir,
+                run_index=index,
+                num_runs=len(behaviour),
+            ),
             command=("optbench",),
         )
         for index in range(len(behaviour))
     ]
-    processes.make_all(errands, workers=workers)
+    processes.run_all(jobs, workers=workers)
     return [line.split() for line in (sweep_dir / "made.txt").read_text().splitlines()]
 
 
 def test_every_death_of_a_process_is_a_status_in_words(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processes, "_num_oom_kills", lambda: 0)
     deaths = {
@@ -99,7 +103,7 @@ def test_every_death_of_a_process_is_a_status_in_words(
         "SIGTERM": ("interrupted", "terminated (SIGTERM)"),
         "": ("done", ""),
     }
-    make(config, tmp_path / "s", list(deaths), monkeypatch, workers=3)
+    make(plan, tmp_path / "s", list(deaths), monkeypatch, workers=3)
     for index, (status, said) in enumerate(deaths.values()):
         record = rundir.read_status(tmp_path / "s" / f"run-{index}")
         assert record.status == status
@@ -110,42 +114,43 @@ def test_every_death_of_a_process_is_a_status_in_words(
 
 
 def test_killed_by_the_kernel_for_memory_is_out_of_memory(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([7, 8])
     monkeypatch.setattr(processes, "_num_oom_kills", lambda: next(counts))
-    make(config, tmp_path / "s", ["SIGKILL"], monkeypatch)
+    make(plan, tmp_path / "s", ["SIGKILL"], monkeypatch)
     record = rundir.read_status(tmp_path / "s" / "run-0")
     assert record.status == "out_of_memory"
     assert "-> try launch.isolation=process" in record.reason
 
 
 def test_a_dead_worker_of_a_run_that_another_has_by_now_says_nothing(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with locks.holding(tmp_path / "s" / "run-0"):
-        make(config, tmp_path / "s", ["SIGKILL"], monkeypatch)
+        make(plan, tmp_path / "s", ["SIGKILL"], monkeypatch)
         content = json.loads((tmp_path / "s" / "run-0" / "status.json").read_text())
     assert content["status"] == "running"
 
 
 def test_gpus_go_round_and_a_free_one_is_used_next(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,MIG-7")
-    made = make(config, tmp_path / "s", [""] * 4, monkeypatch, workers=2)
+    made = make(plan, tmp_path / "s", [""] * 4, monkeypatch, workers=2)
     assert {gpu for _, gpu, _ in made[:2]} == {"4", "MIG-7"}
     assert {gpu for _, gpu, _ in made[2:]} == {"4", "MIG-7"}
     begun = [float(when) for _, _, when in made]
     assert begun[2] - begun[0] >= 0.3 > begun[1] - begun[0] - 5
-    own = replace(config, train=replace(config.train, device="cuda:1"))
+    train = replace(plan.config.train, device="cuda:1")
+    plan = replace(plan, config=replace(plan.config, train=train))
     (tmp_path / "s" / "made.txt").unlink()
-    made = make(own, tmp_path / "s", [""], monkeypatch)
+    made = make(plan, tmp_path / "s", [""], monkeypatch)
     assert made[0][1] == "4,MIG-7"  # a run that names its GPU sees them all
 
 
 def test_a_stop_reaches_every_child_and_leaves_their_statuses(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop() -> None:
         deadline = time.monotonic() + 60
@@ -158,7 +163,7 @@ def test_a_stop_reaches_every_child_and_leaves_their_statuses(
     threading.Thread(target=stop, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            make(config, tmp_path / "s", ["wait"] * 3, monkeypatch, workers=2)
+            make(plan, tmp_path / "s", ["wait"] * 3, monkeypatch, workers=2)
     finally:
         signal.signal(signal.SIGINT, before)
     found = [rundir.read_status(tmp_path / "s" / f"run-{index}") for index in range(3)]
@@ -178,19 +183,21 @@ def test_gpus_are_found_without_torch(listed: str, expected: tuple[str, ...]) ->
     assert processes._listed(listed) == expected
 
 
-def test_when_a_run_gets_a_process(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_a_run_gets_a_process(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = plan.config
+
     def options(isolation: Any, workers: int | None = None) -> LaunchOptions:
         return LaunchOptions(isolation=isolation, workers=workers, first_touch_seconds=1)
 
     on_cpu = replace(config, train=replace(config.train, device="cpu"))
     for visible, wanted, number in (("", False, 1), ("0,1", True, 2)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert processes.is_wanted(options("auto"), [config]) is wanted
+        assert processes.needs_own_process(options("auto"), [config]) is wanted
         assert processes.num_workers(options("auto"), [config]) == number
-        assert not processes.is_wanted(options("auto"), [on_cpu])
+        assert not processes.needs_own_process(options("auto"), [on_cpu])
         assert processes.num_workers(options("auto"), [on_cpu]) == 1
-        assert processes.is_wanted(options("process"), [on_cpu])
-        assert not processes.is_wanted(options("none"), [config])
+        assert processes.needs_own_process(options("process"), [on_cpu])
+        assert not processes.needs_own_process(options("none"), [config])
     assert processes.num_workers(options("auto", 5), [on_cpu]) == 5
 
 
@@ -210,17 +217,21 @@ def test_impossible_and_ineffective_ways_to_launch_are_refused(tmp_path: Path) -
 def test_launching_changes_no_run(tmp_path: Path) -> None:
     (plain,) = compose_runs([f"runs_dir={tmp_path}"]).runs
     (apart_one,) = compose_runs([f"runs_dir={tmp_path}", "launch.isolation=process"]).runs
-    assert (plain.config, plain.identity.name) == (apart_one.config, apart_one.identity.name)
+    assert (plain.config, plain.name) == (apart_one.config, apart_one.name)
 
 
 def test_an_unknown_signal_is_told_by_its_number() -> None:
     assert "signal 99" in judge_exit(-99, is_out_of_memory=False, last_words="")[1]
 
 
-def test_a_task_travels_whole(tmp_path: Path) -> None:
+def test_a_task_travels_whole(plan: RunPlan, tmp_path: Path) -> None:
     import pickle
 
     task = guard.RunTask(
-        sweep_dir=tmp_path, num_runs=3, is_apart=True, command=("optbench",), working_dir="/"
+        plans=(plan,),
+        sweep_dir=tmp_path,
+        needs_own_process=True,
+        command=("optbench",),
+        working_dir="/",
     )
     assert pickle.loads(pickle.dumps(task)) == task

@@ -252,7 +252,7 @@ def test_alphas_are_read_exactly_and_known_again_after_rounding(
 def test_a_run_is_named_by_the_tensors_it_continues(tmp_path: Path) -> None:
     def name_of(*arguments: str) -> str:
         (run,) = compose_runs(["network=lora", *arguments]).runs
-        return run.identity.name
+        return run.name
 
     tensors = {key: one for key, one in random_tensors().items() if not key.startswith(CONV)}
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"

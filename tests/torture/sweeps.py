@@ -20,13 +20,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from optbench import pipeline
 from optbench.cli import train as cli
 from optbench.config.compose import compose_runs, flags_first
-from optbench.config.identity import RunIdentity
 from optbench.launch import guard
-from optbench.records import SweepPlace
-from optbench.schema import RunConfig
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
@@ -110,24 +106,13 @@ class Made:
 
     def make(self, _: Sequence[str] = ()) -> int:
         """Make every run that is not done, as the command does; return its exit code."""
-        guard.identify = pipeline.identify = self._identity  # type: ignore[attr-defined]
         self.asked.sweep_dir.mkdir(parents=True, exist_ok=True)
-        num_runs = len(self.asked.runs)
-        statuses = [
-            guard.run_guarded(
-                run.config,
-                SweepPlace(sweep_dir=self.asked.sweep_dir, run_index=index, num_runs=num_runs),
-            )
-            for index, run in enumerate(self.asked.runs)
-        ]
+        statuses = [guard.run_guarded(plan) for plan in self.asked.runs]
         for run in self.asked.runs:
             record = rundir.read_status(run.run_dir)
             if record.status != "done":
                 print(f"{run.run_dir.name}: {record.status}: {record.reason}")
         return 0 if set(statuses) == {"done"} else 1
-
-    def _identity(self, config: RunConfig) -> RunIdentity:
-        return next(run.identity for run in self.asked.runs if run.config == config)
 
     def run(self, **kill: Any) -> Ended:
         """Make the runs in a process of its own, which may be killed."""
@@ -299,9 +284,7 @@ def prepare(workplace: Workplace) -> None:
 
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    known = guard.identify, pipeline.identify  # type: ignore[attr-defined]
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         code = Made(workplace, "warm", *PICTURES, "train.epochs=1").make()
-    guard.identify, pipeline.identify = known  # type: ignore[attr-defined]
     if code != 0:
         raise RuntimeError(f"the sweep that nothing disturbs ended with {code}")

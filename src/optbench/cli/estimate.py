@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.data.batches import num_batches
 from optbench.errors import DamagedFileError
 from optbench.models.files.facts import tensor_shapes
 from optbench.records import CaptionedImage, Dataset
 from optbench.schema import NetworkOptions, RunConfig
 from optbench.storage.files import Row, readable_rows
 from optbench.storage.rundir import RunDir, read_config
+from optbench.training.plan import RunPlan
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
@@ -50,19 +50,16 @@ class Cost:
     disk_bytes: int
 
 
-def estimate(config: RunConfig, dataset: Dataset) -> Cost:
+def estimate(plan: RunPlan) -> Cost:
     """Return the cost of a run from its settings, its data, and earlier runs in its runs folder."""
-    per_epoch = steps_per_epoch(config, dataset)
-    num_steps = per_epoch * config.train.epochs
-    if config.train.max_steps is not None:
-        num_steps = min(num_steps, config.train.max_steps)
-    num_epochs = math.ceil(num_steps / per_epoch)
+    num_steps = plan.total_steps
+    num_epochs = math.ceil(num_steps / max(1, plan.steps_per_epoch))
     return Cost(
-        num_steps_per_epoch=per_epoch,
+        num_steps_per_epoch=plan.steps_per_epoch,
         num_steps=num_steps,
         num_epochs=num_epochs,
-        seconds=_seconds(config, dataset, num_steps=num_steps, num_epochs=num_epochs),
-        disk_bytes=_disk_bytes(config, num_epochs),
+        seconds=_seconds(plan.config, plan.dataset, num_steps=num_steps, num_epochs=num_epochs),
+        disk_bytes=_disk_bytes(plan.config, num_epochs),
     )
 
 
@@ -95,12 +92,6 @@ def bucket_counts(dataset: Dataset) -> list[BucketCount]:
             )
         )
     return counts
-
-
-def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
-    """Return the optimizer updates of one epoch; a batch never mixes buckets."""
-    batches = num_batches(dataset, batch_size=config.train.batch_size)
-    return max(1, math.ceil(batches / config.train.gradient_accumulation))
 
 
 def _seconds(

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from optbench.cli.estimate import BucketCount, Cost, bucket_counts, estimate, steps_per_epoch
-from optbench.config.compose import AskedRun, AskedRuns, compose_runs, flags_first
+from optbench.cli.estimate import BucketCount, Cost, bucket_counts, estimate
+from optbench.config.compose import AskedRuns, compose_runs, flags_first
 from optbench.config.messages import print_problems
-from optbench.data.batches import num_batches
 from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
@@ -24,6 +23,7 @@ from optbench.lora.initial_weights import start_sentences
 from optbench.optim.recipes import departures
 from optbench.records import PictureFolder
 from optbench.storage import rundir
+from optbench.training.plan import RunPlan
 
 _FINE = 0
 _BAD_INPUT = 2
@@ -39,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True, highlight=False, width=width)
     try:
         asked = compose_runs(arguments)
-        costs = [estimate(run.config, run.identity.dataset) for run in asked.runs]
+        costs = [estimate(run) for run in asked.runs]
     except OptbenchError as error:
         print_problems(error.problems, console)
         return _BAD_INPUT
-    todo = [not is_finished(run.run_dir, run.config) for run in asked.runs]
+    todo = [not is_finished(run) for run in asked.runs]
     console.print(_table(asked, costs, todo))
     _print_departures(console, asked)
     _print_data(console, asked.runs)
@@ -57,7 +57,7 @@ def _table(asked: AskedRuns, costs: Sequence[Cost], todo: Sequence[bool]) -> Tab
         table.add_column(title, justify="left" if title in ("run", "state") else "right")
     for run, cost, is_open in zip(asked.runs, costs, todo, strict=True):
         table.add_row(
-            run.identity.name,
+            run.name,
             _state(run, is_open=is_open),
             str(cost.num_steps),
             str(cost.num_epochs),
@@ -67,7 +67,7 @@ def _table(asked: AskedRuns, costs: Sequence[Cost], todo: Sequence[bool]) -> Tab
     return table
 
 
-def _state(run: AskedRun, *, is_open: bool) -> str:
+def _state(run: RunPlan, *, is_open: bool) -> str:
     status = rundir.read_status(run.run_dir)
     if status.status == "pending":
         return "to do"
@@ -83,21 +83,21 @@ def _print_departures(console: Console, asked: AskedRuns) -> None:
         for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
             console.print(f"  {escape(name)}: {escape(sentence)}")
     continued = {
-        f"{run.identity.name}: {sentence}"
+        f"{run.name}: {sentence}"
         for run in asked.runs
-        for sentence in start_sentences(run.config.network, run.identity.start)
+        for sentence in start_sentences(run.config.network, run.initial_weights)
     }
     for sentence in sorted(continued):
         console.print(f"  {escape(sentence)}")
 
 
-def _print_data(console: Console, runs: Sequence[AskedRun]) -> None:
+def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
     """Print every data set once: folders, buckets, and what batches and updates become of them."""
-    by_data: dict[str, list[AskedRun]] = {}
+    by_data: dict[str, list[RunPlan]] = {}
     for run in runs:
-        by_data.setdefault(run.identity.dataset.fingerprint, []).append(run)
+        by_data.setdefault(run.dataset.fingerprint, []).append(run)
     for alike in by_data.values():
-        dataset = alike[0].identity.dataset
+        dataset = alike[0].dataset
         num_uses = sum(image.repeats for image in dataset.images)
         name = escape(alike[0].config.dataset.name)
         console.print(
@@ -131,11 +131,10 @@ def _bucket_line(count: BucketCount, batch_sizes: Sequence[int]) -> str:
     return f"{line}, {batches} batches"
 
 
-def _epoch_line(run: AskedRun) -> str:
+def _epoch_line(run: RunPlan) -> str:
     """Return the arithmetic of one epoch; a batch never mixes buckets, so the last may be short."""
-    train, dataset = run.config.train, run.identity.dataset
-    batches = num_batches(dataset, batch_size=train.batch_size)
-    line = f"steps an epoch: {steps_per_epoch(run.config, dataset)}"
+    train, batches = run.config.train, run.num_batches_per_epoch
+    line = f"steps an epoch: {run.steps_per_epoch}"
     line += f" ({batches} batches of up to {train.batch_size}"
     if train.gradient_accumulation > 1:
         line += f", {train.gradient_accumulation} to a step"
@@ -166,7 +165,7 @@ def _workers(asked: AskedRuns) -> tuple[int, str]:
         return number or 1, f"{number or 'as many as it likes'} at a time, by a launcher plugin"
     assert asked.launch is not None
     number = processes.num_workers(asked.launch, configs)
-    if number == 1 and not processes.is_wanted(asked.launch, configs):
+    if number == 1 and not processes.needs_own_process(asked.launch, configs):
         return 1, "one run after the other in one process (launch.isolation)"
     if number > 1 and not asked.is_whole:
         number = 1  # the sweeper waits for a loss before it goes on

@@ -7,6 +7,7 @@ composing goes on, so that one look shows everything that is wrong.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
 from optbench.config.build import build_config, register_resolvers
-from optbench.config.identity import RunIdentity, identify
+from optbench.config.identity import plan_run
 from optbench.config.launcher import at_a_time, launching_of
 from optbench.errors import ConfigError, OptbenchError, Problem
-from optbench.schema import LaunchOptions, RunConfig
+from optbench.records import Dataset
+from optbench.schema import DatasetOptions, LaunchOptions
 from optbench.storage import resources
+from optbench.training.plan import RunPlan
 
 CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
@@ -79,17 +82,7 @@ class Asked(Generic[_Run]):
     at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedRun:
-    """One run of a command line: its settings and the folder it has or will have."""
-
-    overrides: tuple[str, ...]
-    config: RunConfig
-    identity: RunIdentity
-    run_dir: Path
-
-
-AskedRuns = Asked[AskedRun]
+AskedRuns = Asked[RunPlan]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -110,7 +103,20 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
     Raises:
         ConfigError: With the problems of all runs together.
     """
-    return compose(arguments, Command(name="", config_name=CONFIG_NAME, build=_training))
+    datasets: dict[tuple[DatasetOptions, int], Dataset] = {}  # runs that share one read it once
+
+    def plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> RunPlan:
+        config = build_config(tree)
+        sweep_dir = Path(config.runs_dir) / (config.sweep_name or place)
+        return plan_run(config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets)
+
+    asked = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
+    num_runs = len(asked.runs) if asked.is_whole else 0
+    runs = [
+        dataclasses.replace(run, run_index=index, num_runs=num_runs)
+        for index, run in enumerate(asked.runs)
+    ]
+    return dataclasses.replace(asked, runs=tuple(runs))
 
 
 def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
@@ -186,13 +192,6 @@ class _Composer:
             with_log_configuration=False,
             validate_sweep_overrides=False,
         )
-
-
-def _training(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedRun:
-    config = build_config(tree)
-    who = identify(config)
-    run_dir = Path(config.runs_dir) / (config.sweep_name or place) / who.name
-    return AskedRun(overrides=overrides, config=config, identity=who, run_dir=run_dir)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Who a run is: the hash of everything that affects its weights, its readable name, its data.
+"""Plan a run: the hash of everything that affects its weights, its readable name, its data.
 
 Equal settings give equal names in every process and on every machine. What only affects pictures,
 places on disk or the report is in no hash.
@@ -6,10 +6,8 @@ places on disk or the report is in no hash.
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from optbench.schema import DatasetOptions, RunConfig
 from optbench.storage import resources
 from optbench.storage.nested import flatten
 from optbench.storage.rundir import fingerprint
+from optbench.training.plan import RunPlan
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
 _NUM_HASH_DIGITS = 8
@@ -62,19 +61,20 @@ _NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunIdentity:
-    """A run's name, and the data and fingerprints it is made from."""
+def plan_run(
+    config: RunConfig,
+    *,
+    sweep_dir: Path,
+    overrides: tuple[str, ...] = (),
+    datasets: dict[tuple[DatasetOptions, int], Dataset] | None = None,
+) -> RunPlan:
+    """Return the plan of a run; reads the data set and the base's files, the latter once.
 
-    name: str  # <slug>-<8 hex>: the run's folder
-    weights_fingerprint: str
-    base_fingerprint: str
-    dataset: Dataset
-    start: StartingLora | None  # what it continues from
-
-
-def identify(config: RunConfig) -> RunIdentity:
-    """Return who a run is; reads the data set and the base's files, the latter once.
+    Args:
+        config: The run's settings.
+        sweep_dir: The folder of the sweep the run belongs to.
+        overrides: What makes the run differ from the defaults, as typed.
+        datasets: Data sets that were read for other runs of the command line; read ones join them.
 
     Raises:
         DatasetError: If pictures or captions cannot be read.
@@ -82,7 +82,11 @@ def identify(config: RunConfig) -> RunIdentity:
         OptbenchError: If the LoRA file that is continued cannot be read.
     """
     start = starting_lora(config.network)
-    dataset = _dataset(config.dataset, facts.pixels_per_latent(config.base))
+    datasets = {} if datasets is None else datasets
+    data_key = config.dataset, facts.pixels_per_latent(config.base)
+    if data_key not in datasets:
+        datasets[data_key] = read_dataset(config.dataset, pixels_per_latent=data_key[1])
+    dataset = datasets[data_key]
     base = facts.base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
     weights = weights_fingerprint(
         config,
@@ -90,12 +94,17 @@ def identify(config: RunConfig) -> RunIdentity:
         base_fingerprint=base,
         start_fingerprint=None if start is None else start.fingerprint,
     )
-    return RunIdentity(
-        name=f"{run_slug(config, start)}-{weights[:_NUM_HASH_DIGITS]}",
+    changed = _changed(config, _shipped_tree(config))
+    return RunPlan(
+        config=config,
+        overrides=overrides,
+        name=f"{_slug(config, changed, start)}-{weights[:_NUM_HASH_DIGITS]}",
         weights_fingerprint=weights,
         base_fingerprint=base,
+        changed_settings=_names(config, changed),
         dataset=dataset,
-        start=start,
+        initial_weights=start,
+        sweep_dir=sweep_dir,
     )
 
 
@@ -124,8 +133,11 @@ def weights_fingerprint(
 
 def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
     """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
+    return _slug(config, _changed(config, _shipped_tree(config)), start)
+
+
+def _slug(config: RunConfig, changed: Sequence[tuple[str, Any]], start: StartingLora | None) -> str:
     words = [config.optimizer.name, f"dim{config.network.dim}"]
-    shipped = _shipped_tree(config)
     chosen = flatten(_shipped_choices())
     if start is not None:
         words.append(f"continues_{start.fingerprint[:_NUM_HASH_DIGITS]}")
@@ -137,7 +149,7 @@ def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
     words += ["reg"] if config.dataset.reg_dir is not None else []
     words += [
         f"{key.rpartition('.')[2]}{_spelled(value)}"
-        for key, value in _changed(config, shipped)
+        for key, value in changed
         if key != "network.dim"
     ]
     slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
@@ -150,13 +162,12 @@ def changed_settings(config: RunConfig) -> tuple[str, ...]:
     A value computed from a changed one is not changed itself; whoever compares two runs can tell
     by that what was asked for and what only follows.
     """
-    keys = [key for key, _ in _changed(config, _shipped_tree(config))]
+    return _names(config, _changed(config, _shipped_tree(config)))
+
+
+def _names(config: RunConfig, changed: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
+    keys = [key for key, _ in changed]
     return tuple(keys) if config.network.weights is None else (*keys, "network.weights")
-
-
-@functools.lru_cache(maxsize=64)
-def _dataset(options: DatasetOptions, num_pixels: int) -> Dataset:
-    return read_dataset(options, pixels_per_latent=num_pixels)
 
 
 def _weight_settings(config: RunConfig) -> dict[str, Any]:

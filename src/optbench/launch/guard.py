@@ -23,109 +23,118 @@ from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
-from optbench.config.identity import identify
+from optbench.config.identity import plan_run
 from optbench.errors import ClaimLostError, DamagedFileError
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
-from optbench.records import Status, SweepPlace
+from optbench.launch.processes import RunJob
+from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
 from optbench.storage import locks, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.training import interrupt
 from optbench.training.interrupt import StopAskedError
+from optbench.training.plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTask:
-    """What Hydra does with each composed run, in this process or in a worker's.
+    """What Hydra does with each composed run, in this process or on a launcher plugin's machine.
 
     Carries all it needs, because a worker has neither this process's memory nor its folder.
     """
 
+    plans: tuple[
+        RunPlan, ...
+    ]  # those that are known; a sweeper plugin makes up its runs as it goes
     sweep_dir: Path
-    num_runs: int
-    is_apart: bool  # a process for each run
+    needs_own_process: bool
     command: tuple[str, ...]
     working_dir: str
-    queue: list[processes.Errand] | None = (
-        None  # not None: only noted here, to be made side by side
-    )
+    queue: list[RunJob] | None = None  # not None: only queued here, to be run side by side
 
     def __call__(self, tree: DictConfig) -> float | None:
-        """Return the run's objective: its loss, inf where it went wrong, nan where it stands."""
+        """Return the run's objective: its loss, inf where it failed, nan where it is unfinished."""
         if Path.cwd() != Path(self.working_dir):
             os.chdir(self.working_dir)  # settings hold paths as they were typed
-        job = HydraConfig.get().job
-        run_index = 0 if OmegaConf.is_missing(job, "num") else int(job.num)
-        place = SweepPlace(sweep_dir=self.sweep_dir, run_index=run_index, num_runs=self.num_runs)
-        config = build_config(tree)
-        run_dir = self.sweep_dir / identify(config).name
-        errand = processes.Errand(run_dir=run_dir, config=config, place=place, command=self.command)
+        plan = self._plan(tree)
+        job = RunJob(plan=plan, command=self.command)
         if self.queue is not None:
-            self.queue.append(errand)
+            self.queue.append(job)
             return None
-        if self.is_apart and not is_finished(run_dir, config):
+        if self.needs_own_process and not is_finished(plan):
             with interrupt.listening():
-                self._make_apart(errand)
+                try:
+                    processes.run_all([job], workers=1)
+                except StopAskedError as stop:
+                    if not interrupt.hand_on(stop):
+                        raise
         else:
             with _command_line(self.command[1:]):
-                run_guarded(config, place)
-        return objective(run_dir)
+                run_guarded(plan)
+        return objective(plan.run_dir)
 
-    def _make_apart(self, errand: processes.Errand) -> None:
-        try:
-            processes.make_all([errand], workers=1)
-        except StopAskedError as stop:
-            if not interrupt.hand_on(stop):
-                raise
+    def _plan(self, tree: DictConfig) -> RunPlan:
+        """Return the plan of the run that Hydra has just composed."""
+        hydra_config = HydraConfig.get()
+        overrides = tuple(hydra_config.overrides.task)
+        for plan in self.plans:
+            if plan.overrides == overrides:
+                return plan
+        job = hydra_config.job
+        return dataclasses.replace(
+            plan_run(build_config(tree), sweep_dir=self.sweep_dir, overrides=overrides),
+            run_index=0 if OmegaConf.is_missing(job, "num") else int(job.num),
+            num_runs=0,
+        )
 
     def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
         """Return how a worker's process makes it again: with what conf/ calls made known."""
         fields = dataclasses.fields(self)
-        return _arrived, ({field.name: getattr(self, field.name) for field in fields},)
+        return _unpickled, ({field.name: getattr(self, field.name) for field in fields},)
 
 
-def _arrived(values: dict[str, Any]) -> RunTask:
+def _unpickled(values: dict[str, Any]) -> RunTask:
     register_resolvers()
     return RunTask(**values)
 
 
 def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
-    """Make every run of a command line that is not finished yet, through Hydra.
+    """Train every run of a command line that is not finished yet, through Hydra.
 
     Raises:
         KeyboardInterrupt: If a person stopped it; everything finished is kept.
     """
-    if asked.is_whole and all(is_finished(run.run_dir, run.config) for run in asked.runs):
+    if asked.is_whole and all(is_finished(plan) for plan in asked.runs):
         return
     assert asked.launch is not None
     asked.sweep_dir.mkdir(parents=True, exist_ok=True)
-    configs = [run.config for run in asked.runs]
+    configs = [plan.config for plan in asked.runs]
     workers = processes.num_workers(asked.launch, configs)
-    is_apart = processes.is_wanted(asked.launch, configs) or workers > 1
+    needs_own_process = processes.needs_own_process(asked.launch, configs) or workers > 1
     # Side by side only where all runs are known and nobody waits for the loss of one.
-    is_queued = is_apart and asked.is_local and asked.is_whole and workers > 1
+    is_queued = needs_own_process and asked.is_local and asked.is_whole and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
     placed = [*arguments, f"hydra.sweep.dir='{quoted}'"]
     task = RunTask(
+        plans=asked.runs if asked.is_whole else (),
         sweep_dir=asked.sweep_dir,
-        num_runs=len(asked.runs) if asked.is_whole else 0,
-        is_apart=is_apart,
+        needs_own_process=needs_own_process,
         command=("optbench", *placed),
         working_dir=str(Path.cwd()),
         queue=[] if is_queued else None,
     )
     if asked.is_listed:
         with _command_line(placed):
-            launch_listed(placed, [run.overrides for run in asked.runs], task)
+            launch_listed(placed, [plan.overrides for plan in asked.runs], task)
     else:
         call_hydra(placed, task)
     if task.queue:
-        open_ones = [one for one in task.queue if not is_finished(one.run_dir, one.config)]
-        processes.make_all(open_ones, workers=workers)
+        unfinished = [job for job in task.queue if not is_finished(job.plan)]
+        processes.run_all(unfinished, workers=workers)
 
 
 def call_hydra(
@@ -146,39 +155,32 @@ def call_hydra(
     return 0
 
 
-def is_finished(run_dir: Path, config: RunConfig) -> bool:
+def is_finished(plan: RunPlan) -> bool:
     """Return whether nothing is left to do: trained to the end, and rendered as asked now.
 
-    A picture somebody deleted counts as left to do; a LoRA file does not, for it takes room.
+    An image somebody deleted counts as left to do; a LoRA file does not, for it takes room.
     """
-    run = rundir.RunDir(run_dir)
-    if rundir.read_status(run_dir).status != "done":
+    run, config = rundir.RunDir(plan.run_dir), plan.config
+    if rundir.read_status(run.path).status != "done":
         return False
-    asked = config_tree(config)
-    groups = ("prompts", "render", *(("validate",) if config.validate.enabled else ()))
     if config.validate.enabled and not run.validation_path.is_file():
         return False
+    settings = config_tree(config)
+    groups = ("prompts", "render", *(("validate",) if config.validate.enabled else ()))
     try:
         stored = read_config(run)
-        is_same = all(stored.get(name) == asked[name] for name in groups)
-        _read_records(run)
-        return is_same and all(one.is_file() for one in _pictures(run, config))
+        # Read once, so that damage is noticed; a file that older versions lack has no rows.
+        for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
+            rundir.read_rows(path)
+        return all(stored.get(name) == settings[name] for name in groups) and all(
+            path.is_file() for path in image_paths(run, config)
+        )
     except DamagedFileError:
         return False  # the run itself will say what is wrong with its records
 
 
-def _read_records(run: rundir.RunDir) -> None:
-    """Read every record once, so that damage is noticed; a file that older versions lack is none.
-
-    Raises:
-        DamagedFileError: If a line is not what was written.
-    """
-    for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
-        rundir.read_rows(path)
-
-
-def _pictures(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
-    """Yield where every picture of a finished run lies."""
+def image_paths(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
+    """Yield where every image of a finished run lies."""
     if not config.render.enabled:
         return
     epochs = [row.get("epoch", 0) for row in rundir.read_rows(run.epochs_path)]
@@ -188,27 +190,26 @@ def _pictures(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
                 yield run.image_path(cell)
 
 
-def run_guarded(config: RunConfig, place: SweepPlace) -> Status:
+def run_guarded(plan: RunPlan) -> Status:
     """Return how one run ended; whatever it raises becomes its status and its reason.
 
     Raises:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
         StopAskedError: The same, for SIGTERM.
     """
-    run_dir = place.sweep_dir / identify(config).name
-    if is_finished(run_dir, config):
+    if is_finished(plan):
         return "done"
-    if rundir.is_of_later_optbench(run_dir):
+    if rundir.is_of_later_optbench(plan.run_dir):
         return "failed"  # and it keeps the status it has
 
     def run_it() -> Status:
-        if is_finished(run_dir, config):
+        if is_finished(plan):
             return "done"  # by the worker that had it until now
         from optbench.pipeline import run_one
 
-        return run_one(config, place)
+        return run_one(plan)
 
-    return guard(run_dir, run_it)
+    return guard(plan.run_dir, run_it)
 
 
 def guard(run_dir: Path, work: Callable[[], Status]) -> Status:

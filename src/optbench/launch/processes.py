@@ -7,8 +7,8 @@ for, and - where it died without a word - given a status.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from optbench.config.build import config_yaml
 from optbench.errors import ClaimLostError
 from optbench.launch.exit_status import judge_exit
-from optbench.records import SweepPlace
 from optbench.schema import LaunchOptions, RunConfig
 from optbench.storage import locks, rundir
+from optbench.training.plan import RunPlan
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 60.0  # to finish a step, save and leave; a GPU's longest step is far below
@@ -36,19 +35,17 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
-    """One run to make, as it is handed to a process."""
+class RunJob:
+    """One run to train in a process of its own."""
 
-    run_dir: Path
-    config: RunConfig
-    place: SweepPlace
-    command: tuple[str, ...]  # what provenance says made it
+    plan: RunPlan
+    command: tuple[str, ...]  # the command line, for the run's provenance
 
 
 @dataclass(slots=True, kw_only=True)
 class _Child:
-    errand: Errand
-    process: subprocess.Popen[str]
+    job: RunJob
+    process: subprocess.Popen[bytes]
     faults: IO[bytes]
     slot: int
     num_oom_kills: int
@@ -79,8 +76,8 @@ def _listed(text: str) -> tuple[str, ...]:
     return tuple(slices or whole)
 
 
-def is_wanted(options: LaunchOptions, configs: Iterable[RunConfig]) -> bool:
-    """Return whether every run is to have a process of its own.
+def needs_own_process(options: LaunchOptions, configs: Iterable[RunConfig]) -> bool:
+    """Return whether every run gets a process of its own.
 
     `auto`: where a GPU is used, whose memory only a process's end gives back whole. On a CPU one
     process is faster: the base is loaded once.
@@ -97,14 +94,14 @@ def num_workers(options: LaunchOptions, configs: Sequence[RunConfig]) -> int:
     return max(1, len(gpus())) if _may_choose_gpu(configs) else 1
 
 
-def make_all(errands: Sequence[Errand], *, workers: int) -> None:
-    """Make runs in processes, some at a time, and see that each has a status in the end.
+def run_all(jobs: Sequence[RunJob], *, workers: int) -> None:
+    """Train runs in processes, `workers` at a time; each has a status in the end.
 
     Raises:
         KeyboardInterrupt: If a person stopped it, after every child has saved and left.
     """
-    waiting = deque(errands)
-    devices = gpus() if _may_choose_gpu([one.config for one in errands]) else ()
+    waiting = deque(jobs)
+    devices = gpus() if _may_choose_gpu([job.plan.config for job in jobs]) else ()
     free = list(range(workers))
     children: list[_Child] = []
     try:
@@ -115,7 +112,7 @@ def make_all(errands: Sequence[Errand], *, workers: int) -> None:
                 children.append(
                     _start(waiting.popleft(), slot=slot, device=device, is_alone=workers == 1)
                 )
-            for child in [one for one in children if one.process.poll() is not None]:
+            for child in [child for child in children if child.process.poll() is not None]:
                 children.remove(child)
                 free.append(child.slot)
                 free.sort()
@@ -130,8 +127,8 @@ def _may_choose_gpu(configs: Sequence[RunConfig]) -> bool:
     return bool(configs) and all(config.train.device in ("auto", "cuda") for config in configs)
 
 
-def _start(errand: Errand, *, slot: int, device: str | None, is_alone: bool) -> _Child:
-    """Return the process of one run, begun."""
+def _start(job: RunJob, *, slot: int, device: str | None, is_alone: bool) -> _Child:
+    """Return the process of one run, started; its plan is pickled to its standard input."""
     environment = dict(os.environ)
     if device is not None:
         environment[_VISIBLE] = device
@@ -141,25 +138,13 @@ def _start(errand: Errand, *, slot: int, device: str | None, is_alone: bool) -> 
     faults = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the child has ended
     oom_kills = _num_oom_kills()
     process = subprocess.Popen(
-        _COMMAND,
-        stdin=subprocess.PIPE,
-        text=True,
-        env=environment,
-        pass_fds=(faults.fileno(),),
+        _COMMAND, stdin=subprocess.PIPE, env=environment, pass_fds=(faults.fileno(),)
     )
-    request = {
-        "config": config_yaml(errand.config),
-        "sweep_dir": str(errand.place.sweep_dir),
-        "run_index": errand.place.run_index,
-        "num_runs": errand.place.num_runs,
-        "command": list(errand.command),
-        "faults": faults.fileno(),
-        "parent": os.getpid(),
-    }
+    request = {"job": job, "faults": faults.fileno(), "parent": os.getpid()}
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin as stream:  # its exit code will tell
-        stream.write(json.dumps(request))
-    return _Child(errand=errand, process=process, faults=faults, slot=slot, num_oom_kills=oom_kills)
+        stream.write(pickle.dumps(request))
+    return _Child(job=job, process=process, faults=faults, slot=slot, num_oom_kills=oom_kills)
 
 
 def _conclude(child: _Child) -> None:
@@ -170,7 +155,7 @@ def _conclude(child: _Child) -> None:
     code = child.process.returncode
     if code == 0:
         return
-    run_dir = child.errand.run_dir
+    run_dir = child.job.plan.run_dir
     status, reason = judge_exit(
         code,
         is_out_of_memory=_num_oom_kills() > child.num_oom_kills,

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import json
 import os
+import pickle
 import signal
 import sys
-from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from optbench.config.build import build_config
 from optbench.launch import guard
-from optbench.records import SweepPlace
+from optbench.launch.processes import RunJob
 from optbench.training import interrupt
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -24,20 +20,14 @@ def main() -> int:
     """Return 0 when the run has a status, whichever; anything else is judged by the parent."""
     # Ctrl-C reaches every process of the terminal; the parent passes it on as SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    request = json.loads(sys.stdin.read())
+    request = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent wrote it
     faulthandler.enable(file=request["faults"])
     _end_with(request["parent"])
-    sys.argv = request["command"]
-    tree = OmegaConf.create(request["config"])
-    assert isinstance(tree, DictConfig)
-    place = SweepPlace(
-        sweep_dir=Path(request["sweep_dir"]),
-        run_index=request["run_index"],
-        num_runs=request["num_runs"],
-    )
+    job: RunJob = request["job"]
+    sys.argv = list(job.command)
     try:
         with interrupt.listening():
-            guard.run_guarded(build_config(tree), place)
+            guard.run_guarded(job.plan)
     except interrupt.StopAskedError:
         return 0  # its status says so
     return 0
