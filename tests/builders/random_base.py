@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from optbench.models import load_base
 from optbench.models.stable_diffusion import StableDiffusion
 from optbench.schema import BaseOptions
-from tools.tinybase import pretrain, shapes
-from tools.tinybase.tokenizer import build_tokenizer
+from optbench.storage.resources import asset
 
 CPU = torch.device("cpu")
+LATENT_CHANNELS = 32
+PIXELS_PER_LATENT = 32
+TEXT_WIDTH = 80
+NOISE_SCHEDULE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
 
 
 def write_base(folder: Path) -> Path:
-    """Write a base in diffusers layout, in whose pictures the text is seen, and return it."""
-    build_tokenizer(folder / "words")
+    """Write a base in diffusers layout, in whose images the text is seen, and return it."""
+    target = folder / "base"
+    shutil.copytree(asset("tiny"), target, ignore=shutil.ignore_patterns("*.safetensors"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        text_encoder = shapes.new_text_encoder(CLIPTokenizer.from_pretrained(folder / "words"))
-        vae, unet = shapes.new_autoencoder(), shapes.new_unet()
-        image_encoder = shapes.new_image_encoder()
-        # Untrained it is the identity, whatever the text says.
-        for weight in unet.parameters():
-            weight.data += 0.05 * torch.randn(weight.shape)
-    pretrain.export(
-        folder / "base", text_encoder=text_encoder, vae=vae, unet=unet, image_encoder=image_encoder
-    )
-    return folder / "base"
+        models = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(target / "text_encoder")),
+            "vae": AutoencoderKL.from_config(_config(target / "vae")),
+            "unet": UNet2DConditionModel.from_config(_config(target / "unet")),
+            "image_encoder": CLIPVisionModelWithProjection(
+                CLIPVisionConfig.from_pretrained(target / "image_encoder")
+            ),
+        }
+    for name, model in models.items():
+        model.to(torch.float16).save_pretrained(target / name)
+    # transformers 5 leaves out the prefix that checkpoints and every other version have.
+    text_encoder = target / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(text_encoder).items()}
+    save_file(tensors, text_encoder, metadata={"format": "pt"})
+    return target
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return content
 
 
 def base_options(folder: Path, *, vae: Path | None = None, family: str = "sd15") -> BaseOptions:

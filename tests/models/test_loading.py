@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-pytest.importorskip("skia")  # the package that writes the base draws its world with it
-
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from optbench import contracts
@@ -26,8 +23,13 @@ from optbench.models import sd15
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE
 from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
 from optbench.records import LoraTarget
-from tests.builders.random_base import load, write_base
-from tools.tinybase import shapes
+from tests.builders.random_base import (
+    LATENT_CHANNELS,
+    PIXELS_PER_LATENT,
+    TEXT_WIDTH,
+    load,
+    write_base,
+)
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -168,7 +170,7 @@ def test_a_unet_for_another_text_encoder_is_refused(folder: Path) -> None:
     replace_unet(folder, cross_attention_dim=64)
     found = refusal(folder)
     assert "a unet that reads 64 numbers per token" in found
-    assert f"a text encoder that writes {shapes.TEXT_WIDTH}" in found
+    assert f"a text encoder that writes {TEXT_WIDTH}" in found
 
 
 def test_a_unet_of_sdxl_is_refused(folder: Path) -> None:
@@ -196,7 +198,7 @@ def test_loaded_parts_are_frozen_and_in_evaluation_mode(whole: Path) -> None:
         assert not any(weight.requires_grad for weight in part.parameters())
     assert base.dtype == base.unet.dtype == base.text_encoder.dtype == torch.bfloat16
     assert base.vae.dtype == torch.float32  # in 16 bit it gives black pictures now and then
-    assert base.pixels_per_latent == shapes.PIXELS_PER_LATENT
+    assert base.pixels_per_latent == PIXELS_PER_LATENT
 
 
 def test_a_separate_autoencoder_takes_the_place_of_the_own_one(
@@ -206,7 +208,7 @@ def test_a_separate_autoencoder_takes_the_place_of_the_own_one(
         block_out_channels=(4, 4),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=shapes.LATENT_CHANNELS,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=2,
     )
     vae.save_pretrained(tmp_path / "vae")

@@ -14,15 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-pytest.importorskip("skia")  # the package that writes the base draws its world with it
-
 from optbench.contracts import SampleRequest
 from optbench.models import sd15
 from optbench.models.compute import text_model
 from optbench.models.samplers import SAMPLERS
 from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
-from tests.builders.random_base import load, write_base
-from tools.tinybase import shapes
+from tests.builders.random_base import LATENT_CHANNELS, NOISE_SCHEDULE, TEXT_WIDTH, load, write_base
 
 REQUEST = SampleRequest(
     text="1girl, red dress",
@@ -56,7 +53,7 @@ def with_schedule(base: StableDiffusion, **changes: Any) -> StableDiffusion:
         text_encoder=base.text_encoder,
         vae=base.vae,
         unet=base.unet,
-        schedule={**shapes.NOISE_SCHEDULE, **changes},
+        schedule={**NOISE_SCHEDULE, **changes},
     )
     return StableDiffusion(
         parts, Name(name="other", family="sd15", fingerprint="0", vae_fingerprint="0")
@@ -89,7 +86,7 @@ def test_clip_skip_leaves_out_the_last_layers(base: StableDiffusion, clip_skip: 
 
 def test_every_clip_skip_gives_states_of_its_own(base: StableDiffusion) -> None:
     one, two, three = (states(base, "1girl", clip_skip=skip) for skip in (1, 2, 3))
-    assert one.shape == (1, 77, shapes.TEXT_WIDTH)
+    assert one.shape == (1, 77, TEXT_WIDTH)
     for left, right in ((one, two), (two, three), (one, three)):
         assert float((left - right).abs().max()) > 0.01
 
@@ -126,7 +123,7 @@ def test_latents_are_samples_of_the_posterior_one_stream_each(base: StableDiffus
         posterior = base.vae.encode(pixels).latent_dist
     noise = torch.randn(found.shape[1:], generator=torch.Generator().manual_seed(5))
     expected = (posterior.mean[0] + posterior.logvar[0].div(2).exp() * noise) * 0.18215
-    assert found.shape == (2, shapes.LATENT_CHANNELS, 2, 3)
+    assert found.shape == (2, LATENT_CHANNELS, 2, 3)
     # Convolutions of one and of two pictures sum in other orders.
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-5)
@@ -173,7 +170,7 @@ def test_without_a_word_on_it_the_target_is_the_noise(base: StableDiffusion) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_predictions_have_the_shape_of_the_latents(whole: Path, dtype: torch.dtype) -> None:
     base = load(whole, dtype=dtype)
-    noisy = torch.randn(2, shapes.LATENT_CHANNELS, 3, 2)
+    noisy = torch.randn(2, LATENT_CHANNELS, 3, 2)
     with torch.no_grad():
         conditioning = base.encode_captions(["1girl", ""], clip_skip=1, max_token_length=75)
         found = base.predict(noisy, torch.tensor([3, 900]), conditioning)
@@ -256,7 +253,7 @@ def test_pictures_read_the_unets_answer_as_the_schedule_says(
     for weight in silent.unet.conv_out.parameters():
         weight.data.zero_()
     kept = kept_signal()
-    x = torch.randn(shapes.LATENT_CHANNELS, 3, 2, generator=generators(7)[0])
+    x = torch.randn(LATENT_CHANNELS, 3, 2, generator=generators(7)[0])
     # Evenly spaced timesteps, moved on by one; the last step ends at the first timestep.
     for now, then in ((501, 1), (1, 0)):
         signal, spread = kept[now] ** 0.5, (1 - kept[now]) ** 0.5
