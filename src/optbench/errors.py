@@ -8,7 +8,7 @@ OptbenchError
 |-- DivergedError          the loss or the weights are no longer finite
 |-- DamagedFileError       a file of ours is truncated or was written by something else
 |-- LaterSchemaError       a file of ours was written by a later optbench
-`-- ClaimLostError         another worker has taken the run over
+`-- LockLostError         another worker has taken the run over
 """
 
 from collections.abc import Callable, Iterable
@@ -66,7 +66,7 @@ class LaterSchemaError(OptbenchError):
     """A file in a run folder was written by a later optbench; it is whole and is left alone."""
 
 
-class ClaimLostError(OptbenchError):
+class LockLostError(OptbenchError):
     """Another worker has taken the run over: this one may not write into its folder any more."""
 
 

@@ -99,10 +99,10 @@ def test_the_last_words_group_reasons_and_give_the_command(tmp_path: Path) -> No
 def test_what_is_not_done_says_why_in_one_line(tmp_path: Path) -> None:
     rundir.write_status(tmp_path / "done", "done")
     rundir.write_status(tmp_path / "bad", "failed", "first line\nsecond line")
-    with locks.holding(tmp_path / "mine"):
+    with locks.hold_lock(tmp_path / "mine"):
         rundir.write_status(tmp_path / "mine", "running")
         found = undone_runs(tmp_path / name for name in ("done", "bad", "mine", "never"))
-    assert [(one.status, one.why.partition(" of ")[2] or one.why) for one in found] == [
+    assert [(one.status, one.why.partition(" on ")[2] or one.why) for one in found] == [
         ("failed", "first line"),
         ("running", "this machine is making it"),
         ("pending", "not begun"),

@@ -127,7 +127,7 @@ def test_killed_by_the_kernel_for_memory_is_out_of_memory(
 def test_a_dead_worker_of_a_run_that_another_has_by_now_says_nothing(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with locks.holding(tmp_path / "s" / "run-0"):
+    with locks.hold_lock(tmp_path / "s" / "run-0"):
         make(plan, tmp_path / "s", ["SIGKILL"], monkeypatch)
         content = json.loads((tmp_path / "s" / "run-0" / "status.json").read_text())
     assert content["status"] == "running"

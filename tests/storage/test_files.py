@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,22 @@ def test_every_flipped_bit_and_every_cut_of_a_png_is_noticed(tmp_path: Path) -> 
     for changed in [*flips(whole), *(whole[:length] for length in range(len(whole))), whole + b"x"]:
         path.write_bytes(changed)
         assert not files.is_whole_png(path)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_second_name_replaces_what_was_there_and_leaves_nothing_beside_it(
+    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "folder" / "target"
+    source.write_bytes(b"content")
+
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    for _ in range(2):  # the second time both names are of one file already
+        files.link_or_copy(source, target)
+        assert target.read_bytes() == b"content"
+        assert list(target.parent.iterdir()) == [target]
+    assert source.samefile(target) == has_links

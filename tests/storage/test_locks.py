@@ -1,4 +1,4 @@
-"""One worker has a run: real processes race for it, die with it, sleep through its loss."""
+"""One worker has a run's lock: real processes race for it, die with it, sleep through its loss."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from optbench.errors import ClaimLostError
+from optbench.errors import LockLostError
 from optbench.launch import guard
 from optbench.records import Status
-from optbench.storage import locks, rundir
+from optbench.storage import locks, process, rundir
 
 SOURCE = Path(locks.__file__).parents[2]
 RACERS = 6
@@ -27,13 +27,13 @@ RACERS = 6
 RACE = """
 import sys, time
 from pathlib import Path
-from optbench.storage import locks as claims
+from optbench.storage import locks
 run, gun, held = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 print("ready", flush=True)
 while not gun.exists():
     time.sleep(0.0005)
-claim = claims.take(run)
-print("-" if claim is None else claim.number, flush=True)
+lock = locks.acquire(run)
+print("-" if lock is None else lock.number, flush=True)
 time.sleep(held)
 """
 
@@ -82,22 +82,22 @@ def test_of_many_processes_one_gets_a_run_and_of_many_one_takes_a_dead_one_over(
 
 
 def test_a_held_run_is_refused_and_a_released_one_is_not(run: Path) -> None:
-    with locks.holding(run) as claim:
-        assert claim is not None
-        assert claim.number == 1
-        assert locks.take(run) is None
-        holder = locks.holder(run)
+    with locks.hold_lock(run) as lock:
+        assert lock is not None
+        assert lock.number == 1
+        assert locks.acquire(run) is None
+        holder = locks.lock_holder(run)
         assert holder is not None
-        assert str(holder) == f"process {os.getpid()} of this machine"
-    assert locks.holder(run) is None
-    with locks.holding(run) as again:
+        assert str(holder) == f"process {os.getpid()} on this machine"
+    assert locks.lock_holder(run) is None
+    with locks.hold_lock(run) as again:
         assert again is not None
         assert again.number == 2
 
 
-def test_only_claims_are_left_behind(run: Path) -> None:
-    with locks.holding(run):
-        locks.take(run)
+def test_only_lock_files_are_left_behind(run: Path) -> None:
+    with locks.hold_lock(run):
+        locks.acquire(run)
     assert [path.name for path in (run / "claims").iterdir()] == ["000001.json"]
 
 
@@ -113,65 +113,65 @@ def replaced(content: dict[str, Any]) -> None:
     content["process"]["started"] -= 1
 
 
-def claimed_by(run: Path, change: Callable[[dict[str, Any]], None], *, age: float = 0) -> None:
-    """Leave the claim of another worker behind."""
-    claim = locks.take(run)
-    assert claim is not None
-    content = json.loads(claim.path.read_text())
+def locked_by(run: Path, change: Callable[[dict[str, Any]], None], *, age: float = 0) -> None:
+    """Leave the lock of another worker behind."""
+    lock = locks.acquire(run)
+    assert lock is not None
+    content = json.loads(lock.path.read_text())
     change(content)
-    claim.path.write_text(json.dumps(content))
+    lock.path.write_text(json.dumps(content))
     when = time.time() - age
-    os.utime(claim.path, (when, when))
+    os.utime(lock.path, (when, when))
 
 
 def test_elsewhere_silence_decides(run: Path) -> None:
-    claimed_by(run, elsewhere, age=locks.SILENCE_SECONDS - 60)
-    assert locks.take(run) is None
-    holder = locks.holder(run)
+    locked_by(run, elsewhere, age=locks.STALE_SECONDS - 60)
+    assert locks.acquire(run) is None
+    holder = locks.lock_holder(run)
     assert holder is not None
-    assert "elsewhere, last heard of 5" in str(holder)
-    locks._path(run, 1).touch()
-    assert locks.take(run) is None
-    when = time.time() - locks.SILENCE_SECONDS - 1
-    os.utime(locks._path(run, 1), (when, when))
-    assert locks.holder(run) is None
-    assert locks.take(run) is not None
+    assert "on another machine (last heartbeat 5" in str(holder)
+    locks._lock_path(run, 1).touch()
+    assert locks.acquire(run) is None
+    when = time.time() - locks.STALE_SECONDS - 1
+    os.utime(locks._lock_path(run, 1), (when, when))
+    assert locks.lock_holder(run) is None
+    assert locks.acquire(run) is not None
 
 
 @pytest.mark.parametrize("change", [rebooted, replaced])
 def test_here_the_process_and_the_boot_decide(
     run: Path, change: Callable[[dict[str, Any]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_machine", lambda: "this one")
-    claimed_by(run, change)
-    assert locks.take(run) is not None
+    monkeypatch.setattr(process, "_machine", lambda: "this one")
+    locked_by(run, change)
+    assert locks.acquire(run) is not None
 
 
 def test_without_a_name_for_the_machine_a_reboot_is_not_guessed(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_machine", lambda: "")
-    claimed_by(run, rebooted)
-    assert locks.take(run) is None
+    monkeypatch.setattr(process, "_machine", lambda: "")
+    locked_by(run, rebooted)
+    assert locks.acquire(run) is None
 
 
 def test_the_clock_of_the_share_is_what_silence_is_measured_with(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claimed_by(run, elsewhere)
-    late = time.time() + 10 * locks.SILENCE_SECONDS
+    locked_by(run, elsewhere)
+    late = time.time() + 10 * locks.STALE_SECONDS
     monkeypatch.setattr(time, "time", lambda: late)  # this machine's clock is wrong
-    assert locks.take(run) is None
+    assert locks.acquire(run) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_claim_that_is_being_written_is_respected(run: Path, text: str) -> None:
-    claimed_by(run, elsewhere)
-    locks._path(run, 1).write_text(text)
-    assert locks.take(run) is None
-    when = time.time() - locks.SILENCE_SECONDS - 1
-    os.utime(locks._path(run, 1), (when, when))
-    assert locks.take(run) is not None
+def test_a_lock_that_is_being_written_is_respected(run: Path, text: str) -> None:
+    locked_by(run, elsewhere)
+    locks._lock_path(run, 1).write_text(text)
+    assert locks.acquire(run) is None
+    when = time.time() - locks.STALE_SECONDS - 1
+    os.utime(locks._lock_path(run, 1), (when, when))
+    assert locks.acquire(run) is not None
 
 
 def test_a_file_system_without_links_does_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,14 +179,14 @@ def test_a_file_system_without_links_does_too(run: Path, monkeypatch: pytest.Mon
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    with locks.holding(run) as claim:
-        assert claim is not None
-        assert json.loads(claim.path.read_text())["token"] == claim.token
-        assert locks.take(run) is None
-        assert not locks._create(claim.path, claim.path, "{}")
+    with locks.hold_lock(run) as lock:
+        assert lock is not None
+        assert json.loads(lock.path.read_text())["token"] == lock.token
+        assert locks.acquire(run) is None
+        assert not locks._create(lock.path, lock.path, "{}")
 
 
-def test_a_share_that_repeats_a_request_does_not_cost_the_claim(
+def test_a_share_that_repeats_a_request_does_not_cost_the_lock(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = os.link
@@ -196,34 +196,34 @@ def test_a_share_that_repeats_a_request_does_not_cost_the_claim(
         link(source, target)  # its first answer was lost on the way
 
     monkeypatch.setattr(os, "link", link_twice)
-    assert locks.take(run) is not None
+    assert locks.acquire(run) is not None
 
 
 def test_a_release_needs_no_room_on_the_disk(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*ignored: object, **also: object) -> int:
         raise OSError(errno.ENOSPC, "full")
 
-    claim = locks.take(run)
-    assert claim is not None
+    lock = locks.acquire(run)
+    assert lock is not None
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        locks.release(claim)
-    assert locks.holder(run) is None
-    assert locks.take(run) is not None
+        lock.release()
+    assert locks.lock_holder(run) is None
+    assert locks.acquire(run) is not None
 
 
 def test_a_sign_of_life_is_given_while_it_is_held(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "_HEARTBEAT_SECONDS", 0.01)
     beside = run / "status.json"
-    with locks.holding(run, beside=beside) as claim:
-        assert claim is not None
+    with locks.hold_lock(run, heartbeat_file=beside) as lock:
+        assert lock is not None
         beside.touch()
-        for path in (claim.path, beside):
+        for path in (lock.path, beside):
             os.utime(path, (5, 5))
         deadline = time.monotonic() + 20
-        while claim.path.stat().st_mtime == 5 or beside.stat().st_mtime == 5:
+        while lock.path.stat().st_mtime == 5 or beside.stat().st_mtime == 5:
             assert time.monotonic() < deadline
             time.sleep(0.01)
     os.utime(beside, (5, 5))
@@ -234,15 +234,15 @@ def test_a_sign_of_life_is_given_while_it_is_held(
 def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
     from optbench.storage.files import write_pieces
 
-    with locks.holding(run) as claim:
-        assert claim is not None
+    with locks.hold_lock(run) as lock:
+        assert lock is not None
         rundir.write_status(run, "running")
-        locks._path(run, 2).write_text("{}")
-        with pytest.raises(ClaimLostError, match="another worker has taken this run over"):
+        locks._lock_path(run, 2).write_text("{}")
+        with pytest.raises(LockLostError, match="another worker has taken this run over"):
             rundir.write_status(run, "done")
-        with pytest.raises(ClaimLostError):
+        with pytest.raises(LockLostError):
             rundir.append_rows(run / "steps.jsonl", [{"epoch": 1}])
-        with pytest.raises(ClaimLostError):
+        with pytest.raises(LockLostError):
             write_pieces(run / "lora.safetensors", [b"header"])
         rundir.write_atomic(tmp_path / "sweep" / "run-0a1b2c3d-longer" / "file", b"not its folder")
     assert json.loads((run / "status.json").read_text())["status"] == "running"
@@ -273,11 +273,11 @@ def test_a_worker_that_slept_until_it_was_replaced_stops_before_it_writes(run: P
         assert sleeper.stdout is not None
         assert sleeper.stdout.readline() == "begun\n"
         sleeper.send_signal(signal.SIGSTOP)
-        path = locks._path(run, 1)
+        path = locks._lock_path(run, 1)
         content = json.loads(path.read_text())
         elsewhere(content)  # as another machine sees it
         path.write_text(json.dumps(content))
-        when = time.time() - locks.SILENCE_SECONDS - 1
+        when = time.time() - locks.STALE_SECONDS - 1
         os.utime(path, (when, when))
 
         def work() -> Status:
@@ -292,16 +292,16 @@ def test_a_worker_that_slept_until_it_was_replaced_stops_before_it_writes(run: P
     assert not (run / "steps.jsonl").exists()
 
 
-def test_a_run_whose_claim_was_released_without_a_status_is_interrupted(run: Path) -> None:
-    with locks.holding(run):
+def test_a_run_whose_lock_was_released_without_a_status_is_interrupted(run: Path) -> None:
+    with locks.hold_lock(run):
         rundir.write_status(run, "running")
         assert rundir.read_status(run).status == "running"
     assert rundir.read_status(run).status == "interrupted"
 
 
-def test_claims_name_no_machine(run: Path) -> None:
-    with locks.holding(run) as claim:
-        assert claim is not None
-        texts: Sequence[str] = [claim.path.read_text()]
+def test_lock_files_name_no_machine(run: Path) -> None:
+    with locks.hold_lock(run) as lock:
+        assert lock is not None
+        texts: Sequence[str] = [lock.path.read_text()]
     for secret in (os.uname().nodename, str(Path.home())):
         assert all(secret not in text for text in texts)

@@ -31,7 +31,7 @@ def undone_runs(run_dirs: Iterable[Path]) -> list[Undone]:
             continue
         why = next(iter(record.reason.splitlines()), "")
         if record.status == "running":
-            holder = locks.holder(run_dir)
+            holder = locks.lock_holder(run_dir)
             why = f"{holder} is making it" if holder else "another process is making it"
         elif record.status == "pending":
             why = "not begun"

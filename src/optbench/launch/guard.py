@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
 from optbench.config.identity import plan_run
-from optbench.errors import ClaimLostError, DamagedFileError
+from optbench.errors import LockLostError, DamagedFileError
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
@@ -221,11 +221,11 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
         StopAskedError: The same, for SIGTERM.
     """
-    # A folder from before there were claims may be in the hands of an older optbench.
-    if rundir.read_status(run_dir).status == "running" and not locks.is_claimed(run_dir):
+    # A folder from before there were locks may be in the hands of an older optbench.
+    if rundir.read_status(run_dir).status == "running" and not locks.was_ever_locked(run_dir):
         return "running"
-    with locks.holding(run_dir, beside=rundir.RunDir(run_dir).status_path) as claim:
-        if claim is None:
+    with locks.hold_lock(run_dir, heartbeat_file=rundir.RunDir(run_dir).status_path) as lock:
+        if lock is None:
             return "running"
         with interrupt.listening():
             return _guard(run_dir, work)
@@ -234,7 +234,7 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
 def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
     try:
         return work()
-    except ClaimLostError as error:
+    except LockLostError as error:
         traceback.clear_frames(error.__traceback__)
         return "running"  # the folder is another worker's: not even a status may be written
     except StopAskedError as stop:
@@ -262,7 +262,7 @@ def _end(run_dir: Path, status: Status, reason: str) -> None:
     """
     try:
         rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
-    except ClaimLostError:
+    except LockLostError:
         return
     except OSError as error:
         sys.stderr.write(f"{run_dir.name}: {status}: {reason}\n(status.json: {error})\n")

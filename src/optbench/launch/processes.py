@@ -1,6 +1,6 @@
 """Runs in processes of their own: memory, leaked state and crashes end with the run.
 
-The child holds the run's claim and writes its status; here it is started, given a GPU, waited
+The child holds the run's lock and writes its status; here it is started, given a GPU, waited
 for, and - where it died without a word - given a status.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from optbench.errors import ClaimLostError
+from optbench.errors import LockLostError
 from optbench.launch.exit_status import judge_exit
 from optbench.schema import LaunchOptions, RunConfig
 from optbench.storage import locks, rundir
@@ -161,10 +161,10 @@ def _conclude(child: _Child) -> None:
         is_out_of_memory=_num_oom_kills() > child.num_oom_kills,
         last_words="\n".join(text.splitlines()[:_NUM_LAST_LINES]),
     )
-    with locks.holding(run_dir) as claim:
-        if claim is None:
+    with locks.hold_lock(run_dir) as lock:
+        if lock is None:
             return  # another worker has taken it over already
-        with contextlib.suppress(ClaimLostError, OSError):
+        with contextlib.suppress(LockLostError, OSError):
             rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
 
 

@@ -58,7 +58,7 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, durable: b
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        locks.confirm(path)
+        locks.check_write(path)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             write_pieces(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
         return
     try:
-        locks.confirm(target)
+        locks.check_write(target)
         partial.replace(target)
     finally:
         # Renaming one of two names of a file to the other does nothing, so both would stay.
@@ -109,7 +109,7 @@ def set_aside(path: Path) -> Path:
         aside = path.with_name(f"{path.name}{_DAMAGED_SUFFIX}{'' if number == 1 else number}")
         if not aside.exists():
             break
-    locks.confirm(path)
+    locks.check_write(path)
     path.replace(aside)
     sync_folder(path.parent)
     return aside
@@ -208,7 +208,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     if not text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    locks.confirm(path)
+    locks.check_write(path)
     is_new = not path.is_file()
     _drop_torn_line(path)
     with path.open("ab") as file:

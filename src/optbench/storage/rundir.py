@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from optbench.storage.files import truncate_rows as truncate_rows
 from optbench.storage.files import write_atomic as write_atomic
 from optbench.storage.files import write_json as write_json
 from optbench.storage.nested import map_values
+from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1
 METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
@@ -143,7 +143,7 @@ class StatusRecord:
 
 
 def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) -> None:
-    """Write how a run stands; `running` also marks the writing process, to be seen dying."""
+    """Write how a run stands; `running` also records the writing process, to be seen dying."""
     if status not in get_args(Status):
         raise ValueError(f"unknown status {status!r}; expected one of {get_args(Status)}")
     content: Row = {
@@ -154,7 +154,7 @@ def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) 
         "facts": facts,
     }
     if status == "running":
-        content["process"] = locks.mark(os.getpid())
+        content["process"] = process_record()
     write_json(RunDir(run_dir).status_path, content)
 
 
@@ -164,7 +164,7 @@ def read_status(run_dir: Path) -> StatusRecord:
     A folder without status.json is `pending`; a damaged one counts as `interrupted`, because the
     same command goes on from there; one of a later optbench as `failed`, with the sentence.
     On the machine and since the boot where the run was started, its process decides; seen from
-    elsewhere, `claims.SILENCE_SECONDS` without a new record do.
+    elsewhere, `locks.STALE_SECONDS` without a new record do.
     """
     path = RunDir(run_dir).status_path
     if not path.is_file():
@@ -234,9 +234,9 @@ def _status_record(path: Path) -> StatusRecord:
 
 
 def _is_alive(run_dir: Path, process: Mapping[str, Any]) -> bool:
-    if locks.is_claimed(run_dir):
-        return locks.holder(run_dir) is not None
-    known = locks.is_alive(process)
+    if locks.was_ever_locked(run_dir):
+        return locks.lock_holder(run_dir) is not None
+    known = is_alive(process)
     if known is not None:
         return known
     run = RunDir(run_dir)
@@ -245,7 +245,7 @@ def _is_alive(run_dir: Path, process: Mapping[str, Any]) -> bool:
         for path in (run.status_path, run.steps_path, run.epochs_path)
         if path.is_file()
     ]
-    return bool(touched) and time.time() - max(touched) < locks.SILENCE_SECONDS
+    return bool(touched) and time.time() - max(touched) < locks.STALE_SECONDS
 
 
 class _PlainLoader(yaml.SafeLoader):
