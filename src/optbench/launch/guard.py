@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
 from optbench.config.identity import plan_run
-from optbench.errors import LockLostError, DamagedFileError
+from optbench.errors import DamagedFileError, LockLostError
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
