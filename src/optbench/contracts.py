@@ -1,4 +1,4 @@
-"""The three seams of the pipeline: what a base, a network and an optimizer promise.
+"""The seams of the pipeline: base model and noise process, LoRA network, optimizer.
 
 Shapes: B batch, C latent channels, H and W latent height and width (pixels / `pixels_per_latent`).
 """
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from optbench.records import LoraTarget, ModelVersion, ParameterGroup, Sizes
-    from optbench.schema import Attention, DynamoBackend
+    from optbench.schema import Attention, DynamoBackend, LossOptions
 
 Conditioning = Mapping[str, "Tensor"]
-PredictionType = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,43 @@ class SampleRequest:
     clip_skip: int  # as in training
 
 
+class NoiseProcess(Protocol):
+    """How images become noise, and what the denoiser predicts on the way.
+
+    Timesteps (B,) are the process's own: places of a schedule (int64), or shares from 0 to 1
+    (float32). Only the process reads them; everybody else passes them on.
+    """
+
+    prediction: str  # what is predicted, in modelspec's word: "epsilon", "v"
+    num_timesteps: int  # what `loss.max_timestep` and `validate.timesteps` count up to
+
+    def sample_timesteps(
+        self, generators: Sequence[torch.Generator], options: LossOptions
+    ) -> Tensor:
+        """Return one timestep per generator, (B,), on the CPU, within the options' limits."""
+
+    def validation_timesteps(self, timesteps: Sequence[int]) -> Tensor:
+        """Return the timesteps (B,) of places counted from 0 up to `num_timesteps`, on the CPU."""
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Return the denoiser's input at `timesteps_B`."""
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Return what the denoiser should predict at `timesteps_B`."""
+
+    def loss_factors(self, timesteps_B: Tensor, options: LossOptions) -> list[Tensor]:
+        """Return what every weighting that is on multiplies each image's loss by, (B,) each."""
+
+    def noise_level(self, timesteps_B: Tensor) -> Tensor:
+        """Return the ratio of noise to signal (standard deviations) at each timestep, (B,)."""
+
+    def progress(self, timesteps_B: Tensor) -> Tensor:
+        """Return how far each timestep is on the way from image (0) to noise (1), (B,)."""
+
+    def sampler_settings(self, scheduler: type) -> dict[str, Any]:
+        """Return the arguments with which one of diffusers' schedulers undoes this process."""
+
+
 class BaseModel(Protocol):
     """A frozen model being adapted; everything that differs between families is behind this."""
 
@@ -47,11 +83,17 @@ class BaseModel(Protocol):
     pixels_per_latent: int
     device: torch.device
     dtype: torch.dtype
-    prediction_type: PredictionType
-    alphas_cumprod_T: Tensor  # share of a picture's variance left at each timestep; float32, CPU
 
-    def with_zero_terminal_snr(self) -> BaseModel:
-        """Return this base, weights shared, with nothing of a picture left at the last timestep."""
+    @property
+    def process(self) -> NoiseProcess:
+        """Return what noise its images meet, and what it predicts of it."""
+
+    def for_training(self, options: LossOptions) -> BaseModel:
+        """Return this base model, weights shared, under the noise process these options ask for.
+
+        Raises:
+            ConfigError: Naming every option that its process has no meaning for.
+        """
 
     def compute_with(
         self,
@@ -82,20 +124,6 @@ class BaseModel(Protocol):
 
     def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
         """Return those texts that `encode_captions` does not read to their end."""
-
-    def sample_timesteps(
-        self,
-        generators: Sequence[torch.Generator],
-        *,
-        min_timestep: int = 0,
-        max_timestep: int | None = None,
-    ) -> Tensor:
-        """Return one timestep per generator, int64 (B,), at least min and below max (None: all)."""
-
-    def noisy_and_target(
-        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the unet's input at `timesteps_B` and what it should predict there."""
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning

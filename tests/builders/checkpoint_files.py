@@ -102,7 +102,7 @@ def write_folder(base: Any, folder: Path, *, dtype: torch.dtype | None = None) -
         _write_tokenizer(tokenizer, folder / f"tokenizer{ending}")
     for name, part in parts.items():
         (part if dtype is None else part.to(dtype)).save_pretrained(folder / name)
-    schedule: Mapping[str, Any] = base._schedule._config
+    schedule: Mapping[str, Any] = base.process.config
     (folder / "scheduler").mkdir()
     text = json.dumps({"_class_name": "DDIMScheduler", **schedule, "steps_offset": 1})
     (folder / "scheduler" / "scheduler_config.json").write_text(text)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from optbench import contracts
 from optbench.lora.network import LoraNetwork, build_network
+from optbench.models.diffusion import DiffusionProcess
+from optbench.models.files.processes import PredictionType
 from optbench.optim import toy_task
 from optbench.optim.build import build_optimizer
 from optbench.optim.stepping import BuiltOptimizer
@@ -96,6 +98,22 @@ LOSS = LossOptions(
 )
 
 
+class SmallProcess(DiffusionProcess):
+    """Of a variance of 1, t / 1000 is noise at timestep t. It remembers what noise it adds."""
+
+    def __init__(
+        self, prediction: PredictionType, draws: list[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
+        alphas_T = 1 - torch.arange(1000, dtype=torch.float64) / 1000
+        betas_T = 1 - alphas_T / torch.cat([alphas_T[:1], alphas_T[:-1]])
+        super().__init__({"trained_betas": betas_T.tolist(), "prediction_type": prediction})
+        self.draws = [] if draws is None else draws
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        self.draws.append((noise_BCHW.clone(), timesteps_B.clone()))
+        return super().add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+
+
 class SmallBase:
     """A caption becomes four numbers, which meet the picture between two convolutions.
 
@@ -110,10 +128,11 @@ class SmallBase:
     device = torch.device("cpu")
     dtype = torch.float32
     model_version: ModelVersion = "sd_v1"
-    prediction_type: contracts.PredictionType = "epsilon"
 
-    def __init__(self) -> None:
-        self.alphas_cumprod_T = 1 - torch.arange(1000) / 1000
+    def __init__(self, process: contracts.NoiseProcess | None = None) -> None:
+        """`process` None: `SmallProcess`, predicting the noise."""
+        self.draws: list[tuple[Tensor, Tensor]] = []  # noise and timesteps of each batch
+        self.process = SmallProcess("epsilon", self.draws) if process is None else process
         self.text = nn.Linear(5, 4)
         self.conv = nn.Conv2d(3, 4, 3, padding=1)
         self.out = nn.Conv2d(4, 3, 1)
@@ -122,7 +141,6 @@ class SmallBase:
             for weight in layer.requires_grad_(False).parameters():
                 weight.copy_(torch.randn(weight.shape, generator=draw) / 3)
         self.spoil: Callable[[Tensor, int], Tensor] = lambda predicted, call: predicted
-        self.draws: list[tuple[Tensor, Tensor]] = []  # noise and timesteps of each batch
         self.asked: list[tuple[bool, int]] = []  # of each encoding: gradient wanted, clip_skip
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -147,25 +165,8 @@ class SmallBase:
     ) -> None:
         pass
 
-    def with_zero_terminal_snr(self) -> SmallBase:
+    def for_training(self, options: LossOptions) -> SmallBase:
         return self
-
-    def sample_timesteps(
-        self,
-        generators: Sequence[torch.Generator],
-        *,
-        min_timestep: int = 0,
-        max_timestep: int | None = None,
-    ) -> Tensor:
-        limits = min_timestep, max_timestep or 1000
-        return torch.cat([torch.randint(*limits, (1,), generator=one) for one in generators])
-
-    def noisy_and_target(
-        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        self.draws.append((noise_BCHW.clone(), timesteps_B.clone()))
-        kept_B111 = self.alphas_cumprod_T[timesteps_B][:, None, None, None]
-        return kept_B111.sqrt() * latents_BCHW + (1 - kept_B111).sqrt() * noise_BCHW, noise_BCHW
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: contracts.Conditioning

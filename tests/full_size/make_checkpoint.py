@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
 from optbench.models import sd2, sd15, sdxl
-from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, NoiseSchedule
+from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, DiffusionProcess
 from optbench.models.text.clip import clip_tokenizer
 from tests.builders import checkpoint_files
 
@@ -38,7 +38,7 @@ class Shell:
         self.unet, self.vae = parts["unet"], parts["vae"]
         self.text_encoders, self.tokenizers = parts["encoders"], tokenizers
         self.text_encoder, self.tokenizer = self.text_encoders[0], tokenizers[0]
-        self._schedule = NoiseSchedule(STABLE_DIFFUSION_SCHEDULE)
+        self.process = DiffusionProcess(STABLE_DIFFUSION_SCHEDULE)
 
 
 def shell(family: str) -> Shell:

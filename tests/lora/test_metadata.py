@@ -48,7 +48,7 @@ TRAITS = OptimizerTraits(
 CARD = LoraCard(
     name="adamw-dim16-0123abcd",
     model_version="sd_v1",
-    predicts_v=False,
+    prediction="epsilon",
     files={"ss_sd_model_name": "tiny", "ss_vae_name": "fine"},
     seed=42,
     lr_mult=0.5,
@@ -211,8 +211,8 @@ def test_metadata_leaves_out_what_was_not_asked_for() -> None:
 
 @pytest.mark.parametrize("version", get_args(ModelVersion))
 def test_every_model_version_has_its_words(version: ModelVersion) -> None:
-    predicts_v = version.endswith("_v")
-    metadata = kohya_metadata(replace(CARD, model_version=version, predicts_v=predicts_v))
+    prediction = "v" if version.endswith("_v") else "epsilon"
+    metadata = kohya_metadata(replace(CARD, model_version=version, prediction=prediction))
     assert metadata["ss_v2"] == str("v2" in version)
     assert (metadata["modelspec.prediction_type"] == "v") == version.endswith("_v")
     assert metadata["ss_v_parameterization"] == str(version.endswith("_v"))
@@ -229,6 +229,6 @@ def test_a_range_of_timesteps_is_said(first: int, last: int | None, said: str) -
 
 
 def test_sdxl_is_one_version_and_says_apart_that_it_predicts_v() -> None:
-    metadata = kohya_metadata(replace(CARD, model_version="sdxl_base_v1-0", predicts_v=True))
+    metadata = kohya_metadata(replace(CARD, model_version="sdxl_base_v1-0", prediction="v"))
     assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
     assert metadata["modelspec.prediction_type"] == "v"

@@ -71,7 +71,7 @@ def load_file_of(base: AnyBase, path: Path, **changes: Any) -> AnyBase:
     asked = options(
         base.family,
         path,
-        **{"v_parameterization": (base.prediction_type == "v_prediction"), **changes},
+        **{"v_parameterization": (base.process.prediction == "v"), **changes},
     )
     if isinstance(base, StableDiffusionXL):
         sizes = sdxl.SingleFile(
@@ -118,7 +118,7 @@ def test_a_single_file_gives_the_base_it_was_written_from(
     path = write_file(base, tmp_path / "model.safetensors", dtype=dtype)
     found = load_file_of(base, path)
     assert_same(found, base, through=dtype)
-    assert found.prediction_type == base.prediction_type
+    assert found.process.prediction == base.process.prediction
     assert found.model_version == base.model_version
     assert not any(weight.requires_grad for weight in weights(found).values())
 
@@ -128,7 +128,7 @@ def test_a_folder_gives_the_base_it_was_written_from(base: AnyBase, tmp_path: Pa
     found = load_base(options(base.family, folder), device=CPU, dtype=torch.float32)
     assert isinstance(found, (StableDiffusion, StableDiffusionXL))
     assert_same(found, base)
-    assert found.prediction_type == base.prediction_type
+    assert found.process.prediction == base.process.prediction
 
 
 def test_original_names_are_those_that_diffusers_reads(base: AnyBase) -> None:
@@ -242,7 +242,7 @@ def test_a_file_of_sdxl_may_say_that_it_predicts_v(
     tensors = {key: value.contiguous() for key, value in in_original_layout(base).items()}
     save_file({**tensors, "v_pred": torch.zeros(0)}, tmp_path / "model.safetensors")
     found = load_file_of(base, tmp_path / "model.safetensors", v_parameterization=word)
-    assert (found.prediction_type == "v_prediction") == expected
+    assert (found.process.prediction == "v") == expected
 
 
 # --- texts and sizes ---

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optbench.config.rules import check_render
 from optbench.models import solvers
-from optbench.models.diffusion import NoiseSchedule
+from optbench.models.diffusion import DiffusionProcess
 from optbench.models.samplers import SAMPLERS
 from optbench.models.solvers import Start, solve
 from optbench.schema import RenderOptions
@@ -69,7 +69,7 @@ def draw(
     is_zero_terminal: bool = False,
 ) -> list[Tensor]:
     """Return 4096 draws z and the pictures made of them, through the loop that bases use."""
-    schedule = NoiseSchedule(
+    schedule = DiffusionProcess(
         {**SCHEDULE, "prediction_type": kind}, is_zero_terminal=is_zero_terminal
     )
     generator = torch.Generator().manual_seed(0)
@@ -149,7 +149,7 @@ def test_every_step_is_counted_and_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(RANDOM))
 def test_fresh_noise_is_the_pictures_own(name: str) -> None:
     """Each picture of a batch gets the noise it would get alone; its seed alone decides it."""
-    schedule = NoiseSchedule(SCHEDULE)
+    schedule = DiffusionProcess(SCHEDULE)
 
     def made(*seeds: int) -> Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]

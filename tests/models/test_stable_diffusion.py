@@ -20,6 +20,7 @@ from optbench.models.compute import text_model
 from optbench.models.samplers import SAMPLERS
 from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
 from tests.builders.random_base import LATENT_CHANNELS, NOISE_SCHEDULE, TEXT_WIDTH, load, write_base
+from tests.builders.small_training import LOSS
 
 REQUEST = SampleRequest(
     text="1girl, red dress",
@@ -130,12 +131,12 @@ def test_latents_are_samples_of_the_posterior_one_stream_each(base: StableDiffus
 
 
 def test_timesteps_come_one_from_each_stream_and_reach_both_ends(base: StableDiffusion) -> None:
-    found = base.sample_timesteps(generators(*range(20_000)))
+    found = base.process.sample_timesteps(generators(*range(20_000)), LOSS)
     assert found.dtype == torch.int64
     assert found.shape == (20_000,)
     # 20 draws are expected of every timestep; missing an end altogether has odds of 2e-9.
     assert (int(found.min()), int(found.max())) == (0, 999)
-    assert torch.equal(base.sample_timesteps(generators(17)), found[17:18])
+    assert torch.equal(base.process.sample_timesteps(generators(17), LOSS), found[17:18])
 
 
 def kept_signal() -> NDArray[np.float64]:
@@ -152,7 +153,8 @@ def test_noisy_latents_and_targets_follow_the_written_formulas(
     latents, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(2))
     timesteps = torch.tensor([0, 500, 999])
     other = with_schedule(base, prediction_type=kind)
-    noisy, target = other.noisy_and_target(latents, noise, timesteps)
+    noisy = other.process.add_noise(latents, noise, timesteps)
+    target = other.process.target(latents, noise, timesteps)
     kept = torch.from_numpy(kept_signal())[timesteps].view(3, 1, 1, 1)
     signal, spread = kept.sqrt().float(), (1 - kept).sqrt().float()
     # The library multiplies a thousand factors in float32.
@@ -163,8 +165,7 @@ def test_noisy_latents_and_targets_follow_the_written_formulas(
 
 def test_without_a_word_on_it_the_target_is_the_noise(base: StableDiffusion) -> None:
     latents, noise = torch.randn(2, 1, 4, 2, 2)
-    _, target = base.noisy_and_target(latents, noise, torch.tensor([10]))
-    assert torch.equal(target, noise)
+    assert torch.equal(base.process.target(latents, noise, torch.tensor([10])), noise)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -270,8 +271,8 @@ def test_the_base_draws_from_the_streams_it_is_given_only(base: StableDiffusion)
     with torch.no_grad():
         base.encode_images(torch.zeros(1, 3, 64, 64), generators(1))
         base.encode_captions(["1girl"], clip_skip=2, max_token_length=75)
-    base.sample_timesteps(generators(1, 2))
-    base.noisy_and_target(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), torch.tensor([1]))
+    base.process.sample_timesteps(generators(1, 2), LOSS)
+    base.process.add_noise(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), torch.tensor([1]))
 
 
 @pytest.mark.parametrize("training", [False, True])

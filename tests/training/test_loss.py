@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optbench.contracts import PredictionType
+from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, DiffusionProcess
+from optbench.models.files.processes import PredictionType
 from optbench.records import Batch
-from optbench.training.loss import Counting, huber_thresholds, mean_loss, sample_weights
+from optbench.training.loss import LossWeighting, huber_thresholds, mean_loss, sample_weights
+from optbench.training.noise import draw_noise
 from tests.builders.small_training import (
     LOSS,
     SmallBase,
+    SmallProcess,
     copies_of,
     make_batch,
     make_network,
@@ -29,7 +32,14 @@ from tests.builders.small_training import (
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 KEPT = np.cumprod(1 - BETAS)  # of SD1.5's schedule, in doubles
 ALL = list(range(0, 1000, 37)) + [999]
-EPSILON, V = "epsilon", "v_prediction"
+EPSILON: PredictionType = "epsilon"
+V: PredictionType = "v_prediction"
+
+
+def process(kind: PredictionType, *, is_zero_terminal: bool = False) -> DiffusionProcess:
+    return DiffusionProcess(
+        {**STABLE_DIFFUSION_SCHEDULE, "prediction_type": kind}, is_zero_terminal=is_zero_terminal
+    )
 
 
 def snr_of(timestep: int) -> float:
@@ -39,8 +49,8 @@ def snr_of(timestep: int) -> float:
 def weights(kind: PredictionType, timesteps: list[int], **changes: Any) -> list[float]:
     found = sample_weights(
         replace(LOSS, **changes),
-        torch.tensor(KEPT[timesteps], dtype=torch.float32),
-        prediction_type=kind,
+        process(kind),
+        torch.tensor(timesteps),
         is_regularization=[False] * len(timesteps),
     )
     assert found is not None
@@ -99,7 +109,7 @@ def test_weights_multiply() -> None:
 
 def test_without_a_signal_v_still_has_weights() -> None:
     """The last timestep of a zero-terminal schedule; nothing divides by its SNR of 0."""
-    kept = torch.tensor([0.0])
+    silent = process(V, is_zero_terminal=True)
     expected = {
         "min_snr_gamma": 0.0,
         "debiased_estimation_loss": 1.0,
@@ -107,19 +117,17 @@ def test_without_a_signal_v_still_has_weights() -> None:
     }
     for name, weight in expected.items():
         options = replace(LOSS, **{name: 5.0 if name == "min_snr_gamma" else True})
-        found = sample_weights(
-            options, kept, prediction_type="v_prediction", is_regularization=[False]
-        )
+        found = sample_weights(options, silent, torch.tensor([999]), is_regularization=[False])
         assert found is not None
         assert float(found[0]) == weight
 
 
 def test_only_regularization_pictures_get_the_prior_weight() -> None:
-    kept = torch.full((3,), 0.5)
-
     def found(weight: float, marks: list[bool]) -> Tensor | None:
         options = replace(LOSS, prior_loss_weight=weight)
-        return sample_weights(options, kept, prediction_type="epsilon", is_regularization=marks)
+        return sample_weights(
+            options, process(EPSILON), torch.tensor([0, 500, 999]), is_regularization=marks
+        )
 
     weighted = found(0.25, [False, True, False])
     assert weighted is not None
@@ -199,11 +207,7 @@ def test_huber_lies_between_the_square_and_the_straight_line(error: float, c: fl
 
 def huber(schedule: str, timesteps: list[int], **changes: Any) -> list[float]:
     options = replace(LOSS, loss_type="huber", huber_schedule=schedule, **changes)
-    found = huber_thresholds(
-        options,
-        torch.tensor(KEPT[timesteps], dtype=torch.float32),
-        torch.tensor(timesteps) / 1000,
-    )
+    found = huber_thresholds(options, process(EPSILON), torch.tensor(timesteps))
     assert found is not None
     return [float(one) for one in found]
 
@@ -223,12 +227,12 @@ def test_the_three_schedules_of_hubers_threshold() -> None:
 def test_the_snr_schedule_gives_the_values_the_reference_measured() -> None:
     found = huber("snr", [0, 200, 600, 999], huber_c=0.1)
     assert found == pytest.approx([0.95, 0.46, 0.18, 0.104], abs=0.006)
-    assert huber_thresholds(LOSS, torch.tensor([0.5]), torch.tensor([0.5])) is None
+    assert huber_thresholds(LOSS, process(EPSILON), torch.tensor([500])) is None
 
 
 def test_without_a_signal_the_threshold_is_huber_c() -> None:
     options = replace(LOSS, loss_type="huber", huber_schedule="snr", huber_c=0.1)
-    found = huber_thresholds(options, torch.tensor([0.0]), torch.tensor([0.999]))
+    found = huber_thresholds(options, process(V, is_zero_terminal=True), torch.tensor([999]))
     assert found is not None
     assert float(found[0]) == pytest.approx(0.1)
 
@@ -247,8 +251,7 @@ def trained(**changes: Any) -> tuple[list[Tensor], float]:
     """Return the weights and the loss after one update on two pictures."""
     kind = changes.pop("prediction_type", "epsilon")
     batch = marked(make_batch("a", "b"), "b")
-    base = SmallBase()
-    base.prediction_type = kind
+    base = SmallBase(SmallProcess(kind))
     network = make_network(base)
     (record,), _ = train_one(
         base, network, make_optimizer(network), lambda epoch: [batch], loss=replace(LOSS, **changes)
@@ -290,7 +293,9 @@ def test_the_loss_of_a_step_is_the_weighted_one() -> None:
     timesteps_B = torch.tensor([100, 900])
     options = replace(LOSS, min_snr_gamma=1.0, prior_loss_weight=0.5)
     predicted, target = torch.randn(2, 2, 3, 4, 6, generator=torch.Generator().manual_seed(8))
-    found = Counting(options, base, timesteps_B, batch.samples).mean_loss(predicted, target)
+    found = LossWeighting(options, base.process, timesteps_B, batch.samples).reduce(
+        predicted, target
+    )
     # The small base keeps 1 - t / 1000: SNRs of 9 and 1 / 9.
     each = (predicted - target).square().mean(dim=(1, 2, 3)).tolist()
     assert float(found) == pytest.approx((each[0] / 9 + each[1] * 0.5) / 2, rel=1e-5)
@@ -314,7 +319,7 @@ def test_the_unet_is_shown_perturbed_noise_and_asked_for_the_clean_one() -> None
         lambda epoch: [make_batch("a", "b")],
         loss=options,
     )
-    (clean, timesteps), (shown, again) = base.draws
-    assert torch.equal(timesteps, again)
+    ((shown, _),) = base.draws
+    clean = draw_noise(make_batch("a", "b"), base.process, LOSS, seed=5).noise_BCHW
     assert float((shown - clean).std()) == pytest.approx(0.5, rel=0.2)
     assert record.loss == pytest.approx(float((seen[0] - clean).square().mean()), rel=1e-5)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from optbench import rng
-from optbench.errors import ConfigError
 from optbench.records import Batch
 from optbench.schema import LossOptions
 from optbench.training.noise import Draw, draw_noise, multires_noise, offset_noise, perturbation
-from tests.builders.small_training import LOSS, SmallBase, make_batch, six_pictures
+from tests.builders.small_training import LOSS, SmallProcess, make_batch, six_pictures
 
 ALL_ON: dict[str, Any] = {
     "noise_offset": 0.1,
@@ -34,7 +33,7 @@ def options(**changes: Any) -> LossOptions:
 
 
 def drawn(batch: Batch, *, seed: int = 5, **changes: Any) -> Draw:
-    return draw_noise(batch, SmallBase(), options(**changes), seed=seed)
+    return draw_noise(batch, SmallProcess("epsilon"), options(**changes), seed=seed)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -280,20 +279,3 @@ def test_timesteps_stay_in_their_range_and_reach_both_ends() -> None:
     found = drawn(batch, min_timestep=200, max_timestep=220).timesteps_B
     assert (int(found.min()), int(found.max())) == (200, 219)
     assert set(drawn(batch, min_timestep=7, max_timestep=8).timesteps_B.tolist()) == {7}
-
-
-def test_a_base_refuses_timesteps_it_does_not_know() -> None:
-    from optbench.models.diffusion import NoiseSchedule
-
-    schedule = NoiseSchedule(
-        {
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 100,
-            "prediction_type": "epsilon",
-        }
-    )
-    assert int(schedule.sample_timesteps([generator(1)], max_timestep=100)) < 100
-    with pytest.raises(ConfigError, match="loss.max_timestep"):
-        schedule.sample_timesteps([generator(1)], max_timestep=101)

@@ -73,9 +73,9 @@ def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:
     found = losses(base, probes("a"))
     (noise_BCHW, timesteps_B), *_ = base.draws
     (probe,) = probes("a")
-    noisy, target = base.noisy_and_target(
-        probe.latents_CHW.expand(3, -1, -1, -1), noise_BCHW, timesteps_B
-    )
+    latents_BCHW = probe.latents_CHW.expand(3, -1, -1, -1)
+    noisy = base.process.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+    target = base.process.target(latents_BCHW, noise_BCHW, timesteps_B)
     predicted = base.predict(
         noisy, timesteps_B, base.encode_captions(["girl a"] * 3, clip_skip=2, max_token_length=75)
     )

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from optbench.config.build import build_config
 from optbench.errors import ConfigError
+from optbench.models.files.processes import check_loss, check_loss_for_base
 from optbench.schema import BaseOptions, LossOptions
-from optbench.training.rules import check_loss_for_base, check_loss_for_prediction
 from tests.config.test_build import config_of, default_tree, places
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -105,7 +105,7 @@ def test_what_only_one_kind_of_prediction_knows() -> None:
         options = LossOptions(
             **{name: getattr(every, name) for name in LossOptions.__dataclass_fields__} | changes
         )
-        return [problem.where for problem in check_loss_for_prediction(options, kind)]
+        return [problem.where for problem in check_loss(options, kind)]
 
     v_only: dict[str, Any] = {"zero_terminal_snr": True, "scale_v_pred_loss_like_noise_pred": True}
     assert refused("epsilon", **v_only) == [f"loss.{name}" for name in v_only]

@@ -15,6 +15,7 @@ from optbench.errors import Problem
 from optbench.lora.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.lora.initial_weights import check_layers, check_start, starting_lora
 from optbench.metrics.build import check_metric
+from optbench.models.files.processes import check_loss_for_base
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.models.samplers import SAMPLERS, near_names
 from optbench.models.text import prompt_grammar
@@ -28,7 +29,7 @@ from optbench.schema import (
     TrainOptions,
     ValidateOptions,
 )
-from optbench.training.rules import check_loss, check_loss_for_base, check_loss_for_data
+from optbench.training.rules import check_loss, check_loss_for_data
 from optbench.training.trackers import check_tracker
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")

@@ -39,7 +39,7 @@ class LoraCard:
 
     name: str  # of the run
     model_version: ModelVersion
-    predicts_v: bool
+    prediction: str  # modelspec's word: epsilon, v
     files: Mapping[str, str]  # the base's names and hashes under kohya's keys
     seed: int
     lr_mult: float
@@ -89,7 +89,7 @@ def _model_metadata(card: LoraCard) -> dict[str, str]:
         "modelspec.implementation": _SGM if is_sdxl else "diffusers",
         "modelspec.title": card.name,
         "modelspec.resolution": f"{width}x{height}",
-        "modelspec.prediction_type": "v" if card.predicts_v else "epsilon",
+        "modelspec.prediction_type": card.prediction,
         "modelspec.encoder_layer": card.train.clip_skip,
     }
     return _strings(values)
@@ -216,7 +216,7 @@ def _loss_metadata(card: LoraCard) -> dict[str, str]:
         # Kohya writes no word on these three, which change what is learnt as well.
         "ss_scale_v_pred_loss_like_noise_pred": options.scale_v_pred_loss_like_noise_pred,
         "ss_v_pred_like_loss": options.v_pred_like_loss,
-        "ss_v_parameterization": card.predicts_v,
+        "ss_v_parameterization": card.prediction == "v",
     }
     if options.min_timestep > 0 or last is not None:
         values["modelspec.timestep_range"] = f"{options.min_timestep},{last or 1000}"

@@ -1,10 +1,15 @@
-"""The diffusion that Stable Diffusion's families share: how much noise at which timestep.
+"""DDPM, the noise process of Stable Diffusion's families, predicting the noise or v.
+
+The signal-to-noise ratio of timestep t is SNR = a / (1 - a), where a = `alphas_cumprod_T[t]` is the
+share of the image's variance that is left. It is that of the schedule the run trains on,
+zero-terminal or not (docs/decisions/0008).
 
 Shapes: B batch, C latent channels, H and W latent height and width, T timesteps of the schedule.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +21,16 @@ from diffusers import DDPMScheduler
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optbench.contracts import PredictionType
 from optbench.errors import ConfigError, Problem
+from optbench.models.files.processes import PredictionType, check_loss
+from optbench.schema import LossOptions
 
-_LEAST_KEPT = 2.0**-24
+_MIN_ALPHA = 2.0**-24
+_MAX_SNR = 1000.0  # kohya's: cleaner images than this are weighted as if they had it
 
 
-class NoiseSchedule:
-    """How a picture x becomes sqrt(a_t) x + sqrt(1 - a_t) e, and what a unet is to find in that.
+class DiffusionProcess:
+    """`contracts.NoiseProcess` of DDPM: an image x becomes sqrt(a_t) x + sqrt(1 - a_t) e.
 
     `prediction_type` is "epsilon" or "v_prediction"; `alphas_cumprod_T` are the a_t, float32, CPU.
     """
@@ -31,86 +38,137 @@ class NoiseSchedule:
     def __init__(self, config: Mapping[str, Any], *, is_zero_terminal: bool = False) -> None:
         """Work out the schedule of a scheduler_config.json.
 
-        With `is_zero_terminal` nothing of a picture is left at the last timestep: sqrt(a) is moved
+        With `is_zero_terminal` nothing of an image is left at the last timestep: sqrt(a) is moved
         and stretched so that the last one is 0 and the first one is as before (Lin et al., Common
         Diffusion Noise Schedules and Sample Steps are Flawed, arXiv:2305.08891, algorithm 1).
         """
-        self._config = {"prediction_type": "epsilon", **config}
+        self.config = {"prediction_type": "epsilon", **config}
         self.is_zero_terminal = is_zero_terminal
-        # Without it the keys are those of always; samplers of the library know the same two.
+        # Only where needed: older schedulers of the library do not know the argument.
         self._ending: dict[str, Any] = {"rescale_betas_zero_snr": True} if is_zero_terminal else {}
-        self._noiser = DDPMScheduler(**self._config, **self._ending)
-        self.prediction_type: PredictionType = self._config["prediction_type"]
-        self.alphas_cumprod_T: Tensor = self._noiser.alphas_cumprod.clone()
+        self._scheduler = DDPMScheduler(**self.config, **self._ending)
+        self.prediction_type: PredictionType = self.config["prediction_type"]
+        self.alphas_cumprod_T: Tensor = self._scheduler.alphas_cumprod.clone()
+        self.num_timesteps = len(self.alphas_cumprod_T)
+        self.prediction = "v" if self.prediction_type == "v_prediction" else "epsilon"
 
-    def zero_terminal(self) -> NoiseSchedule:
-        """Return this schedule with nothing of a picture left at its end."""
-        return NoiseSchedule(self._config, is_zero_terminal=True)
+    def for_training(self, options: LossOptions) -> DiffusionProcess:
+        """Return this process, or its zero-terminal form where `zero_terminal_snr` is on.
 
-    def sampler_settings(self, *, knows_zero_terminal: bool = True) -> dict[str, Any]:
-        """Return what a sampler of diffusers must be told, so that it undoes this noise.
+        Raises:
+            ConfigError: Naming the options that are meant for the other kind of prediction, and a
+                `max_timestep` behind the schedule's end.
+        """
+        problems = check_loss(options, self.prediction_type)
+        if options.max_timestep is not None and options.max_timestep > self.num_timesteps:
+            problems.append(
+                Problem(
+                    "loss.max_timestep",
+                    str(options.max_timestep),
+                    f"at most {self.num_timesteps}, the timesteps this base knows",
+                    f"write loss.max_timestep={self.num_timesteps}, or null for all",
+                )
+            )
+        if problems:
+            raise ConfigError(*problems)
+        return self.zero_terminal() if options.zero_terminal_snr else self
+
+    def zero_terminal(self) -> DiffusionProcess:
+        """Return this process with nothing of an image left at its end."""
+        return DiffusionProcess(self.config, is_zero_terminal=True)
+
+    def sample_timesteps(
+        self, generators: Sequence[torch.Generator], options: LossOptions
+    ) -> Tensor:
+        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU."""
+        limit = self.num_timesteps if options.max_timestep is None else options.max_timestep
+        return torch.cat(
+            [
+                torch.randint(options.min_timestep, limit, (1,), generator=generator)
+                for generator in generators
+            ]
+        )
+
+    def validation_timesteps(self, timesteps: Sequence[int]) -> Tensor:
+        """Return the same timesteps as a tensor, int64 (B,)."""
+        return torch.tensor(list(timesteps))
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Return sqrt(a) x + sqrt(1 - a) e."""
+        noisy_BCHW: Tensor = self._scheduler.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+        return noisy_BCHW
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Return e, or v = sqrt(a) e - sqrt(1 - a) x.
+
+        v: Salimans and Ho, Progressive Distillation, arXiv:2202.00512, appendix D.
+        """
+        if self.prediction_type == "v_prediction":
+            v_BCHW: Tensor = self._scheduler.get_velocity(latents_BCHW, noise_BCHW, timesteps_B)
+            return v_BCHW
+        return noise_BCHW
+
+    def loss_factors(self, timesteps_B: Tensor, options: LossOptions) -> list[Tensor]:
+        """Return the weights of the options that are on, (B,) each, with S = min(SNR, 1000).
+
+        - `min_snr_gamma` g: min(SNR, g) / SNR for noise prediction, min(SNR, g) / (SNR + 1) for
+          v-prediction (Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy,
+          arXiv:2303.09556);
+        - `scale_v_pred_loss_like_noise_pred`: S / (S + 1), which is what the squared error of v
+          must be multiplied by to be that of the noise;
+        - `v_pred_like_loss` l: 1 + l (S + 1) / S;
+        - `debiased_estimation_loss`: 1 / sqrt(S) for noise prediction, 1 / (S + 1) for v-prediction
+          (Yu et al., Debias the Training of Diffusion Models, arXiv:2310.08442).
+        """
+        is_v = self.prediction_type == "v_prediction"
+        alphas_B = self.alphas_cumprod_T[timesteps_B]
+        snr_B = alphas_B / (1 - alphas_B)
+        bounded_B = snr_B.clamp(max=_MAX_SNR)
+        factors: list[Tensor] = []
+        if options.min_snr_gamma is not None:
+            capped_B = snr_B.clamp(max=options.min_snr_gamma)
+            factors.append(capped_B / (snr_B + 1 if is_v else snr_B))
+        if options.scale_v_pred_loss_like_noise_pred:
+            factors.append(bounded_B / (bounded_B + 1))
+        if options.v_pred_like_loss is not None:
+            factors.append(1 + options.v_pred_like_loss * (bounded_B + 1) / bounded_B)
+        if options.debiased_estimation_loss:
+            factors.append(1 / (bounded_B + 1) if is_v else bounded_B.rsqrt())
+        return factors
+
+    def noise_level(self, timesteps_B: Tensor) -> Tensor:
+        """Return sqrt((1 - a) / a), (B,); infinite where nothing of the image is left."""
+        alphas_B = self.alphas_cumprod_T[timesteps_B]
+        return ((1 - alphas_B) / alphas_B).sqrt()
+
+    def progress(self, timesteps_B: Tensor) -> Tensor:
+        """Return t / T, (B,)."""
+        return timesteps_B / self.num_timesteps
+
+    def sampler_settings(self, scheduler: type) -> dict[str, Any]:
+        """Return what a scheduler of diffusers must be given, so that it undoes this noise.
 
         A schedule that ends in pure noise is sampled from that very end (trailing spacing). A
-        sampler that does not know such schedules is given their betas, whose end is almost pure.
+        scheduler without an argument for it is given the betas, whose end is almost pure noise.
         """
         if not self.is_zero_terminal:
-            return dict(self._config)
+            return dict(self.config)
         spacing = {"timestep_spacing": "trailing"}
-        if knows_zero_terminal:
-            return {**self._config, **self._ending, **spacing}
-        kept_T = self._kept().double()
-        betas_T = 1 - kept_T / torch.cat([torch.ones(1, dtype=torch.float64), kept_T[:-1]])
-        return {**self._config, **spacing, "trained_betas": betas_T.tolist()}
+        if "rescale_betas_zero_snr" in inspect.signature(scheduler).parameters:
+            return {**self.config, **self._ending, **spacing}
+        alphas_T = self._nonzero_alphas().double()
+        before_T = torch.cat([torch.ones(1, dtype=torch.float64), alphas_T[:-1]])
+        return {**self.config, **spacing, "trained_betas": (1 - alphas_T / before_T).tolist()}
 
     def noise_levels(self) -> NDArray[np.float64]:
         """Return the noise level sqrt((1 - a_t) / a_t) of every timestep; all are finite."""
-        kept_T = self._kept().double().numpy()
-        levels: NDArray[np.float64] = np.sqrt((1 - kept_T) / kept_T)
+        alphas_T = self._nonzero_alphas().double().numpy()
+        levels: NDArray[np.float64] = np.sqrt((1 - alphas_T) / alphas_T)
         return levels
 
-    def _kept(self) -> Tensor:
-        # As the library's own samplers: what is left of the picture at the end is no division by 0.
-        return self.alphas_cumprod_T.clamp(min=_LEAST_KEPT)
-
-    def sample_timesteps(
-        self,
-        generators: Sequence[torch.Generator],
-        *,
-        min_timestep: int = 0,
-        max_timestep: int | None = None,
-    ) -> Tensor:
-        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU.
-
-        Raises:
-            ConfigError: If `max_timestep` lies behind the schedule's end.
-        """
-        num_all = len(self.alphas_cumprod_T)
-        limit = num_all if max_timestep is None else max_timestep
-        if limit > num_all:
-            raise ConfigError(
-                Problem(
-                    "loss.max_timestep",
-                    str(max_timestep),
-                    f"at most {num_all}, the timesteps this base knows",
-                    f"write loss.max_timestep={num_all}, or null for all",
-                )
-            )
-        return torch.cat(
-            [torch.randint(min_timestep, limit, (1,), generator=one) for one in generators]
-        )
-
-    def noisy_and_target(
-        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return sqrt(a) x + sqrt(1 - a) e and what to find in it.
-
-        That is e, or v = sqrt(a) e - sqrt(1 - a) x (Salimans and Ho, Progressive Distillation,
-        arXiv:2202.00512, appendix D).
-        """
-        noisy_BCHW = self._noiser.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
-        if self.prediction_type == "v_prediction":
-            return noisy_BCHW, self._noiser.get_velocity(latents_BCHW, noise_BCHW, timesteps_B)
-        return noisy_BCHW, noise_BCHW
+    def _nonzero_alphas(self) -> Tensor:
+        # The smallest share that the library's own schedulers use, so that none divides by 0.
+        return self.alphas_cumprod_T.clamp(min=_MIN_ALPHA)
 
 
 _TARGETS = ("epsilon", "v_prediction")

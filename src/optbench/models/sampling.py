@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optbench.contracts import Conditioning, SampleRequest
 from optbench.models import autoencoder
-from optbench.models.diffusion import NoiseSchedule
+from optbench.models.diffusion import DiffusionProcess
 from optbench.models.samplers import SAMPLERS
 from optbench.models.solvers import Start, solve
 from optbench.models.text.prompt_grammar import at_steps
@@ -30,7 +30,7 @@ class Studio:
 
     unet: Any
     vae: Any
-    schedule: NoiseSchedule
+    process: DiffusionProcess
     # Texts and clip skip -> what `predict` needs of each, leading size P, of one number of tokens.
     encode: Callable[[Sequence[str], int], Conditioning]
     # Noisy latents, timestep, conditioning -> the unet's answer.
@@ -64,7 +64,7 @@ def paint(studio: Studio, request: SampleRequest) -> list[Image]:
 
     latents = solve(
         predict,
-        studio.schedule,
+        studio.process,
         SAMPLERS[request.sampler],
         Start(noise_BCHW=noise_BCHW.to(unet.device, unet.dtype), generators=generators),
         num_steps=request.steps,

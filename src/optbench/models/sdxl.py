@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from optbench.contracts import Conditioning, PredictionType, SampleRequest
+from optbench.contracts import Conditioning, SampleRequest
 from optbench.models import autoencoder, random_parts, sd15
 from optbench.models.checkpoint import AUTOENCODER, Checkpoint, check_fit
 from optbench.models.compute import attend_with, compiled, keep_activations
-from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, NoiseSchedule, with_prediction
+from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, DiffusionProcess, with_prediction
 from optbench.models.key_maps import clip_origins, open_clip_origins, unet_name
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
@@ -28,7 +28,7 @@ from optbench.models.stable_diffusion import Name
 from optbench.models.text import clip, prompt_weights
 from optbench.models.text.clip import clip_tokenizer
 from optbench.records import LoraTarget, ModelVersion, Sizes
-from optbench.schema import Attention, BaseOptions, DynamoBackend
+from optbench.schema import Attention, BaseOptions, DynamoBackend, LossOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,18 +114,16 @@ class StableDiffusionXL:
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = autoencoder.pixels_per_latent(self.vae)
-        self._use_schedule(NoiseSchedule(parts.schedule))
+        self.process = DiffusionProcess(parts.schedule)
 
-    def _use_schedule(self, schedule: NoiseSchedule) -> None:
-        self._schedule = schedule
-        self.prediction_type: PredictionType = schedule.prediction_type
-        self.alphas_cumprod_T: Tensor = schedule.alphas_cumprod_T
-
-    def with_zero_terminal_snr(self) -> StableDiffusionXL:
-        """Return this base, weights shared, under a noise schedule that leaves no signal."""
+    def for_training(self, options: LossOptions) -> StableDiffusionXL:
+        """Return this base model, weights shared, under the noise process these options ask for."""
+        process = self.process.for_training(options)
+        if process is self.process:
+            return self
         other = copy.copy(self)
+        other.process = process
         other.fingerprint = f"{self.fingerprint}+zero-terminal-snr"
-        other._use_schedule(self._schedule.zero_terminal())
         return other
 
     def compute_with(
@@ -176,24 +174,6 @@ class StableDiffusionXL:
         """Return the texts of more tokens than `encode_captions` reads."""
         return clip.cut_texts(self.tokenizers[0], texts, max_token_length=max_token_length)
 
-    def sample_timesteps(
-        self,
-        generators: Sequence[torch.Generator],
-        *,
-        min_timestep: int = 0,
-        max_timestep: int | None = None,
-    ) -> Tensor:
-        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU."""
-        return self._schedule.sample_timesteps(
-            generators, min_timestep=min_timestep, max_timestep=max_timestep
-        )
-
-    def noisy_and_target(
-        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return sqrt(a) x + sqrt(1 - a) e and its target: e, or v for v-prediction."""
-        return self._schedule.noisy_and_target(latents_BCHW, noise_BCHW, timesteps_B)
-
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
@@ -241,7 +221,7 @@ class StableDiffusionXL:
         studio = Studio(
             unet=self.unet,
             vae=self.vae,
-            schedule=self._schedule,
+            process=self.process,
             encode=self._encode_prompts,
             predict=predict,
         )

@@ -9,7 +9,6 @@ Shapes: B batch, C latent channels, H and W latent height and width, S steps.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optbench.models.diffusion import NoiseSchedule
+from optbench.models.diffusion import DiffusionProcess
 from optbench.models.samplers import AUTOMATIC, Sampler
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]  # scaled latents, timestep, step -> prediction
@@ -40,14 +39,13 @@ class Start:
 
 
 def solve(
-    predict: Predict, schedule: NoiseSchedule, sampler: Sampler, start: Start, *, num_steps: int
+    predict: Predict, process: DiffusionProcess, sampler: Sampler, start: Start, *, num_steps: int
 ) -> Tensor:
     """Return latents like `start.noise_BCHW`; `predict` is told the step, counted from 0."""
     if sampler.solver in _FUNCTIONS:
-        return _own(predict, schedule, sampler, start, num_steps)
+        return _own(predict, process, sampler, start, num_steps)
     kind = getattr(diffusers, sampler.solver)
-    knows = "rescale_betas_zero_snr" in inspect.signature(kind.__init__).parameters
-    settings = schedule.sampler_settings(knows_zero_terminal=knows)
+    settings = process.sampler_settings(kind)
     scheduler = kind(**{**settings, **sampler.settings}, steps_offset=1)
     scheduler.set_timesteps(num_steps, device=start.noise_BCHW.device)
     if sampler.schedule != AUTOMATIC:
@@ -71,10 +69,10 @@ class _Way:
 
 
 def _own(
-    predict: Predict, schedule: NoiseSchedule, sampler: Sampler, start: Start, num_steps: int
+    predict: Predict, process: DiffusionProcess, sampler: Sampler, start: Start, num_steps: int
 ) -> Tensor:
-    levels_T = schedule.noise_levels()
-    sigmas = _sigmas(levels_T, sampler, num_steps, is_trailing=schedule.is_zero_terminal)
+    levels_T = process.noise_levels()
+    sigmas = _sigmas(levels_T, sampler, num_steps, is_trailing=process.is_zero_terminal)
     noise_BCHW = start.noise_BCHW
     logs_T = np.log(levels_T)
 
@@ -83,7 +81,7 @@ def _own(
         timestep = torch.tensor(float(place), device=x_BCHW.device)
         shrink = 1 / math.sqrt(sigma**2 + 1)
         answer = predict(x_BCHW * shrink, timestep, step_index)
-        if schedule.prediction_type == "v_prediction":
+        if process.prediction_type == "v_prediction":
             return x_BCHW * shrink**2 - answer * (sigma * shrink)
         return x_BCHW - answer * sigma
 

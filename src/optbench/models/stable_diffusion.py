@@ -18,17 +18,17 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from optbench.contracts import Conditioning, PredictionType, SampleRequest
+from optbench.contracts import Conditioning, SampleRequest
 from optbench.models import autoencoder
 from optbench.models.assemble import Origins
 from optbench.models.checkpoint import Checkpoint, check_fit
 from optbench.models.compute import attend_with, compiled, keep_activations, text_model
-from optbench.models.diffusion import NoiseSchedule
+from optbench.models.diffusion import DiffusionProcess
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
 from optbench.models.text import clip, prompt_weights
 from optbench.records import LoraTarget, ModelVersion, Sizes
-from optbench.schema import Attention, BaseOptions, DynamoBackend
+from optbench.schema import Attention, BaseOptions, DynamoBackend, LossOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,18 +72,16 @@ class StableDiffusion:
         self.device = self.unet.device
         self.dtype = self.unet.dtype
         self.pixels_per_latent = autoencoder.pixels_per_latent(self.vae)
-        self._use_schedule(NoiseSchedule(parts.schedule))
+        self.process = DiffusionProcess(parts.schedule)
 
-    def _use_schedule(self, schedule: NoiseSchedule) -> None:
-        self._schedule = schedule
-        self.prediction_type: PredictionType = schedule.prediction_type
-        self.alphas_cumprod_T: Tensor = schedule.alphas_cumprod_T
-
-    def with_zero_terminal_snr(self) -> StableDiffusion:
-        """Return this base, weights shared, under a noise schedule that leaves no signal."""
+    def for_training(self, options: LossOptions) -> StableDiffusion:
+        """Return this base model, weights shared, under the noise process these options ask for."""
+        process = self.process.for_training(options)
+        if process is self.process:
+            return self
         other = copy.copy(self)
+        other.process = process
         other.fingerprint = f"{self.fingerprint}+zero-terminal-snr"
-        other._use_schedule(self._schedule.zero_terminal())
         return other
 
     def compute_with(
@@ -107,7 +105,7 @@ class StableDiffusion:
             (True, False): "sd_v2",
             (True, True): "sd_v2_v",
         }
-        return versions[self.family == "sd2", self.prediction_type == "v_prediction"]
+        return versions[self.family == "sd2", self.process.prediction == "v"]
 
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
@@ -133,24 +131,6 @@ class StableDiffusion:
         """Return the texts of more tokens than `encode_captions` reads."""
         return clip.cut_texts(self.tokenizer, texts, max_token_length=max_token_length)
 
-    def sample_timesteps(
-        self,
-        generators: Sequence[torch.Generator],
-        *,
-        min_timestep: int = 0,
-        max_timestep: int | None = None,
-    ) -> Tensor:
-        """Return uniform timesteps in [`min_timestep`, `max_timestep`), int64 (B,), on the CPU."""
-        return self._schedule.sample_timesteps(
-            generators, min_timestep=min_timestep, max_timestep=max_timestep
-        )
-
-    def noisy_and_target(
-        self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return sqrt(a) x + sqrt(1 - a) e and its target: e, or v for v-prediction."""
-        return self._schedule.noisy_and_target(latents_BCHW, noise_BCHW, timesteps_B)
-
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
@@ -175,7 +155,7 @@ class StableDiffusion:
         studio = Studio(
             unet=self.unet,
             vae=self.vae,
-            schedule=self._schedule,
+            process=self.process,
             encode=self._encode_prompts,
             predict=functools.partial(self._answer, self.unet),
         )

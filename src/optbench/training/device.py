@@ -17,7 +17,6 @@ from optbench.errors import ConfigError, Problem
 from optbench.lora.network import LoraNetwork
 from optbench.models import load_base
 from optbench.schema import BaseOptions, RunConfig, TrainOptions
-from optbench.training.rules import check_loss_for_prediction
 
 
 def make_accelerator(options: TrainOptions) -> Accelerator:
@@ -82,14 +81,13 @@ def base_for(config: RunConfig, device: torch.device) -> BaseModel:
     """Return the base, computing as this run asks; its weights are shared with other runs."""
     cache_dir = Path(config.cache_dir)
     base = _base(config.base, device, config.train.mixed_precision, cache_dir)
-    if wrong := check_loss_for_prediction(config.loss, base.prediction_type):
-        raise ConfigError(*wrong)
+    base = base.for_training(config.loss)
     base.compute_with(
         gradient_checkpointing=config.train.gradient_checkpointing,
         attention=config.train.attention,
         compiled_by=config.train.dynamo_backend if config.train.torch_compile else None,
     )
-    return base.with_zero_terminal_snr() if config.loss.zero_terminal_snr else base
+    return base
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ from optbench.errors import DivergedError, Problem
 from optbench.optim import telemetry
 from optbench.records import Batch, EpochRecord, StepRecord
 from optbench.schema import LossOptions, TrainOptions
-from optbench.training.loss import Counting
+from optbench.training.loss import LossWeighting
 from optbench.training.noise import draw_noise
 
 if TYPE_CHECKING:
@@ -211,8 +211,9 @@ class _Stepper:
     def _accumulate(self, batch: Batch, clock: _Clock) -> float:
         """Add one batch's gradients; return its loss."""
         clock.start()
-        draw = draw_noise(batch, self.base, self.course.loss, seed=self.course.seed)
-        counting = Counting(self.course.loss, self.base, draw.timesteps_B, batch.samples)
+        draw = draw_noise(batch, self.base.process, self.course.loss, seed=self.course.seed)
+        process = self.base.process
+        weighting = LossWeighting(self.course.loss, process, draw.timesteps_B, batch.samples)
         latents_BCHW = self._on_device(batch.latents_BCHW)
         noise_BCHW = self._on_device(draw.noise_BCHW)
         timesteps_B = draw.timesteps_B.to(self.base.device)
@@ -221,14 +222,13 @@ class _Stepper:
         with self.accelerator.autocast():
             conditioning = self._conditioning(captions)
             sizes = self.base.encode_sizes([sample.sizes for sample in batch.samples])
-            noisy_BCHW, target_BCHW = self.base.noisy_and_target(
-                latents_BCHW, noise_BCHW, timesteps_B
-            )
+            shown_BCHW = noise_BCHW
             if draw.input_noise_BCHW is not None:
                 shown_BCHW = self._on_device(draw.input_noise_BCHW)
-                noisy_BCHW, _ = self.base.noisy_and_target(latents_BCHW, shown_BCHW, timesteps_B)
+            noisy_BCHW = process.add_noise(latents_BCHW, shown_BCHW, timesteps_B)
+            target_BCHW = process.target(latents_BCHW, noise_BCHW, timesteps_B)
             predicted_BCHW = self.base.predict(noisy_BCHW, timesteps_B, {**conditioning, **sizes})
-        loss = counting.mean_loss(predicted_BCHW, target_BCHW)
+        loss = weighting.reduce(predicted_BCHW, target_BCHW)
         clock.stop("forward")
         # Module dropout may leave no layer to learn from this batch.
         if loss.requires_grad:

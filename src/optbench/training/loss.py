@@ -1,10 +1,6 @@
-"""How errors are counted: one number per picture, its weight, and their mean.
+"""Per-image loss, its weighting (min-SNR, debiased, prior) and reduction.
 
-The signal-to-noise ratio of timestep t is SNR = a / (1 - a), where a is the share of the picture's
-variance that is left (`BaseModel.alphas_cumprod_T`). It is that of the schedule the run trains on,
-zero-terminal or not (docs/decisions/0008).
-
-Shapes: B batch, C latent channels, H and W latent height and width, T timesteps.
+Shapes: B batch, C latent channels, H and W latent height and width.
 """
 
 from __future__ import annotations
@@ -15,34 +11,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from optbench.contracts import BaseModel, PredictionType
+from optbench.contracts import NoiseProcess
 from optbench.records import Sample
 from optbench.schema import LossOptions
 
-_MAX_SNR = 1000.0  # kohya's: no weight is for cleaner pictures than this
 
-
-class Counting:
-    """How one batch's errors count: made before the forward pass, from the draws alone."""
+class LossWeighting:
+    """How much each image of a batch counts; depends on the draws alone, not on predictions."""
 
     def __init__(
-        self, options: LossOptions, base: BaseModel, timesteps_B: Tensor, samples: Sequence[Sample]
+        self,
+        options: LossOptions,
+        process: NoiseProcess,
+        timesteps_B: Tensor,
+        samples: Sequence[Sample],
     ) -> None:
-        """Work out weights and thresholds of the pictures at `timesteps_B`, a CPU tensor."""
+        """Work out weights and thresholds of the images at `timesteps_B`, a CPU tensor."""
         self._options = options
-        kept_B = base.alphas_cumprod_T[timesteps_B]
         self._weights_B = sample_weights(
             options,
-            kept_B,
-            prediction_type=base.prediction_type,
-            is_regularization=[one.is_regularization for one in samples],
+            process,
+            timesteps_B,
+            is_regularization=[sample.is_regularization for sample in samples],
         )
-        self._thresholds_B = huber_thresholds(
-            options, kept_B, timesteps_B / len(base.alphas_cumprod_T)
-        )
+        self._thresholds_B = huber_thresholds(options, process, timesteps_B)
 
-    def mean_loss(self, predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
-        """Return the weighted mean over pictures of their mean errors, a scalar; in float32."""
+    def reduce(self, predicted_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+        """Return the weighted mean over images of their mean errors, a scalar; in float32."""
         return mean_loss(
             predicted_BCHW.float(),
             target_BCHW.float(),
@@ -83,78 +78,39 @@ def mean_loss(
 
 def sample_weights(
     options: LossOptions,
-    kept_B: Tensor,
+    process: NoiseProcess,
+    timesteps_B: Tensor,
     *,
-    prediction_type: PredictionType,
     is_regularization: Sequence[bool],
 ) -> Tensor | None:
-    """Return each picture's weight, (B,), or None where all of them are 1.
+    """Return each image's weight, (B,), or None where all of them are 1.
 
-    The product of what is asked for, with S = min(SNR, 1000):
-
-    - `prior_loss_weight` for regularization pictures;
-    - `min_snr_gamma` g: min(SNR, g) / SNR for noise prediction, min(SNR, g) / (SNR + 1) for
-      v-prediction (Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy,
-      arXiv:2303.09556);
-    - `scale_v_pred_loss_like_noise_pred`: S / (S + 1), which is what the squared error of v must
-      be multiplied by to be that of the noise;
-    - `v_pred_like_loss` l: 1 + l (S + 1) / S;
-    - `debiased_estimation_loss`: 1 / sqrt(S) for noise prediction, 1 / (S + 1) for v-prediction
-      (Yu et al., Debias the Training of Diffusion Models, arXiv:2310.08442).
-
-    Args:
-        options: What is asked for.
-        kept_B: The share of variance a at each picture's timestep.
-        prediction_type: What the unet predicts.
-        is_regularization: Which pictures are regularization pictures.
+    The product of `prior_loss_weight` for regularization images, and of the weights that the noise
+    process gives each timestep (min-SNR and its like).
     """
-    has_prior = options.prior_loss_weight != 1 and any(is_regularization)
-    if not (has_prior or _weighs_by_snr(options)):
-        return None
-    is_v = prediction_type == "v_prediction"
-    snr_B = kept_B / (1 - kept_B)
-    bounded_B = snr_B.clamp(max=_MAX_SNR)
-    factors: list[Tensor] = []
-    if has_prior:
-        factors.append(torch.where(torch.tensor(is_regularization), options.prior_loss_weight, 1.0))
-    if options.min_snr_gamma is not None:
-        least_B = snr_B.clamp(max=options.min_snr_gamma)
-        factors.append(least_B / (snr_B + 1 if is_v else snr_B))
-    if options.scale_v_pred_loss_like_noise_pred:
-        factors.append(bounded_B / (bounded_B + 1))
-    if options.v_pred_like_loss is not None:
-        factors.append(1 + options.v_pred_like_loss * (bounded_B + 1) / bounded_B)
-    if options.debiased_estimation_loss:
-        factors.append(1 / (bounded_B + 1) if is_v else bounded_B.rsqrt())
-    return torch.stack(factors).prod(dim=0)
+    factors = process.loss_factors(timesteps_B, options)
+    if options.prior_loss_weight != 1 and any(is_regularization):
+        prior_B = torch.where(torch.tensor(is_regularization), options.prior_loss_weight, 1.0)
+        factors = [prior_B, *factors]
+    return torch.stack(factors).prod(dim=0) if factors else None
 
 
-def _weighs_by_snr(options: LossOptions) -> bool:
-    return (
-        options.min_snr_gamma is not None
-        or options.debiased_estimation_loss
-        or options.scale_v_pred_loss_like_noise_pred
-        or options.v_pred_like_loss is not None
-    )
+def huber_thresholds(
+    options: LossOptions, process: NoiseProcess, timesteps_B: Tensor
+) -> Tensor | None:
+    """Return each image's threshold c, (B,), or None where the loss has none.
 
-
-def huber_thresholds(options: LossOptions, kept_B: Tensor, progress_B: Tensor) -> Tensor | None:
-    """Return each picture's threshold c, (B,), or None where the loss has none.
-
-    From `huber_c` h and `huber_scale` s: s h (constant), s h^(t / T) (exponential), or
-    (1 - h) / (1 + sigma)^2 + h with sigma = sqrt((1 - a) / a) (snr, which takes no scale).
-
-    Args:
-        options: The schedule and its numbers.
-        kept_B: The share of variance a at each picture's timestep.
-        progress_B: t / T, from 0 to 1.
+    From `huber_c` h and `huber_scale` s: s h (constant), s h^p with the progress p from image to
+    noise (exponential), or (1 - h) / (1 + sigma)^2 + h with the noise level sigma (snr, which
+    takes no scale).
     """
     if options.huber_schedule is None or options.huber_c is None:
         return None
     if options.huber_schedule == "snr":
-        sigma_B = ((1 - kept_B) / kept_B).sqrt()
+        sigma_B = process.noise_level(timesteps_B)
         return (1 - options.huber_c) / (1 + sigma_B).square() + options.huber_c
     assert options.huber_scale is not None
+    progress_B = process.progress(timesteps_B)
     if options.huber_schedule == "constant":
-        return torch.full_like(kept_B, options.huber_scale * options.huber_c)
+        return torch.full_like(progress_B, options.huber_scale * options.huber_c)
     return options.huber_scale * options.huber_c**progress_B

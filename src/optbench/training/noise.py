@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from optbench import rng
-from optbench.contracts import BaseModel
+from optbench.contracts import NoiseProcess
 from optbench.records import Batch, Sample
 from optbench.schema import LossOptions
 
@@ -32,7 +32,7 @@ class Draw:
     timesteps_B: Tensor
 
 
-def draw_noise(batch: Batch, base: BaseModel, options: LossOptions, *, seed: int) -> Draw:
+def draw_noise(batch: Batch, process: NoiseProcess, options: LossOptions, *, seed: int) -> Draw:
     """Return the batch's noise and timesteps.
 
     A picture's noise is e = N(0, 1), then the offset is added, then the patches, and what the unet
@@ -46,10 +46,8 @@ def draw_noise(batch: Batch, base: BaseModel, options: LossOptions, *, seed: int
     input_noise_BCHW = None
     if options.ip_noise_gamma is not None:
         input_noise_BCHW = noise_BCHW + _perturbations(batch, options, seed)
-    timesteps_B = base.sample_timesteps(
-        [rng.generator(seed, "timesteps", *_place(one)) for one in batch.samples],
-        min_timestep=options.min_timestep,
-        max_timestep=options.max_timestep,
+    timesteps_B = process.sample_timesteps(
+        [rng.generator(seed, "timesteps", *_place(one)) for one in batch.samples], options
     )
     return Draw(noise_BCHW=noise_BCHW, input_noise_BCHW=input_noise_BCHW, timesteps_B=timesteps_B)
 

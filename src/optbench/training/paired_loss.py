@@ -115,11 +115,10 @@ def _losses(
         ]
     )
     latents_BCHW = probe.latents_CHW.expand(len(timesteps), *shape)
-    timesteps_B = torch.tensor(list(timesteps), device=base.device)
-    noisy_BCHW, target_BCHW = base.noisy_and_target(
-        latents_BCHW.to(base.device, memory_format=torch.channels_last),
-        noise_BCHW.to(base.device, memory_format=torch.channels_last),
-        timesteps_B,
-    )
+    latents_BCHW = latents_BCHW.to(base.device, memory_format=torch.channels_last)
+    noise_BCHW = noise_BCHW.to(base.device, memory_format=torch.channels_last)
+    timesteps_B = base.process.validation_timesteps(timesteps).to(base.device)
+    noisy_BCHW = base.process.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
+    target_BCHW = base.process.target(latents_BCHW, noise_BCHW, timesteps_B)
     predicted_BCHW = base.predict(noisy_BCHW, timesteps_B, conditioning)
     return (predicted_BCHW.float() - target_BCHW.float()).square().mean(dim=(1, 2, 3))

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
-from optbench.contracts import PredictionType
 from optbench.errors import Problem
-from optbench.schema import BaseOptions, DatasetOptions, LossOptions
-from optbench.storage.safetensors_header import read_header
+from optbench.schema import DatasetOptions, LossOptions
 
 _NUM_TIMESTEPS = 1000  # of every family's schedule
 _HUBER = ("huber", "smooth_l1")
-_REASONS = {
-    "v_pred_like_loss": "a base that predicts the noise: v's own loss needs no likeness to it",
-    "zero_terminal_snr": "a base that predicts v: of pure noise, the noise says nothing",
-    "scale_v_pred_loss_like_noise_pred": "a base that predicts v: the noise's loss is that already",
-}
 
 
 def check_loss(options: LossOptions) -> list[Problem]:
@@ -27,57 +18,6 @@ def check_loss(options: LossOptions) -> list[Problem]:
         *_check_huber(options),
         *_check_company(options),
         *_check_timesteps(options),
-    ]
-
-
-def check_loss_for_base(base: BaseOptions, options: LossOptions) -> list[Problem]:
-    """Return what does not suit the kind of prediction that the base's files name.
-
-    A base whose files do not tell is looked at again once it is loaded.
-    """
-    if base.v_parameterization is not None:
-        return check_loss_for_prediction(
-            options, "v_prediction" if base.v_parameterization else "epsilon"
-        )
-    if Path(base.path).suffix == ".safetensors":
-        return check_loss_for_prediction(options, _prediction_of_file(Path(base.path)))
-    file = Path(base.path) / "scheduler" / "scheduler_config.json"
-    try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
-    except (OSError, ValueError, AttributeError):
-        return []  # what is wrong with the base is said where the base is looked at
-    return check_loss_for_prediction(options, kind)
-
-
-def _prediction_of_file(path: Path) -> PredictionType | None:
-    """Return what a single file says its unet predicts, None if it cannot be read."""
-    try:
-        return "v_prediction" if "v_pred" in read_header(path).tensors else "epsilon"
-    except (OSError, ValueError):
-        return None  # said where the base is looked at
-
-
-def check_loss_for_prediction(options: LossOptions, kind: PredictionType | None) -> list[Problem]:
-    """Return the settings that a base predicting the noise, or v, has no use for."""
-    is_v = kind == "v_prediction"
-    if kind is None:
-        given = {}
-    elif is_v:
-        given = {"v_pred_like_loss": options.v_pred_like_loss is not None}
-    else:
-        given = {
-            "zero_terminal_snr": options.zero_terminal_snr,
-            "scale_v_pred_loss_like_noise_pred": options.scale_v_pred_loss_like_noise_pred,
-        }
-    return [
-        Problem(
-            f"loss.{name}",
-            f"it with a base that predicts {'v' if is_v else 'the noise'}",
-            _REASONS[name],
-            f"leave out loss.{name}, or choose another base",
-        )
-        for name, is_given in given.items()
-        if is_given
     ]
 
 

@@ -42,7 +42,7 @@ def epoch_card(
     return LoraCard(
         name=name,
         model_version=base.model_version,
-        predicts_v=base.prediction_type == "v_prediction",
+        prediction=base.process.prediction,
         files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
         seed=config.seed,
         lr_mult=config.lr_mult,
