@@ -29,7 +29,7 @@ from optbench.config import sweep
 from optbench.data import read_dataset
 from optbench.data.captions import draw_caption, longest_forms
 from optbench.errors import OptbenchError, Problem
-from optbench.lora.adapters.apply import applied, check_adapters, misfits
+from optbench.lora.adapters.apply import AdapterFile, applied, check_adapters, misfits
 from optbench.lora.file import LoraFile, read_lora
 from optbench.lora.initial_weights import starting_lora
 from optbench.models.text import prompt_grammar
@@ -90,9 +90,9 @@ def apply_anyones(path: Path) -> object:
     target = LoraTarget(
         name="lora_unet_a", module=torch.nn.Linear(8, 8), part="unet", needs_conv_dim=False
     )
-    if problems := misfits([target], path, base="small"):
+    if problems := misfits([target], AdapterFile(path), base="small"):
         return problems
-    with applied([target], [(path, 0.5)]):
+    with applied([target], [(AdapterFile(path), 0.5)]):
         return None
 
 

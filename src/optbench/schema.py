@@ -312,6 +312,8 @@ class ResizeOptions:
     prompts: PromptOptions
     render: RenderOptions
     validate: ValidateOptions
+    mixed_precision: Precision  # of the base model's unet and text encoder
+    device: str  # auto, cpu, mps, cuda or cuda:NUMBER
     num_threads: int | None  # CPU threads; None: torch decides
     sweep_name: str | None
     runs_dir: str

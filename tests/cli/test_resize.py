@@ -12,9 +12,9 @@ import torch
 from optbench.cli.resize.command import main
 from optbench.errors import ConfigError
 from optbench.lora.resize import svd_cache
-from optbench.lora.resize.resize import Result, write_resized
+from optbench.lora.resize.resize import ResizeSpec, write_resized
 from optbench.lora.resize.rules import SizeRule
-from optbench.lora.resize.svd_cache import Workshop
+from optbench.lora.resize.svd_cache import SvdCache
 from optbench.lora.svd import Factors, decompose
 from optbench.storage import rundir
 from tests.builders.lora_files import LINEAR, deltas, random_tensors, read_file, write_lora
@@ -161,19 +161,19 @@ def test_one_source_is_taken_apart_once_for_a_whole_sweep(monkeypatch: pytest.Mo
 
 def test_a_damaged_decomposition_is_made_again(tmp_path: Path) -> None:
     factors = Factors(up=torch.randn(6, 3), down=torch.randn(3, 5), alpha=1.0)
-    workshop = Workshop(tmp_path / "kept")
-    first = workshop.take_apart("a", factors)
+    cache = SvdCache(tmp_path / "kept")
+    first = cache.decompose("a", factors)
     (kept,) = (tmp_path / "kept").iterdir()
     for content in (b"", kept.read_bytes()[:-4], b"x" * 99):
         kept.write_bytes(content)
-        again = workshop.take_apart("a", factors)
+        again = cache.decompose("a", factors)
         assert again.singular_values == first.singular_values
         assert torch.equal(again.core_left, first.core_left)
 
 
 def test_threads_change_no_byte_of_a_file() -> None:
     rule = SizeRule(method="sv_fro", param=0.9, dim=None, conv_dim=None, compat="v0.11")
-    wanted = Result(name="small", rule=rule, precision="fp16", weights=None)
+    wanted = ResizeSpec(name="small", rule=rule, precision="fp16", weights=None)
     before = torch.get_num_threads()
     try:
         for number in (1, 3):
@@ -204,7 +204,7 @@ def test_the_original_is_no_run_of_its_own_without_pictures_and_losses() -> None
 
 def merge(names: list[str], weights: tuple[float, ...], dim: int) -> Path:
     rule = SizeRule(method="none", param=None, dim=dim, conv_dim=None, compat="v0.11")
-    wanted = Result(name="merged", rule=rule, precision="float", weights=weights)
+    wanted = ResizeSpec(name="merged", rule=rule, precision="float", weights=weights)
     write_resized([Path(name) for name in names], Path("merged.safetensors"), wanted)
     return Path("merged.safetensors")
 

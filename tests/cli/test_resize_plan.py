@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optbench.cli.resize.plan import AskedResize, compose_resizes
+from optbench.cli.resize.plan import ResizePlan, plan_resizes
 from optbench.errors import ConfigError
 
 
@@ -23,19 +23,19 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("empty").mkdir()
 
 
-def one(*arguments: str) -> AskedResize:
-    (run,) = compose_resizes(arguments).runs
+def one(*arguments: str) -> ResizePlan:
+    (run,) = plan_resizes(arguments).runs
     return run
 
 
 def wrong(*arguments: str) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
-        compose_resizes(arguments)
+        plan_resizes(arguments)
     return {problem.where: str(problem) for problem in caught.value.problems}
 
 
 def test_a_sweep_is_named_by_its_keys_and_its_files_by_their_settings() -> None:
-    asked = compose_resizes(["-m", "source=big.safetensors", "method=sv_ratio", "param=2,16"])
+    asked = plan_resizes(["-m", "source=big.safetensors", "method=sv_ratio", "param=2,16"])
     assert asked.sweep_dir == Path("runs/resize-param")
     assert [run.run_dir.name.rpartition("-")[0] for run in asked.runs] == [
         "big-sv_ratio2",
@@ -87,7 +87,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     found = wrong("source=nothing", "method=sv_ratio", "param=0.5", "new_dim=0", "save_precsion=x")
     assert found.keys() == {"source", "param", "new_dim", "save_precsion"}
     assert "from 1" in found["param"]
-    assert "did you mean save_precision?" in found["save_precsion"]
+    assert "did you mean save_precision" in found["save_precsion"]
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,11 @@ def test_sources_that_are_none_are_refused(source: str) -> None:
 def test_several_files_need_their_weights() -> None:
     found = wrong("source=[big.safetensors,other.safetensors]", "new_dim=4")
     assert "weights=[0.5,0.5]" in found["weights"]
+
+
+def test_where_and_how_precisely_images_are_computed_changes_no_name() -> None:
+    plain = one("source=big.safetensors", "new_dim=4")
+    other = one("source=big.safetensors", "new_dim=4", "device=cpu", "mixed_precision=bf16")
+    assert other.run_dir == plain.run_dir
+    assert other.original_dir == plain.original_dir
+    assert plain.options.mixed_precision == "no"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from optbench.cli.resize.plan import compose_resizes
+from optbench.cli.resize.plan import plan_resizes
 from optbench.config import launcher
 from optbench.config.compose import AskedRuns, compose_runs
 from optbench.errors import ConfigError, Problem
@@ -89,7 +89,7 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(
     if resources.sweep_commands()[path.stem] == "resize":
         source = tmp_path / "big.safetensors"
         source.write_bytes(b"named, and not read yet")
-        asked = compose_resizes([f"sweep={path.stem}", f"source={source}", f"runs_dir={tmp_path}"])
+        asked = plan_resizes([f"sweep={path.stem}", f"source={source}", f"runs_dir={tmp_path}"])
         assert asked.sweep_dir == tmp_path / path.stem
         assert len(asked.runs) == num_runs
     else:
@@ -134,7 +134,7 @@ def test_a_sweep_of_another_command_is_refused_with_that_command() -> None:
     assert problem.where == "sweep"
     assert problem.fix.endswith("resize sweep=resize_ratio")
     with pytest.raises(ConfigError) as caught:
-        compose_resizes(["sweep=demo", "source=x"])
+        plan_resizes(["sweep=demo", "source=x"])
     assert " sweep=demo" in str(caught.value)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optbench.cli.resize.plan import compose_resizes
+from optbench.cli.resize.plan import plan_resizes
 from optbench.config import sweep
 from optbench.config.build import config_yaml
 from optbench.config.compose import AskedRuns, compose_runs, flags_first
@@ -253,7 +253,7 @@ def test_files_of_the_resize_command_may_be_listed_too(tmp_path: Path) -> None:
     source = tmp_path / "big.safetensors"
     source.write_bytes(b"named, and not read yet")
     given = ["+settings.a='method=sv_ratio param=4'", "+settings.b='new_dim=8'"]
-    asked = compose_resizes(["-m", *given, f"source={source}", f"runs_dir={tmp_path}"])
+    asked = plan_resizes(["-m", *given, f"source={source}", f"runs_dir={tmp_path}"])
     assert [(run.options.method, run.options.new_dim) for run in asked.runs] == [
         ("sv_ratio", None),
         ("none", 8),

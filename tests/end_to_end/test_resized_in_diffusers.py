@@ -11,15 +11,17 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.schedulers import DDPMScheduler
 
-from optbench.cli.resize.evaluate import read_layers
-from optbench.lora.adapters.apply import misfits
-from optbench.lora.adapters.placing import network_of
+from optbench.lora.adapters.apply import AdapterFile, applied, misfits
+from optbench.lora.file import LoraFile, read_lora
+from optbench.lora.layer import supported
 from optbench.lora.network import build_network
-from optbench.lora.resize.resize import Result, write_resized
+from optbench.lora.resize.merge import layer_factors
+from optbench.lora.resize.resize import ResizeSpec, write_resized
 from optbench.lora.resize.rules import SizeRule
 from optbench.lora.save import save_lora
 from optbench.lora.svd import decompose
 from optbench.models import sd15, stable_diffusion
+from tests.builders.lora_files import write_lora
 from tests.builders.network_options import PLAIN_NETWORK
 
 LOCON = replace(PLAIN_NETWORK, name="locon", dim=6, alpha=3.0, conv_dim=5, conv_alpha=2.0)
@@ -49,7 +51,7 @@ def source(base: stable_diffusion.StableDiffusion, tmp_path: Path) -> Path:
 def resized(source: Path, *, dim: int, conv_dim: int | None = None) -> Path:
     rule = SizeRule(method="none", param=None, dim=dim, conv_dim=conv_dim, compat="v0.11")
     target = source.with_name(f"dim{dim}.safetensors")
-    wanted = Result(name=target.stem, rule=rule, precision="float", weights=None)
+    wanted = ResizeSpec(name=target.stem, rule=rule, precision="float", weights=None)
     write_resized([source], target, wanted)
     return target
 
@@ -71,7 +73,7 @@ def predicted(base: stable_diffusion.StableDiffusion) -> torch.Tensor:
 
 
 def with_file(base: stable_diffusion.StableDiffusion, path: Path) -> torch.Tensor:
-    with network_of(base.lora_targets(), read_layers([path], None)).merged():
+    with applied(base.lora_targets(), [(AdapterFile(path), 1.0)]):
         return predicted(base)
 
 
@@ -96,7 +98,7 @@ def in_diffusers(path: Path) -> torch.Tensor:
         for module in (base.unet, base.text_encoder)
         for name, _ in module.named_parameters()
     )
-    assert loaded == len(list(read_layers([path], None)))
+    assert loaded == len(LoraFile(path).modules)
     return predicted(base)
 
 
@@ -125,31 +127,40 @@ def test_a_file_resized_to_its_own_dim_changes_no_prediction(
 def test_the_resized_layers_are_the_best_of_their_dim(
     base: stable_diffusion.StableDiffusion, source: Path
 ) -> None:
-    small, large = (
-        network_of(base.lora_targets(), read_layers([path], None))
-        for path in (resized(source, dim=2), source)
-    )
-    for name, factors in read_layers([source], None):
-        (kept,), (whole,) = (
-            [layer.delta() for layer in network._layers if layer.name == name]
-            for network in (small, large)
-        )
+    targets = base.lora_targets()
+    changes = []
+    before = [supported(target.module).weight.detach().clone() for target in targets]
+    for path in (resized(source, dim=2), source):
+        with applied(targets, [(AdapterFile(path), 1.0)]):
+            changes.append(
+                {
+                    target.name: supported(target.module).weight.detach() - weight
+                    for target, weight in zip(targets, before, strict=True)
+                }
+            )
+    small, large = changes
+    file = LoraFile(source)
+    assert len(file.modules) == len(targets)
+    for name in file.modules:
+        factors = layer_factors(file, name)
         lost = sum(value**2 for value in decompose(factors).singular_values[2:]) ** 0.5
-        assert float((whole - kept).norm()) == pytest.approx(
-            lost * factors.scale, rel=1e-3, abs=1e-4 * float(whole.norm())
+        assert float((large[name] - small[name]).norm()) == pytest.approx(
+            lost * factors.scale, rel=1e-3, abs=1e-4 * float(large[name].norm())
         )
 
 
 def test_a_lora_of_another_base_is_told_by_its_layers(
     base: stable_diffusion.StableDiffusion, source: Path
 ) -> None:
-    layers = dict(read_layers([source], None))
-    shapes = {name: (tuple(one.up.shape), tuple(one.down.shape)) for name, one in layers.items()}
     targets = base.lora_targets()
-    assert misfits(targets, shapes, base="tiny", where="x") == []
-    name = next(iter(shapes))
-    up, down = shapes[name]
-    shapes |= {name: ((up[0] + 1, up[1]), down), "lora_unet_none": (up, down)}
-    (problem,) = misfits(targets, shapes, base="tiny", where="x")
-    assert f"no place for 1 of {len(shapes)} layers: lora_unet_none" in str(problem)
+    assert misfits(targets, AdapterFile(source), base="tiny") == []
+    tensors = read_lora(source)[0]
+    name = next(iter(LoraFile(source).modules))
+    up = tensors[f"{name}.lora_up.weight"]
+    tensors[f"{name}.lora_up.weight"] = torch.cat([up, up[:1]])
+    for suffix in ("lora_up.weight", "lora_down.weight"):
+        tensors[f"lora_unet_none.{suffix}"] = torch.ones(2, 2)
+    other = write_lora(source.with_name("other.safetensors"), tensors)
+    (problem,) = misfits(targets, AdapterFile(other), base="tiny")
+    assert f"no place for 1 of {len(targets) + 1} layers: lora_unet_none" in str(problem)
     assert name in str(problem)

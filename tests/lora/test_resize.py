@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from optbench.errors import ConfigError, DamagedFileError, OptbenchError
-from optbench.lora.resize.resize import ModuleRecord, Result, write_resized
+from optbench.lora.resize.resize import ModuleRecord, ResizeSpec, write_resized
 from optbench.lora.resize.rules import SizeRule
 from tests.builders.lora_files import (
     CONV,
@@ -45,9 +45,9 @@ def wanted(
     compat: Any = "v0.11",
     save_precision: Any = "float",
     weights: tuple[float, ...] | None = None,
-) -> Result:
+) -> ResizeSpec:
     rule = SizeRule(method=method, param=param, dim=new_dim, conv_dim=new_conv_dim, compat=compat)
-    return Result(name=name, rule=rule, precision=save_precision, weights=weights)
+    return ResizeSpec(name=name, rule=rule, precision=save_precision, weights=weights)
 
 
 def refusal(source: Path, target: Path, **changes: Any) -> str:

@@ -16,7 +16,13 @@ from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
 from optbench.cli.render.plan import AskedPlot
 from optbench.contracts import BaseModel, SampleRequest
 from optbench.errors import ConfigError, Problem
-from optbench.lora.adapters.apply import applied, check_adapters, misfits, read_clip_skip
+from optbench.lora.adapters.apply import (
+    AdapterFile,
+    applied,
+    check_adapters,
+    misfits,
+    read_clip_skip,
+)
 from optbench.models import load_base
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.text.prompt_grammar import LoraTag
@@ -147,7 +153,9 @@ def _placed(plot: Plot) -> dict[Shot, _Placed]:
 def _check_fit(base: BaseModel, missing: Sequence[_Placed]) -> None:
     targets = base.lora_targets()
     files = {file: None for one in missing for _, file, _ in one.shot.loras}
-    problems = [one for file in files for one in misfits(targets, file, base=base.name)]
+    problems = [
+        problem for file in files for problem in misfits(targets, AdapterFile(file), base=base.name)
+    ]
     if problems:
         raise ConfigError(*problems)
 
@@ -175,7 +183,7 @@ def _render(plot: Plot, base: BaseModel, missing: Sequence[_Placed]) -> dict[Pat
             loras = batch[0].shot.loras
             if loras != current:
                 stack.close()
-                adapters = [(file, strength) for _, file, strength in loras]
+                adapters = [(AdapterFile(file), strength) for _, file, strength in loras]
                 stack.enter_context(applied(base.lora_targets(), adapters))
                 current = loras
             try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from optbench.cli.resize.plan import CONFIG_NAME, AskedResize, compose_resizes
+from optbench.cli.resize.plan import CONFIG_NAME, ResizePlan, plan_resizes
 from optbench.cli.train import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
 from optbench.config.build import register_resolvers
 from optbench.config.compose import Asked, flags_first
@@ -23,8 +23,8 @@ from optbench.storage import resources, rundir
 from optbench.storage.rundir import RunDir
 
 if TYPE_CHECKING:
-    from optbench.cli.resize.evaluate import Laboratory
-    from optbench.lora.resize.svd_cache import Workshop
+    from optbench.cli.resize.evaluate import ResizeEvaluator
+    from optbench.lora.resize.svd_cache import SvdCache
 
 _WIDTH_WITHOUT_TERMINAL = 200
 
@@ -40,38 +40,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         register_resolvers()
         return guard.call_hydra(arguments, lambda tree: None, config_name=CONFIG_NAME)
     try:
-        asked = compose_resizes(arguments)
-        laboratory = _check_contents(asked)
+        asked = plan_resizes(arguments)
+        evaluator = _check_contents(asked)
     except OptbenchError as error:
         print_problems(error.problems, errors)
         return BAD_INPUT
     try:
-        _make_all(asked, laboratory)
+        _make_all(asked, evaluator)
     except KeyboardInterrupt:
         print("Stopped. The same command goes on with what is not done.", file=sys.stderr)
         return STOPPED
     return _conclude(asked)
 
 
-def _check_contents(asked: Asked[AskedResize]) -> Laboratory | None:
+def _check_contents(asked: Asked[ResizePlan]) -> ResizeEvaluator | None:
     """Read every source that is still needed once, and refuse all that is wrong together.
 
     Returns what pictures and losses are made with, or None where none are.
     """
-    from optbench.cli.resize.evaluate import Laboratory, is_embedded, is_wanted
-    from optbench.cli.resize.run import is_made
+    from optbench.cli.resize.evaluate import ResizeEvaluator, is_embedded, is_evaluated
+    from optbench.cli.resize.run import is_done
     from optbench.lora.resize.merge import check_sources
 
-    needed = [run for run in asked.runs if not is_made(run)]
+    needed = [run for run in asked.runs if not is_done(run)]
     groups = list(dict.fromkeys(files for run in needed for files in run.sources.values()))
     check_sources(groups)
     options = asked.runs[0].options
-    if not needed or not is_wanted(options):
+    if not needed or not is_evaluated(options):
         return None
-    laboratory = Laboratory(options)
-    problems = [problem for files in groups for problem in laboratory.misfits(files)]
+    evaluator = ResizeEvaluator(options)
+    problems = [problem for files in groups for problem in evaluator.misfits(files)]
     if not problems:
-        return laboratory
+        return evaluator
     if not is_embedded(options.base):
         raise ConfigError(*problems)
     # The embedded base is a default that nobody asked for; the files are made all the same.
@@ -80,29 +80,29 @@ def _check_contents(asked: Asked[AskedResize]) -> Laboratory | None:
     return None
 
 
-def _make_all(asked: Asked[AskedResize], laboratory: Laboratory | None) -> None:
+def _make_all(asked: Asked[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
     """Make what is not made, the originals first; one that fails stops no other."""
-    from optbench.cli.resize.run import is_made, is_original_made, make_original, make_resize
+    from optbench.cli.resize.run import is_done, is_original_done, make_original, make_resize
 
-    todo = [run for run in asked.runs if not is_made(run)]
-    workshops = _workshops(todo)
-    if laboratory is not None:
+    todo = [run for run in asked.runs if not is_done(run)]
+    svd_caches = _svd_caches(todo)
+    if evaluator is not None:
         for run in {one.original_dir: one for one in todo}.values():
-            if not is_original_made(run):
+            if not is_original_done(run):
                 print(f"{run.original_dir.name}", file=sys.stderr)
-                guard.guard(run.original_dir, partial(make_original, run, laboratory))
+                guard.guard(run.original_dir, partial(make_original, run, evaluator))
     for number, run in enumerate(todo, start=1):
         if rundir.read_status(run.run_dir).status != "running":
             print(f"{number} of {len(todo)}: {run.run_dir.name}", file=sys.stderr)
-            make = partial(make_resize, run, laboratory, workshops=workshops)
+            make = partial(make_resize, run, evaluator, svd_caches=svd_caches)
             guard.guard(run.run_dir, make)
-    for workshop in workshops.values():
-        workshop.clear()
+    for svd_cache in svd_caches.values():
+        svd_cache.clear()
 
 
-def _workshops(todo: Sequence[AskedResize]) -> dict[tuple[Path, ...], Workshop]:
+def _svd_caches(todo: Sequence[ResizePlan]) -> dict[tuple[Path, ...], SvdCache]:
     """Return a place to keep the decomposition of every source that is needed more than once."""
-    from optbench.lora.resize.svd_cache import Workshop, workshop_folder
+    from optbench.lora.resize.svd_cache import SvdCache, svd_cache_folder
 
     found = {}
     counts = Counter(files for run in todo for files in run.sources.values())
@@ -110,14 +110,14 @@ def _workshops(todo: Sequence[AskedResize]) -> dict[tuple[Path, ...], Workshop]:
         cache_dir = Path(run.options.cache_dir)
         for files in run.sources.values():
             source = resources.files_fingerprint(files, cache_dir=cache_dir)
-            folder = workshop_folder(cache_dir, source, run.options.weights)
+            folder = svd_cache_folder(cache_dir, source, run.options.weights)
             # What a killed command left is used up by the next one.
             if counts[files] > 1 or folder.is_dir():
-                found[files] = Workshop(folder)
+                found[files] = SvdCache(folder)
     return found
 
 
-def _conclude(asked: Asked[AskedResize]) -> int:
+def _conclude(asked: Asked[ResizePlan]) -> int:
     """Print what was made and what it kept, build the report, and return the exit code."""
     from optbench.report import build_report
 
@@ -139,7 +139,7 @@ def _conclude(asked: Asked[AskedResize]) -> int:
     return NOT_ALL_DONE if undone else DONE
 
 
-def _table(asked: Asked[AskedResize]) -> Table:
+def _table(asked: Asked[ResizePlan]) -> Table:
     table = Table(title=str(asked.sweep_dir), title_justify="left", box=None)
     for title in (
         "file",

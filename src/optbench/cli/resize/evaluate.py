@@ -1,4 +1,4 @@
-"""What a resized LoRA still does: its pictures and losses, beside those of its original.
+"""Evaluate a resized LoRA by its images and losses, beside those of its original.
 
 The original is a run of its own in the sweep's folder, made once and before all others, from the
 source as it is (of a merge: from the exact weighted sum).
@@ -9,20 +9,17 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
+from optbench.cli.regularize import find_device
 from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
-from optbench.lora.adapters.placing import misfits, network_of
-from optbench.lora.file import LoraFile
-from optbench.lora.keys import clip_skip_of
-from optbench.lora.resize.merge import layer_factors, merged_factors, merged_modules
-from optbench.lora.svd import Factors
+from optbench.lora.adapters.apply import AdapterFile, applied, misfits
 from optbench.metrics.ssim import compare_pictures
 from optbench.models import load_base
 from optbench.render import run_images
@@ -34,19 +31,31 @@ from optbench.training import validation
 from optbench.training.paired_loss import Probe
 from optbench.training.progress import tell
 
-LIKENESS_FILE = "likeness.jsonl"  # one record per picture: how far it is from the original's
+LIKENESS_FILE = "likeness.jsonl"  # one record per image: how far it is from the original's
 
 _TOKENS = 75  # read of a caption, whatever the file was trained with
+_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_FIX = (
+    "give the base it was trained on, for instance base=sd15 base.path=FOLDER, or "
+    "render=off validate=off"
+)
 
 
 @final
-class Laboratory:
-    """The base with its pictures and captions, loaded once for all runs of a command."""
+class ResizeEvaluator:
+    """The base model with its prompts and validation images, loaded once for all runs."""
 
     def __init__(self, options: ResizeOptions) -> None:
-        """Load the base; the pictures of the validation loss are encoded when they are needed."""
+        """Load the base model; validation images are encoded when they are needed.
+
+        Raises:
+            ConfigError: If this machine has no such device, or the device no such precision.
+            BaseError: If the base model cannot be loaded.
+        """
         self._options = options
-        self.base: BaseModel = _base(options.base)
+        device = find_device(options.device, options.mixed_precision)
+        dtype = _DTYPES[options.mixed_precision]
+        self.base: BaseModel = load_base(options.base, device=device, dtype=dtype)
         self._painter = Halving(self.base, tell)
 
     @functools.cached_property
@@ -58,28 +67,34 @@ class Laboratory:
         )
 
     def misfits(self, sources: Sequence[Path]) -> list[Problem]:
-        """Return what keeps the sources from being used on the base."""
-        modules = merged_modules([LoraFile(path) for path in sources])
-        return misfits(
-            self.base.lora_targets(),
-            {name: (one.up, one.down) for name, one in modules.items()},
-            base=self.base.name,
-            where=" and ".join(str(path) for path in sources),
-        )
+        """Return what keeps the sources from being used on the base model."""
+        targets = self.base.lora_targets()
+        return [
+            problem
+            for path in sources
+            for problem in misfits(
+                targets, AdapterFile(path, allow_others=True), base=self.base.name, fix=_FIX
+            )
+        ]
 
-    def examine(
+    def evaluate(
         self,
         run: RunDir,
-        layers: Iterable[tuple[str, Factors]],
+        loras: Sequence[tuple[Path, float]],
         *,
         epoch: int,
         clip_skip: int,
         original: RunDir | None,
     ) -> Row:
-        """Render and measure one epoch's layers; return what its record says of them.
+        """Render and measure one epoch; return what its record says of images and losses.
 
-        `original` is the run to compare with, None for the original itself, which is compared
-        with the base alone: that is how far a LoRA can fall.
+        Args:
+            run: The run's folder.
+            loras: The file, or the files of a merge, each with its strength.
+            epoch: The run's epoch that is rendered and measured.
+            clip_skip: That captions and prompts are encoded with.
+            original: The run to compare with, None for the original itself, which is compared
+                with the base model alone: that is how far a LoRA can fall.
         """
         row: Row = {}
         gallery = self._gallery(run, clip_skip=clip_skip)
@@ -88,8 +103,8 @@ class Laboratory:
             run_images.render_base(gallery)
         if examination is not None:
             validation.prepare(examination)
-        network = network_of(self.base.lora_targets(), layers)
-        with network.merged():
+        adapters = [(AdapterFile(path, allow_others=True), weight) for path, weight in loras]
+        with applied(self.base.lora_targets(), adapters):
             started = time.perf_counter()
             if gallery is not None:
                 run_images.render_merged(gallery, epoch=epoch, lora=run.name)
@@ -105,7 +120,7 @@ class Laboratory:
         return row
 
     def _likeness(self, run: RunDir, *, epoch: int, original: RunDir | None) -> Row:
-        """Compare an epoch's pictures and keep a record of each."""
+        """Compare an epoch's images with the original's; return means, record each."""
         options = self._options
         rows: list[Row] = []
         for prompt in options.prompts.prompts:
@@ -115,9 +130,9 @@ class Laboratory:
                     second = run.images_dir(0) / cell.file_name
                 else:
                     second = original.image_path(cell)
-                found = compare_pictures(first, second) if second.is_file() else None
-                if found is not None:
-                    rows.append({**asdict(cell), **asdict(found)})
+                likeness = compare_pictures(first, second) if second.is_file() else None
+                if likeness is not None:
+                    rows.append({**asdict(cell), **asdict(likeness)})
         if not rows:
             return {}
         rundir.append_rows(run.path / LIKENESS_FILE, rows)
@@ -157,41 +172,18 @@ class Laboratory:
         )
 
 
-def read_layers(
-    sources: Sequence[Path], weights: Sequence[float] | None
-) -> Iterator[tuple[str, Factors]]:
-    """Yield the layers of a file, or of a merge as exact as it gets, one at a time."""
-    files = [LoraFile(path) for path in sources]
-    for name in merged_modules(files):
-        if weights is None:
-            yield name, layer_factors(files[0], name)
-        else:
-            yield name, merged_factors(name, files, weights)
-
-
-def read_dims(sources: Sequence[Path]) -> list[int]:
-    """Return every layer's dim; of a merge the sum of its parts'."""
-    modules = merged_modules([LoraFile(path) for path in sources])
-    return [module.dim for module in modules.values()]
-
-
-def read_clip_skip(source: Path) -> int:
-    """Return with how many skipped layers a LoRA says it was trained; 1 where it says nothing."""
-    return clip_skip_of(LoraFile(source).metadata)
-
-
 def is_embedded(options: BaseOptions) -> bool:
     """Return whether a base is the one that ships, which few LoRAs of the world belong to."""
     return Path(options.path).resolve() == resources.asset("tiny").resolve()
 
 
-def is_wanted(options: ResizeOptions) -> bool:
-    """Return whether pictures or losses are asked for."""
+def is_evaluated(options: ResizeOptions) -> bool:
+    """Return whether images or losses are asked for."""
     return options.render.enabled or options.validate.enabled
 
 
-def has_pictures(run: RunDir, options: ResizeOptions, epochs: Sequence[int]) -> bool:
-    """Return whether every picture that is asked for is on disk."""
+def has_images(run: RunDir, options: ResizeOptions, epochs: Sequence[int]) -> bool:
+    """Return whether every image that is asked for is on disk."""
     if not options.render.enabled:
         return True
     return all(
@@ -202,19 +194,13 @@ def has_pictures(run: RunDir, options: ResizeOptions, epochs: Sequence[int]) -> 
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _base(options: BaseOptions) -> BaseModel:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return load_base(options, device=device, dtype=torch.float32)
-
-
 def _losses_of(run: RunDir, epoch: int) -> dict[validation.Place, float]:
-    found = {
+    losses = {
         (str(row["image"]), int(row["timestep"])): float(row["loss"])
         for row in rundir.read_rows(run.validation_path)
         if row["epoch"] == epoch
     }
-    if not found:
+    if not losses:
         raise ConfigError(
             Problem(
                 str(run.path),
@@ -223,7 +209,7 @@ def _losses_of(run: RunDir, epoch: int) -> dict[validation.Place, float]:
                 f"delete the folder {run.path} and give the command again",
             )
         )
-    return found
+    return losses
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:

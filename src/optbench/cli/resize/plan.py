@@ -29,14 +29,17 @@ _FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
 _NUM_HASH_DIGITS = 8
 _MAX_SLUG_LENGTH = 100
 ORIGINAL = "original"
-# What decides pictures and losses, and no byte of a file.
-_NOT_OF_THE_FILE = ("clip_skip", "base", "dataset", "prompts", "render", "validate")
+# What decides images and losses, and no byte of a file.
+_NOT_OF_THE_FILE = (
+    *("clip_skip", "base", "dataset", "prompts", "render", "validate"),
+    *("device", "mixed_precision"),
+)
 _USUAL = {"save_precision": "fp16", "compat": "v0.11"}  # what a name does not mention
 _EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedResize:
+class ResizePlan:
     """One resized file, or one per epoch of a run, and the folder it has or will have."""
 
     overrides: tuple[str, ...]
@@ -46,7 +49,7 @@ class AskedResize:
     original_dir: Path  # of the run that shows the source as it is
 
 
-def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
+def plan_resizes(arguments: Sequence[str]) -> Asked[ResizePlan]:
     """Return every file a command line asks for; reads the sources' bytes to name them, no more.
 
     Raises:
@@ -58,7 +61,7 @@ def compose_resizes(arguments: Sequence[str]) -> Asked[AskedResize]:
     return asked
 
 
-def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedResize:
+def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePlan:
     _listed(tree, "source")
     options = build_options(ResizeOptions, tree)
     options = replace(options, source=tuple(map(_matched, options.source)))
@@ -66,14 +69,14 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedRes
         *_check_rule(options),
         *_check_sources(options),
         *_check_places(options),
-        *_check_laboratory(options),
+        *_check_evaluation(options),
     ]
     if problems:
         raise ConfigError(*rules.without_repeats(problems))
     sources = _find_sources(options)
     name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
     sweep_dir = Path(options.runs_dir) / name
-    return AskedResize(
+    return ResizePlan(
         overrides=overrides,
         options=options,
         sources=sources,
@@ -100,7 +103,7 @@ def _matches(pattern: str) -> list[str]:
     return sorted(map(str, root.glob(str(Path(pattern).relative_to(root))))) if is_pattern else []
 
 
-def _check_laboratory(options: ResizeOptions) -> list[Problem]:
+def _check_evaluation(options: ResizeOptions) -> list[Problem]:
     """Return what is wrong with the groups that pictures and losses are made with."""
     problems: list[Problem] = []
     if options.clip_skip is not None and options.clip_skip < 1:

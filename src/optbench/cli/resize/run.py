@@ -1,11 +1,11 @@
-"""One asked resize -> its folder: files, what every layer lost, pictures, losses, provenance."""
+"""Resize into a run folder: files, what every layer lost, images, losses, provenance."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,16 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from optbench.cli.resize.evaluate import (
-    LIKENESS_FILE,
-    Laboratory,
-    has_pictures,
-    read_clip_skip,
-    read_dims,
-    read_layers,
-)
-from optbench.cli.resize.plan import ORIGINAL, AskedResize
+from optbench.cli.resize.evaluate import LIKENESS_FILE, ResizeEvaluator, has_images
+from optbench.cli.resize.plan import ORIGINAL, ResizePlan
 from optbench.config.build import plain_settings
 from optbench.errors import DamagedFileError
-from optbench.lora.resize.resize import ModuleRecord, Result, write_resized
+from optbench.lora.file import LoraFile
+from optbench.lora.keys import clip_skip_of
+from optbench.lora.resize.merge import merged_modules
+from optbench.lora.resize.resize import ResizeSpec, retained_energy, write_resized
 from optbench.lora.resize.rules import SizeRule
-from optbench.lora.resize.svd_cache import Workshop
+from optbench.lora.resize.svd_cache import SvdCache
 from optbench.records import Status
 from optbench.render import run_images
 from optbench.schema import ResizeOptions
@@ -35,21 +31,24 @@ from optbench.storage.files import link_or_copy, write_sealed_text
 from optbench.storage.rundir import Row, RunDir, read_config
 
 _NUM_DIGITS = 6
-_LOOKS = ("base", "dataset", "prompts", "render", "validate", "clip_skip")
+_EVALUATION_KEYS = (
+    *("base", "dataset", "prompts", "render", "validate", "clip_skip"),
+    "mixed_precision",
+)
 Sources = tuple[Path, ...]
 
 
 def make_resize(
-    asked: AskedResize, laboratory: Laboratory | None, *, workshops: Mapping[Sources, Workshop]
+    plan: ResizePlan, evaluator: ResizeEvaluator | None, *, svd_caches: Mapping[Sources, SvdCache]
 ) -> Status:
-    """Write one resized file, or one per epoch of a run, into the asked folder, and look at each.
+    """Write one resized file, or one per epoch of a run, into the plan's folder; evaluate each.
 
-    Without a laboratory there are no pictures and no losses. Returns "done"; anything else is
+    Without an evaluator there are no images and no losses. Returns "done"; anything else is
     raised, for the caller to write down as the status.
     """
-    run, options = RunDir(asked.run_dir), asked.options
-    _begin(run, options, config_yaml(asked))
-    wanted = Result(
+    run, options = RunDir(plan.run_dir), plan.options
+    _begin(run, options, config_yaml(plan))
+    spec = ResizeSpec(
         name=run.name,
         rule=SizeRule(
             method=options.method,
@@ -61,36 +60,52 @@ def make_resize(
         precision=options.save_precision,
         weights=options.weights,
     )
-    for epoch, sources in asked.sources.items():
+    for epoch, sources in plan.sources.items():
         started = time.perf_counter()
-        workshop = workshops.get(sources, Workshop())
-        records = write_resized(sources, run.lora_path(epoch), wanted, workshop=workshop)
-        row = _row(run, epoch, records, sources)
-        row["seconds_resize"] = time.perf_counter() - started
-        layers = [_layer_row(epoch or 1, one) for one in records]
+        svd_cache = svd_caches.get(sources, SvdCache())
+        records = write_resized(sources, run.lora_path(epoch), spec, svd_cache=svd_cache)
+        retained, smallest = retained_energy(records)
+        row: Row = {
+            "epoch": epoch or 1,
+            "retained_energy": retained,
+            "least_retained_energy": smallest,
+            "lora_bytes": run.lora_path(epoch).stat().st_size,
+            "source_bytes": sum(path.stat().st_size for path in sources),
+            "mean_dim": math.fsum(record.new_dim for record in records) / len(records),
+            "max_dim": max(record.new_dim for record in records),
+            "seconds_resize": time.perf_counter() - started,
+        }
+        # Under the names that a training's layers have, too.
+        layers: list[Row] = []
+        for record in records:
+            columns = asdict(record)
+            columns["singular_values"] = [
+                float(f"{value:.{_NUM_DIGITS}g}") for value in record.singular_values
+            ]
+            layers.append({"epoch": epoch or 1, "layer": columns.pop("module"), **columns})
         rundir.append_rows(run.layers_path, layers)
-        if laboratory is not None:
-            row |= laboratory.examine(
+        if evaluator is not None:
+            row |= evaluator.evaluate(
                 run,
-                read_layers([run.lora_path(epoch)], None),
+                [(run.lora_path(epoch), 1.0)],
                 epoch=epoch or 1,
                 clip_skip=_clip_skip(options, sources),
-                original=RunDir(asked.original_dir),
+                original=RunDir(plan.original_dir),
             )
         rundir.append_rows(run.epochs_path, [row])
-    link_or_copy(
-        run.lora_path(max(epoch or 0 for epoch in asked.sources) or None), run.lora_path(None)
-    )
-    return _end(run, asked, laboratory)
+    last = run.lora_path(max(epoch or 0 for epoch in plan.sources) or None)
+    link_or_copy(last, run.lora_path(None))
+    return _end(run, plan, evaluator)
 
 
-def make_original(asked: AskedResize, laboratory: Laboratory) -> Status:
-    """Give the source a run of its own, with what its resized files are compared to."""
-    run, options = RunDir(asked.original_dir), asked.options
-    _begin(run, options, original_yaml(asked))
-    for epoch, sources in asked.sources.items():
+def make_original(plan: ResizePlan, evaluator: ResizeEvaluator) -> Status:
+    """Render and measure the source as a run of its own, which resized files are compared to."""
+    run, options = RunDir(plan.original_dir), plan.options
+    _begin(run, options, original_yaml(plan))
+    for epoch, sources in plan.sources.items():
         size = sum(path.stat().st_size for path in sources)
-        dims = read_dims(sources)
+        modules = merged_modules([LoraFile(path) for path in sources])
+        dims = [module.dim for module in modules.values()]
         row: Row = {
             "epoch": epoch or 1,
             "retained_energy": 1.0,
@@ -100,31 +115,30 @@ def make_original(asked: AskedResize, laboratory: Laboratory) -> Status:
             "mean_dim": math.fsum(dims) / len(dims),
             "max_dim": max(dims),
         }
-        row |= laboratory.examine(
+        row |= evaluator.evaluate(
             run,
-            read_layers(sources, options.weights),
+            list(zip(sources, options.weights or (1.0,), strict=True)),
             epoch=epoch or 1,
             clip_skip=_clip_skip(options, sources),
             original=None,
         )
         rundir.append_rows(run.epochs_path, [row])
-    return _end(run, asked, laboratory)
+    return _end(run, plan, evaluator)
 
 
-def is_made(asked: AskedResize) -> bool:
-    """Return whether every file, picture and loss of an asked resize is there already."""
-    run = RunDir(asked.run_dir)
-    files = [run.lora_path(epoch) for epoch in (*asked.sources, None)]
-    is_there = all(one.is_file() for one in files)
-    return is_there and _is_whole(run, asked, config_yaml(asked))
+def is_done(plan: ResizePlan) -> bool:
+    """Return whether every file, image and loss of a resize exists already."""
+    run = RunDir(plan.run_dir)
+    files = [run.lora_path(epoch) for epoch in (*plan.sources, None)]
+    return all(file.is_file() for file in files) and _is_done(run, plan, config_yaml(plan))
 
 
-def is_original_made(asked: AskedResize) -> bool:
-    """Return whether the source's own pictures and losses are there already."""
-    return _is_whole(RunDir(asked.original_dir), asked, original_yaml(asked))
+def is_original_done(plan: ResizePlan) -> bool:
+    """Return whether the source's own images and losses exist already."""
+    return _is_done(RunDir(plan.original_dir), plan, original_yaml(plan))
 
 
-def _is_whole(run: RunDir, asked: AskedResize, config: str) -> bool:
+def _is_done(run: RunDir, plan: ResizePlan, config: str) -> bool:
     record = rundir.read_status(run.path)
     if record.status != "done" or not run.config_path.is_file():
         return False
@@ -132,14 +146,15 @@ def _is_whole(run: RunDir, asked: AskedResize, config: str) -> bool:
         stored = read_config(run)
     except DamagedFileError:
         return False
-    wanted = OmegaConf.to_container(OmegaConf.create(config))
-    assert isinstance(wanted, dict)
-    if any(stored.get(key) != wanted[key] for key in _LOOKS):
+    current = OmegaConf.to_container(OmegaConf.create(config))
+    assert isinstance(current, dict)
+    # Older runs have no precision in their settings: it was always float32.
+    if any(stored.get(key, "no") != current[key] for key in _EVALUATION_KEYS):
         return False
     if not record.facts.get("is_examined"):
-        # Nothing was asked for, or the base is not the LoRA's: the same as it would be now.
+        # Evaluation was off, or the base is not the LoRA's: the same as it would be now.
         return True
-    return has_pictures(run, asked.options, [epoch or 1 for epoch in asked.sources])
+    return has_images(run, plan.options, [epoch or 1 for epoch in plan.sources])
 
 
 def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
@@ -154,75 +169,43 @@ def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     write_sealed_text(run.config_path, config)
 
 
-def _end(run: RunDir, asked: AskedResize, laboratory: Laboratory | None) -> Status:
-    options = asked.options
-    if laboratory is not None and options.render.enabled:
-        num_epochs = max(epoch or 1 for epoch in asked.sources)
+def _end(run: RunDir, plan: ResizePlan, evaluator: ResizeEvaluator | None) -> Status:
+    options = plan.options
+    if evaluator is not None and options.render.enabled:
+        num_epochs = max(epoch or 1 for epoch in plan.sources)
         run_images.draw_run_sheets(run, options.prompts, options.render, num_epochs=num_epochs)
-    rundir.write_json(run.provenance_path, _provenance(asked, laboratory))
-    rundir.write_status(run.path, "done", is_examined=laboratory is not None)
+    rundir.write_json(run.provenance_path, _provenance(plan, evaluator))
+    rundir.write_status(run.path, "done", is_examined=evaluator is not None)
     return "done"
 
 
 def _clip_skip(options: ResizeOptions, sources: Sources) -> int:
-    return read_clip_skip(sources[0]) if options.clip_skip is None else options.clip_skip
+    if options.clip_skip is not None:
+        return options.clip_skip
+    return clip_skip_of(LoraFile(sources[0]).metadata)
 
 
-def config_yaml(asked: AskedResize) -> str:
+def config_yaml(plan: ResizePlan) -> str:
     """Return the settings as YAML, spelled like their overrides."""
-    return OmegaConf.to_yaml(OmegaConf.create(plain_settings(asked.options)))
+    return OmegaConf.to_yaml(OmegaConf.create(plain_settings(plan.options)))
 
 
-def original_yaml(asked: AskedResize) -> str:
+def original_yaml(plan: ResizePlan) -> str:
     """Return the settings of the original's own run: none of them is about a size."""
-    settings = plain_settings(asked.options)
+    settings = plain_settings(plan.options)
     nothing = dict.fromkeys(("param", "new_dim", "new_conv_dim", "save_precision", "compat"))
     return OmegaConf.to_yaml(OmegaConf.create({**settings, **nothing, "method": ORIGINAL}))
 
 
-def whole_energy(records: Sequence[ModuleRecord]) -> tuple[float, float]:
-    """Return the retained share of the network's energy, and the least of any layer.
-
-    The energy of a network is sum_layers ||scale * up @ down||_F^2.
-    """
-    kept = total = 0.0
-    for one in records:
-        energy = (one.alpha / one.new_dim) ** 2 * math.fsum(s**2 for s in one.singular_values)
-        total += energy
-        kept += energy * one.retained_fro**2
-    return kept / total if total > 0 else 1.0, min(one.retained_fro**2 for one in records)
-
-
-def _row(run: RunDir, epoch: int | None, records: Sequence[ModuleRecord], sources: Sources) -> Row:
-    retained, least = whole_energy(records)
-    return {
-        "epoch": epoch or 1,
-        "retained_energy": retained,
-        "least_retained_energy": least,
-        "lora_bytes": run.lora_path(epoch).stat().st_size,
-        "source_bytes": sum(path.stat().st_size for path in sources),
-        "mean_dim": math.fsum(one.new_dim for one in records) / len(records),
-        "max_dim": max(one.new_dim for one in records),
-    }
-
-
-def _layer_row(epoch: int, record: ModuleRecord) -> Row:
-    """Return a layer's record under the names that trainings' layers have, too."""
-    values = [float(f"{value:.{_NUM_DIGITS}g}") for value in record.singular_values]
-    row = {"epoch": epoch, "layer": record.module, **asdict(record), "singular_values": values}
-    del row["module"]
-    return row
-
-
-def _provenance(asked: AskedResize, laboratory: Laboratory | None) -> dict[str, Any]:
+def _provenance(plan: ResizePlan, evaluator: ResizeEvaluator | None) -> dict[str, Any]:
     extra: dict[str, Any] = {
         "sources": {
-            str(path): path.stat().st_size for each in asked.sources.values() for path in each
+            str(path): path.stat().st_size for paths in plan.sources.values() for path in paths
         },
         "num_threads": torch.get_num_threads(),
     }
-    if laboratory is not None:
-        base = laboratory.base
+    if evaluator is not None:
+        base = evaluator.base
         extra["base"] = {"name": base.name, "fingerprint": base.fingerprint}
         extra["device"] = str(base.device)
     return provenance.collect(packages=["torch", "safetensors"], command=sys.argv, extra=extra)

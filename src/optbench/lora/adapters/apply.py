@@ -24,15 +24,21 @@ from optbench.records import LoraTarget
 class AdapterFile(SafetensorsFile):
     """An open adapter file: its metadata and its layers, read one at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, allow_others: bool = False) -> None:
         """Read the header.
+
+        Args:
+            path: The file.
+            allow_others: Pass over tensors that belong to no layer, instead of refusing the file.
 
         Raises:
             DamagedFileError: If the file is absent, cut short or no safetensors file.
             ConfigError: If it holds a form that is not read, or layers that do not fit together.
         """
         super().__init__(path)
-        self.layers, problems = layers_of(self.shapes, self.metadata, where=str(path))
+        self.layers, problems = layers_of(
+            self.shapes, self.metadata, where=str(path), allow_others=allow_others
+        )
         problems += self._unfitting()
         if problems:
             raise ConfigError(*problems)
@@ -110,11 +116,16 @@ def read_clip_skip(path: Path) -> int:
     return lora_keys.clip_skip_of(AdapterFile(path).metadata)
 
 
-def misfits(targets: Sequence[LoraTarget], path: Path, *, base: str) -> list[Problem]:
+def misfits(
+    targets: Sequence[LoraTarget],
+    file: AdapterFile,
+    *,
+    base: str,
+    fix: str = "give the base it was trained on, for instance base=sd15 base.path=FOLDER",
+) -> list[Problem]:
     """Return a problem if a layer of a file has no place in the base, or one of another size."""
     places = _places(targets)
     strange, unlike = [], []
-    file = AdapterFile(path)
     for name, layer in file.layers.items():
         if name not in places:
             strange.append(name)
@@ -127,14 +138,14 @@ def misfits(targets: Sequence[LoraTarget], path: Path, *, base: str) -> list[Pro
         unlike,
         len(file.layers),
         base=base,
-        where=str(path),
-        fix="give the base it was trained on, for instance base=sd15 base.path=FOLDER",
+        where=str(file.path),
+        fix=fix,
     )
 
 
 @contextlib.contextmanager
 def applied(
-    targets: Sequence[LoraTarget], adapters: Sequence[tuple[Path, float]]
+    targets: Sequence[LoraTarget], adapters: Sequence[tuple[AdapterFile, float]]
 ) -> Iterator[None]:
     """Return a context in which the base's weights hold W + sum_i strength_i change_i(W).
 
@@ -146,8 +157,7 @@ def applied(
     wanted: dict[str, list[tuple[AdapterFile, AdapterLayer, float]]] = {}
     try:
         with torch.no_grad():
-            for path, strength in adapters:
-                file = AdapterFile(path)
+            for file, strength in adapters:
                 for name, layer in file.layers.items():
                     wanted.setdefault(places[name].name, []).append((file, layer, strength))
             for target in targets:

@@ -54,7 +54,11 @@ class AdapterLayer:
 
 
 def layers_of(
-    shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str], *, where: str
+    shapes: Mapping[str, tuple[int, ...]],
+    metadata: Mapping[str, str],
+    *,
+    where: str,
+    allow_others: bool = False,
 ) -> tuple[dict[str, AdapterLayer], list[Problem]]:
     """Return a file's layers by name, and everything that keeps it from being read.
 
@@ -62,6 +66,7 @@ def layers_of(
         shapes: Every key of the file and the shape of its tensor.
         metadata: What the file says about itself.
         where: The file, for the reader.
+        allow_others: Whether tensors that belong to no layer are passed over.
     """
     foreign = [
         (f"{form}, a form of adapter that is not read,", keys)
@@ -92,7 +97,7 @@ def layers_of(
         if form
     }
     complaints = {
-        "tensors of no known form": unknown,
+        "tensors of no known form": [] if allow_others else unknown,
         "layers of which a part is missing or too many": [
             name for name, form in forms.items() if not form
         ],

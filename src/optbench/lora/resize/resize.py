@@ -1,4 +1,4 @@
-"""LoRA files -> one smaller file, layer by layer, and a record of what every layer lost.
+"""Write LoRA files of smaller dims, layer by layer, and record what every layer lost.
 
 In memory are the result in its own dtype and a layer per thread; sources are only ever read.
 """
@@ -19,13 +19,23 @@ from torch import Tensor
 
 from optbench.errors import ConfigError, Problem
 from optbench.lora.file import LoraFile
-from optbench.lora.keys import ModuleShape
+from optbench.lora.keys import ALPHA, DOWN, UP, ModuleShape
 from optbench.lora.resize.merge import layer_factors, merged_factors, merged_modules
 from optbench.lora.resize.rules import SizeRule, kept_dim
-from optbench.lora.resize.svd_cache import Workshop
+from optbench.lora.resize.svd_cache import SvdCache
 from optbench.lora.save import DTYPES, is_finite, save_lora
 from optbench.lora.svd import Decomposition, Factors, shorten
 from optbench.schema import SavePrecision
+
+DYNAMIC = "Dynamic"  # kohya's word where layers differ
+_OUTDATED = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.thumbnail")
+# Width of the text states that cross-attention reads -> what metadata calls the family.
+_FAMILIES = {
+    768: {"ss_base_model_version": "sd_v1", "ss_v2": "False"},
+    1024: {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    2048: {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"},
+}
+_NO_CACHE = SvdCache()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +53,8 @@ class ModuleRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a new file is made to be."""
+class ResizeSpec:
+    """The name, sizes and precision of a new file."""
 
     name: str  # that A1111 shows
     rule: SizeRule
@@ -52,11 +62,8 @@ class Result:
     weights: tuple[float, ...] | None  # of a merge, one per source
 
 
-_NOTHING_KEPT = Workshop()
-
-
 def write_resized(
-    sources: Sequence[Path], target: Path, wanted: Result, *, workshop: Workshop = _NOTHING_KEPT
+    sources: Sequence[Path], target: Path, spec: ResizeSpec, *, svd_cache: SvdCache = _NO_CACHE
 ) -> tuple[ModuleRecord, ...]:
     """Write one resized (or merged and resized) LoRA file; return a record per layer.
 
@@ -69,32 +76,59 @@ def write_resized(
         ConfigError: If a source is no plain LoRA, if sources do not fit together, or if a number
             is too large for the dtype asked for.
     """
-    dtype = DTYPES[wanted.precision]
-    tensors: dict[str, Tensor] = {}
-    records: list[ModuleRecord] = []
+    dtype = DTYPES[spec.precision]
     files = [LoraFile(path) for path in sources]
     modules = merged_modules(files)
     for file in files:
         file.check_finite()
 
-    def resize_one(module: ModuleShape) -> tuple[dict[str, Tensor], ModuleRecord]:
-        factors = _factors(module.name, files, wanted)
-        kept, record = _resize(module, factors, wanted.rule, workshop)
+    def resize_layer(module: ModuleShape) -> tuple[dict[str, Tensor], ModuleRecord]:
+        if spec.weights is None:
+            factors = layer_factors(files[0], module.name)
+        else:
+            factors = merged_factors(module.name, files, spec.weights)
+        with torch.inference_mode():
+            svd = svd_cache.decompose(module.name, factors)
+            dim = kept_dim(
+                svd.singular_values,
+                spec.rule,
+                largest_rank=factors.largest_rank,
+                is_conv=module.is_conv,
+            )
+            small = shorten(svd, dim)
+        layer = {DOWN: small.down, UP: small.up, ALPHA: torch.tensor(small.alpha)}
+        keyed = {module.name + suffix: tensor for suffix, tensor in layer.items()}
         # Rounded at once: in float32 the result of a large file would take twice the room.
-        return _cast(_tensors(module.name, kept), dtype, where=str(target)), record
+        return _cast(keyed, dtype, where=str(target)), _record(module, svd, small)
 
+    tensors: dict[str, Tensor] = {}
+    records: list[ModuleRecord] = []
     with _threads() as pool:
-        for made, record in pool.map(resize_one, modules.values()):
-            tensors |= made
+        for layer_tensors, record in pool.map(resize_layer, modules.values()):
+            tensors |= layer_tensors
             records.append(record)
-    if wanted.weights is None:
+    if spec.weights is None:
         others = {key: files[0].tensor(key) for key in files[0].others}
         tensors |= _cast(others, dtype, where=str(target))
-    metadata = carried_over(files)
+    metadata = resized_metadata(common_metadata(files), records, modules, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = rewritten(metadata, records, modules, wanted)
-    save_lora(target, tensors, precision=wanted.precision, metadata=metadata)
+    save_lora(target, tensors, precision=spec.precision, metadata=metadata)
     return tuple(records)
+
+
+def retained_energy(records: Sequence[ModuleRecord]) -> tuple[float, float]:
+    """Return the retained share of the network's energy, and the smallest of any layer.
+
+    The energy of a network is sum_layers ||scale * up @ down||_F^2.
+    """
+    retained = total = 0.0
+    for record in records:
+        scale = record.alpha / record.new_dim
+        energy = scale**2 * math.fsum(value**2 for value in record.singular_values)
+        total += energy
+        retained += energy * record.retained_fro**2
+    smallest = min(record.retained_fro**2 for record in records)
+    return retained / total if total > 0 else 1.0, smallest
 
 
 @contextlib.contextmanager
@@ -115,51 +149,25 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(num_threads)
 
 
-def _factors(name: str, files: Sequence[LoraFile], wanted: Result) -> Factors:
-    if wanted.weights is None:
-        return layer_factors(files[0], name)
-    return merged_factors(name, files, wanted.weights)
-
-
-def _resize(
-    module: ModuleShape, factors: Factors, rule: SizeRule, workshop: Workshop
-) -> tuple[Factors, ModuleRecord]:
-    with torch.inference_mode():
-        whole = workshop.take_apart(module.name, factors)
-        dim = kept_dim(
-            whole.singular_values, rule, largest_rank=factors.largest_rank, is_conv=module.is_conv
-        )
-        kept = shorten(whole, dim)
-    return kept, _record(module.name, whole, kept, is_conv=module.is_conv)
-
-
-def _record(name: str, whole: Decomposition, kept: Factors, *, is_conv: bool) -> ModuleRecord:
-    values = whole.singular_values
+def _record(module: ModuleShape, svd: Decomposition, small: Factors) -> ModuleRecord:
+    values = svd.singular_values
     squares = [value**2 for value in values]
     return ModuleRecord(
-        module=name,
-        is_conv=is_conv,
-        old_dim=whole.factors.dim,
-        new_dim=kept.dim,
-        alpha=kept.alpha,
-        retained_sum=_share(values[: kept.dim], values),
-        retained_fro=math.sqrt(_share(squares[: kept.dim], squares)),
+        module=module.name,
+        is_conv=module.is_conv,
+        old_dim=svd.factors.dim,
+        new_dim=small.dim,
+        alpha=small.alpha,
+        retained_sum=_share(values[: small.dim], values),
+        retained_fro=math.sqrt(_share(squares[: small.dim], squares)),
         singular_values=values,
     )
 
 
-def _share(kept: Sequence[float], whole: Sequence[float]) -> float:
-    """Return the kept share of a sum; all of it where there was nothing to lose."""
+def _share(part: Sequence[float], whole: Sequence[float]) -> float:
+    """Return a part's share of a sum; all of it where there was nothing to lose."""
     total = math.fsum(whole)
-    return math.fsum(kept) / total if total > 0 else 1.0
-
-
-def _tensors(name: str, factors: Factors) -> dict[str, Tensor]:
-    return {
-        f"{name}.lora_down.weight": factors.down,
-        f"{name}.lora_up.weight": factors.up,
-        f"{name}.alpha": torch.tensor(factors.alpha),
-    }
+    return math.fsum(part) / total if total > 0 else 1.0
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, *, where: str) -> dict[str, Tensor]:
@@ -177,17 +185,7 @@ def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype, *, where: str) -> d
     return cast
 
 
-DYNAMIC = "Dynamic"  # kohya's word where layers differ
-_OUTDATED = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.thumbnail")
-# Width of the text states that cross-attention reads -> what metadata calls the family.
-_FAMILIES = {
-    768: {"ss_base_model_version": "sd_v1", "ss_v2": "False"},
-    1024: {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
-    2048: {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"},
-}
-
-
-def carried_over(files: Sequence[LoraFile]) -> dict[str, str]:
+def common_metadata(files: Sequence[LoraFile]) -> dict[str, str]:
     """Return what all sources say alike, without what is only true of a file's own bytes."""
     first, *others = (file.metadata for file in files)
     return {
@@ -197,11 +195,11 @@ def carried_over(files: Sequence[LoraFile]) -> dict[str, str]:
     }
 
 
-def rewritten(
+def resized_metadata(
     metadata: Mapping[str, str],
     records: Sequence[ModuleRecord],
     modules: Mapping[str, ModuleShape],
-    wanted: Result,
+    spec: ResizeSpec,
 ) -> dict[str, str]:
     """Return the new file's metadata.
 
@@ -209,44 +207,38 @@ def rewritten(
     conv_alpha follow too, `ss_output_name` is the new name (A1111 takes two files of one name for
     one), and `optbench.resize` holds every setting.
     """
-    is_dynamic = wanted.rule.method != "none"
-    linear = [one for one in records if not one.is_conv] or records
-    old = metadata.get("ss_training_comment", "")
-    said = {
+    rule = spec.rule
+    is_dynamic = rule.method != "none"
+    old_dim = max(record.old_dim for record in records)
+    comment = "" if spec.weights is None else f"merged from {len(spec.weights)} LoRAs; "
+    if is_dynamic:
+        comment += f"Dynamic resize with {rule.method}: {rule.param:g} from {old_dim}"
+    else:
+        conv = f" (conv: {rule.conv_dim})" if rule.conv_dim is not None else ""
+        comment += f"dimension is resized from {old_dim} to {rule.dim}{conv}"
+    old_comment = metadata.get("ss_training_comment", "")
+    linear = [record for record in records if not record.is_conv] or records
+    settings = {
+        "weights": spec.weights,
+        "method": rule.method,
+        "param": rule.param,
+        "new_dim": rule.dim,
+        "new_conv_dim": rule.conv_dim,
+        "save_precision": spec.precision,
+        "compat": rule.compat,
+    }
+    resized = {
         **_family(metadata, modules.values()),
         **metadata,
-        "ss_output_name": wanted.name,
-        "ss_network_dim": DYNAMIC if is_dynamic else str(wanted.rule.dim),
-        "ss_network_alpha": DYNAMIC if is_dynamic else _one_of(_alphas(linear)),
-        "ss_training_comment": "; ".join(filter(None, (_comment(records, wanted), old))),
-        "optbench.resize": json.dumps(settings_said(wanted)),
+        "ss_output_name": spec.name,
+        "ss_network_dim": DYNAMIC if is_dynamic else str(rule.dim),
+        "ss_network_alpha": DYNAMIC if is_dynamic else _common(_alphas(linear)),
+        "ss_training_comment": "; ".join(filter(None, (comment, old_comment))),
+        "optbench.resize": json.dumps(settings),
     }
     if arguments := _network_arguments(metadata, records, modules, is_dynamic=is_dynamic):
-        said["ss_network_args"] = json.dumps(arguments)
-    return said
-
-
-def settings_said(wanted: Result) -> dict[str, Any]:
-    """Return the settings that decide the new weights, without places on disk."""
-    return {
-        "weights": wanted.weights,
-        "method": wanted.rule.method,
-        "param": wanted.rule.param,
-        "new_dim": wanted.rule.dim,
-        "new_conv_dim": wanted.rule.conv_dim,
-        "save_precision": wanted.precision,
-        "compat": wanted.rule.compat,
-    }
-
-
-def _comment(records: Sequence[ModuleRecord], wanted: Result) -> str:
-    old_dim = max(one.old_dim for one in records)
-    merged = "" if wanted.weights is None else f"merged from {len(wanted.weights)} LoRAs; "
-    if wanted.rule.method != "none":
-        resized = f"Dynamic resize with {wanted.rule.method}: {wanted.rule.param:g} from {old_dim}"
-        return merged + resized
-    conv = f" (conv: {wanted.rule.conv_dim})" if wanted.rule.conv_dim is not None else ""
-    return f"{merged}dimension is resized from {old_dim} to {wanted.rule.dim}{conv}"
+        resized["ss_network_args"] = json.dumps(arguments)
+    return resized
 
 
 def _network_arguments(
@@ -258,23 +250,23 @@ def _network_arguments(
 ) -> dict[str, Any]:
     """Return the source's network arguments with the new sizes of its wider kernels."""
     try:
-        arguments = json.loads(metadata.get("ss_network_args", "{}"))
+        stored = json.loads(metadata.get("ss_network_args", "{}"))
     except ValueError:
-        arguments = {}
-    known = arguments if isinstance(arguments, dict) else {}
-    wide = [one for one in records if modules[one.module].down[2:] not in ((), (1, 1))]
+        stored = {}
+    arguments = stored if isinstance(stored, dict) else {}
+    wide = [record for record in records if modules[record.module].down[2:] not in ((), (1, 1))]
     if wide:
-        dims = [str(one.new_dim) for one in wide]
-        known["conv_dim"] = DYNAMIC if is_dynamic else _one_of(dims)
-        known["conv_alpha"] = DYNAMIC if is_dynamic else _one_of(_alphas(wide))
-    return known
+        dims = [str(record.new_dim) for record in wide]
+        arguments["conv_dim"] = DYNAMIC if is_dynamic else _common(dims)
+        arguments["conv_alpha"] = DYNAMIC if is_dynamic else _common(_alphas(wide))
+    return arguments
 
 
 def _alphas(records: Iterable[ModuleRecord]) -> list[str]:
-    return [f"{one.alpha:g}" for one in records]
+    return [f"{record.alpha:g}" for record in records]
 
 
-def _one_of(values: Sequence[str]) -> str:
+def _common(values: Sequence[str]) -> str:
     return values[0] if len(set(values)) == 1 else DYNAMIC
 
 
@@ -286,5 +278,5 @@ def _family(metadata: Mapping[str, str], modules: Iterable[ModuleShape]) -> dict
     """
     if "ss_base_model_version" in metadata or "ss_v2" in metadata:
         return {}
-    widths = {one.down[1] for one in modules if one.name.endswith("attn2_to_k")}
+    widths = {module.down[1] for module in modules if module.name.endswith("attn2_to_k")}
     return _FAMILIES.get(widths.pop(), {}) if len(widths) == 1 else {}
