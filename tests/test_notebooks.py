@@ -91,6 +91,11 @@ def test_a_notebook_runs_and_carries_no_output(
     names = executed(path, tmp_path, monkeypatch)
     if path.stem in ("loss", "sweep-as-tables"):
         assert len(names["loss"].columns) == 2
+    if path.stem == "sweep-as-tables":
+        assert names["settings"]["verdict"].tolist() == ["unranked", "unranked"]
+        assert names["leaders"] == []
+        assert names["untuned"] == ["adamw", "lion"]
+        assert [step.reason for step in names["steps"]][-1] == "rates_untuned"
     if path.stem == "loss":
         assert len(names["bands"]) == (2 if is_full else 0)
         assert names["difference"].abs().max().max() == 0  # both were given one loss

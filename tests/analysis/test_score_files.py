@@ -10,10 +10,10 @@ import pytest
 
 from optbench import analysis
 from optbench.analysis import load
-from optbench.analysis.evidence import gather
+from optbench.analysis.evidence import read_sweep
 from optbench.analysis.score_files import FORMAT, read_scores
 from optbench.report import build_report
-from optbench.report.findings import find
+from optbench.report.ratings_section import ratings_section
 from optbench.storage import rundir
 from tests.builders.fabricated import make_run, make_sweep
 
@@ -164,7 +164,7 @@ def test_people_are_joined_with_what_was_measured(tmp_path: Path) -> None:
     sweep = people_sweep(tmp_path)
     frames = load(sweep)
     assert (len(frames.scores), len(frames.votes)) == (13, 15)
-    people = find(gather(sweep)).people
+    people = ratings_section(read_sweep(sweep), analysis.rank_settings(frames))
     assert people is not None
     assert [one.label for one in people.rated] == ["sgd", "came", "lion", "adamw"]
     best = people.rated[0]
@@ -187,7 +187,7 @@ def test_agreement_with_oneself_knows_the_sides(tmp_path: Path) -> None:
 
 def test_scores_of_several_runs_are_over_runs(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", {("adamw", 8): [-0.02, -0.03]})
-    names = [run.run.name for run in gather(sweep).runs]
+    names = [run.name for run in read_sweep(sweep).runs]
     scores = [{**cell(names[i], seed), "score": 50 + 20 * i} for i in (0, 1) for seed in (1, 2)]
     write(sweep, scores=scores)
     found = analysis.mean_scores(load(sweep).scores, dict.fromkeys(names, "one"))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optbench.analysis.evidence import gather
-from optbench.analysis.standings import label_of
+from optbench.analysis.evidence import read_sweep
+from optbench.analysis.image_metrics import Flag
 from optbench.report.answer import Answer, make_answer
-from optbench.report.charts.scatter import Point
-from optbench.report.charts.tradeoffs import frontier
-from optbench.report.findings import Findings, find
-from optbench.report.image_flags import oddities
-from optbench.report.image_metrics import Flag
+from optbench.report.charts.styles import run_styles
+from optbench.report.findings import Findings, make_findings
+from optbench.report.image_flags import by_setting
 from optbench.report.tables import SettingRow, setting_rows
+from optbench.storage.resources import program
 from tests.builders.fabricated import make_run, make_sweep
 
 CLEAR = {
@@ -27,7 +25,12 @@ TIED = {("adamw", 8): [-0.030, -0.022, -0.028], ("lion", 8): [-0.029, -0.025, -0
 
 
 def findings_of(tmp_path: Path, gains: Any, **changes: Any) -> Findings:
-    return find(gather(make_sweep(tmp_path / "s", gains, **changes)))
+    return findings_in(make_sweep(tmp_path / "s", gains, **changes))
+
+
+def findings_in(folder: Path) -> Findings:
+    sweep = read_sweep(folder)
+    return make_findings(sweep, run_styles(sweep))
 
 
 def said(found: Findings) -> str:
@@ -63,28 +66,35 @@ def test_one_seed_ranks_nothing(tmp_path: Path) -> None:
     assert {row.verdict for row in found.settings} == {"cannot tell"}
     assert all("n = 1" in row.badges for row in found.settings)
     assert [row.label for row in found.settings] == ["adamw", "lion"]  # the sweep's order
-    assert "python -m optbench -m optimizer=adamw,lion seed=1,2,3" in text
+    assert f"{program()} -m optimizer=adamw,lion seed=1,2,3" in text
 
 
-def with_flags(found: Findings, **labels: str) -> tuple[Answer, list[SettingRow]]:
-    """Return answer and rows as they are when pictures of settings are flagged."""
-    sweep = found.standings.settings[0].runs[0].run.path.parent
-    evidence = gather(sweep)
+def with_flags(found: Findings, folder: Path, **labels: str) -> tuple[Answer, list[SettingRow]]:
+    """Return answer and rows as they are when images of settings are burnt, or once were."""
     flags = [
-        Flag(run=run, what=what, why="clipped 0.5; epoch 1, 2", is_last=not what.startswith("was"))
+        Flag(
+            sweep=folder.name,
+            run=run,
+            kind="burnt",
+            metric="clipped",
+            value=0.5,
+            base_value=None,
+            epochs=(1, 2),
+            is_last=what == "burnt",
+        )
         for setting in found.standings.settings
         for run in setting.runs
         if (what := labels.get(setting.label))
     ]
-    odd = oddities(found.standings, flags)
-    answer = make_answer(evidence, found.standings, odd)
+    flagged = by_setting(found.standings, flags)
+    answer = make_answer(read_sweep(folder), found.standings, flagged)
     assert answer is not None
-    return answer, setting_rows(evidence, found.standings, odd)
+    return answer, setting_rows(found.standings, flagged)
 
 
 def test_a_loss_recommends_no_odd_pictures_without_a_word(tmp_path: Path) -> None:
     clear = findings_of(tmp_path, CLEAR)
-    answer, rows = with_flags(clear, lion="burnt")
+    answer, rows = with_flags(clear, tmp_path / "s", lion="burnt")
     assert answer.headline.startswith("Use lion: it has the lowest")
     assert answer.headline.endswith("But its pictures are odd: look at them first.")
     assert answer.sure[0] == "Pictures of lion after the last epoch: burnt (clipped 0.5)."
@@ -95,24 +105,24 @@ def test_a_loss_recommends_no_odd_pictures_without_a_word(tmp_path: Path) -> Non
     }
     # Of what is not recommended, or was odd only before the end, nothing is said.
     for label, what in (("adamw", "burnt"), ("lion", "was burnt")):
-        answer, _ = with_flags(clear, **{label: what})
+        answer, _ = with_flags(clear, tmp_path / "s", **{label: what})
         assert "odd" not in answer.headline
         assert "Pictures of" not in answer.sure[0]
-    answer, _ = with_flags(clear, lion="burnt", adamw="burnt")
+    answer, _ = with_flags(clear, tmp_path / "s", lion="burnt", adamw="burnt")
     assert "No setting here has pictures without something odd." in answer.sure
 
 
 def test_a_hint_is_told_of_odd_pictures_too(tmp_path: Path) -> None:
     hint = findings_of(tmp_path, {key: gains[:1] for key, gains in CLEAR.items()})
-    answer, _ = with_flags(hint, lion="noise")
+    answer, _ = with_flags(hint, tmp_path / "s", lion="burnt")
     assert answer.headline.startswith("A hint, not an answer: lion")
     assert answer.headline.endswith("But its pictures are odd: look at them first.")
-    answer, _ = with_flags(hint, adamw="noise")
+    answer, _ = with_flags(hint, tmp_path / "s", adamw="burnt")
     assert "odd" not in answer.headline
 
 
 def test_of_tied_settings_the_fastest_with_sound_pictures_is_named(tmp_path: Path) -> None:
-    answer, _ = with_flags(findings_of(tmp_path, TIED), lion="noise")
+    answer, _ = with_flags(findings_of(tmp_path, TIED), tmp_path / "s", lion="burnt")
     assert "Of these the fastest is adamw." in answer.headline
     assert answer.headline.endswith("But look first at the pictures of lion: odd.")
 
@@ -145,13 +155,13 @@ def test_without_results_nothing_is_recommended(tmp_path: Path, status: str, wor
 
 
 def test_an_empty_folder_has_no_answer(tmp_path: Path) -> None:
-    assert find(gather(tmp_path)).answer is None
+    assert findings_in(tmp_path).answer is None
 
 
 def test_what_breaks_for_one_seed_is_never_recommended(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s", CLEAR)
     make_run(tmp_path / "s", "lion-4", -0.5, optimizer="lion", seed=4, status="diverged")
-    found = find(gather(tmp_path / "s"))
+    found = findings_in(tmp_path / "s")
     assert said(found).startswith("Use adamw:")
     assert "lion (1 of 4)" in said(found)
     (row,) = [one for one in found.settings if one.label == "lion"]
@@ -162,7 +172,7 @@ def test_what_breaks_for_one_seed_is_never_recommended(tmp_path: Path) -> None:
 def test_half_a_sweep_counts_what_is_done(tmp_path: Path) -> None:
     make_sweep(tmp_path / "s", CLEAR)
     make_run(tmp_path / "s", "x", -0.9, optimizer="lion", dim=16, seed=1, status="interrupted")
-    text = said(find(gather(tmp_path / "s")))
+    text = said(findings_in(tmp_path / "s"))
     assert text.startswith("Use lion network.dim=8:")
     assert "1 of 7 runs is not finished" in text
 
@@ -184,7 +194,7 @@ def test_the_training_loss_is_named_as_the_weakest_evidence(tmp_path: Path) -> N
     for optimizer in ("adamw", "lion"):
         for seed in (1, 2):
             make_run(sweep, f"{optimizer}{seed}", None, optimizer=optimizer, seed=seed)
-    text = said(find(gather(sweep)))
+    text = said(findings_in(sweep))
     assert "the weakest evidence there is" in text
     assert "validate=default" in text
 
@@ -193,22 +203,16 @@ def test_a_folder_of_several_commands_is_repeated_by_each_of_them(tmp_path: Path
     made = {"adamw": ["optbench", "-m", "optimizer=adamw"], "lion": ["optimizer=lion", "lr_mult=2"]}
     for optimizer, command in made.items():
         make_run(tmp_path / "s", optimizer, -0.1, optimizer=optimizer, command=command)
-    text = said(find(gather(tmp_path / "s")))
-    assert "python -m optbench -m optimizer=adamw seed=1,2,3\n" in text
-    assert "python -m optbench -m optimizer=lion lr_mult=2 seed=1,2,3" in text
+    text = said(findings_in(tmp_path / "s"))
+    assert f"{program()} -m optimizer=adamw seed=1,2,3\n" in text
+    assert f"{program()} -m optimizer=lion lr_mult=2 seed=1,2,3" in text
     # Of very many commands one is made, of all that varies.
     for number in range(4):
         command = [f"optimizer=came{number}"]
         make_run(tmp_path / "s", f"c{number}", optimizer=f"came{number}", command=command)
     assert "optimizer=adamw,came0,came1,came2,came3,lion seed=1,2,3" in said(
-        find(gather(tmp_path / "s"))
+        findings_in(tmp_path / "s")
     )
-
-
-def test_a_lora_that_is_gone_on_from_is_named_without_its_folders(tmp_path: Path) -> None:
-    factors = ("optimizer", "network.weights")
-    assert label_of(factors, ("adamw", "runs/a/lora/b.safetensors")) == "adamw network.weights=b"
-    assert label_of(factors, ("adamw", "null")) == "adamw"
 
 
 @pytest.mark.parametrize("status", ["done", "diverged"])
@@ -234,10 +238,10 @@ def test_pictures_that_were_trained_on_are_said(tmp_path: Path) -> None:
 
 def test_time_is_not_compared_beside_other_work(tmp_path: Path) -> None:
     found = findings_of(tmp_path, TIED, load=9.0)
-    assert "Time is not compared here" in said(found)
+    assert "Times are not compared here" in said(found)
     assert "Of these the fastest" not in said(found)
-    assert all("other work ran beside" in row.badges for row in found.settings)
-    assert all(run.rank is None for run in gather(tmp_path / "s").runs)
+    assert all("machine was busy" in row.badges for row in found.settings)
+    assert all(run.rank is None for run in read_sweep(tmp_path / "s").runs)
 
 
 def test_the_edge_of_the_ladder_is_said(tmp_path: Path) -> None:
@@ -245,7 +249,7 @@ def test_the_edge_of_the_ladder_is_said(tmp_path: Path) -> None:
     for optimizer, gains in (("adamw", (-0.01, -0.02, -0.03)), ("lion", (-0.01, -0.03, -0.02))):
         for mult, gain in zip((0.3, 1.0, 3.0), gains, strict=True):
             make_run(sweep, f"{optimizer}{mult}", gain, optimizer=optimizer, lr_mult=mult)
-    found = find(gather(sweep))
+    found = findings_in(sweep)
     edges = {row.label: row.badges for row in found.settings if "edge" in " ".join(row.badges)}
     assert list(edges) == ["adamw lr_mult=3"]
     assert not any("rate untuned" in row.badges for row in found.settings)
@@ -259,33 +263,13 @@ def test_unlike_losses_are_not_put_in_an_order(tmp_path: Path) -> None:
     for loss in ("l2", "huber"):
         for seed in (1, 2):
             make_run(sweep, f"{loss}{seed}", None, loss=loss, seed=seed)
-    found = find(gather(sweep))
-    assert said(found).startswith("These runs cannot be put in an order by their training loss")
+    found = findings_in(sweep)
+    assert said(found).startswith(
+        "Training losses are not comparable here: the runs compute the loss differently"
+    )
     assert {row.verdict for row in found.settings} == {"not compared"}
     assert all("losses not comparable" in row.badges for row in found.settings)
     assert not [chart for chart in found.charts if chart.title.startswith("Quality")]
-
-
-def test_the_target_is_what_the_median_run_ends_with(tmp_path: Path) -> None:
-    found = findings_of(tmp_path, {("adamw", 8): [-0.02, -0.02], ("lion", 8): [-0.04, -0.01]})
-    targets = found.targets
-    assert targets is not None
-    assert targets.target == pytest.approx(-0.02)
-    first = targets.runs[0]
-    # Half of -0.04 is reached at the end of the first of two epochs of five steps of 0.25 s.
-    assert first.seconds == pytest.approx(1.25)
-    assert (first.epochs, first.resolution_seconds) == (pytest.approx(1.0), pytest.approx(1.25))
-    assert [one.seconds for one in targets.runs[1:3]] == pytest.approx([5.0, 5.0])
-    assert math.isinf(targets.runs[-1].seconds)
-
-
-def test_the_frontier_is_what_no_other_beats_in_both() -> None:
-    places = [(1.0, 5.0), (2.0, 3.0), (2.0, 4.0), (3.0, 3.0), (4.0, 1.0), (0.5, 6.0)]
-    points = [
-        Point(size_bytes=cost, value=value, text="", label="", colour="") for cost, value in places
-    ]
-    found = [(one.size_bytes, one.value) for one in frontier(points)]
-    assert found == [(0.5, 6.0), (1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
 
 
 def test_commands_are_safe_to_type(tmp_path: Path) -> None:
@@ -300,5 +284,5 @@ def test_commands_are_safe_to_type(tmp_path: Path) -> None:
     found = findings_of(tmp_path, TIED, command=command)
     assert "'note=$(rm -rf x)'" in said(found)
     assert "seed=1,2 seed=" not in said(found)
-    assert "python -m optbench -m optimizer=adamw,lion 'note" in said(found)
+    assert f"{program()} -m optimizer=adamw,lion 'note" in said(found)
     assert "rm -rf x)' seed=1,2,3,4,5,6" in said(found)

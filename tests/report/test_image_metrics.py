@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 import optbench
-from optbench.analysis.evidence import gather
+from optbench.analysis import metric_table
+from optbench.analysis.evidence import read_sweep
 from optbench.metrics import Metric
 from optbench.metrics.copies import NearCopy
 from optbench.metrics.measure import Tally, measure_run
 from optbench.metrics.pixels import AcrossSeeds, FromBase, FromPrevious, Surface
-from optbench.report.image_metrics import make_metrics, metric_table
+from optbench.report.charts.styles import run_styles
+from optbench.report.image_metrics import MetricReport, metric_report
 from optbench.report.page import write_page
 from optbench.storage import rundir
 from tests.builders.image_runs import SEEDS, Pixels, make_run, noise, smooth
@@ -47,6 +49,11 @@ def sweep_of(folder: Path, kind: str) -> Path:
     return run.path.parent
 
 
+def report_of(folder: Path) -> MetricReport | None:
+    sweep = read_sweep(folder)
+    return metric_report(sweep, run_styles(sweep))
+
+
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
@@ -61,10 +68,10 @@ def sweep_of(folder: Path, kind: str) -> Path:
 def test_what_is_odd_is_flagged_and_nothing_else(
     tmp_path: Path, kind: str, flags: set[str]
 ) -> None:
-    found = make_metrics(gather(sweep_of(tmp_path, kind)))
+    found = report_of(sweep_of(tmp_path, kind))
     assert found is not None
-    assert {one.what for one in found.flags} == flags
-    assert all(any(digit.isdigit() for digit in one.why) for one in found.flags)
+    assert {row.what for row in found.flag_rows} == flags
+    assert all(any(digit.isdigit() for digit in row.why) for row in found.flag_rows)
 
 
 def test_the_table_has_means_over_seeds_with_floor_and_ceiling(tmp_path: Path) -> None:
@@ -83,7 +90,7 @@ def test_without_numbers_there_is_no_section_and_hostile_details_are_text(tmp_pa
     run = make_run(tmp_path)
     frames = optbench.load(run.path.parent)
     assert metric_table(frames).empty
-    assert make_metrics(gather(run.path.parent)) is None
+    assert report_of(run.path.parent) is None
     assert 'id="metrics"' not in write_page(run.path.parent).read_text()
     row = {
         "epoch": 1,

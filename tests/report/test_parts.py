@@ -13,12 +13,13 @@ import pytest
 import yaml
 
 from optbench.analysis import load
-from optbench.analysis.evidence import SweepEvidence, gather
+from optbench.analysis.evidence import SweepEvidence, read_sweep
 from optbench.report import tables
-from optbench.report.charts import training
-from optbench.report.charts.line import HEIGHT_PX, Axes, Line, line_chart
+from optbench.report.charts.line import HEIGHT_PX, Axes, Line, line_chart, smooth
+from optbench.report.charts.styles import Style, run_styles
+from optbench.report.charts.training import training_charts
 from optbench.report.exports import write_tables
-from optbench.report.findings import find
+from optbench.report.findings import make_findings
 from optbench.report.links import address
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
@@ -29,7 +30,7 @@ LOG = Axes(x_title="step", y_title="rate", is_log_y=True)
 
 def line(y: Sequence[float], key: str = "run-1") -> Line:
     x = [float(step) for step in range(1, len(y) + 1)]
-    return Line(label="<b>", key=key, colour="#000", dash="", x=x, y=y)
+    return Line(label="<b>", style=Style(key, "#000", ""), x=x, y=y)
 
 
 def heights(svg: str | None) -> list[list[float]]:
@@ -55,7 +56,7 @@ def sweep_of(tmp_path: Path, **runs: dict[str, Any]) -> SweepEvidence:
     for name, asked in runs.items():
         settings = {key: value for key, value in asked.items() if key != "losses"}
         make_run(tmp_path / "sweep", name, asked["losses"], **settings)
-    return gather(tmp_path / "sweep")
+    return read_sweep(tmp_path / "sweep")
 
 
 def test_a_lower_loss_is_drawn_lower() -> None:
@@ -100,13 +101,13 @@ def test_labels_are_escaped() -> None:
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
-    assert training.smooth([2.0, 2.0, 2.0], num_steps=9) == pytest.approx([2.0, 2.0, 2.0])
-    smoothed = training.smooth([4.0, 0.0], num_steps=3)
+    assert smooth([2.0, 2.0, 2.0], num_steps=9) == pytest.approx([2.0, 2.0, 2.0])
+    smoothed = smooth([4.0, 0.0], num_steps=3)
     assert smoothed == pytest.approx([4.0, 4.0 / 3])
 
 
 def titles(sweep: SweepEvidence) -> list[str]:
-    return [chart.title for chart in training.make_charts(sweep)]
+    return [chart.title for chart in training_charts(sweep, run_styles(sweep))]
 
 
 def test_runs_are_compared_step_by_step_only_where_they_saw_the_same(tmp_path: Path) -> None:
@@ -135,13 +136,14 @@ def test_a_setting_that_is_off_in_some_runs_is_a_value_of_its_own(tmp_path: Path
     )
     (sweep.path / "bare").mkdir()  # a run of which nothing is known switches nothing off
     rundir.write_status(sweep.path / "bare", "failed", "no reason")
-    found = gather(sweep.path)
+    found = read_sweep(sweep.path)
     assert found.factors == {
         "network.dim": ("8", "16"),
         "network.scale_weight_norms": ("null", "1", "2"),
     }
-    looks = {(run.colour, run.dash) for run in found.runs if run.row["network.dim"] is not None}
-    assert len(looks) == 6
+    styles = run_styles(found)
+    known = [run.name for run in found.runs if run.row["network.dim"] is not None]
+    assert len({(styles[name].colour, styles[name].dash) for name in known}) == 6
 
 
 def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
@@ -151,7 +153,9 @@ def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
         b={"losses": [0.53], "seed": 2},
         c={"losses": [0.90], "seed": 1, "lr_mult": 2.0},
     )
-    noise = find(sweep).tables["noise"].set_index("measure")["deviation"]
+    noise = (
+        make_findings(sweep, run_styles(sweep)).tables["noise"].set_index("measure")["deviation"]
+    )
     assert noise["final_loss"] == pytest.approx(0.03 / 2**0.5)
 
 
@@ -170,7 +174,9 @@ def test_changes_are_summed_up_over_their_pairs(tmp_path: Path) -> None:
     )
     found = {
         (one.setting, one.from_value, one.to_value): (one.num_pairs, one.num_lower_loss)
-        for one in tables.pair_summaries(sweep, find(sweep).tables["effects"])
+        for one in tables.pair_summaries(
+            sweep, make_findings(sweep, run_styles(sweep)).tables["effects"]
+        )
     }
     assert found == {("network.dim", "8", "16"): (2, 2), ("lr_mult", "1", "3"): (2, 0)}
 
@@ -181,11 +187,11 @@ def test_of_many_epochs_an_even_choice_with_the_last_is_shown(tmp_path: Path) ->
     run.epochs_path.unlink()
     rows = [{"epoch": epoch, "seconds_train": 1.0} for epoch in range(1, 101)]
     rundir.append_rows(run.epochs_path, rows)
-    table = tables.epoch_times(gather(tmp_path / "sweep"))
+    table = tables.epoch_times(read_sweep(tmp_path / "sweep"))
     assert table is not None
     assert len(table.titles) == 12
     assert (table.titles[0], table.titles[-1]) == ("epoch 1", "epoch 100")
-    assert table.lines[0].entries[-1].sort == pytest.approx(100.0)
+    assert table.rows[0].entries[-1].sort == pytest.approx(100.0)
 
 
 def test_mixed_settings_can_be_written_and_formulas_are_not(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import yaml
 from PIL import Image
 
 from optbench import analysis
-from optbench.analysis.evidence import gather
+from optbench.analysis.evidence import read_sweep
 from optbench.report import build_report
 from optbench.report.charts.scatter import Level, Point, size_chart
 from optbench.report.charts.spectra import energy_map, spectrum_chart
-from optbench.report.resize_section import make_laboratory
+from optbench.report.charts.styles import run_styles
+from optbench.report.resize_section import ResizeSection, resize_section
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 
@@ -99,10 +100,15 @@ def sweep(tmp_path: Path) -> Path:
     return folder
 
 
+def section_of(folder: Path) -> ResizeSection | None:
+    sweep = read_sweep(folder)
+    return resize_section(sweep, run_styles(sweep), folder / "report")
+
+
 def test_the_original_comes_first_and_then_the_files_by_size(sweep: Path) -> None:
-    found = make_laboratory(gather(sweep), sweep / "report")
+    found = section_of(sweep)
     assert found is not None
-    assert [line.run.label for line in found.table.lines] == [
+    assert [row.run.label for row in found.table.rows] == [
         "original",
         "param=8",
         "param=4",
@@ -119,9 +125,9 @@ def test_the_original_comes_first_and_then_the_files_by_size(sweep: Path) -> Non
 
 
 def test_losses_are_compared_draw_by_draw(sweep: Path) -> None:
-    found = make_laboratory(gather(sweep), sweep / "report")
+    found = section_of(sweep)
     assert found is not None
-    texts = dict(zip(found.table.titles, found.table.lines[1].entries, strict=True))
+    texts = dict(zip(found.table.titles, found.table.rows[1].entries, strict=True))
     assert texts["loss"].sort == pytest.approx(0.095)
     assert texts["loss - base"].sort == pytest.approx(-0.205)
     assert texts["loss - original"].sort == pytest.approx(-0.005)
@@ -132,7 +138,7 @@ def test_losses_are_compared_draw_by_draw(sweep: Path) -> None:
 def test_many_files_make_several_sheets_each_with_the_original(sweep: Path) -> None:
     for number in range(9, 17):
         write_run(sweep, f"z{number}", method="sv_ratio", param=float(number), size=number * 10**5)
-    found = make_laboratory(gather(sweep), sweep / "report")
+    found = section_of(sweep)
     assert found is not None
     ((_, sheets),) = found.sheets[0].epochs
     assert len(sheets) == 3
@@ -176,17 +182,17 @@ def test_an_original_that_was_trained_here_has_the_name_of_its_training(tmp_path
         run = write_run(sweep, name, method=method, param=None, size=100)
         config = {**yaml.safe_load(run.config_path.read_text()), "source": ["runs/both/t128"]}
         rundir.write_atomic(run.config_path, yaml.safe_dump({**config, "new_dim": 32}))
-    evidence = gather(sweep)
-    assert {run.run.name: run.label for run in evidence.runs} == {
+    evidence = read_sweep(sweep)
+    assert {run.name: run.label for run in evidence.runs} == {
         "t32": "network.dim=32",
         "t128": "network.dim=128",
         "original-t128": "network.dim=128, original",
         "t128-dim32": "new_dim=32 resized",
     }
     assert dict(evidence.factors) == {"network.dim": ("32", "128")}
-    found = make_laboratory(evidence, sweep / "report")
+    found = section_of(sweep)
     assert found is not None
-    names = [line.run.run.name for line in found.table.lines]
+    names = [row.run.name for row in found.table.rows]
     assert names == ["original-t128", "t128-dim32", "t32"]  # t128 stands there as the original
     page = build_report(sweep).read_text()
     assert "Which network.dim?" in page

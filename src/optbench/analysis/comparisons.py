@@ -1,4 +1,4 @@
-"""What differs between runs: settings, those that only follow others, names, and pairs.
+"""Settings in which runs differ, those that only follow others, labels, and pairs of runs.
 
 A settings column of `runs` is spelled exactly like its override (`network.dim`); every other
 column is listed in `MEASURED`.
@@ -7,6 +7,8 @@ column is listed in `MEASURED`.
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -53,6 +55,8 @@ _COMPUTED_FROM = {
     "network.dim_from_weights": "network.weights",
     "param": "method",
 }
+# Runs that agree in these, and in dataset.* and loss.*, draw the same at the same step.
+_DRAW_SETTINGS = ("base", "seed", "train.batch_size", "train.gradient_accumulation")
 _UNLISTED = ("base.", "dataset.", "prompts.", "render.", "validate.")
 _PAIR_COLUMNS = (
     "sweep",
@@ -84,18 +88,18 @@ def followers(runs: pd.DataFrame) -> dict[str, str]:
     otherwise than it ships follows nothing.
     """
     varied = _varied(runs)
-    asked = set().union(*(_changed(record) or () for record in _records(runs)))
-    found: dict[str, str] = {}
+    set_by_hand = set().union(*(_changed(record) or () for record in _records(runs)))
+    leader_of: dict[str, str] = {}
     for column in varied:
-        if column in asked:
+        if column in set_by_hand:
             continue
         group = column.partition(".")[0]
         leaders = [_COMPUTED_FROM.get(column, ""), group if group != column else ""]
         for leader in leaders:
             if leader in varied and _is_function_of(runs, column, leader):
-                found[column] = leader
+                leader_of[column] = leader
                 break
-    return found
+    return leader_of
 
 
 def differing(runs: pd.DataFrame) -> list[str]:
@@ -104,8 +108,54 @@ def differing(runs: pd.DataFrame) -> list[str]:
     Recipes and other groups come first.
     """
     following = followers(runs)
-    found = [column for column in _varied(runs) if column not in following]
-    return sorted(found, key=lambda column: (*GROUPS, column).index(column))
+    leading = [column for column in _varied(runs) if column not in following]
+    return sorted(leading, key=lambda column: (*GROUPS, column).index(column))
+
+
+def factors(runs: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Return what a sweep varies, the seed included, each with its values as they are typed.
+
+    The sweep's question is that of its trainings, where it has any. Numbers rise, null first;
+    other values are in the order of the runs.
+    """
+    question = runs
+    for kind in (TRAINING, RESIZE):
+        if len(of_kind := runs[runs["kind"] == kind]):
+            question = of_kind
+            break
+    records = known_records(runs)
+    varied: dict[str, tuple[str, ...]] = {}
+    for name in differing(question) if records else []:
+        group = f"{name.partition('.')[0]}."
+        values = {shown(row.get(name)): row.get(name) for row in records}
+        # Null is a value where another setting of the group is known: this one is switched off
+        # then. Else the run has no such setting, or its config is lost.
+        if not any(
+            row.get(name) is None
+            and any(
+                key.startswith(group) and key != name and value is not None
+                for key, value in row.items()
+            )
+            for row in records
+        ):
+            values.pop("null", None)
+        ordered = list(values)
+        if all(isinstance(value, (int, float)) for value in values.values() if value is not None):
+            rising = {text: -math.inf if v is None else float(v) for text, v in values.items()}
+            ordered.sort(key=rising.__getitem__)
+        varied[name] = tuple(ordered)
+    return varied
+
+
+def has_equal_draws(runs: pd.DataFrame) -> bool:
+    """Return whether all runs saw the same images, noise and timesteps at the same step."""
+    records = known_records(runs)
+    names = [
+        str(name)
+        for name in runs.columns
+        if name in _DRAW_SETTINGS or str(name).partition(".")[0] in ("dataset", "loss")
+    ]
+    return all(len({repr(record[name]) for record in records}) <= 1 for name in names)
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -118,25 +168,33 @@ def kind_of(config: Mapping[str, Any]) -> str:
 def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return a short unique name for every (sweep, run): its recipe and what else differs.
 
-    Resized LoRAs are told apart from one another only, and from trainings by a word in front.
+    Resized LoRAs are told apart from one another only, and from trainings by a word in front; an
+    original that is a training of the same sweep is named like it.
     """
     kinds = runs["kind"] if "kind" in runs else pd.Series(TRAINING, index=runs.index)
     word = "" if kinds.isin((RESIZE, ORIGINAL)).all() else "resized"
-    found: dict[tuple[str, str], str] = {}
+    names: dict[tuple[str, str], str] = {}
     for kind in (TRAINING, RESIZE, ORIGINAL):
         part = runs[kinds == kind] if kind != TRAINING else runs[~kinds.isin((RESIZE, ORIGINAL))]
         if len(part):
-            found |= _labels_of(part, kind, word)
-    return found
+            names |= _labels_of(part, kind, word)
+    trained = [row for row in _records(runs) if row.get("kind", TRAINING) == TRAINING]
+    for row in _records(runs[kinds == ORIGINAL]):
+        parts = re.split(r'[/\\"]', str(row.get("source")))
+        for training in trained:
+            if training["run"] in parts:
+                name = names[training["sweep"], training["run"]]
+                names[row["sweep"], row["run"]] = f"{name}, original"
+    return names
 
 
 def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str], str]:
     columns = differing(runs)
-    named = [column for column in columns if column in GROUPS]
+    groups = [column for column in columns if column in GROUPS]
     others = [column for column in columns if column not in GROUPS]
-    found: dict[tuple[str, str], str] = {}
+    names: dict[tuple[str, str], str] = {}
     for row in _records(runs):
-        words = [str(row[column]) for column in named if not is_missing(row[column])]
+        words = [str(row[column]) for column in groups if not is_missing(row[column])]
         words += [
             f"{column}={short(column, row[column])}"
             for column in others
@@ -145,20 +203,20 @@ def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str]
         if kind == ORIGINAL:
             words = [ORIGINAL, *words]
         elif kind == RESIZE:
-            words = [*(words or _asked_size(row)), *filter(None, [word])]
-        found[row["sweep"], row["run"]] = " ".join(words) or str(row["run"])
-    taken = list(found.values())
+            if not words:  # resized in one way only: what decides the size
+                sizes = {
+                    name: shown(row[name])
+                    for name in ("method", "param", "new_dim", "new_conv_dim")
+                    if not is_missing(row.get(name))
+                }
+                words = [f"{n}={v}" for n, v in sizes.items() if (n, v) != ("method", "none")]
+            words += filter(None, [word])
+        names[row["sweep"], row["run"]] = " ".join(words) or str(row["run"])
+    taken = list(names.values())
     return {
         key: label if taken.count(label) == 1 or label == key[1] else f"{label} ({key[1][-8:]})"
-        for key, label in found.items()
+        for key, label in names.items()
     }
-
-
-def _asked_size(row: Mapping[str, Any]) -> list[str]:
-    """Return what decides the size of a LoRA that was resized in one way only."""
-    names = ("method", "param", "new_dim", "new_conv_dim")
-    known = [(name, shown(row[name])) for name in names if not is_missing(row.get(name))]
-    return [f"{name}={value}" for name, value in known if (name, value) != ("method", "none")]
 
 
 def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -173,10 +231,10 @@ def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
     for _, sweep in runs.groupby(["sweep", *(["kind"] if "kind" in runs else [])], sort=False):
         columns, names = differing(sweep), settings_of(sweep)
         records = [record for record in _records(sweep) if _has_config(record, names)]
-        for one, other in itertools.combinations(records, 2):
-            changed = _factors(one, other, columns)
+        for first, second in itertools.combinations(records, 2):
+            changed = _changes(first, second, columns)
             if len(changed) == 1:
-                rows.append(_pair(changed[0], one, other))
+                rows.append(_pair(changed[0], first, second))
     frame = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
     return frame.sort_values("setting", kind="stable", ignore_index=True)
 
@@ -201,22 +259,22 @@ def is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
-def _factors(one: Mapping[str, Any], other: Mapping[str, Any], columns: list[str]) -> list[str]:
+def _changes(first: Mapping[str, Any], second: Mapping[str, Any], columns: list[str]) -> list[str]:
     """Return the settings among `columns` in which two runs differ by themselves."""
-    unlike = [name for name in columns if _spelled(one[name]) != _spelled(other[name])]
-    asked = [_changed(one), _changed(other)]
-    if asked[0] is None or asked[1] is None or len(unlike) < 2:
+    unlike = [name for name in columns if _spelled(first[name]) != _spelled(second[name])]
+    changed_first, changed_second = _changed(first), _changed(second)
+    if changed_first is None or changed_second is None or len(unlike) < 2:
         return unlike
-    wanted = {*asked[0], *asked[1], *GROUPS}
+    by_hand = {*changed_first, *changed_second, *GROUPS}
     # What is no part of the weights' settings (a base's path) is in no list of changes.
-    own = [name for name in unlike if name in wanted or name.startswith(_UNLISTED)]
-    return own or unlike
+    independent = [name for name in unlike if name in by_hand or name.startswith(_UNLISTED)]
+    return independent or unlike
 
 
 def _changed(record: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the settings a run was asked to change, None where it does not say."""
-    said = record.get("changed")
-    return tuple(said.split()) if isinstance(said, str) else None
+    changed = record.get("changed")
+    return tuple(changed.split()) if isinstance(changed, str) else None
 
 
 def _varied(runs: pd.DataFrame) -> list[str]:
@@ -232,32 +290,48 @@ def _is_function_of(runs: pd.DataFrame, column: str, leader: str) -> bool:
     for record in _records(runs):
         if _has_config(record, names):
             values.setdefault(_spelled(record[leader]), set()).add(_spelled(record[column]))
-    return all(len(found) == 1 for found in values.values())
+    return all(len(of_leader) == 1 for of_leader in values.values())
 
 
-def _pair(setting: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    values = one[setting], other[setting]
+def _pair(setting: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    values = first[setting], second[setting]
     if all(isinstance(value, (int, float)) for value in values) and values[0] > values[1]:
-        one, other = other, one
+        first, second = second, first
+
+    def difference(column: str) -> float | None:
+        before, after = first[column], second[column]
+        return None if is_missing(before) or is_missing(after) else after - before
+
     row: dict[str, Any] = {
-        "sweep": one["sweep"],
+        "sweep": first["sweep"],
         "setting": setting,
-        "from_value": shown(one[setting]),
-        "to_value": shown(other[setting]),
-        "from_run": one["run"],
-        "to_run": other["run"],
+        "from_value": shown(first[setting]),
+        "to_value": shown(second[setting]),
+        "from_run": first["run"],
+        "to_run": second["run"],
     }
-    for end, record in (("from", one), ("to", other)):
+    for end, record in (("from", first), ("to", second)):
         row[f"{end}_loss"] = record["final_loss"]
         row[f"{end}_seconds_per_step"] = record["seconds_per_step"]
-    row["loss_difference"] = _minus(other["final_loss"], one["final_loss"])
+    row["loss_difference"] = difference("final_loss")
     for name in ("seconds_per_step", "seconds_total"):
-        row[f"{name}_difference"] = _minus(other[name], one[name])
+        row[f"{name}_difference"] = difference(name)
     return row
 
 
-def _minus(one: Any, other: Any) -> float | None:
-    return None if is_missing(one) or is_missing(other) else one - other
+def known_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a frame's rows with None for what is unknown or not finite."""
+
+    def known(value: Any) -> Any:
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+    return [
+        {str(key): known(value) for key, value in record.items()}
+        for record in frame.to_dict("records")
+    ]
 
 
 def _records(runs: pd.DataFrame) -> list[dict[str, Any]]:

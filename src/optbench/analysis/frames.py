@@ -1,10 +1,12 @@
-"""Many run folders -> a few tidy frames. Reads only; what cannot be read is said, never fatal."""
+"""Read run folders into a few tidy pandas frames; damaged files are named and never fatal."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import pandas as pd
 from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of
 from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
-from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, Scores, read_scores
+from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import rundir
 from optbench.storage.nested import flatten
@@ -29,6 +31,7 @@ _STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 _IMAGE_COLUMNS = ("sweep", "run", "epoch", "prompt", "width", "height", "seed", "path")
 _METRIC_COLUMNS = (*_IMAGE_COLUMNS[:-1], "metric", "value", "base_value", "training_value")
+_MACHINE_COLUMNS = ("sweep", "run", "num_cpus", "has_gpu", "was_busy")
 _EPOCH_FOLDER = re.compile(r"epoch-(?P<epoch>\d+)")
 _IMAGE_NAME = re.compile(r"(?P<prompt>.+)-(?P<width>\d+)x(?P<height>\d+)-s(?P<seed>\d+)\.png")
 
@@ -43,12 +46,28 @@ class Frames:
     layers: pd.DataFrame  # one row per layer and epoch
     validation: pd.DataFrame
     images: pd.DataFrame  # paths relative to `root`
-    metrics: pd.DataFrame  # one row per picture and metric
+    metrics: pd.DataFrame  # one row per image and metric
     pairs: pd.DataFrame  # runs that differ in exactly one setting
-    scores: pd.DataFrame  # what people said of pictures and runs
-    votes: pd.DataFrame  # which of two pictures they preferred
+    scores: pd.DataFrame  # what people said of images and runs
+    votes: pd.DataFrame  # which of two images they preferred
+    machines: pd.DataFrame  # one row per run: num_cpus, has_gpu, and whether it was_busy besides
     problems: tuple[str, ...]
     root: Path
+
+    def by_sweep(self) -> dict[str, Frames]:
+        """Return the same for every sweep alone, by its name."""
+        tables = {
+            field.name: frame
+            for field in dataclasses.fields(self)
+            if isinstance(frame := getattr(self, field.name), pd.DataFrame)
+        }
+        return {
+            str(sweep): dataclasses.replace(
+                self,
+                **{name: frame[frame["sweep"] == sweep] for name, frame in tables.items()},
+            )
+            for sweep in self.runs["sweep"].unique()
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +81,7 @@ class _Read:
     layers: list[rundir.Row]
     validation: list[rundir.Row]
     metrics: list[rundir.Row]
+    machine: dict[str, Any]
     problems: list[str]
 
 
@@ -72,7 +92,7 @@ def load(path: str | Path) -> Frames:
         DatasetError: If there is no such folder, or no run in it.
     """
     root = Path(path)
-    run_dirs = [found for sweep in sweep_dirs(root) for found in find_runs(sweep)]
+    run_dirs = [run_dir for sweep in sweep_dirs(root) for run_dir in find_runs(sweep)]
     if not run_dirs and is_run(root):
         run_dirs = [root]
     if not run_dirs:
@@ -90,8 +110,12 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         seconds = epochs["seconds_train"].map(_number).astype(float)
         by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
         epochs["seconds_train_cumulative"] = by_run.cumsum()
-    said: list[Scores] = [read_scores(path, names) for path, names in _by_sweep(run_dirs).items()]
-    images = [row for one in read for row in image_rows(one.run, root)]
+    names_by_sweep: dict[Path, list[str]] = {}
+    for path in run_dirs:
+        names_by_sweep.setdefault(path.parent, []).append(path.name)
+    ratings = [read_scores(path, names) for path, names in names_by_sweep.items()]
+    images = [row for folder in read for row in image_rows(folder.run, root)]
+    machines = [folder.machine for folder in read]
     return Frames(
         runs=runs,
         epochs=epochs,
@@ -101,20 +125,19 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
         metrics=_records(read, "metrics", columns=_METRIC_COLUMNS),
         pairs=with_intervals(find_pairs(runs), runs, validation),
-        scores=pd.DataFrame([row for one in said for row in one.scores], columns=[*SCORE_COLUMNS]),
-        votes=pd.DataFrame([row for one in said for row in one.votes], columns=[*VOTE_COLUMNS]),
-        problems=tuple(
-            problem for group in (read, said) for one in group for problem in one.problems
+        scores=pd.DataFrame(
+            [row for file in ratings for row in file.scores], columns=[*SCORE_COLUMNS]
+        ),
+        votes=pd.DataFrame(
+            [row for file in ratings for row in file.votes], columns=[*VOTE_COLUMNS]
+        ),
+        machines=pd.DataFrame(machines, columns=list(_MACHINE_COLUMNS)),
+        problems=(
+            *(problem for folder in read for problem in folder.problems),
+            *(problem for file in ratings for problem in file.problems),
         ),
         root=root,
     )
-
-
-def _by_sweep(run_dirs: Sequence[Path]) -> dict[Path, list[str]]:
-    found: dict[Path, list[str]] = {}
-    for path in run_dirs:
-        found.setdefault(path.parent, []).append(path.name)
-    return found
 
 
 def is_run(path: Path) -> bool:
@@ -159,10 +182,18 @@ def _read_run(run: RunDir) -> _Read:
         config = read_config(run)
     except DamagedFileError as error:
         problems.append(str(error))
+    provenance: dict[str, Any] = {}
+    try:
+        provenance = rundir.read_json(run.provenance_path)
+    except DamagedFileError as error:
+        if run.provenance_path.is_file():
+            problems.append(str(error))
     epochs = _read_records(run.epochs_path, problems)
     steps = _read_records(run.steps_path, problems)
     status = rundir.read_status(run.path)
     reason = status.reason or ("" if config or not problems else problems[0])
+    changed = provenance.get("changed")
+    is_list = isinstance(changed, list) and all(isinstance(key, str) for key in changed)
     # What we found out comes last: no key of a file may speak for it.
     row: dict[str, Any] = {
         **settings(config),
@@ -172,7 +203,9 @@ def _read_run(run: RunDir) -> _Read:
         "status": status.status,
         "reason": reason,
         **_measured(run, epochs, steps),
+        "changed": " ".join(changed or ()) if is_list else None,
     }
+    load, num_cpus = row["load_average"], provenance.get("num_cpus")
     return _Read(
         run=run,
         row=row,
@@ -181,6 +214,15 @@ def _read_run(run: RunDir) -> _Read:
         layers=_read_records(run.layers_path, problems),
         validation=_read_records(run.validation_path, problems),
         metrics=_read_records(run.path / rundir.METRICS_NAME, problems),
+        machine={
+            "sweep": row["sweep"],
+            "run": run.name,
+            "num_cpus": num_cpus if isinstance(num_cpus, int) else None,
+            "has_gpu": bool(provenance.get("gpus")),
+            # More wanted to compute than there are cores: its seconds say little. The run itself
+            # and its system need a little more than the cores it has.
+            "was_busy": bool(load and isinstance(num_cpus, int) and load > num_cpus + 0.5),
+        },
         problems=problems,
     )
 
@@ -197,32 +239,38 @@ def _measured(
     run: RunDir, epochs: Sequence[rundir.Row], steps: Sequence[rundir.Row]
 ) -> dict[str, Any]:
     settled = steps[NUM_WARMUP_STEPS:] or steps
-    phases = {phase: _median(row.get(phase) for row in settled) for phase in _PHASES}
-    sums = {name: _total(row.get(name) for row in epochs) for name in ("seconds_train", *_PAUSES)}
-    peaks = _numbers(row.get("peak_memory_bytes") for row in epochs)
-    loads = _numbers(row.get("load_average") for row in epochs)
+    step_seconds = [sum(known) for row in settled if (known := _numbers(row, _PHASES))]
+    update_ratios = [
+        sum(known) / len(known)
+        for row in settled
+        if (known := _numbers(row, [name for name in row if name.startswith("update_ratio/")]))
+    ]
+    of_epochs = {
+        name: [number for row in epochs if (number := _number(row.get(name))) is not None]
+        for name in ("seconds_train", *_PAUSES, "peak_memory_bytes", "load_average")
+    }
+    sums = {name: sum(of_epochs[name]) if of_epochs[name] else None for name in _PAUSES}
+    last = epochs[-1] if epochs else {}
     return {
         "num_epochs": len(epochs),
         "num_steps": len(steps),
-        "seconds_total": sums.pop("seconds_train"),
-        "seconds_per_step": _median(_sum_of_phases(row) for row in settled),
-        **phases,
+        "seconds_total": sum(of_epochs["seconds_train"]) if of_epochs["seconds_train"] else None,
+        "seconds_per_step": _median(step_seconds),
+        **{
+            phase: _median(
+                [number for row in settled if (number := _number(row.get(phase))) is not None]
+            )
+            for phase in _PHASES
+        },
         **sums,
-        "final_loss": _number(epochs[-1].get("mean_loss")) if epochs else None,
-        "update_ratio": _median(_mean_over_groups(row, "update_ratio/") for row in settled),
+        "final_loss": _number(last.get("mean_loss")),
+        "update_ratio": _median(update_ratios),
         "d_escape_step": _escape_step(steps),
-        "load_average": max(loads) if loads else None,
-        "peak_memory_bytes": max(peaks) if peaks else None,
-        **{name: _number(epochs[-1].get(name)) if epochs else None for name in _STATE},
+        "load_average": max(of_epochs["load_average"], default=None),
+        "peak_memory_bytes": max(of_epochs["peak_memory_bytes"], default=None),
+        **{name: _number(last.get(name)) for name in _STATE},
         "lora_bytes": _lora_bytes(run),
-        "changed": _changed(run),
     }
-
-
-def _mean_over_groups(row: rundir.Row, prefix: str) -> float | None:
-    """Return the mean of a number that a step has for each group, None where it has none."""
-    known = _numbers(value for name, value in row.items() if name.startswith(prefix))
-    return sum(known) / len(known) if known else None
 
 
 def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
@@ -231,7 +279,7 @@ def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
     Until then a class that estimates its own step size was still looking for it. None for other
     classes, and where d has not even doubled since the first step.
     """
-    found = []
+    escapes = []
     names = {name for row in steps for name in row if name.startswith("d/")}
     for name in names:
         values = [(row.get("step"), _number(row.get(name))) for row in steps]
@@ -239,17 +287,12 @@ def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
         largest = max((d for _, d in known), default=0.0)
         if not known or known[0][1] > largest / 2:
             return None
-        found.append(next(step for step, d in known if d >= largest / 2))
-    return max(found, default=None)
+        escapes.append(next(step for step, d in known if d >= largest / 2))
+    return max(escapes, default=None)
 
 
-def _sum_of_phases(row: rundir.Row) -> float | None:
-    known = _numbers(row.get(phase) for phase in _PHASES)
-    return sum(known) if known else None
-
-
-def _numbers(values: Iterable[Any]) -> list[float]:
-    return [known for value in values if (known := _number(value)) is not None]
+def _numbers(row: rundir.Row, names: Iterable[str]) -> list[float]:
+    return [known for name in names if (known := _number(row.get(name))) is not None]
 
 
 def _number(value: Any) -> float | None:  # what a column of numbers can hold
@@ -257,27 +300,8 @@ def _number(value: Any) -> float | None:  # what a column of numbers can hold
     return value if is_number and abs(value) <= _LARGEST else None
 
 
-def _median(values: Iterable[Any]) -> float | None:
-    known = sorted(_numbers(values))
-    if not known:
-        return None
-    middle = len(known) // 2
-    return known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
-
-
-def _total(values: Iterable[Any]) -> float | None:
-    known = _numbers(values)
-    return sum(known) if known else None
-
-
-def _changed(run: RunDir) -> str | None:
-    """Return the settings that the run says are not as they ship, with blanks between them."""
-    try:
-        said = rundir.read_json(run.provenance_path).get("changed")
-    except DamagedFileError:
-        return None
-    is_list = isinstance(said, list) and all(isinstance(key, str) for key in said)
-    return " ".join(said or ()) if is_list else None
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _lora_bytes(run: RunDir) -> int | None:
@@ -293,7 +317,7 @@ def _lora_bytes(run: RunDir) -> int | None:
 
 def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
     """Return one row per run: what was measured first, then every setting."""
-    frame = pd.DataFrame([one.row for one in read])
+    frame = pd.DataFrame([folder.row for folder in read])
     missing = [column for column in MEASURED if column not in frame]
     frame = frame.assign(**dict.fromkeys(missing))
     others = [column for column in frame.columns if column not in MEASURED]
@@ -305,9 +329,9 @@ def _records(
 ) -> pd.DataFrame:
     rows = [
         place | row | place
-        for one in read
-        for place in [{"sweep": one.row["sweep"], "run": one.run.name}]
-        for row in getattr(one, name)
+        for folder in read
+        for place in [{"sweep": folder.row["sweep"], "run": folder.run.name}]
+        for row in getattr(folder, name)
     ]
     frame = pd.DataFrame(rows, columns=None if rows else list(columns))
     return _with_numbers(frame.assign(**dict.fromkeys(set(columns) - set(frame.columns))))
@@ -320,7 +344,7 @@ def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for every picture of a run; its path is relative to `root`."""
+    """Yield a row for every image of a run; its path is relative to `root`."""
     for path in sorted(run.path.glob("images/epoch-*/*.png")):
         folder, name = _EPOCH_FOLDER.fullmatch(path.parent.name), _IMAGE_NAME.fullmatch(path.name)
         if folder is None or name is None:

@@ -1,4 +1,4 @@
-"""What each finished run reached, and what its number may be compared with.
+"""Outcomes of finished runs: the number each reached, and what it may be compared with.
 
 Only runs that are done count: in the middle of a schedule a decaying rate has not yet done its
 work, and what is best there is often not best at the end (2509.02046).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -33,6 +33,7 @@ BANDS: Mapping[str, tuple[int, int]] = {
     "high noise: composition": (667, 1000),
 }
 _BASE = ("base", "base.path", "base.vae")
+Unlike = Literal["base", "validation", "loss", "num_steps"]  # in what two outcomes may differ
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class Outcome:
     settings: tuple[str, ...]  # of everything varied but the seed, in the order of `varied`
     seed: str
     value: float
-    comparable: str  # only outcomes that are equal here may be compared
+    comparable: tuple[tuple[Unlike, str], ...]  # only outcomes equal here may be compared
 
 
 def varied(runs: pd.DataFrame) -> list[str]:
@@ -56,30 +57,33 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
     names = varied(runs)
     last = last_validation(runs, validation)
     places = {column: _places(last, split) for split, column in SPLITS.items()}
-    found: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
+    reached: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
         if row["status"] != "done":
             continue
-        base = [shown(row.get(name)) for name in _BASE]
-        for measure, own in found.items():
+        for measure, of_measure in reached.items():
             value: Any = row.get(measure)
-            if not _is_number(value):
+            if not isinstance(value, (int, float)) or is_missing(value):
                 continue
-            kept = [places.get(measure, {}).get((row["sweep"], row["run"]), "")]
+            comparable: list[tuple[Unlike, str]] = [("base", shown(row.get(n))) for n in _BASE]
+            if measure in places:
+                place = places[measure].get((row["sweep"], row["run"]), "")
+                comparable.append(("validation", place))
             if measure == "final_loss":
-                kept = [shown(row[name]) for name in sorted(row) if name.startswith("loss.")]
-                kept.append(shown(row.get("num_steps")))
-            own.append(
+                options = [name for name in sorted(row) if name.startswith("loss.")]
+                comparable += [("loss", shown(row[name])) for name in options]
+                comparable.append(("num_steps", shown(row.get("num_steps"))))
+            of_measure.append(
                 Outcome(
                     run=str(row["run"]),
                     settings=tuple(shown(row.get(name)) for name in names),
                     seed=shown(row.get("seed")),
                     value=float(value),
-                    comparable="\x1f".join([*base, *kept]),
+                    comparable=tuple(comparable),
                 )
             )
-    return found
+    return reached
 
 
 def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +139,7 @@ def bands(validation: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
-    """Return for each run what names the pictures and noise levels it was measured on."""
+    """Return for each run a key of the images and noise levels it was measured on."""
     rows = last[last["split"] == split]
     if not len(rows):
         return {}
@@ -146,7 +150,3 @@ def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
         (str(sweep), str(run)): f"{total} {size}"
         for (sweep, run), total, size in zip(sums.index, sums["sum"], sums["size"], strict=True)
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not is_missing(value)

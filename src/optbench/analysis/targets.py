@@ -1,12 +1,15 @@
-"""How long each run trained until it reached what the median run ends with."""
+"""Time to target: how long each run trained until it reached what the median run ends with."""
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.comparisons import known_records, labels
+from optbench.analysis.frames import Frames
 from optbench.analysis.standings import DONE, Standings
 
 _ROUNDING = 1e-9  # means of the same losses in another order
@@ -17,7 +20,7 @@ _SPLIT = {"validation_held_out": "held_out", "validation_training": "training"}
 class Reached:
     """When one run reached the target."""
 
-    run: RunEvidence
+    run: str
     seconds: float  # infinite: never
     epochs: float
     resolution_seconds: float | None  # between the two measurements around it
@@ -31,25 +34,34 @@ class Targets:
     runs: tuple[Reached, ...]
 
 
-def time_to_target(trainings: SweepEvidence, standings: Standings) -> Targets | None:
+def time_to_target(frames: Frames, standings: Standings) -> Targets | None:
     """Return when each run reached the median run's final loss; None where none can be compared.
 
     As AlgoPerf counts it (2306.07179): never is infinite, and seconds are of training alone. In
     between two epochs the loss is taken to be a straight line.
     """
     split = _SPLIT.get(standings.measure)
-    values = [one.value for setting in standings.finished for one in setting.outcomes]
+    values = [outcome.value for s in standings.finished for outcome in s.outcomes]
     if split is None or len(values) < 2 or not standings.is_comparable:
         return None
     target = statistics.median_low(values)
-    reached = [_reached(run, split, target) for run in trainings.runs if run.row["status"] == DONE]
-    ordered = sorted(reached, key=lambda one: (one.seconds, one.run.label))
+    trained = {run for setting in standings.settings for run in setting.runs}
+    epochs: dict[str, list[Mapping[str, Any]]] = {}
+    for row in known_records(frames.epochs):
+        epochs.setdefault(row["run"], []).append(row)
+    names = {run: label for (_, run), label in labels(frames.runs).items()}
+    reached = [
+        _reached(run, epochs.get(run, ()), split, target)
+        for run, status in zip(frames.runs["run"], frames.runs["status"], strict=True)
+        if status == DONE and run in trained
+    ]
+    ordered = sorted(reached, key=lambda reached: (reached.seconds, names[reached.run]))
     return Targets(target=target, runs=tuple(ordered))
 
 
-def _reached(run: RunEvidence, split: str, target: float) -> Reached:
+def _reached(run: str, epochs: Sequence[Mapping[str, Any]], split: str, target: float) -> Reached:
     before = (0.0, 0.0, 0.0)  # epoch, seconds, loss against the base: the base itself
-    for row in run.epochs:
+    for row in epochs:
         epoch, seconds = row.get("epoch"), row.get("seconds_train_cumulative")
         loss, base = (row.get(f"validation_loss{part}/{split}") for part in ("", "_base"))
         known = (epoch, seconds, loss, base)

@@ -1,4 +1,4 @@
-"""Frames and pictures -> one folder that opens by double click, offline."""
+"""Build a sweep's report: one folder of page, sheets and tables that opens offline."""
 
 from __future__ import annotations
 

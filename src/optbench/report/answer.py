@@ -1,27 +1,33 @@
-"""The page's first words: what to use, how sure that is, what was not tested, what would help."""
+"""Put the conclusions of a sweep into the page's first words: what to use, and how sure that is."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench import analysis
 from optbench.analysis.evidence import SweepEvidence
-from optbench.analysis.standings import BROKEN, DONE, RATES, Setting, Standings
-from optbench.report.advice import Advice, surer
-from optbench.report.image_flags import against, beware
+from optbench.analysis.next_steps import MANY_SEEDS, untested
+from optbench.analysis.outcomes import Unlike
+from optbench.analysis.standings import BROKEN, DONE, Setting, Standings, fastest
+from optbench.report.advice import Advice, advise
+from optbench.report.image_flags import flagged_leaders, warning
 from optbench.report.wording import bytes_text, listed, seconds_text, times
 
-_MANY_SEEDS = 6  # fewer pairs than six can never have a sign test below 5 %
 _MAX_NAMED = 6
 _MAX_PRICED = 3
 _SAME_SPEED = 1.005
-_WHAT: dict[str, str] = {
+_MEASURES: Mapping[str, str] = {
     "validation_held_out": "validation loss on pictures that were not trained on",
     "validation_training": "validation loss on pictures that were trained on",
     "final_loss": "training loss",
+}
+_UNLIKE: Mapping[Unlike, str] = {
+    "base": "the runs train different base models",
+    "validation": "the runs were validated on different images or timesteps",
+    "loss": "the runs compute the loss differently (loss.*)",
+    "num_steps": "the runs have different numbers of steps",
 }
 
 
@@ -38,128 +44,119 @@ class Answer:
 
 
 def make_answer(
-    sweep: SweepEvidence, standings: Standings, odd: Mapping[str, str]
+    sweep: SweepEvidence, standings: Standings, flagged: Mapping[str, str]
 ) -> Answer | None:
     """Return the answer to a sweep's question, or None where there is no run at all.
 
     Args:
         sweep: What lies in the folder.
-        standings: How its settings stand by their losses.
-        odd: What is odd about settings' pictures (`oddities`); a loss sees nothing of it.
+        standings: How its settings compare by their losses.
+        flagged: What is wrong with settings' images (`image_flags.by_setting`); a loss sees nothing
+            of it.
     """
     if not sweep.runs:
         return None
     trainings = sweep.only(analysis.TRAINING)
     if not trainings.runs:
-        return _of_files(sweep)
-    sure: list[str] = []
+        done = sum(run.row["status"] == DONE for run in sweep.runs)
+        return Answer(
+            headline=f"{done} of {times(len(sweep.runs), 'LoRA file')} made from others. What "
+            "each keeps of its original, and for how many bytes, is in the table below.",
+            sure=(
+                "Resizing draws nothing at random: equal settings make an equal file again, so "
+                "sizes and distances are exact. How much of a distance shows in pictures is for "
+                "eyes.",
+            ),
+            price=(),
+            rests_on=(),
+            untested=("Other LoRA files: how far one can be shrunk depends on what it learned.",),
+            surer=(),
+        )
+    advice = tuple(advise(trainings, standings))
+    price = tuple(_price(trainings, standings))
     if not standings.finished:
-        headline = _nothing_finished(trainings)
-    else:
-        chosen = _chosen(standings)
-        headline = f"{_headline(standings, odd)}{beware(chosen, odd)}"
-        ordered = sorted(standings.finished, key=_mean) if standings.is_comparable else []
-        sure = [*against(chosen, ordered, odd), *_sureness(trainings, standings)]
-    return Answer(
-        headline=headline,
-        sure=tuple(sure),
-        price=tuple(_price(trainings, standings)),
-        rests_on=tuple(_rests_on(trainings, standings)),
-        untested=tuple(_untested(trainings, standings)) if standings.finished else (),
-        surer=tuple(surer(trainings, standings)),
-    )
-
-
-def _of_files(sweep: SweepEvidence) -> Answer:
-    done = [run for run in sweep.runs if run.row["status"] == DONE]
-    return Answer(
-        headline=f"{len(done)} of {times(len(sweep.runs), 'LoRA file')} made from others. What "
-        "each keeps of its original, and for how many bytes, is in the table below.",
-        sure=(
-            "Resizing draws nothing at random: equal settings make an equal file again, so sizes "
-            "and distances are exact. How much of a distance shows in pictures is for eyes.",
-        ),
-        price=(),
-        rests_on=(),
-        untested=("Other LoRA files: how far one can be shrunk depends on what it learned.",),
-        surer=(),
-    )
-
-
-def _nothing_finished(trainings: SweepEvidence) -> str:
-    counts = Counter(run.status for run in trainings.runs)
-    told = listed([f"{count} {status}" for status, count in counts.most_common()])
-    broken = sum(run.row["status"] in BROKEN for run in trainings.runs)
-    if broken == len(trainings.runs):
-        return f"No run came to its end ({told}), so there is nothing to recommend yet."
-    return f"No run is finished yet ({told}). Nothing can be said before the first ones are."
-
-
-def _chosen(standings: Standings) -> Sequence[Setting]:
-    """Return the settings that the losses put first; none where they put none."""
-    if not standings.is_comparable or len(standings.finished) == 1 or standings.is_ranked:
-        return standings.best
-    return [_lowest(standings)]
-
-
-def _lowest(standings: Standings) -> Setting:
-    finished = standings.finished
-    return min([one for one in finished if not one.num_broken] or finished, key=_mean)
-
-
-def _headline(standings: Standings, odd: Mapping[str, str]) -> str:
-    finished, best = standings.finished, standings.best
-    if len(finished) == 1:
-        only = "One setting" if len(standings.settings) == 1 else f"Only {_named(finished)}"
-        return f"{only} is finished: there is nothing to compare it with."
-    if not standings.is_comparable:
-        return (
-            f"These runs cannot be put in an order by their {_WHAT[standings.measure]}: "
-            "they were measured unlike. Judge by the pictures."
-        )
-    if not standings.is_ranked:
-        return (
-            f"A hint, not an answer: {_lowest(standings).label} has the lowest "
-            f"{_WHAT[standings.measure]}, but not every setting ran with two seeds, and another "
-            "seed may turn the order around."
-        )
-    sound = [one for one in best if one.label not in odd] or best
-    if len(best) == 1:
-        return f"Use {best[0].label}: it has the lowest {_WHAT[standings.measure]}."
-    if len(best) == len(finished):
-        return f"No difference was found between {_named(best)}.{_take(_cheapest(sound))}"
-    return f"{_tied(standings)}{_take(_cheapest(sound))}"
-
-
-def _tied(standings: Standings) -> str:
-    """Return the settings that are not worse; by each varied setting where these are a product."""
-    best, finished = standings.best, standings.finished
-    values = [list(dict.fromkeys(column)) for column in zip(*(o.values for o in best), strict=True)]
-    if len(values) < 2 or math.prod(map(len, values)) != len(best):
-        return f"{_named(best)} are tied for the best."
-    wanted, free = [], []
-    for index, (name, kept) in enumerate(zip(standings.factors, values, strict=True)):
-        if len(kept) == len({one.values[index] for one in finished}):
-            free.append(name)
+        counts = Counter(run.status for run in trainings.runs)
+        statuses = listed([f"{count} {status}" for status, count in counts.most_common()])
+        if all(run.row["status"] in BROKEN for run in trainings.runs):
+            headline = f"No run came to its end ({statuses}), so there is nothing to recommend yet."
         else:
-            wanted.append(f"{name} {listed(kept).replace(' and ', ' or ')}")
+            headline = (
+                f"No run is finished yet ({statuses}). Nothing can be said before the first ones "
+                "are."
+            )
+        return Answer(
+            headline=headline, sure=(), price=price, rests_on=(), untested=(), surer=advice
+        )
+    chosen = standings.chosen
+    ordered = standings.ordered if standings.is_comparable else ()
+    return Answer(
+        headline=f"{_headline(standings, flagged)}{warning(chosen, flagged)}",
+        sure=(*flagged_leaders(chosen, ordered, flagged), *_sureness(trainings, standings)),
+        price=price,
+        rests_on=tuple(_rests_on(trainings, standings)),
+        untested=tuple(_untested(trainings, standings)),
+        surer=advice,
+    )
+
+
+def _headline(standings: Standings, flagged: Mapping[str, str]) -> str:
+    best, measure = standings.best, _MEASURES[standings.measure]
+    sound = [setting for setting in best if setting.label not in flagged] or best
+    quickest = fastest(sound)
+    speed = f" Of these the fastest is {quickest.label}." if quickest else ""
+    match standings.conclusion:
+        case "one_setting":
+            only = "One setting" if len(standings.settings) == 1 else f"Only {_named(best)}"
+            return f"{only} is finished: there is nothing to compare it with."
+        case "not_comparable":
+            loss = "Training" if standings.measure == "final_loss" else "Validation"
+            why = listed([_UNLIKE[name] for name in standings.unlike])
+            return f"{loss} losses are not comparable here: {why}. Compare the images."
+        case "one_seed":
+            return (
+                f"A hint, not an answer: {standings.lowest.label} has the lowest {measure}, but "
+                "not every setting ran with two seeds, and another seed may turn the order around."
+            )
+        case "clear":
+            return f"Use {best[0].label}: it has the lowest {measure}."
+        case "all_tied":
+            return f"No difference was found between {_named(best)}.{speed}"
+    tied = standings.tied_values
+    if tied is None:
+        return f"{_named(best)} are tied for the best.{speed}"
+    # Where the tied settings are a product of values: each varied setting by itself.
+    decisive = [
+        f"{name} {listed(values).replace(' and ', ' or ')}"
+        for name, values in tied.decisive.items()
+    ]
+    free = tied.indifferent
     whatever = f"; {listed(free)} made no difference that shows" if free else ""
-    return f"Use {', '.join(wanted)}{whatever}."
-
-
-def _take(cheap: Setting | None) -> str:
-    return f" Of these the fastest is {cheap.label}." if cheap else ""
+    return f"Use {', '.join(decisive)}{whatever}.{speed}"
 
 
 def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
-    finished, what = standings.finished, _WHAT[standings.measure]
-    if standings.measure != "final_loss" and standings.is_comparable:
-        yield _against_base(standings)
-    if len(finished) > 1 and standings.is_comparable:
-        yield from _how_far(standings, what)
-    if len(finished) > 1:
-        for one in standings.by_factor:
-            yield from _by_factor(one.factor, standings)
+    finished = standings.finished
+    if standings.is_comparable:
+        if standings.measure != "final_loss":
+            lowest = standings.ordered[0]
+            name = "it" if len(standings.settings) == 1 else f"the lowest, {lowest.label},"
+            yield (
+                "Nothing here is better than the untouched base by this measure: too little was "
+                "learned, or too much was broken."
+                if lowest.mean >= 0
+                else f"For scale: {name} is {_short(-lowest.mean)} below the untouched base."
+            )
+        if standings.is_ranked:
+            yield from _differences(standings)
+        elif len(finished) > 1:
+            first, second, *_ = standings.ordered
+            yield (
+                f"n = 1: not every setting has two seeds. {first.label} is "
+                f"{_short(second.mean - first.mean)} lower than the next, {second.label}. Of "
+                f"{len(finished)} settings that are all equally good one would come out first, too."
+            )
+    if len(finished) > 1 and len(standings.factors) > 1:
+        yield from _factor_by_factor(standings)
     if standings.is_ranked and standings.deviation:
         yield (
             f"The seed alone moves this loss by {_short(standings.deviation)} (standard "
@@ -172,119 +169,97 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             "finished; they count nowhere here, because the middle of a schedule is not its end. "
             "The answer may change when they are done."
         )
-    broken = [one for one in standings.settings if one.num_broken]
+    broken = [setting for setting in standings.settings if setting.num_broken]
     if broken:
-        told = listed(
-            [f"{one.label} ({one.num_broken} of {len(one.runs)})" for one in broken[:_MAX_NAMED]]
+        names = listed(
+            [f"{s.label} ({s.num_broken} of {len(s.runs)})" for s in broken[:_MAX_NAMED]]
         )
         more = f" and {len(broken) - _MAX_NAMED} more settings" if len(broken) > _MAX_NAMED else ""
-        yield f"Came to no result: {told}{more}. A setting that breaks for one seed is a risk."
+        yield f"Came to no result: {names}{more}. A setting that breaks for one seed is a risk."
 
 
-def _against_base(standings: Standings) -> str:
-    lowest = min(standings.finished, key=_mean)
-    mean = _mean(lowest)
-    if mean >= 0:
-        return (
-            "Nothing here is better than the untouched base by this measure: too little was "
-            "learned, or too much was broken."
-        )
-    name = "it" if len(standings.settings) == 1 else f"the lowest, {lowest.label},"
-    return f"For scale: {name} is {_short(-mean)} below the untouched base."
-
-
-def _how_far(standings: Standings, what: str) -> Iterator[str]:
-    best, finished = standings.best, standings.finished
-    if not standings.is_ranked:
-        ordered = sorted(finished, key=_mean)
-        gap = _short(_mean(ordered[1]) - _mean(ordered[0]))
+def _differences(standings: Standings) -> Iterator[str]:
+    best, worse = standings.best, standings.closest_worse
+    if worse and worse.standing and (gap := worse.standing.against_best):
         yield (
-            f"n = 1: not every setting has two seeds. {ordered[0].label} is {gap} lower than the "
-            f"next, {ordered[1].label}. Of {len(finished)} settings that are all equally good one "
-            "would come out first, too."
-        )
-        return
-    worse = [one for one in finished if one.standing and one.standing.is_worse]
-    if worse and worse[0].standing and (gap_ := worse[0].standing.against_best):
-        yield (
-            f"{worse[0].label}, the closest that is worse, has a {what} {_short(gap_.mean)} "
-            f"higher than {best[0].label} (between {_short(gap_.low or 0.0)} and "
-            f"{_short(gap_.high or 0.0)}, over {gap_.num_blocks} seeds)."
+            f"{worse.label}, the closest that is worse, has a {_MEASURES[standings.measure]} "
+            f"{_short(gap.mean)} higher than {best[0].label} (between {_short(gap.low or 0.0)} and "
+            f"{_short(gap.high or 0.0)}, over {gap.num_blocks} seeds)."
         )
     if len(best) > 1:
         yield (
             f"Tied means: over {standings.num_seeds} seeds the interval of the difference to "
             f"{best[0].label}, the lowest, includes 0. It does not mean that they are equal."
         )
-    if standings.num_seeds < _MANY_SEEDS:
+    if standings.num_seeds < MANY_SEEDS:
         yield (
             f"{standings.num_seeds} seeds are few: intervals are wide, and only large differences "
             "can be seen."
         )
 
 
-def _by_factor(factor: str, standings: Standings) -> Iterator[str]:
-    """Yield what one varied setting did over all others, where there are others."""
-    if len(standings.factors) < 2:
-        return
-    found = next(one for one in standings.by_factor if one.factor == factor)
-    if len(found.standings) < 2:
-        return
-    best = found.standings[0]
-    for one in found.standings[1:]:
-        interval = one.against_best
-        if interval is None or not one.is_worse:
+def _factor_by_factor(standings: Standings) -> Iterator[str]:
+    """Yield what each varied setting did over all others."""
+    for factor in standings.by_factor:
+        if len(factor.standings) < 2:
             continue
-        lower, both = found.num_lower[str(one.name)]
-        over = (
-            f"{interval.num_blocks} seeds"
-            if found.is_over_seeds
-            else f"{interval.num_blocks} other settings, at one seed"
-        )
-        yield (
-            f"{factor}: {best.name} is lower than {one.name} in {lower} of {times(both, 'pair')}, "
-            f"by {_short(interval.mean)} (between {_short(interval.low or 0.0)} and "
-            f"{_short(interval.high or 0.0)}, over {over})."
-        )
-    tied = [str(one.name) for one in found.standings[1:] if one.is_tied]
-    if tied:
-        yield f"{factor}: {listed([str(best.name), *tied[:_MAX_NAMED]])} cannot be told apart."
+        best, *others = factor.standings
+        for other in others:
+            gap = other.against_best
+            if gap is None or not other.is_worse:
+                continue
+            lower, both = factor.num_lower[str(other.name)]
+            over = (
+                f"{gap.num_blocks} seeds"
+                if factor.is_over_seeds
+                else f"{gap.num_blocks} other settings, at one seed"
+            )
+            yield (
+                f"{factor.factor}: {best.name} is lower than {other.name} in {lower} of "
+                f"{times(both, 'pair')}, by {_short(gap.mean)} (between {_short(gap.low or 0.0)} "
+                f"and {_short(gap.high or 0.0)}, over {over})."
+            )
+        tied = [str(other.name) for other in others if other.is_tied]
+        if tied:
+            names = listed([str(best.name), *tied[:_MAX_NAMED]])
+            yield f"{factor.factor}: {names} cannot be told apart."
 
 
 def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     if not standings.finished:
         return
-    crowded = [run for run in trainings.runs if run.was_crowded]
-    if crowded:
+    num_busy = sum(run.was_busy for run in trainings.runs)
+    if num_busy:
         yield (
-            "Time is not compared here: other work ran on this machine beside "
-            f"{len(crowded)} of {times(len(trainings.runs), 'run')}."
+            "Times are not compared here: the machine was busy with other work during "
+            f"{num_busy} of {times(len(trainings.runs), 'run')}."
         )
         return
-    steps = {one.label: one.cost("seconds_per_step") for one in standings.finished}
-    known = {label: seconds for label, seconds in steps.items() if seconds}
-    if not known:
+    seconds = {
+        setting.label: known
+        for setting in standings.finished
+        if (known := setting.medians.get("seconds_per_step"))
+    }
+    if not seconds:
         return
-    quick, slow = (end(known, key=lambda label: known[label]) for end in (min, max))
-    chosen = [one for one in standings.best if one.label in known]
+    quickest, slowest = (end(seconds, key=lambda label: seconds[label]) for end in (min, max))
+    chosen = [setting for setting in standings.best if setting.label in seconds]
     if len(chosen) > _MAX_PRICED:
-        chosen = [one for one in chosen if one.label in (quick, slow)]
-    for one in chosen:
-        ratio = known[one.label] / known[quick]
-        beside = f", {ratio:.2f} x as long as {quick}" if ratio > _SAME_SPEED else ""
-        if one.label == quick and len(known) > 1:
+        chosen = [setting for setting in chosen if setting.label in (quickest, slowest)]
+    for setting in chosen:
+        ratio = seconds[setting.label] / seconds[quickest]
+        beside = f", {ratio:.2f} x as long as {quickest}" if ratio > _SAME_SPEED else ""
+        if setting.label == quickest and len(seconds) > 1:
             beside = ", the fastest"
         yield (
-            f"{one.label}: {seconds_text(known[one.label])} a step{beside}; "
-            f"{seconds_text(one.cost('seconds_total'))} of training, at most "
-            f"{bytes_text(one.cost('peak_memory_bytes'))} of memory, a file of "
-            f"{bytes_text(one.cost('lora_bytes'))}."
+            f"{setting.label}: {seconds_text(seconds[setting.label])} a step{beside}; "
+            f"{seconds_text(setting.medians.get('seconds_total'))} of training, at most "
+            f"{bytes_text(setting.medians.get('peak_memory_bytes'))} of memory, a file of "
+            f"{bytes_text(setting.medians.get('lora_bytes'))}."
         )
 
 
 def _rests_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
-    if not standings.finished:
-        return
     if standings.measure == "final_loss":
         yield (
             "The mean training loss of the last epoch: the weakest evidence there is, because a "
@@ -314,41 +289,24 @@ def _rests_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
 
 
 def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
-    factors = trainings.factors
-    if not any(name in factors for name in RATES):
+    gaps = untested(trainings.frames, standings)
+    if gaps.rates:
         yield (
             "Other learning rates. Every optimizer ran at its recipe's own, and another may win at "
             "a rate tuned to it: comparisons at untuned rates are mostly comparisons of rates."
         )
-    for name, what in (("base", "base model"), ("dataset", "data set")):
-        if name not in factors:
-            values = {str(run.row[name]) for run in trainings.runs if run.row.get(name)}
-            yield f"Another {what}{f' than {listed(sorted(values)[:3])}' if values else ''}."
-    if "train.epochs" not in factors and "train.max_steps" not in factors:
-        steps = {run.row.get("num_steps") for run in trainings.runs if run.row["status"] == DONE}
-        if len(steps) == 1:
-            yield f"Shorter or longer training than {times(int(next(iter(steps)) or 0), 'step')}."
-    if not len(trainings.frames.scores) and not len(trainings.frames.votes):
+    for name, words in (("base", "base model"), ("dataset", "data set")):
+        if name in gaps.fixed:
+            values = gaps.fixed[name]
+            yield f"Another {words}{f' than {listed(values[:3])}' if values else ''}."
+    if gaps.num_steps is not None:
+        yield f"Shorter or longer training than {times(gaps.num_steps, 'step')}."
+    if gaps.ratings:
         yield "What people see: nobody has scored the pictures yet."
 
 
-def _mean(setting: Setting) -> float:
-    values = [outcome.value for outcome in setting.outcomes]
-    return sum(values) / len(values)
-
-
-def _cheapest(settings: Sequence[Setting]) -> Setting | None:
-    """Return the setting with the fastest step, None where time was not measured undisturbed."""
-    known = [(one.cost("seconds_per_step"), one) for one in settings]
-    if any(seconds is None for seconds, _ in known):
-        return None
-    if any(run.was_crowded for one in settings for run in one.runs):
-        return None
-    return min(known, key=lambda pair: pair[0] or 0.0)[1]
-
-
 def _named(settings: Sequence[Setting]) -> str:
-    names = [one.label for one in settings[:_MAX_NAMED]]
+    names = [setting.label for setting in settings[:_MAX_NAMED]]
     if len(settings) > _MAX_NAMED:
         names.append(f"{len(settings) - _MAX_NAMED} more settings")
     return listed(names)

@@ -12,18 +12,18 @@ import pandas as pd
 from optbench import analysis
 from optbench.analysis import BANDS, SPLITS
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
-from optbench.analysis.standings import DONE, Standings, stand
+from optbench.analysis.standings import DONE, Standings, rank_settings
 from optbench.analysis.targets import Targets, time_to_target
 from optbench.report.answer import Answer, make_answer
+from optbench.report.charts.line import Chart
+from optbench.report.charts.styles import Styles
 from optbench.report.charts.tradeoffs import rate_charts, tradeoff_charts
-from optbench.report.charts.training import Chart
-from optbench.report.image_flags import oddities
-from optbench.report.image_metrics import MetricReport, make_metrics
-from optbench.report.ratings_section import People, hear_people
+from optbench.report.image_flags import by_setting
+from optbench.report.image_metrics import MetricReport, metric_report
+from optbench.report.ratings_section import RatingsSection, ratings_section
 from optbench.report.tables import SettingRow, setting_rows
 
 _MAX_BAND_RUNS = 60
-_WORDS = ["mean_text", "seconds_text", "memory_text", "file_text"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,34 +45,35 @@ class Findings:
     charts: tuple[Chart, ...]
     band_titles: tuple[str, ...]
     bands: tuple[BandRow, ...]
-    people: People | None
+    ratings: RatingsSection | None
     metrics: MetricReport | None
     tables: Mapping[str, pd.DataFrame]
 
 
-def find(sweep: SweepEvidence) -> Findings:
+def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     """Return what the answer and the evidence of a sweep show."""
     frames = sweep.frames
     trainings = sweep.only(analysis.TRAINING)
-    standings = stand(trainings)
-    is_crowded = any(run.was_crowded for run in trainings.runs)
+    standings = rank_settings(frames)
+    was_busy = any(run.was_busy for run in trainings.runs)
     bands = analysis.bands(frames.validation)
-    metrics = make_metrics(sweep)
-    odd = oddities(standings, metrics.flags if metrics else ())
-    rows_of_settings = tuple(setting_rows(trainings, standings, odd))
+    metrics = metric_report(sweep, styles)
+    flagged = by_setting(standings, metrics.flags if metrics else ())
+    rows_of_settings = tuple(setting_rows(standings, flagged))
     titles, rows = _bands(trainings, bands)
+    tradeoffs = tradeoff_charts(standings, styles, was_busy=was_busy)
     return Findings(
-        answer=make_answer(sweep, standings, odd),
+        answer=make_answer(sweep, standings, flagged),
         metrics=metrics,
         standings=standings,
         settings=rows_of_settings,
-        targets=time_to_target(trainings, standings),
-        charts=(*tradeoff_charts(standings, is_crowded=is_crowded), *rate_charts(standings)),
+        targets=time_to_target(frames, standings),
+        charts=(*tradeoffs, *rate_charts(standings)),
         band_titles=titles,
         bands=rows,
-        people=hear_people(trainings, standings),
+        ratings=ratings_section(trainings, standings),
         tables={
-            "settings": pd.DataFrame([_setting_record(one) for one in rows_of_settings]),
+            "settings": pd.DataFrame([_as_record(row) for row in rows_of_settings]),
             "effects": analysis.effects(frames.pairs, frames.runs, frames.validation),
             "noise": analysis.noise_floor(frames.runs, frames.validation),
             "bands": bands,
@@ -82,9 +83,12 @@ def find(sweep: SweepEvidence) -> Findings:
     )
 
 
-def _setting_record(row: SettingRow) -> dict[str, Any]:
-    found = {name: value for name, value in dataclasses.asdict(row).items() if name not in _WORDS}
-    return {**found, "badges": "; ".join(row.badges)}
+def _as_record(row: SettingRow) -> dict[str, Any]:
+    """Return a row for a spreadsheet: its numbers, without the same as text."""
+    record = dataclasses.asdict(row)
+    for name in ("mean_text", "seconds_text", "memory_text", "file_text"):
+        del record[name]
+    return {**record, "badges": "; ".join(row.badges)}
 
 
 def _bands(
@@ -96,20 +100,20 @@ def _bands(
     columns = ("run", "epoch", "split", "band", "difference")
     for run, epoch, split, band, difference in zip(*(bands[name] for name in columns), strict=True):
         values[str(run), epoch, str(split), str(band)] = float(difference)
-    wanted = [
+    places = [
         (split, band)
         for split in SPLITS
         for band in BANDS
-        if any((one.run.name, one.row.get("num_epochs"), split, band) in values for one in runs)
+        if any((run.name, run.row.get("num_epochs"), split, band) in values for run in runs)
     ]
-    titles = tuple(f"{split.replace('_', ' ')}: {band}" for split, band in wanted)
+    titles = tuple(f"{split.replace('_', ' ')}: {band}" for split, band in places)
     rows = [
         BandRow(
             run=run,
             values=tuple(
-                values.get((run.run.name, run.row.get("num_epochs"), *place)) for place in wanted
+                values.get((run.name, run.row.get("num_epochs"), *place)) for place in places
             ),
         )
         for run in runs
     ]
-    return titles, tuple(rows) if wanted else ()
+    return titles, tuple(rows) if places else ()

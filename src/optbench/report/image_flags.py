@@ -1,34 +1,70 @@
-"""What the pictures say against the settings that a loss puts first."""
+"""Put flags of images into words, and warn of settings that a loss puts first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from optbench.analysis.image_metrics import Flag, FlagKind
 from optbench.analysis.standings import Setting, Standings
-from optbench.report.image_metrics import Flag
+from optbench.report.charts.line import number_text
 from optbench.report.wording import listed
 
 _MAX_NAMED = 3
+_WORDS: Mapping[FlagKind, str] = {
+    "blank": "nothing was drawn",
+    "burnt": "burnt",
+    "noise": "noise",
+    "identical_seeds": "seeds give one picture",
+    "outfit_leak": "the outfit leaks",
+    "unchanged": "hardly differs from the base",
+    "near_copy": "near-copy",
+}
 
 
-def oddities(standings: Standings, flags: Sequence[Flag]) -> dict[str, str]:
-    """Return what is odd about the last epoch's pictures of each setting, by its label.
+def flag_words(flag: Flag) -> str:
+    """Return what is wrong with the images."""
+    copied = f" of {flag.training_image}" if flag.training_image else ""
+    return f"{_WORDS[flag.kind]}{copied}"
+
+
+def flag_numbers(flag: Flag) -> str:
+    """Return the numbers that the flag rests on."""
+    if flag.kind == "near_copy":
+        return f"{flag.num_images} pictures"
+    base = "" if flag.base_value is None else f", base {number_text(round(flag.base_value, 3))}"
+    after = " after the last epoch" if flag.kind == "unchanged" else ""
+    return f"{flag.metric} {number_text(round(flag.value, 3))}{base}{after}"
+
+
+def flag_reason(flag: Flag) -> str:
+    """Return the numbers and where to look."""
+    if flag.kind == "unchanged":
+        return flag_numbers(flag)
+    epochs = ", ".join(map(str, flag.epochs))
+    if flag.kind == "near_copy":
+        prompt, seed = flag.first_copy
+        place = f"first prompt {prompt}, seed {seed}, epoch {flag.epochs[0]}"
+        return f"{flag_numbers(flag)}; {place}"
+    return f"{flag_numbers(flag)}; epoch {epochs}"
+
+
+def by_setting(standings: Standings, flags: Sequence[Flag]) -> dict[str, str]:
+    """Return what is wrong with the last epoch's images of each setting, by its label.
 
     A setting is not there where none of its runs is flagged.
     """
-    found: dict[str, dict[str, None]] = {}
+    words: dict[str, dict[str, None]] = {}
     for setting in standings.settings:
-        names = {run.run.name for run in setting.runs}
         for flag in flags:
-            if flag.is_last and flag.run.run.name in names:
-                numbers = flag.why.partition(";")[0]
-                found.setdefault(setting.label, {})[f"{flag.what} ({numbers})"] = None
-    return {label: listed(list(whats)) for label, whats in found.items()}
+            if flag.is_last and flag.run in setting.runs:
+                text = f"{flag_words(flag)} ({flag_numbers(flag)})"
+                words.setdefault(setting.label, {})[text] = None
+    return {label: listed(list(texts)) for label, texts in words.items()}
 
 
-def beware(chosen: Sequence[Setting], odd: Mapping[str, str]) -> str:
-    """Return a sentence to follow what recommends settings: which have odd pictures; or nothing."""
-    named = [one.label for one in chosen if one.label in odd]
+def warning(chosen: Sequence[Setting], flagged: Mapping[str, str]) -> str:
+    """Return a sentence to follow a recommendation: whose images are flagged; or nothing."""
+    named = [setting.label for setting in chosen if setting.label in flagged]
     if not named:
         return ""
     if len(chosen) == 1:
@@ -37,20 +73,20 @@ def beware(chosen: Sequence[Setting], odd: Mapping[str, str]) -> str:
     return f" But look first at the pictures of {', '.join(named[:_MAX_NAMED])}{more}: odd."
 
 
-def against(
-    chosen: Sequence[Setting], ordered: Sequence[Setting], odd: Mapping[str, str]
+def flagged_leaders(
+    chosen: Sequence[Setting], ordered: Sequence[Setting], flagged: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield what is odd about the chosen settings, and which is the lowest without.
+    """Yield what is wrong with the chosen settings' images, and the lowest setting without it.
 
     Args:
         chosen: What the losses put first.
         ordered: All that are finished, the lowest first.
-        odd: As `oddities` returns it.
+        flagged: As `by_setting` returns it.
     """
-    named = [one.label for one in chosen if one.label in odd]
+    named = [setting.label for setting in chosen if setting.label in flagged]
     for label in named[:_MAX_NAMED]:
-        yield f"Pictures of {label} after the last epoch: {odd[label]}."
+        yield f"Pictures of {label} after the last epoch: {flagged[label]}."
     if named:
-        sound = [one.label for one in ordered if one.label not in odd]
+        sound = [setting.label for setting in ordered if setting.label not in flagged]
         lowest = f"The lowest whose pictures show none of it: {sound[0]}." if sound else ""
         yield lowest or "No setting here has pictures without something odd."

@@ -1,4 +1,4 @@
-"""report/index.html: the evidence of a sweep as one page that opens by double click, offline."""
+"""Write report/index.html: a sweep as one page that opens by double click, offline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from markupsafe import Markup
 
 from optbench import analysis
 from optbench.analysis import no_runs
-from optbench.analysis.evidence import RunEvidence, SweepEvidence, gather
+from optbench.analysis.evidence import RunEvidence, SweepEvidence, read_sweep
 from optbench.report import exports, provenance_section, sheets, tables
-from optbench.report.charts import line, training
+from optbench.report.charts import line
+from optbench.report.charts.styles import run_styles
+from optbench.report.charts.training import training_charts
 from optbench.report.charts.validation import validation_charts
-from optbench.report.findings import find
+from optbench.report.findings import make_findings
 from optbench.report.links import address, refuse_links
-from optbench.report.resize_section import make_laboratory
+from optbench.report.resize_section import resize_section
 from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
 from optbench.storage.rundir import write_atomic
@@ -46,48 +48,64 @@ def write_page(sweep_dir: Path) -> Path:
     if not sweep_dir.is_dir():
         raise no_runs(sweep_dir)
     report_dir = sweep_dir / "report"
-    sweep = gather(sweep_dir)
-    own = [run.run.path / name for run in sweep.runs for name in ("sheets", "thumbs")]
-    refuse_links([report_dir, *own])
-    findings = find(sweep)
+    sweep = read_sweep(sweep_dir)
+    styles = run_styles(sweep)
+    run_folders = [run.run.path / name for run in sweep.runs for name in ("sheets", "thumbs")]
+    refuse_links([report_dir, *run_folders])
+    findings = make_findings(sweep, styles)
     files = exports.write_tables(sweep.frames, report_dir, findings.tables)
-    shared = provenance_section.shared_facts(sweep.runs)
     trainings = sweep.only(analysis.TRAINING)
     is_compared = trainings.runs or not sweep.runs
     # Beside trainings resized LoRAs are further rows; alone they have sheets of their own.
     rows = sweep.only(analysis.TRAINING, analysis.RESIZE) if is_compared else trainings
-    shared_by_all, own_settings = provenance_section.split_settings(sweep.runs)
+    shared_settings, own_settings = provenance_section.split_settings(sweep.runs)
+    shared_provenance = provenance_section.shared_facts(sweep.runs)
     sheets.draw_run_sheets(sweep.runs)
+    title = _title(sweep)
     page = (
         _environment()
         .get_template("index.html.j2")
         .render(
-            title=_title(sweep),
+            title=title,
             name=sweep_dir.resolve().name,
             sweep=sweep,
+            styles=styles,
+            runs_by_name={run.name: run for run in sweep.runs},
             counts=Counter(run.status for run in sweep.runs).most_common(),
             undone=[run for run in sweep.runs if run.row["status"] != "done"],
-            factors=_factors(sweep),
+            # As they are read and not as they are typed.
+            factors={
+                name: [analysis.short(name, value) for value in values]
+                for name, values in sweep.factors.items()
+            },
             trainings=trainings,
-            laboratory=make_laboratory(sweep, report_dir),
+            resized=resize_section(sweep, styles, report_dir),
             findings=findings,
             metrics=findings.metrics,
             has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
-            shared_settings=provenance_section.shared_settings(sweep),
+            main_settings=provenance_section.main_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),
-            num_pictures=write_data(sweep, report_dir, title=_title(sweep)),
-            prompt_sheets=sheets.by_prompt(sheets.epoch_sheets(rows, report_dir)),
+            num_pictures=write_data(sweep, styles, report_dir, title=title),
+            prompt_sheets=sheets.epoch_sheets(rows, report_dir),
             sheets_left_out=sheets.left_out(rows),
-            charts=[*training.make_charts(trainings), *validation_charts(trainings)],
+            charts=[*training_charts(trainings, styles), *validation_charts(trainings, styles)],
             pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
-            has_equal_draws=training.has_equal_draws(trainings),
-            run_sheets={run.anchor: _run_sheets(run, report_dir) for run in sweep.runs},
-            lora_files={run.anchor: _lora_files(run, report_dir) for run in sweep.runs},
-            settings=own_settings,
-            shared_by_all=shared_by_all,
-            own={run.anchor: provenance_section.own_facts(run, shared) for run in sweep.runs},
-            shared=shared,
+            has_equal_draws=analysis.has_equal_draws(trainings.rows),
+            run_sheets={run.name: _run_sheets(run, report_dir) for run in sweep.runs},
+            lora_files={
+                run.name: [
+                    (path.name, address(path, report_dir))
+                    for path in sorted(run.run.lora_dir.glob("*.safetensors"))
+                ]
+                for run in sweep.runs
+            },
+            own_settings=own_settings,
+            shared_settings=shared_settings,
+            own_provenance={
+                run.name: provenance_section.own_facts(run, shared_provenance) for run in sweep.runs
+            },
+            shared_provenance=shared_provenance,
             recipes=provenance_section.recipes(sweep),
             files=files,
         )
@@ -95,14 +113,6 @@ def write_page(sweep_dir: Path) -> Path:
     path = report_dir / "index.html"
     write_atomic(path, page)
     return path
-
-
-def _factors(sweep: SweepEvidence) -> dict[str, list[str]]:
-    """Return what was varied and its values, as they are read and not as they are typed."""
-    return {
-        name: [analysis.short(name, value) for value in values]
-        for name, values in sweep.factors.items()
-    }
 
 
 def _environment() -> Environment:
@@ -148,12 +158,3 @@ def _run_sheets(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
     names = dict.fromkeys(prompt.name for prompt in run.prompts)
     paths = [(name, run.run.sheets_dir / f"{name}.png") for name in names]
     return [(name, address(path, report_dir)) for name, path in paths if path.is_file()]
-
-
-def _lora_files(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
-    if not run.run.lora_dir.is_dir():
-        return []
-    return [
-        (path.name, address(path, report_dir))
-        for path in sorted(run.run.lora_dir.glob("*.safetensors"))
-    ]

@@ -1,4 +1,4 @@
-"""What the runs were made with: what all share, what each has of its own, what each recipe is."""
+"""The page's facts about how runs were made: settings, provenance, and each optimizer's recipe."""
 
 from __future__ import annotations
 
@@ -77,19 +77,17 @@ def setting_facts(run: RunEvidence) -> list[Fact]:
 
 
 def split_settings(runs: Sequence[RunEvidence]) -> tuple[list[Fact], dict[str, list[Fact]]]:
-    """Return the settings that all runs with a known config share, and by anchor each run's own."""
-    by_run = {run.anchor: setting_facts(run) for run in runs}
+    """Return the settings that all runs with a known config share, and by name each run's own."""
+    by_run = {run.name: setting_facts(run) for run in runs}
     known = [set(facts) for facts in by_run.values() if facts]
     shared = set.intersection(*known) if known else set()
-    own = {
-        anchor: [fact for fact in facts if fact not in shared] for anchor, facts in by_run.items()
-    }
+    own = {name: [fact for fact in facts if fact not in shared] for name, facts in by_run.items()}
     return sorted(shared, key=lambda fact: fact.name), own
 
 
-def shared_settings(sweep: SweepEvidence) -> list[Fact]:
+def main_settings(sweep: SweepEvidence) -> list[Fact]:
     """Return the settings that all runs share and a reader asks for first."""
-    wanted = (
+    names = (
         "base",
         "dataset",
         "optimizer",
@@ -109,28 +107,31 @@ def shared_settings(sweep: SweepEvidence) -> list[Fact]:
     # Where there are trainings, the settings of a resize are not everybody's.
     trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
     runs = trained or [run for run in sweep.runs if run.kind != analysis.ORIGINAL]
-    for name in wanted:
+    for name in names:
         values = {analysis.shown(run.row.get(name)) for run in runs} - {"null"}
         if len(values) == 1 and name not in sweep.factors:
-            value = _file_names(runs[0]) if name == "source" else values.pop()
+            value = values.pop()
+            if name == "source":  # without its places on disk
+                sources = runs[0].config.get("source")
+                files = sources if isinstance(sources, list) else []
+                value = " + ".join(Path(str(file)).name for file in files)
             facts.append(Fact(name=name, value=value))
     return facts
-
-
-def _file_names(run: RunEvidence) -> str:
-    """Return what was resized or merged, without its places on disk."""
-    listed = run.config.get("source")
-    return " + ".join(Path(str(one)).name for one in listed) if isinstance(listed, list) else ""
 
 
 def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
     stored = [part for run in runs if isinstance(part := run.config.get("optimizer"), Mapping)]
     config: Mapping[str, Any] = stored[0] if stored else {}
     built = [run.provenance["optimizer"] for run in runs if "optimizer" in run.provenance]
+    departures: dict[str, None] = {}
+    for run in runs:
+        noted = run.provenance.get("departures")
+        texts = noted if isinstance(noted, list) else [noted]
+        departures |= dict.fromkeys(str(text) for text in texts if text)
     return Recipe(
         name=name,
         num_runs=len(runs),
-        departures=tuple(dict.fromkeys(text for run in runs for text in _texts(run))),
+        departures=tuple(departures),
         note=str(config.get("note") or ""),
         paper=str(config.get("paper") or ""),
         package=str(config.get("package") or ""),
@@ -138,15 +139,9 @@ def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
     )
 
 
-def _texts(run: RunEvidence) -> list[str]:
-    found = run.provenance.get("departures")
-    listed = found if isinstance(found, list) else [found]
-    return [str(text) for text in listed if text]
-
-
 def _provenance(run: RunEvidence) -> dict[str, str]:
-    kept = {key: value for key, value in run.provenance.items() if key not in _RECIPE_KEYS}
-    return {fact.name: fact.value for fact in _facts(kept)}
+    facts = {key: value for key, value in run.provenance.items() if key not in _RECIPE_KEYS}
+    return {fact.name: fact.value for fact in _facts(facts)}
 
 
 def _facts(tree: Any) -> Iterator[Fact]:

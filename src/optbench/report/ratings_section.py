@@ -1,4 +1,4 @@
-"""What people said of the pictures, as the page shows it."""
+"""The page's section of human ratings: scores, votes, notes, and how far metrics agree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import Standings
 from optbench.analysis.stats import Agreement, Interval, Strength
 from optbench.metrics import METRICS
+from optbench.report.wording import NONE
 
 _MAX_NOTES = 500
 _FEW_VOTES = 30
-_NONE = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rated:
+class RatedSetting:
     """One setting as people see it."""
 
     label: str
@@ -44,11 +44,11 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class People:
-    """Everything that people said."""
+class RatingsSection:
+    """Everything that people said of the images."""
 
     num_raters: int
-    rated: tuple[Rated, ...]  # highest first
+    rated: tuple[RatedSetting, ...]  # highest first
     has_scores: bool
     has_votes: bool
     notes: tuple[Note, ...]
@@ -58,23 +58,23 @@ class People:
     caution: str
 
 
-def hear_people(trainings: SweepEvidence, standings: Standings) -> People | None:
+def ratings_section(trainings: SweepEvidence, standings: Standings) -> RatingsSection | None:
     """Return what people said of a sweep's trainings; None where nobody said anything."""
     scores, votes = trainings.frames.scores, trainings.frames.votes
     if not len(scores) and not len(votes):
         return None
-    of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
+    of_run = {run: setting.label for setting in standings.settings for run in setting.runs}
     means = analysis.mean_scores(scores, of_run)
-    strengths = {str(one.name): one for one in analysis.preferences(votes, of_run)}
+    strengths = {str(strength.name): strength for strength in analysis.preferences(votes, of_run)}
     rated = _rated(means, strengths)
     same = analysis.self_agreement(votes)
     notes = _notes(trainings)
-    counted = sum(one.num_votes for one in strengths.values()) // 2
+    num_votes = sum(strength.num_votes for strength in strengths.values()) // 2
     raters = {*scores["rater"].map(str), *votes["rater"].map(str)}
-    human = {label: one.strength for label, one in strengths.items()} or {
-        label: one.mean for label, one in means.items()
+    human = {label: strength.strength for label, strength in strengths.items()} or {
+        label: mean.mean for label, mean in means.items()
     }
-    return People(
+    return RatingsSection(
         num_raters=len(raters),
         rated=tuple(rated),
         has_scores=bool(means),
@@ -87,23 +87,23 @@ def hear_people(trainings: SweepEvidence, standings: Standings) -> People | None
         f"(the true share is between {100 * same.interval[0]:.0f} and "
         f"{100 * same.interval[1]:.0f} %); three equal answers picked blindly would give 33 %.",
         agreements=tuple(
-            (name, _told(agreement))
+            (name, _agreement_text(agreement))
             for name, agreement in analysis.agreements(
-                human, automatic(trainings, standings)
+                human, _measured(trainings, standings)
             ).items()
         ),
-        caution=f"{counted} votes are few: with 5 settings and 100 votes a preference of 60 to 40 "
-        "is not visible yet."
-        if strengths and counted < _FEW_VOTES
+        caution=f"{num_votes} votes are few: with 5 settings and 100 votes a preference of 60 to "
+        "40 is not visible yet."
+        if strengths and num_votes < _FEW_VOTES
         else "",
     )
 
 
-def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> list[Rated]:
+def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> list[RatedSetting]:
     rated = []
     for label in dict.fromkeys([*strengths, *means]):
         mean, strength = means.get(label), strengths.get(label)
-        score_text = strength_text = share_text = _NONE
+        score_text = strength_text = share_text = NONE
         if mean is not None:
             score_text = f"{mean.mean:.0f}"
             if mean.low is not None and mean.high is not None:
@@ -114,7 +114,7 @@ def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> 
             )
             share_text = f"{100 * strength.win_share:.0f} %"
         rated.append(
-            Rated(
+            RatedSetting(
                 label=label,
                 score=mean.mean if mean else None,
                 score_text=score_text,
@@ -128,18 +128,18 @@ def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> 
     return rated
 
 
-def automatic(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Mapping[str, float]]:
+def _measured(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Mapping[str, float]]:
     """Return what was measured of each setting without people, turned so that more is better."""
-    found: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     for measure, title in MEASURES.items():
-        for one in standings.settings:
-            value = one.cost(measure)
-            if value is not None:
-                found.setdefault(f"{title} (low is good)", {})[one.label] = -value
+        for setting in standings.settings:
+            if measure in setting.medians:
+                of_measure = measured.setdefault(f"{title} (low is good)", {})
+                of_measure[setting.label] = -setting.medians[measure]
     rows = trainings.frames.metrics
-    last = {run.run.name: run.row.get("num_epochs") for run in trainings.runs}
+    last = {run.name: run.row.get("num_epochs") for run in trainings.runs}
     values: dict[str, dict[str, list[float]]] = {}
-    of_run = {run.run.name: one.label for one in standings.settings for run in one.runs}
+    of_run = {run: setting.label for setting in standings.settings for run in setting.runs}
     columns = (rows[name] for name in ("run", "epoch", "metric", "value"))
     for run, epoch, metric, value in zip(*columns, strict=True):
         is_known = isinstance(value, (int, float)) and not is_missing(value)
@@ -149,13 +149,13 @@ def automatic(trainings: SweepEvidence, standings: Standings) -> Mapping[str, Ma
         is_good = METRICS[metric].higher_is_better if metric in METRICS else None
         words = {True: "high is good", False: "low is good", None: "more of it"}[is_good]
         sign = -1 if is_good is False else 1
-        found[f"{metric} ({words})"] = {
+        measured[f"{metric} ({words})"] = {
             label: sign * statistics.fmean(numbers) for label, numbers in by_setting.items()
         }
-    return found
+    return measured
 
 
-def _told(agreement: Agreement) -> str:
+def _agreement_text(agreement: Agreement) -> str:
     text = f"{agreement.correlation:+.2f} over {agreement.num_things} settings"
     if agreement.low is None or agreement.high is None:
         return f"{text}: too few to mean anything"
@@ -164,8 +164,8 @@ def _told(agreement: Agreement) -> str:
 
 
 def _notes(trainings: SweepEvidence) -> tuple[Note, ...]:
-    runs = {run.run.name: run for run in trainings.runs}
-    found = []
+    runs = {run.name: run for run in trainings.runs}
+    notes = []
     for row in trainings.frames.scores.to_dict("records"):
         run = runs.get(row["run"])
         if run is None or is_missing(row["note"]) or not str(row["note"]).strip():
@@ -175,13 +175,13 @@ def _notes(trainings: SweepEvidence) -> tuple[Note, ...]:
             for name in ("epoch", "prompt", "seed")
             if not is_missing(row[name])
         ]
-        found.append(
+        notes.append(
             Note(
                 run=run,
                 rater=str(row["rater"]),
                 place=", ".join(words) or "the whole run",
-                score=_NONE if is_missing(row["score"]) else f"{float(row['score']):.0f}",
+                score=NONE if is_missing(row["score"]) else f"{float(row['score']):.0f}",
                 text=str(row["note"]),
             )
         )
-    return tuple(found)
+    return tuple(notes)

@@ -1,44 +1,33 @@
-"""Resized LoRAs beside their original: one table, sheets, and what was lost for which size."""
+"""The page's section of resized LoRAs beside their original: table, sheets, losses by file size."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.records import Cell
 from optbench.render import sheet as render_sheet
 from optbench.report.charts import spectra
-from optbench.report.charts.line import number_text
+from optbench.report.charts.line import Chart, number_text
 from optbench.report.charts.scatter import Level, Point, size_chart
-from optbench.report.sheets import ShownSheet, shown_sheet
-from optbench.report.tables import Entry, Line, Table
-from optbench.report.wording import bytes_text, difference_text
+from optbench.report.charts.styles import Styles
+from optbench.report.sheets import PromptSheets, shown_sheet
+from optbench.report.tables import Entry, RunRow, Table
+from optbench.report.wording import NONE, bytes_text, difference_text
 from optbench.schema import Prompt
 
-NO_LEGEND = Markup("")
-_NONE = "-"
+_MAX_COLUMNS = 6  # of one sheet, the original included
+_CELL_PX = 420
 _SPLITS = {"training": "training pictures", "held_out": "held-out pictures"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """One chart with its heading and what to know before reading it."""
-
-    title: str
-    note: str
-    svg: Markup
-    legend: Markup
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Laboratory:
+class ResizeSection:
     """Everything the page says about resized LoRAs."""
 
     table: Table
@@ -48,20 +37,20 @@ class Laboratory:
     base_distance: float | None  # from the original to the base alone: nothing left
 
 
-def make_laboratory(sweep: SweepEvidence, report_dir: Path) -> Laboratory | None:
+def resize_section(sweep: SweepEvidence, styles: Styles, report_dir: Path) -> ResizeSection | None:
     """Return what to show of a sweep's resized LoRAs, or None where it has none."""
     resized = [run for run in sweep.runs if run.kind == analysis.RESIZE]
     if not resized:
         return None
     columns = _in_order(sweep)
-    last = [(run, last_record(run)) for run in columns]
+    last = [(run, _last_record(run)) for run in columns]
     layered = list(_spectra_and_maps(sweep, resized))
-    return Laboratory(
+    return ResizeSection(
         table=_table(sweep, last),
-        sheets=tuple(resized_sheets(columns, report_dir)),
-        charts=(*_charts(sweep, last), *(spectrum for spectrum, _ in layered)),
-        maps=tuple(map_ for _, maps in layered for map_ in maps),
-        base_distance=next(iter(_base_distances(last)), None),
+        sheets=tuple(_sheets(columns, report_dir)),
+        charts=(*_charts(sweep, styles, last), *(spectrum for spectrum, _ in layered)),
+        maps=tuple(chart for _, maps in layered for chart in maps),
+        base_distance=_base_distance(last),
     )
 
 
@@ -69,21 +58,21 @@ def _in_order(sweep: SweepEvidence) -> list[RunEvidence]:
     """Return originals, each before its resized files, large before small; then trainings."""
     originals = {_source(run): run for run in sweep.runs if run.kind == analysis.ORIGINAL}
     resized = [run for run in sweep.runs if run.kind == analysis.RESIZE]
-    found: list[RunEvidence] = []
+    ordered: list[RunEvidence] = []
     for source in dict.fromkeys([*originals, *map(_source, resized)]):
-        own = [run for run in resized if _source(run) == source]
-        found += [originals[source]] if source in originals else []
-        found += sorted(own, key=lambda run: (-(size_of(run) or 0.0), run.run.name))
+        made = [run for run in resized if _source(run) == source]
+        ordered += [originals[source]] if source in originals else []
+        ordered += sorted(made, key=lambda run: (-(_size_of(run) or 0.0), run.name))
     trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
     # A training that was resized stands there already: as the original.
-    sources = {str(one) for run in resized for one in _sources(run)}
-    others = [run for run in trained if not any(run.run.name in one for one in sources)]
-    return found + sorted(others, key=lambda run: run.run.name)
+    sources = {source for run in resized for source in _sources(run)}
+    others = [run for run in trained if not any(run.name in source for source in sources)]
+    return ordered + sorted(others, key=lambda run: run.name)
 
 
 def _sources(run: RunEvidence) -> list[str]:
-    listed = run.config.get("source")
-    return [str(one) for one in listed] if isinstance(listed, list) else [str(listed)]
+    sources = run.config.get("source")
+    return [str(path) for path in sources] if isinstance(sources, list) else [str(sources)]
 
 
 def _source(run: RunEvidence) -> str:
@@ -94,29 +83,40 @@ def _source(run: RunEvidence) -> str:
 
 
 def _table(sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> Table:
-    largest = max((size_of(run) or 0.0 for run, _ in last), default=0.0) or 1.0
+    largest = max((_size_of(run) or 0.0 for run, _ in last), default=0.0) or 1.0
     losses = _paired(sweep)
-    splits = [name for name in _SPLITS if any(name in found for found in losses.values())]
+    splits = [name for name in _SPLITS if any(name in by_split for by_split in losses.values())]
     lines = []
     for run, row in last:
-        size = size_of(run)
+        size = _size_of(run)
         share = 100 * (size or 0.0) / largest
-        source = number_of(row.get("source_bytes"))
+        source = _number(row.get("source_bytes"))
         of_source = size / source if size and source else None
         entries = [
             Entry(text=bytes_text(size), sort=size, bar_percent=share),
             _entry(of_source, lambda value: f"{value:.1%}"),
-            _entry(number_of(row.get("mean_dim")), lambda value: f"{value:.3g}"),
-            _entry(number_of(row.get("max_dim")), lambda value: f"{value:.0f}"),
-            _entry(number_of(row.get("retained_energy")), lambda value: f"{value:.2%}"),
-            _entry(number_of(row.get("least_retained_energy")), lambda value: f"{value:.2%}"),
-            _entry(number_of(row.get("picture_difference")), number_text),
-            _entry(number_of(row.get("picture_ssim")), number_text),
+            _entry(_number(row.get("mean_dim")), lambda value: f"{value:.3g}"),
+            _entry(_number(row.get("max_dim")), lambda value: f"{value:.0f}"),
+            _entry(_number(row.get("retained_energy")), lambda value: f"{value:.2%}"),
+            _entry(_number(row.get("least_retained_energy")), lambda value: f"{value:.2%}"),
+            _entry(_number(row.get("picture_difference")), number_text),
+            _entry(_number(row.get("picture_ssim")), number_text),
         ]
-        found = losses.get(run.run.name, {})
+        by_split = losses.get(run.name, {})
         for split in splits:
-            entries += found[split].entries() if split in found else [_entry(None, number_text)] * 3
-        lines.append(Line(run=run, entries=tuple(entries)))
+            loss = by_split.get(split)
+            if loss is None:
+                entries += [_entry(None, number_text)] * 3
+                continue
+            original = difference_text(loss.against_original)
+            if loss.against_original is not None:
+                original += f" ({loss.num_worse} of {loss.num_pictures})"
+            entries += [
+                _entry(loss.loss, number_text),
+                Entry(text=difference_text(loss.against_base), sort=loss.against_base),
+                Entry(text=original, sort=loss.against_original),
+            ]
+        lines.append(RunRow(run=run, entries=tuple(entries)))
     titles = [
         *("file", "of original", "mean dim", "max dim", "energy kept", "least layer"),
         *("distance", "SSIM"),
@@ -124,15 +124,15 @@ def _table(sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, 
     for split in splits:
         name = "loss" if split == "training" else "held-out loss"
         titles += [name, f"{name} - base", f"{name} - original"]
-    return Table(titles=tuple(titles), lines=tuple(lines))
+    return Table(titles=tuple(titles), rows=tuple(lines))
 
 
 def _entry(value: float | None, text: Any) -> Entry:
-    return Entry(text=_NONE if value is None else text(value), sort=value)
+    return Entry(text=NONE if value is None else text(value), sort=value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Paired:
+class _PairedLoss:
     """A run's validation loss on one kind of pictures, and differences at the same draws."""
 
     loss: float
@@ -141,43 +141,33 @@ class _Paired:
     num_worse: int  # pictures on which it is worse than the original
     num_pictures: int
 
-    def entries(self) -> list[Entry]:
-        original = difference_text(self.against_original)
-        if self.against_original is not None:
-            original += f" ({self.num_worse} of {self.num_pictures})"
-        return [
-            _entry(self.loss, number_text),
-            Entry(text=difference_text(self.against_base), sort=self.against_base),
-            Entry(text=original, sort=self.against_original),
-        ]
 
-
-def _paired(sweep: SweepEvidence) -> dict[str, dict[str, _Paired]]:
+def _paired(sweep: SweepEvidence) -> dict[str, dict[str, _PairedLoss]]:
     """Return every run's losses after its last measured epoch, by run and kind of pictures."""
-    found: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    by_run: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     frame = sweep.frames.validation
     if frame.empty or "loss" not in frame:
         return {}
     last = frame.groupby("run")["epoch"].transform("max")
     for record in frame[frame["epoch"] == last].to_dict("records"):
         row = {str(key): value for key, value in record.items()}
-        if number_of(row.get("loss")) is not None:
-            found.setdefault(row["run"], {}).setdefault(str(row.get("split")), []).append(row)
+        if _number(row.get("loss")) is not None:
+            by_run.setdefault(row["run"], {}).setdefault(str(row.get("split")), []).append(row)
     return {
         run: {split: _paired_of(rows) for split, rows in by_split.items() if split in _SPLITS}
-        for run, by_split in found.items()
+        for run, by_split in by_run.items()
     }
 
 
-def _paired_of(rows: Sequence[Mapping[str, Any]]) -> _Paired:
+def _paired_of(rows: Sequence[Mapping[str, Any]]) -> _PairedLoss:
     by_picture: dict[str, list[float]] = {}
     for row in rows:
-        original = number_of(row.get("original_loss"))
+        original = _number(row.get("original_loss"))
         if original is not None:
             by_picture.setdefault(str(row.get("image")), []).append(row["loss"] - original)
-    base = [row["loss"] - alone for row in rows if (alone := number_of(row.get("base_loss")))]
+    base = [row["loss"] - alone for row in rows if (alone := _number(row.get("base_loss")))]
     differences = [value for values in by_picture.values() for value in values]
-    return _Paired(
+    return _PairedLoss(
         loss=statistics.fmean(row["loss"] for row in rows),
         against_base=statistics.fmean(base) if base else None,
         against_original=statistics.fmean(differences) if differences else None,
@@ -190,72 +180,74 @@ def _paired_of(rows: Sequence[Mapping[str, Any]]) -> _Paired:
 
 
 def _charts(
-    sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]
+    sweep: SweepEvidence, styles: Styles, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]
 ) -> Iterator[Chart]:
-    far = _base_distances(last)
-    yield from _chart(
+    def chart(
+        title: str,
+        note: str,
+        y_title: str,
+        value_of: Callable[[RunEvidence, Mapping[str, Any]], float | None],
+        base: float | None = None,
+    ) -> Iterator[Chart]:
+        points = [
+            Point(
+                size_bytes=size,
+                value=value,
+                text=_short(run),
+                label=run.label,
+                colour=styles[run.name].colour,
+            )
+            for run, row in last
+            if (size := _size_of(run)) and (value := value_of(run, row)) is not None
+        ]
+        levels = [] if base is None else [Level(value=base, text="base, no LoRA")]
+        svg = size_chart(points, y_title=y_title, levels=levels) if len(points) > 1 else None
+        if svg is not None:
+            yield Chart(title=title, note=note, svg=svg)
+
+    yield from chart(
         "Picture distance by file size",
         "Mean absolute difference of all pixels from the original's pictures of the same prompts "
         "and seeds, 0 to 1. The line is the base without any LoRA: nothing left.",
-        _points(last, lambda run, row: number_of(row.get("picture_difference"))),
-        y_title="picture distance",
-        levels=[Level(value=value, text="base, no LoRA") for value in far[:1]],
+        "picture distance",
+        lambda run, row: _number(row.get("picture_difference")),
+        _base_distance(last),
     )
     losses = _paired(sweep)
     for split, words in _SPLITS.items():
-        points = _points(
-            last,
-            lambda run, row, split=split: (
-                found.loss if (found := losses.get(run.run.name, {}).get(split)) else None
+        base = next(
+            (
+                paired.loss - paired.against_base
+                for by_split in losses.values()
+                if (paired := by_split.get(split)) and paired.against_base is not None
             ),
+            None,
         )
-        base = [
-            one.loss - one.against_base
-            for by_split in losses.values()
-            if (one := by_split.get(split)) and one.against_base is not None
-        ]
-        yield from _chart(
+
+        def loss_of(run: RunEvidence, _: Mapping[str, Any], split: str = split) -> float | None:
+            paired = losses.get(run.name, {}).get(split)
+            return paired.loss if paired else None
+
+        yield from chart(
             f"Validation loss by file size, {words}",
             "The same pictures, noise and timesteps for every file. Lower is nearer to these "
             "pictures, which is not the same as better pictures.",
-            points,
-            y_title="validation loss",
-            levels=[Level(value=value, text="base, no LoRA") for value in base[:1]],
+            "validation loss",
+            loss_of,
+            base,
         )
-    yield from _chart(
+    yield from chart(
         "Energy kept by file size",
         "Share of the sum of all squared singular values of the weight changes that is still "
         "there. It is exact, and says nothing of whether the lost part was seen.",
-        _points(last, lambda run, row: number_of(row.get("retained_energy"))),
-        y_title="energy kept",
+        "energy kept",
+        lambda run, row: _number(row.get("retained_energy")),
     )
 
 
-def _base_distances(last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> list[float]:
-    found = (number_of(row.get("base_picture_difference")) for _, row in last)
-    return [value for value in found if value is not None]
-
-
-def _chart(
-    title: str, note: str, points: Sequence[Point], *, y_title: str, levels: Sequence[Level] = ()
-) -> Iterator[Chart]:
-    svg = size_chart(points, y_title=y_title, levels=levels) if len(points) > 1 else None
-    if svg is not None:
-        yield Chart(title=title, note=note, svg=svg, legend=NO_LEGEND)
-
-
-def _points(last: Sequence[tuple[RunEvidence, Mapping[str, Any]]], value_of: Any) -> list[Point]:
-    return [
-        Point(
-            size_bytes=size,
-            value=value,
-            text=_short(run),
-            label=run.label,
-            colour=run.colour,
-        )
-        for run, row in last
-        if (size := size_of(run)) and (value := value_of(run, row)) is not None
-    ]
+def _base_distance(last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> float | None:
+    distances = (_number(row.get("base_picture_difference")) for _, row in last)
+    return next((value for value in distances if value is not None), None)
 
 
 def _short(run: RunEvidence) -> str:
@@ -270,21 +262,21 @@ def _spectra_and_maps(
     """Yield each source's spectrum, and what every layer kept in each of its files."""
     by_run = _layers(sweep)
     by_source: dict[str, list[RunEvidence]] = {}
-    for run in sorted(resized, key=lambda run: -(size_of(run) or 0.0)):
-        if by_run.get(run.run.name):
+    for run in sorted(resized, key=lambda run: -(_size_of(run) or 0.0)):
+        if by_run.get(run.name):
             by_source.setdefault(_source(run), []).append(run)
     for runs in by_source.values():
-        svg, legend = spectra.spectrum_chart(by_run[runs[0].run.name])
+        svg, legend = spectra.spectrum_chart(by_run[runs[0].name])
         if svg is None:
             continue
         name = "" if len(by_source) == 1 else f" of {Path(_sources(runs[0])[0]).name}"
         note = "The median over all layers of a kind, largest singular value = 1. A steep "
         note += "fall means that few directions do the work, and the rest can go."
         spectrum = Chart(title=f"Spectrum of the original{name}", note=note, svg=svg, legend=legend)
-        drawn = spectra.energy_map([(_short(run), by_run[run.run.name]) for run in runs])
+        drawn = spectra.energy_map([(_short(run), by_run[run.name]) for run in runs])
         title = f"Energy kept by every layer{name}"
         note = "White: all of its energy kept; full colour: none. Point at a cell for numbers."
-        maps = [] if drawn is None else [Chart(title=title, note=note, svg=drawn, legend=NO_LEGEND)]
+        maps = [] if drawn is None else [Chart(title=title, note=note, svg=drawn)]
         yield spectrum, maps
 
 
@@ -295,43 +287,30 @@ def _layers(sweep: SweepEvidence) -> dict[str, list[Mapping[str, Any]]]:
         return {}
     known = frame[frame["retained_fro"].notna()]
     last = known[known["epoch"] == known.groupby("run")["epoch"].transform("max")]
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_run: dict[str, list[Mapping[str, Any]]] = {}
     for record in last.to_dict("records"):
-        found.setdefault(str(record["run"]), []).append({str(k): v for k, v in record.items()})
-    return found
+        by_run.setdefault(str(record["run"]), []).append({str(k): v for k, v in record.items()})
+    return by_run
 
 
-_MAX_COLUMNS = 6  # of one sheet, the original included
-_CELL_PX = 420
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptSheets:
-    """One prompt after every epoch: sheets whose first column is the original."""
-
-    prompt: Prompt
-    anchor: str
-    epochs: tuple[tuple[int, tuple[ShownSheet, ...]], ...]
-
-
-def last_record(run: RunEvidence) -> Mapping[str, Any]:
+def _last_record(run: RunEvidence) -> Mapping[str, Any]:
     """Return a run's record of its last epoch, empty where it has none."""
     return run.epochs[-1] if run.epochs else {}
 
 
-def size_of(run: RunEvidence) -> float | None:
+def _size_of(run: RunEvidence) -> float | None:
     """Return how many bytes a run's file has, of an original those of its source."""
-    found = number_of(last_record(run).get("lora_bytes"))
-    return number_of(run.row.get("lora_bytes")) if found is None else found
+    size = _number(_last_record(run).get("lora_bytes"))
+    return _number(run.row.get("lora_bytes")) if size is None else size
 
 
-def number_of(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     """Return a value that is a number, None for anything else."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and value == value else None
 
 
-def resized_sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator[PromptSheets]:
+def _sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator[PromptSheets]:
     """Yield every prompt's sheets; the runs are columns in this order, the original first."""
     prompts = {prompt.name: prompt for run in columns for prompt in run.prompts}
     shown = [run for run in columns if run.prompts and (run.run.path / "images").is_dir()]
@@ -340,7 +319,7 @@ def resized_sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator
         return
     epochs = sorted({int(row["epoch"]) for run in resized for row in run.epochs})
     for number, (name, prompt) in enumerate(prompts.items(), start=1):
-        found = []
+        by_epoch = []
         for epoch in epochs:
             plans = _plans(shown, prompt, epoch=epoch, seeds=resized[0].seeds)
             folder = report_dir / "sheets" / f"epoch-{epoch:04d}"
@@ -349,8 +328,8 @@ def resized_sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator
                 for part, plan in enumerate(plans, start=1)
             ]
             sheets = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in written)
-            found.append((epoch, sheets))
-        yield PromptSheets(prompt=prompt, anchor=f"resized-{number}", epochs=tuple(found))
+            by_epoch.append((epoch, sheets))
+        yield PromptSheets(prompt=prompt, anchor=f"resized-{number}", epochs=tuple(by_epoch))
 
 
 def _plans(
@@ -388,8 +367,8 @@ def _plans(
 
 def _title(run: RunEvidence, epoch: int) -> str:
     """Return a column's title, and under it how large the file of that epoch is."""
-    row = next((one for one in run.epochs if one.get("epoch") == epoch), {})
-    size = number_of(row.get("lora_bytes")) or size_of(run)
+    row = next((row for row in run.epochs if row.get("epoch") == epoch), {})
+    size = _number(row.get("lora_bytes")) or _size_of(run)
     return f"{run.label}\n{bytes_text(size)}"
 
 

@@ -1,6 +1,6 @@
-"""report/data.js: everything the page's viewer shows, as one value that a classic script assigns.
+"""Write report/data.js: everything the page's viewer shows, as one value a classic script assigns.
 
-Pictures are not listed one by one: every run has, for every epoch, one letter for each shot (a
+Images are not listed one by one: every run has, for every epoch, one letter for each shot (a
 prompt at a size with a seed), and the path follows from those names.
 """
 
@@ -16,6 +16,7 @@ from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.records import Cell
 from optbench.render import thumbnails
+from optbench.report.charts.styles import Style, Styles
 from optbench.report.links import address
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
@@ -24,12 +25,12 @@ from optbench.storage.rundir import write_atomic
 SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
 _SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"
 _MAX_REASON = 2000
-_MAX_ASKED_EPOCHS = 1000  # a config may ask for anything
+_MAX_PLANNED_EPOCHS = 1000  # a config may say anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """The pictures on disk: of each run and epoch which shots, and whether they can be shown."""
+class _Images:
+    """The images on disk: of each run and epoch which shots, and whether they can be shown."""
 
     shots: tuple[Shot, ...]
     epochs: tuple[int, ...]
@@ -37,13 +38,13 @@ class _Found:
     num_pictures: int
 
 
-def write_data(sweep: SweepEvidence, report_dir: Path, *, title: str) -> int:
-    """Return how many pictures the viewer can show, after writing what it reads.
+def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title: str) -> int:
+    """Return how many images the viewer can show, after writing what it reads.
 
     Small copies that are missing or out of date are made first.
     """
     runs = by_settings(sweep)
-    found = _find_pictures(sweep, runs)
+    images = _find_images(sweep, runs)
     prompts = _prompts(runs)
     bases = list(dict.fromkeys(run.base_name for run in runs))
     data = {
@@ -53,39 +54,39 @@ def write_data(sweep: SweepEvidence, report_dir: Path, *, title: str) -> int:
         "factors": [
             {"name": name, "values": list(values)} for name, values in sweep.factors.items()
         ],
-        "epochs": found.epochs,
+        "epochs": images.epochs,
         "prompts": [
             {"name": name, "text": text, "negative": negative} for name, text, negative in prompts
         ],
         "shots": [
             {"prompt": prompt, "width": width, "height": height, "seed": seed}
-            for prompt, width, height, seed in found.shots
+            for prompt, width, height, seed in images.shots
         ],
         "bases": bases,
         "runs": [
             {
-                **_run_facts(run, report_dir),
+                **_run_facts(run, styles[run.name], report_dir),
                 "base": bases.index(run.base_name),
                 "values": [analysis.shown(run.row.get(name)) for name in sweep.factors],
                 "prompts": [
                     prompts[prompt.name, prompt.text, prompt.negative] for prompt in run.prompts
                 ],
-                "pictures": found.letters.get(run.run.name, {}),
+                "pictures": images.letters.get(run.name, {}),
             }
             for run in runs
         ],
-        "numbers": make_numbers(sweep, runs, found.shots),
+        "numbers": make_numbers(sweep, runs, images.shots),
         "curves": make_curves(runs),
     }
     # ASCII only, so that it reads the same whatever a browser takes for the file's encoding.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     write_atomic(report_dir / "data.js", f"window.optbenchReport={text};\n")
-    return found.num_pictures
+    return images.num_pictures
 
 
-def _find_pictures(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Found:
+def _find_images(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Images:
     """Return what lies on disk, with small copies made of what has none yet."""
-    by_name = {run.run.name: run for run in runs}
+    by_name = {run.name: run for run in runs}
     listed: list[tuple[str, int, Shot, Path]] = []
     for row in sweep.frames.images.to_dict("records"):
         shot = str(row["prompt"]), int(row["width"]), int(row["height"]), int(row["seed"])
@@ -101,37 +102,39 @@ def _find_pictures(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Found:
     for name, epoch, shot, path in listed:
         of_epoch = letters.setdefault(name, {}).setdefault(epoch, [_ABSENT] * len(shots))
         of_epoch[places[shot]] = _SHOWN if thumbnails.has_thumbnail(path) else _DAMAGED
-    return _Found(
+    return _Images(
         shots=shots,
         epochs=_epochs(runs, {epoch for _, epoch, _, _ in listed}),
         letters={
-            name: {epoch: "".join(found) for epoch, found in sorted(epochs.items())}
+            name: {epoch: "".join(of_shots) for epoch, of_shots in sorted(epochs.items())}
             for name, epochs in letters.items()
         },
         num_pictures=len(listed),
     )
 
 
-def _in_order(runs: Sequence[RunEvidence], found: set[Shot]) -> tuple[Shot, ...]:
+def _in_order(runs: Sequence[RunEvidence], shots: set[Shot]) -> tuple[Shot, ...]:
     """Return the shots as the configs list them, those that no config names last.
 
-    Shots that were asked for and have no picture anywhere yet are kept: they will come.
+    Planned shots that have no image anywhere yet are included: they will come.
     """
-    asked = dict.fromkeys(
+    planned = dict.fromkeys(
         (prompt.name, prompt.width, prompt.height, seed)
         for run in runs
         for prompt in run.prompts
         for seed in run.seeds
     )
-    return (*asked, *sorted(found - asked.keys()))
+    return (*planned, *sorted(shots - planned.keys()))
 
 
-def _epochs(runs: Sequence[RunEvidence], found: set[int]) -> tuple[int, ...]:
-    """Return the epochs with pictures, and those that unfinished runs were asked for."""
-    if not found:
+def _epochs(runs: Sequence[RunEvidence], rendered: set[int]) -> tuple[int, ...]:
+    """Return the epochs with images, and those still to come of unfinished runs."""
+    if not rendered:
         return ()
-    asked = max((run.num_epochs_asked for run in runs if run.row["status"] != "done"), default=0)
-    return tuple(sorted(found | set(range(1, min(asked, _MAX_ASKED_EPOCHS) + 1))))
+    planned = max(
+        (run.num_epochs_planned for run in runs if run.row["status"] != "done"), default=0
+    )
+    return tuple(sorted(rendered | set(range(1, min(planned, _MAX_PLANNED_EPOCHS) + 1))))
 
 
 def _prompts(runs: Sequence[RunEvidence]) -> dict[tuple[str, str, str], int]:
@@ -140,22 +143,22 @@ def _prompts(runs: Sequence[RunEvidence]) -> dict[tuple[str, str, str], int]:
     return {key: place for place, key in enumerate(dict.fromkeys(texts))}
 
 
-def _run_facts(run: RunEvidence, report_dir: Path) -> dict[str, Any]:
+def _run_facts(run: RunEvidence, style: Style, report_dir: Path) -> dict[str, Any]:
     lora = sorted(run.run.lora_dir.glob("*.safetensors")) if run.run.lora_dir.is_dir() else []
     sheets = [
         run.run.sheets_dir / f"{name}.png"
         for name in dict.fromkeys(prompt.name for prompt in run.prompts)
     ]
     return {
-        "name": run.run.name,
+        "name": run.name,
         "folder": address(run.run.path, report_dir),
-        "anchor": run.anchor,
+        "anchor": style.anchor,
         "label": run.label,
         "kind": run.kind,
         "status": str(run.row["status"]),
         "reason": run.reason[:_MAX_REASON],
-        "colour": run.colour,
-        "dash": run.dash,
+        "colour": style.colour,
+        "dash": style.dash,
         "epochSteps": [
             [int(row["epoch"]), int(row["step"])]
             for row in run.epochs

@@ -1,4 +1,4 @@
-"""The numbers that the viewer filters and shows, and the curves that are linked to its pictures."""
+"""The numbers that the viewer filters and shows, and the curves linked to its images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any
 
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.metrics import METRICS
-from optbench.report.charts.training import smooth
+from optbench.report.charts.line import smooth_loss, thinned
 
 Shot = tuple[str, int, int, int]  # prompt, width, height, seed
 Points = list[tuple[float, float]]
 
 _MAX_POINTS = 160  # of a curve: the viewer draws it a few hundred pixels wide
-_SMOOTHING, _MIN_SMOOTHING_STEPS = 15, 8  # as the page's large charts
 _OF_RUNS = (
     ("final_loss", "final loss", ""),
     ("seconds_per_step", "time per step", "s"),
@@ -27,7 +26,7 @@ _SPLITS = {"held_out": "held-out", "training": "training"}
 def make_numbers(
     sweep: SweepEvidence, runs: Sequence[RunEvidence], shots: Sequence[Shot]
 ) -> list[dict[str, Any]]:
-    """Return every known number: of a run, of an epoch of a run, or of one picture.
+    """Return every known number: of a run, of an epoch of a run, or of one image.
 
     `values` has an entry for each run: the number itself, `{epoch: number}`, or
     `{epoch: [a number or null for each shot]}`, as `scope` says.
@@ -50,7 +49,7 @@ def make_numbers(
             for run in runs
         ]
         numbers.append(_number(name, title, "", "epoch", by_epoch))
-    numbers += _of_pictures(sweep, runs, shots)
+    numbers += _of_images(sweep, runs, shots)
     return [
         number for number in numbers if any(value not in (None, {}) for value in number["values"])
     ]
@@ -59,7 +58,7 @@ def make_numbers(
 def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
     """Return what is drawn over the steps of each run: loss, rate, validation; thinned."""
     curves = [
-        _curve("training loss, smoothed", runs, lambda run: _smoothed(_by_step(run, "loss"))),
+        _curve("training loss, smoothed", runs, lambda run: _smoothed(_points(run.steps, "loss"))),
         _curve("rate in effect", runs, _rates, is_log=True),
     ]
     for split, words in _SPLITS.items():
@@ -75,33 +74,28 @@ def _number(name: str, title: str, unit: str, scope: str, values: list[Any]) -> 
     return {"name": name, "title": title, "unit": unit, "scope": scope, "values": values}
 
 
-def _of_pictures(
+def _of_images(
     sweep: SweepEvidence, runs: Sequence[RunEvidence], shots: Sequence[Shot]
 ) -> list[dict[str, Any]]:
-    run_places = {run.run.name: place for place, run in enumerate(runs)}
+    run_places = {run.name: place for place, run in enumerate(runs)}
     shot_places = {shot: place for place, shot in enumerate(shots)}
-    found: dict[str, list[dict[int, list[float | None]]]] = {}
+    by_metric: dict[str, list[dict[int, list[float | None]]]] = {}
     for row in sweep.frames.metrics.to_dict("records"):
         shot = row["prompt"], row["width"], row["height"], row["seed"]
         run, value = run_places.get(row["run"]), _rounded(row["value"])
         if run is None or shot not in shot_places or value is None:
             continue
-        of_runs = found.setdefault(str(row["metric"]), [{} for _ in runs])
+        of_runs = by_metric.setdefault(str(row["metric"]), [{} for _ in runs])
         of_epoch = of_runs[run].setdefault(int(row["epoch"]), [None] * len(shots))
         of_epoch[shot_places[shot]] = value
-    return [
-        _number(name, name.replace("_", " "), "", "cell", values) | _meaning(name)
-        for name, values in sorted(found.items())
-    ]
-
-
-def _meaning(name: str) -> dict[str, str]:
-    """Return what a metric says and which end of it is better, where it is one of ours."""
-    known = METRICS.get(name)
-    if known is None:
-        return {}
-    better = {True: "higher", False: "lower", None: ""}[known.higher_is_better]
-    return {"meaning": f"{known.meaning} ({known.unit})", "better": better}
+    numbers = []
+    for name, values in sorted(by_metric.items()):
+        number = _number(name, name.replace("_", " "), "", "cell", values)
+        if known := METRICS.get(name):
+            better = {True: "higher", False: "lower", None: ""}[known.higher_is_better]
+            number |= {"meaning": f"{known.meaning} ({known.unit})", "better": better}
+        numbers.append(number)
+    return numbers
 
 
 def _curve(
@@ -113,13 +107,9 @@ def _curve(
 ) -> dict[str, Any]:
     columns = []
     for run in runs:
-        thinned = _thinned(points(run))
-        columns.append([[x for x, _ in thinned], [_rounded(y) for _, y in thinned]])
+        shown = thinned(points(run), max_points=_MAX_POINTS)
+        columns.append([[x for x, _ in shown], [_rounded(y) for _, y in shown]])
     return {"title": title, "log": is_log, "points": columns}
-
-
-def _by_step(run: RunEvidence, name: str) -> Points:
-    return _points(run.steps, name)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
@@ -137,20 +127,12 @@ def _rates(run: RunEvidence) -> Points:
         {name for row in run.steps for name in row if name.startswith("effective_lr/")}
         - {"effective_lr/text_encoder"}
     ) or ["effective_lr/text_encoder"]
-    return [(step, value) for step, value in _by_step(run, names[-1]) if value > 0]
+    return [(step, value) for step, value in _points(run.steps, names[-1]) if value > 0]
 
 
 def _smoothed(points: Points) -> Points:
-    span = max(_MIN_SMOOTHING_STEPS, len(points) // _SMOOTHING)
-    values = smooth([value for _, value in points], num_steps=span)
+    values = smooth_loss([value for _, value in points])
     return [(step, value) for (step, _), value in zip(points, values, strict=True)]
-
-
-def _thinned(points: Points) -> Points:
-    if len(points) <= _MAX_POINTS:
-        return points
-    stride = (len(points) - 1) / (_MAX_POINTS - 1)
-    return [points[round(index * stride)] for index in range(_MAX_POINTS)]
 
 
 def _rounded(value: Any) -> float | None:

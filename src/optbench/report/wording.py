@@ -1,4 +1,4 @@
-"""Numbers as people say them: durations, sizes, differences."""
+"""Write numbers as people say them: durations, sizes, differences, lists."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from optbench.report.charts.line import number_text
 
-_NONE = "-"
+NONE = "-"  # where a number is unknown
 
 
 def seconds_text(seconds: float | None) -> str:
     """Return a duration: 84.1 ms, 1.23 s, 45.6 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):
-        return _NONE
+        return NONE
     if seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 9.995:
@@ -29,7 +29,7 @@ def seconds_text(seconds: float | None) -> str:
 def bytes_text(num_bytes: float | None) -> str:
     """Return a size in binary units, as file managers do."""
     if num_bytes is None or not math.isfinite(num_bytes):
-        return _NONE
+        return NONE
     size = float(num_bytes)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
@@ -41,7 +41,7 @@ def bytes_text(num_bytes: float | None) -> str:
 def difference_text(difference: float | None) -> str:
     """Return a difference with its sign."""
     if difference is None or not math.isfinite(difference):
-        return _NONE
+        return NONE
     return f"{'+' if difference > 0 else ''}{number_text(difference)}"
 
 

@@ -1,4 +1,4 @@
-"""Curves as SVG, drawn here so that the page needs no library and no network.
+"""Draw curves as SVG, so that the page needs no library and no network.
 
 Lines differ in colour and dash pattern, so none is told by colour alone.
 """
@@ -9,15 +9,32 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from markupsafe import Markup, escape
+
+from optbench.report.charts.styles import Style
 
 WIDTH_PX, HEIGHT_PX = 640, 320
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 68, 12, 12, 40
 _MAX_POINTS = 400
-_NUM_TICKS = 5
+NUM_TICKS = 5
+SMOOTHING = 15  # a curve is smoothed over this part of its steps ...
+MIN_SMOOTHING_STEPS = 8  # ... and over no fewer than these
 _OUTLIERS = 0.02  # of all points at either end; a curve leaves the chart ...
 _ROOM = 0.4  # ... beyond so much of the range of the others
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart with its heading and what to know before reading it."""
+
+    title: str
+    note: str
+    svg: Markup
+    legend: Markup = Markup("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +42,7 @@ class Line:
     """One run's curve."""
 
     label: str
-    key: str  # the run's anchor: joins the line to its places in legend and tables
-    colour: str
-    dash: str
+    style: Style
     x: Sequence[float]
     y: Sequence[float]
 
@@ -43,12 +58,19 @@ class Axes:
     x_ticks: Sequence[float] = ()  # where round numbers would not do
 
 
-def swatch(colour: str, dash: str) -> Markup:
-    """Return a short piece of a run's line, for legends and tables."""
+def swatch(style: Style) -> Markup:
+    """Return a short piece of a line, for legends and tables."""
     return Markup(
         '<svg class="swatch" width="34" height="10" aria-hidden="true"><line x1="1" y1="5" x2="33"'
         ' y2="5" stroke="{}" stroke-width="2.5" stroke-dasharray="{}"/></svg>'
-    ).format(colour, dash)
+    ).format(style.colour, style.dash)
+
+
+def legend(lines: Sequence[Line]) -> Markup:
+    """Return every line's swatch and label."""
+    return Markup(" ").join(
+        Markup("<span>{} {}</span>").format(swatch(line.style), line.label) for line in lines
+    )
 
 
 def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
@@ -66,21 +88,71 @@ def line_chart(lines: Sequence[Line], axes: Axes) -> Markup | None:
         left = _LEFT_PX + across * (WIDTH_PX - _LEFT_PX - _RIGHT_PX)
         return left, HEIGHT_PX - _BOTTOM_PX - up * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
 
-    parts = [_frame(axes)]
+    bottom = HEIGHT_PX - _BOTTOM_PX
+    parts = [axis_titles(axes.x_title, axes.y_title, left=_LEFT_PX, right=_RIGHT_PX, top=_TOP_PX)]
     for tick in [_scaled_x(x, axes) for x in axes.x_ticks] or _ticks(low_x, high_x):
-        left, _ = place(10**tick if axes.is_log_x else tick, _unscaled(low_y, axes))
-        parts.append(_vertical_tick(left, number_text(10**tick if axes.is_log_x else tick)))
+        x = 10**tick if axes.is_log_x else tick
+        left, _ = place(x, _unscaled(low_y, axes))
+        parts.append(
+            Markup(
+                f'<line class="rule" x1="{left:.1f}" x2="{left:.1f}" y1="{_TOP_PX}" y2="{bottom}"/>'
+                f'<text x="{left:.1f}" y="{bottom + 15}" text-anchor="middle">'
+                f"{escape(number_text(x))}</text>"
+            )
+        )
     for tick in _ticks(low_y, high_y, is_log=axes.is_log_y):
         _, top = place(drawable[0].x[0], _unscaled(tick, axes))
         is_decade = axes.is_log_y and tick == round(tick)
         text = f"1e{tick:.0f}" if is_decade else number_text(_unscaled(tick, axes))
-        parts.append(_horizontal_tick(top, text))
-    curves = Markup("").join(_path(line, [place(*at) for at in _points(line)]) for line in drawable)
-    parts.append(Markup('<g clip-path="url(#plot)">{}</g>').format(curves))
+        parts.append(
+            Markup(
+                f'<line class="rule" x1="{_LEFT_PX}" x2="{WIDTH_PX - _RIGHT_PX}" y1="{top:.1f}"'
+                f' y2="{top:.1f}"/>'
+                f'<text x="{_LEFT_PX - 6}" y="{top + 4:.1f}" text-anchor="end">'
+                f"{escape(text)}</text>"
+            )
+        )
+    # A curve that leaves the chart must not leave the number range of a browser.
+    far = 10 * HEIGHT_PX
+    curves = []
+    for line in drawable:
+        places = [place(*at) for at in zip(line.x, line.y, strict=True)]
+        shape = "L".join(f"{x:.1f} {min(far, max(-far, y)):.1f}" for x, y in places)
+        curves.append(
+            Markup(
+                '<path class="line" data-run="{}" d="M{}" stroke="{}" stroke-dasharray="{}">'
+                "<title>{}</title></path>"
+            ).format(line.style.anchor, shape, line.style.colour, line.style.dash, line.label)
+        )
+    parts.append(Markup('<g clip-path="url(#plot)">{}</g>').format(Markup("").join(curves)))
     label = f"{axes.y_title} over {axes.x_title}, {len(drawable)} runs"
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
     ).format(WIDTH_PX, HEIGHT_PX, label, Markup("").join(parts))
+
+
+def thinned(points: Sequence[T], *, max_points: int) -> list[T]:
+    """Return an even choice of a line's points with both of its ends."""
+    if len(points) <= max_points:
+        return list(points)
+    stride = (len(points) - 1) / (max_points - 1)
+    return [points[round(index * stride)] for index in range(max_points)]
+
+
+def smooth_loss(values: Sequence[float]) -> list[float]:
+    """Return an exponential moving average over 1/15 of the steps, at least 8."""
+    return smooth(values, num_steps=max(MIN_SMOOTHING_STEPS, len(values) // SMOOTHING))
+
+
+def smooth(values: Sequence[float], *, num_steps: int) -> list[float]:
+    """Return an exponential moving average that starts unbiased; `num_steps` is its span."""
+    keep = 1 - 2 / (num_steps + 1)
+    total = weight = 0.0
+    smoothed = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smoothed.append(total / weight)
+    return smoothed
 
 
 def clip_definition() -> Markup:
@@ -96,18 +168,12 @@ def _drawable(line: Line, axes: Axes) -> Line:
     """Return the line without what cannot be drawn, and with no more points than pixels ask for."""
     points = [
         (float(x), float(y))
-        for x, y in _points(line)
+        for x, y in zip(line.x, line.y, strict=True)
         if math.isfinite(x) and math.isfinite(y)
         if (y > 0 or not axes.is_log_y) and (x > 0 or not axes.is_log_x)
     ]
-    if len(points) > _MAX_POINTS:
-        stride = (len(points) - 1) / (_MAX_POINTS - 1)
-        points = [points[round(index * stride)] for index in range(_MAX_POINTS)]
+    points = thinned(points, max_points=_MAX_POINTS)
     return dataclasses.replace(line, x=[x for x, _ in points], y=[y for _, y in points])
-
-
-def _points(line: Line) -> list[tuple[float, float]]:
-    return list(zip(line.x, line.y, strict=True))
 
 
 def _y_range(lines: Sequence[Line], axes: Axes) -> tuple[float, float]:
@@ -138,11 +204,16 @@ def _unscaled(value: float, axes: Axes) -> float:
 def _ticks(low: float, high: float, *, is_log: bool = False) -> list[float]:
     """Return round numbers inside a range; on a log axis whole decades where there are enough."""
     if is_log and math.floor(high) - math.ceil(low) >= 1:
-        stride = max(1, round((high - low) / _NUM_TICKS))
+        stride = max(1, round((high - low) / NUM_TICKS))
         return [float(tick) for tick in range(math.ceil(low), math.floor(high) + 1, stride)]
+    return round_numbers(low, high)
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return about five round numbers inside a range: 1, 2 or 5 times a power of 10 apart."""
     span = (high - low) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / _NUM_TICKS))
-    size = min((power * m for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - _NUM_TICKS))
+    power = 10.0 ** math.floor(math.log10(span / NUM_TICKS))
+    size = min((power * m for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - NUM_TICKS))
     first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
     return [index * size for index in range(first, last + 1)]
 
@@ -157,36 +228,11 @@ def number_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _frame(axes: Axes) -> Markup:
-    middle_x = (_LEFT_PX + WIDTH_PX - _RIGHT_PX) / 2
-    middle_y = (HEIGHT_PX - _BOTTOM_PX + _TOP_PX) / 2
+def axis_titles(x_title: str, y_title: str, *, left: int, right: int, top: int) -> Markup:
+    """Return the titles of both axes around a plot with these margins in pixels."""
+    middle_x = (left + WIDTH_PX - right) / 2
+    middle_y = (HEIGHT_PX - _BOTTOM_PX + top) / 2
     return Markup(
         '<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>'
         '<text class="axis" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
-    ).format(middle_x, HEIGHT_PX - 6, axes.x_title, middle_y, axes.y_title)
-
-
-def _vertical_tick(left: float, text: str) -> Markup:
-    bottom = HEIGHT_PX - _BOTTOM_PX
-    return Markup(
-        f'<line class="rule" x1="{left:.1f}" x2="{left:.1f}" y1="{_TOP_PX}" y2="{bottom}"/>'
-        f'<text x="{left:.1f}" y="{bottom + 15}" text-anchor="middle">{escape(text)}</text>'
-    )
-
-
-def _horizontal_tick(top: float, text: str) -> Markup:
-    return Markup(
-        f'<line class="rule" x1="{_LEFT_PX}" x2="{WIDTH_PX - _RIGHT_PX}" y1="{top:.1f}"'
-        f' y2="{top:.1f}"/>'
-        f'<text x="{_LEFT_PX - 6}" y="{top + 4:.1f}" text-anchor="end">{escape(text)}</text>'
-    )
-
-
-def _path(line: Line, places: Sequence[tuple[float, float]]) -> Markup:
-    # A curve that leaves the chart must not leave the number range of a browser.
-    far = 10 * HEIGHT_PX
-    shape = "L".join(f"{x:.1f} {min(far, max(-far, y)):.1f}" for x, y in places)
-    return Markup(
-        '<path class="line" data-run="{}" d="M{}" stroke="{}" stroke-dasharray="{}">'
-        "<title>{}</title></path>"
-    ).format(line.key, shape, line.colour, line.dash, line.label)
+    ).format(middle_x, HEIGHT_PX - 6, x_title, middle_y, y_title)

@@ -1,4 +1,4 @@
-"""Curves of a frame for notebooks, drawn as the report draws them: no plotting package needed."""
+"""Draw a frame's curves in a notebook as the report draws them: no plotting package needed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
-from optbench.analysis.evidence import COLOURS, DASHES
-from optbench.report.charts.line import Axes, Line, clip_definition, line_chart, swatch
+from optbench.report.charts.line import Axes, Line, clip_definition, legend, line_chart
+from optbench.report.charts.styles import numbered_style
 
 _STYLE = Markup(
     "<style>.optbench{max-width:760px;font:14px/1.5 system-ui,sans-serif}"
@@ -42,20 +42,14 @@ def draw_curves(
         lines.append(
             Line(
                 label=str(column),
-                key=f"line-{number}",
-                colour=COLOURS[number % len(COLOURS)],
-                dash=DASHES[number // len(COLOURS) % len(DASHES)],
-                x=[float(one) for one in known.index],
-                y=[float(one) for one in known],
+                style=numbered_style(number, f"line-{number}"),
+                x=[float(x) for x in known.index],
+                y=[float(y) for y in known],
             )
         )
     svg = line_chart(lines, Axes(x_title=x_title, y_title=y_title, is_log_y=is_log_y))
     if svg is None:
         empty = Markup("<p>Nothing to draw yet: {} over {}.</p>").format(y_title, x_title)
         return Drawing(str(empty))
-    legend = Markup("").join(
-        Markup("<span>{} {}</span>").format(swatch(line.colour, line.dash), line.label)
-        for line in lines
-    )
     whole = Markup('<div class="optbench">{}{}{}<p>{}</p></div>')
-    return Drawing(str(whole.format(_STYLE, clip_definition(), svg, legend)))
+    return Drawing(str(whole.format(_STYLE, clip_definition(), svg, legend(lines))))

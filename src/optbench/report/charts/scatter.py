@@ -1,4 +1,4 @@
-"""Points over what they cost as SVG: what a LoRA keeps for its bytes, or reaches in its time."""
+"""Draw points over what they cost: quality against time, memory or file size."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from optbench.report.charts.line import HEIGHT_PX, WIDTH_PX, number_text
+from optbench.report.charts.line import (
+    HEIGHT_PX,
+    NUM_TICKS,
+    WIDTH_PX,
+    axis_titles,
+    number_text,
+    round_numbers,
+)
 from optbench.report.wording import bytes_text
 
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 68, 40, 18, 40
 _MARGIN = 0.06
-_NUM_TICKS = 5
 _LABEL_PX = 7  # the width of a letter, roughly
 _LINE_PX = 13
 
@@ -32,14 +38,14 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What the horizontal axis is: its title, and a cost in words."""
+class CostAxis:
+    """The horizontal axis: its title, and a cost in words."""
 
     title: str
     text: Callable[[float], str]
 
 
-_SIZE = Cost(title="file size, log scale", text=bytes_text)
+_SIZE = CostAxis(title="file size, log scale", text=bytes_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,48 +61,87 @@ def size_chart(
     *,
     y_title: str,
     levels: Sequence[Level] = (),
-    cost: Cost = _SIZE,
+    cost: CostAxis = _SIZE,
     frontier: Sequence[Point] = (),
 ) -> Markup | None:
     """Return the points over their costs on a log axis, or None where there are none.
 
     `frontier` is joined by a line: the points that no other beats in both.
     """
-    known = [one for one in points if one.size_bytes > 0 and math.isfinite(one.value)]
+    known = [p for p in points if p.size_bytes > 0 and math.isfinite(p.value)]
     if not known:
         return None
-    sizes = [math.log2(one.size_bytes) for one in known]
-    values = [one.value for one in known] + [one.value for one in levels]
-    values += [end for one in known for end in (one.low, one.high) if end is not None]
+    sizes = [math.log2(point.size_bytes) for point in known]
+    values = [point.value for point in known] + [level.value for level in levels]
+    values += [end for point in known for end in (point.low, point.high) if end is not None]
     low_x, high_x = _padded(min(sizes), max(sizes))
     low_y, high_y = _padded(min(values), max(values))
+    bottom, right = HEIGHT_PX - _BOTTOM_PX, WIDTH_PX - _RIGHT_PX
 
     def place(size: float, value: float) -> tuple[float, float]:
         across = (size - low_x) / (high_x - low_x)
         up = (value - low_y) / (high_y - low_y)
-        left = _LEFT_PX + across * (WIDTH_PX - _LEFT_PX - _RIGHT_PX)
-        return left, HEIGHT_PX - _BOTTOM_PX - up * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
+        return _LEFT_PX + across * (right - _LEFT_PX), bottom - up * (bottom - _TOP_PX)
 
-    parts = [_axes(y_title, cost.title)]
-    for power in _powers(low_x, high_x):
+    parts = [axis_titles(cost.title, y_title, left=_LEFT_PX, right=_RIGHT_PX, top=_TOP_PX)]
+    for power in _powers_of_two(low_x, high_x):
         left, _ = place(power, low_y)
-        parts.append(_tick_below(left, cost.text(2.0**power)))
-    for tick in _round_numbers(low_y, high_y):
+        parts.append(
+            Markup(
+                '<line class="rule" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
+                '<text x="{0}" y="{3}" text-anchor="middle">{4}</text>'
+            ).format(f"{left:.1f}", _TOP_PX, bottom, bottom + 15, cost.text(2.0**power))
+        )
+    for tick in round_numbers(low_y, high_y):
         _, top = place(low_x, tick)
-        parts.append(_tick_beside(top, number_text(tick)))
+        parts.append(
+            Markup(
+                '<line class="rule" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+                '<text x="{3}" y="{4}" text-anchor="end">{5}</text>'
+            ).format(
+                _LEFT_PX, right, f"{top:.1f}", _LEFT_PX - 6, f"{top + 4:.1f}", number_text(tick)
+            )
+        )
     for level in levels:
         _, top = place(low_x, level.value)
-        parts.append(_level(top, level.text))
+        parts.append(
+            Markup(
+                '<line class="level" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
+                '<text x="{1}" y="{3}" text-anchor="end">{4}</text>'
+            ).format(_LEFT_PX, right, f"{top:.1f}", f"{top - 4:.1f}", level.text)
+        )
     if len(frontier) > 1:
-        ends = [place(math.log2(one.size_bytes), one.value) for one in frontier]
-        parts.append(_frontier(ends))
+        ends = [place(math.log2(point.size_bytes), point.value) for point in frontier]
+        shape = "L".join(f"{left:.1f} {top:.1f}" for left, top in ends)
+        parts.append(Markup('<path class="frontier" d="M{}"/>').format(shape))
     taken: list[tuple[float, float, float]] = []
-    for one, size in sorted(zip(known, sizes, strict=True), key=lambda pair: pair[1]):
-        left, top = place(size, one.value)
-        if one.low is not None and one.high is not None:
-            parts.append(_whisker(left, place(size, one.low)[1], place(size, one.high)[1]))
-        text_place = _free_place(one.text, left, top, taken)
-        parts.append(_marker(one, (left, top), text_place, cost.text(one.size_bytes)))
+    for point, size in sorted(zip(known, sizes, strict=True), key=lambda pair: pair[1]):
+        left, top = place(size, point.value)
+        if point.low is not None and point.high is not None:
+            ends_y = (f"{place(size, end)[1]:.1f}" for end in (point.high, point.low))
+            parts.append(
+                Markup(
+                    '<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}">'
+                    "<title>95 % interval</title></line>"
+                ).format(f"{left:.1f}", *ends_y)
+            )
+        text_left, text_top = _free_place(point.text, left, top, taken)
+        parts.append(
+            Markup(
+                '<circle cx="{}" cy="{}" r="4.5" fill="{}"><title>{}: {}, {}</title></circle>'
+                '<text x="{}" y="{}" text-anchor="middle">{}</text>'
+            ).format(
+                f"{left:.1f}",
+                f"{top:.1f}",
+                point.colour,
+                point.label,
+                cost.text(point.size_bytes),
+                number_text(point.value),
+                f"{text_left:.1f}",
+                f"{text_top:.1f}",
+                point.text,
+            )
+        )
     label = f"{y_title} over {cost.title}, {len(known)} points"
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
@@ -106,12 +151,6 @@ def size_chart(
 def _padded(low: float, high: float) -> tuple[float, float]:
     margin = (high - low) * _MARGIN or abs(high) * _MARGIN or 0.5
     return low - margin, high + margin
-
-
-def _round_numbers(low: float, high: float) -> list[float]:
-    power = 10.0 ** math.floor(math.log10((high - low) / _NUM_TICKS))
-    size = min((power * m for m in (1, 2, 5, 10)), key=lambda s: abs((high - low) / s - _NUM_TICKS))
-    return [index * size for index in range(math.ceil(low / size), math.floor(high / size) + 1)]
 
 
 def _free_place(
@@ -132,73 +171,11 @@ def _free_place(
     return left, above
 
 
-def _axes(y_title: str, x_title: str) -> Markup:
-    middle_x = (_LEFT_PX + WIDTH_PX - _RIGHT_PX) / 2
-    middle_y = (HEIGHT_PX - _BOTTOM_PX + _TOP_PX) / 2
-    return Markup(
-        '<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>'
-        '<text class="axis" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
-    ).format(middle_x, HEIGHT_PX - 6, x_title, middle_y, y_title)
-
-
-def _tick_below(left: float, text: str) -> Markup:
-    bottom = HEIGHT_PX - _BOTTOM_PX
-    return Markup(
-        '<line class="rule" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>'
-        '<text x="{0}" y="{3}" text-anchor="middle">{4}</text>'
-    ).format(f"{left:.1f}", _TOP_PX, bottom, bottom + 15, text)
-
-
-def _tick_beside(top: float, text: str) -> Markup:
-    return Markup(
-        '<line class="rule" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
-        '<text x="{3}" y="{4}" text-anchor="end">{5}</text>'
-    ).format(_LEFT_PX, WIDTH_PX - _RIGHT_PX, f"{top:.1f}", _LEFT_PX - 6, f"{top + 4:.1f}", text)
-
-
-def _level(top: float, text: str) -> Markup:
-    return Markup(
-        '<line class="level" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
-        '<text x="{1}" y="{3}" text-anchor="end">{4}</text>'
-    ).format(_LEFT_PX, WIDTH_PX - _RIGHT_PX, f"{top:.1f}", f"{top - 4:.1f}", text)
-
-
-def _marker(
-    one: Point, at: tuple[float, float], text_place: tuple[float, float], cost: str
-) -> Markup:
-    return Markup(
-        '<circle cx="{}" cy="{}" r="4.5" fill="{}"><title>{}: {}, {}</title></circle>'
-        '<text x="{}" y="{}" text-anchor="middle">{}</text>'
-    ).format(
-        f"{at[0]:.1f}",
-        f"{at[1]:.1f}",
-        one.colour,
-        one.label,
-        cost,
-        number_text(one.value),
-        f"{text_place[0]:.1f}",
-        f"{text_place[1]:.1f}",
-        one.text,
-    )
-
-
-def _whisker(left: float, low: float, high: float) -> Markup:
-    return Markup(
-        '<line class="whisker" x1="{0}" x2="{0}" y1="{1}" y2="{2}">'
-        "<title>95 % interval</title></line>"
-    ).format(f"{left:.1f}", f"{high:.1f}", f"{low:.1f}")
-
-
-def _frontier(ends: Sequence[tuple[float, float]]) -> Markup:
-    shape = "L".join(f"{left:.1f} {top:.1f}" for left, top in ends)
-    return Markup('<path class="frontier" d="M{}"/>').format(shape)
-
-
-def _powers(low: float, high: float) -> list[float]:
+def _powers_of_two(low: float, high: float) -> list[float]:
     """Return powers of two inside a range, and finer ones where there are few."""
     for parts in (1, 2, 4, 16, 64):
-        found = range(math.ceil(low * parts), math.floor(high * parts) + 1)
-        if len(found) > 2:
+        powers = range(math.ceil(low * parts), math.floor(high * parts) + 1)
+        if len(powers) > 2:
             break
-    chosen = found[:: max(1, round(len(found) / _NUM_TICKS))]
+    chosen = powers[:: max(1, round(len(powers) / NUM_TICKS))]
     return [index / parts for index in chosen]

@@ -1,4 +1,4 @@
-"""What every layer kept and how its singular values fall, as SVG."""
+"""Draw a LoRA's singular values and the energy that every layer keeps when it is resized."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from optbench.analysis.evidence import COLOURS, DASHES
-from optbench.report.charts.line import Axes, Line, line_chart, swatch
+from optbench.report.charts.line import Axes, Line, legend, line_chart
+from optbench.report.charts.styles import COLOURS, DASHES, Style
 
 _ROW_PX, _COLUMN_PX, _LABEL_PX, _TITLE_PX = 5, 84, 190, 44
 _MAX_CELLS_WITH_WORDS = 6000
@@ -22,34 +22,38 @@ def spectrum_chart(layers: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, 
     """Return the median over layers of S_i / S_1, by kind of layer, and the lines' legend."""
     groups: dict[str, list[list[float]]] = {}
     for row in layers:
-        values = _numbers(row.get("singular_values"))
+        listed = row.get("singular_values")
+        values = [
+            float(value)
+            for value in (listed if isinstance(listed, (list, tuple)) else ())
+            if isinstance(value, (int, float))
+        ]
         if values and values[0] > 0:
-            scaled = [value / values[0] for value in values]
-            groups.setdefault(_kind(row), []).append(scaled)
+            part = "unet" if str(row.get("layer")).startswith("lora_unet") else "text encoder"
+            kind = f"{part}, {'convolutions' if row.get('is_conv') is True else 'linear'}"
+            groups.setdefault(kind, []).append([value / values[0] for value in values])
     lines = []
     for number, (name, spectra) in enumerate(sorted(groups.items())):
         length = max(map(len, spectra))
         medians = [
-            statistics.median([one[index] if index < len(one) else 0.0 for one in spectra])
+            statistics.median([s[index] if index < len(s) else 0.0 for s in spectra])
             for index in range(length)
         ]
-        kept = [(index + 1.0, value) for index, value in enumerate(medians) if value > 1e-6]
+        points = [(index + 1.0, value) for index, value in enumerate(medians) if value > 1e-6]
         lines.append(
             Line(
                 label=f"{name} ({len(spectra)} {'layer' if len(spectra) == 1 else 'layers'})",
-                key=f"spectrum-{number}",
-                colour=COLOURS[number % len(COLOURS)],
-                dash=DASHES[number % len(DASHES)],
-                x=[x for x, _ in kept],
-                y=[y for _, y in kept],
+                style=Style(
+                    f"spectrum-{number}",
+                    COLOURS[number % len(COLOURS)],
+                    DASHES[number % len(DASHES)],
+                ),
+                x=[x for x, _ in points],
+                y=[y for _, y in points],
             )
         )
     axes = Axes(x_title="singular value", y_title="share of the largest", is_log_y=True)
-    legend = Markup(" ").join(
-        Markup("<span>{} {}</span>").format(swatch(line.colour, line.dash), line.label)
-        for line in lines
-    )
-    return line_chart(lines, axes), legend
+    return line_chart(lines, axes), legend(lines)
 
 
 def energy_map(columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Markup | None:
@@ -69,7 +73,19 @@ def energy_map(columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Ma
         )
         for number, (title, _) in enumerate(columns)
     ]
-    parts += _blocks(names, width)
+    # A line and a title where each block of the base begins.
+    last, last_y = "", -100.0
+    for index, name in enumerate(names):
+        block = _block(name)
+        if block == last:
+            continue
+        last, top = block, _TITLE_PX + index * _ROW_PX
+        parts.append(
+            Markup('<line class="rule" x1="0" x2="{}" y1="{}" y2="{}"/>').format(width, top, top)
+        )
+        if top - last_y >= 2 * _ROW_PX:
+            parts.append(Markup('<text x="0" y="{}">{}</text>').format(top + 11, block))
+            last_y = top
     has_words = len(names) * len(columns) <= _MAX_CELLS_WITH_WORDS
     for number, (_, layers) in enumerate(columns):
         by_name = {str(row.get("layer")): row for row in layers}
@@ -104,26 +120,6 @@ def _cell(row: Mapping[str, Any], column: int, index: int, *, has_words: bool) -
     )
 
 
-def _blocks(names: Sequence[str], width: int) -> list[Markup]:
-    """Return a line and a title where each block of the base begins."""
-    parts: list[Markup] = []
-    last, last_y = "", -100.0
-    for index, name in enumerate(names):
-        block = _block(name)
-        if block != last:
-            top = _TITLE_PX + index * _ROW_PX
-            parts.append(
-                Markup('<line class="rule" x1="0" x2="{}" y1="{}" y2="{}"/>').format(
-                    width, top, top
-                )
-            )
-            if top - last_y >= 2 * _ROW_PX:
-                parts.append(Markup('<text x="0" y="{}">{}</text>').format(top + 11, block))
-                last_y = top
-            last = block
-    return parts
-
-
 def _block(name: str) -> str:
     """Return which part of the base a layer is in, in words."""
     match = _BLOCK.fullmatch(name)
@@ -133,14 +129,3 @@ def _block(name: str) -> str:
         return f"text encoder{match[1].removeprefix('te').rjust(2) if match[1] != 'te' else ''}"
     inside = _UNET_BLOCK.match(match[2])
     return f"unet {inside[1].replace('_', ' ')}" if inside else "unet"
-
-
-def _kind(row: Mapping[str, Any]) -> str:
-    part = "unet" if str(row.get("layer")).startswith("lora_unet") else "text encoder"
-    return f"{part}, {'convolutions' if row.get('is_conv') is True else 'linear'}"
-
-
-def _numbers(values: Any) -> list[float]:
-    if not isinstance(values, (list, tuple)):
-        return []
-    return [float(one) for one in values if isinstance(one, (int, float))]

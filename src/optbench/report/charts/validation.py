@@ -1,83 +1,63 @@
-"""Validation loss over epochs, against the base at the same draws."""
+"""Validation loss over epochs against the base at the same draws, and overfitting."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from optbench.analysis.evidence import SweepEvidence
-from optbench.report.charts.line import Axes, Line, line_chart
-from optbench.report.charts.training import Chart
+from optbench.report.charts.line import Axes, Chart, Line, line_chart
+from optbench.report.charts.styles import Styles
 
 _SPLITS: Mapping[str, str] = {"training": "training pictures", "held_out": "held-out pictures"}
 
 
-def validation_charts(sweep: SweepEvidence) -> Iterator[Chart]:
-    """Yield a chart for each kind of pictures that any run was validated on."""
-    for split, words in _SPLITS.items():
+def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
+    """Yield a chart for each kind of images that any run was validated on, and of overfitting."""
+
+    def chart(
+        title: str, note: str, y_title: str, value_of: Callable[[Mapping[str, Any]], float | None]
+    ) -> Iterator[Chart]:
         lines = []
         for run in sweep.runs:
             points = [
-                (float(row["epoch"]), loss - base)
+                (float(row["epoch"]), value)
                 for row in run.epochs
-                if isinstance(loss := row.get(f"validation_loss/{split}"), (int, float))
-                and isinstance(base := row.get(f"validation_loss_base/{split}"), (int, float))
+                if (value := value_of(row)) is not None
             ]
             if points:
-                # Every run begins where the base is.
-                points.insert(0, (0.0, 0.0))
-            lines.append(
-                Line(
-                    label=run.label,
-                    key=run.anchor,
-                    colour=run.colour,
-                    dash=run.dash,
-                    x=[x for x, _ in points],
-                    y=[y for _, y in points],
-                )
-            )
-        svg = line_chart(lines, Axes(x_title="epoch", y_title="loss minus the base's"))
+                points.insert(0, (0.0, 0.0))  # every run begins where the base is
+            x, y = [x for x, _ in points], [y for _, y in points]
+            lines.append(Line(label=run.label, style=styles[run.name], x=x, y=y))
+        svg = line_chart(lines, Axes(x_title="epoch", y_title=y_title))
         if svg is not None:
-            yield Chart(
-                title=f"Validation loss against the base, {words}",
-                note="Mean over the same pictures, noise and timesteps for every run and epoch, "
-                "minus the base's own loss there. Below 0 is better than the base; on held-out "
-                "pictures a rise after a fall is overfitting.",
-                svg=svg,
-            )
-    yield from _overfitting(sweep)
+            yield Chart(title=title, note=note, svg=svg)
+
+    for split, words in _SPLITS.items():
+        yield from chart(
+            f"Validation loss against the base, {words}",
+            "Mean over the same pictures, noise and timesteps for every run and epoch, "
+            "minus the base's own loss there. Below 0 is better than the base; on held-out "
+            "pictures a rise after a fall is overfitting.",
+            "loss minus the base's",
+            lambda row, split=split: _against_base(row, split),  # type: ignore[misc]
+        )
+
+    def overfitting(row: Mapping[str, Any]) -> float | None:
+        training, held_out = _against_base(row, "training"), _against_base(row, "held_out")
+        return None if training is None or held_out is None else held_out - training
+
+    yield from chart(
+        "Overfitting",
+        "How much more the loss fell on pictures that are trained on than on others. What "
+        "rises here is memory of these pictures, not of the character.",
+        "gain on training minus held-out",
+        overfitting,
+    )
 
 
-def _overfitting(sweep: SweepEvidence) -> Iterator[Chart]:
-    """Yield what training pictures gained beyond held-out ones, where both were measured."""
-    lines = []
-    for run in sweep.runs:
-        points = []
-        for row in run.epochs:
-            gains = [
-                base - loss
-                for split in ("training", "held_out")
-                if isinstance(loss := row.get(f"validation_loss/{split}"), (int, float))
-                and isinstance(base := row.get(f"validation_loss_base/{split}"), (int, float))
-            ]
-            if len(gains) == 2:
-                points.append((float(row["epoch"]), gains[0] - gains[1]))
-        if points:
-            points.insert(0, (0.0, 0.0))
-        lines.append(
-            Line(
-                label=run.label,
-                key=run.anchor,
-                colour=run.colour,
-                dash=run.dash,
-                x=[x for x, _ in points],
-                y=[y for _, y in points],
-            )
-        )
-    svg = line_chart(lines, Axes(x_title="epoch", y_title="gain on training minus held-out"))
-    if svg is not None:
-        yield Chart(
-            title="Overfitting",
-            note="How much more the loss fell on pictures that are trained on than on others. What "
-            "rises here is memory of these pictures, not of the character.",
-            svg=svg,
-        )
+def _against_base(row: Mapping[str, Any], split: str) -> float | None:
+    loss, base = row.get(f"validation_loss/{split}"), row.get(f"validation_loss_base/{split}")
+    if not isinstance(loss, (int, float)) or not isinstance(base, (int, float)):
+        return None
+    return loss - base
