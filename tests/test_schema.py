@@ -11,7 +11,7 @@ from optbench import schema
 
 CLASSES = [
     value for _, value in inspect.getmembers(schema, inspect.isclass)
-    if value.__module__ == schema.__name__
+    if issubclass(value, schema.Options) and value is not schema.Options
 ]  # fmt: skip
 
 

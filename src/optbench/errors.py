@@ -11,8 +11,11 @@ OptbenchError
 `-- LockLostError         another worker has taken the run over
 """
 
-from collections.abc import Callable, Iterable
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+_NUM_NEAR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def describe(problems: Iterable[Problem]) -> str:
     return "\n".join([f"{len(listed)} problems:", *lines])
 
 
-def attempt(work: Callable[[], object]) -> str:
+def call_third_party(work: Callable[[], object]) -> str:
     """Return what went wrong in `work` in one line, or nothing; only Ctrl-C comes through."""
     try:
         work()
@@ -87,3 +90,24 @@ def attempt(work: Callable[[], object]) -> str:
         first = str(error).strip().partition("\n")[0]
         return f"{type(error).__name__}: {first}"
     return ""
+
+
+def near_names(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    """Return the known names most like one that is not known, the nearest first."""
+    by_form: dict[str, list[str]] = {}
+    for known in names:
+        by_form.setdefault(known.lower().replace("_", " "), []).append(known)
+    form = name.lower().replace("_", " ")
+    near = difflib.get_close_matches(form, by_form, n=_NUM_NEAR, cutoff=cutoff)
+    return [known for form in near for known in by_form[form]]
+
+
+def did_you_mean(near: Sequence[str]) -> str:
+    """Return the question after a misspelt name, or nothing where no known one is near."""
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def shorten(names: Sequence[str], *, most: int = 5) -> str:
+    """Return the first few of many names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

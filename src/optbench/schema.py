@@ -1,13 +1,16 @@
-"""The schema on one page: one frozen dataclass per config group, without defaults.
+"""The schema on one page: one frozen dataclass per config group, with the range of every value.
 
-YAML under conf/ holds every default once; a key missing there is an error and no surprise. Nothing
-here has behaviour, and nothing here imports torch, so that checking a config stays instant. The
-names are kohya's wherever kohya has the option.
+YAML under conf/ holds every default once; a key missing there is an error. `config.build` reads
+these types through pydantic; nothing here imports torch or pydantic, so that a config is checked
+at once. The names are kohya's wherever kohya has the option.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 
 Precision = Literal["no", "fp16", "bf16"]
 SheetFormat = Literal["png", "webp"]
@@ -22,8 +25,126 @@ LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 
 
+def key_of(field: str) -> str:
+    """Return a field's key in YAML: the same, but for the one that Python would not like."""
+    return "_target_" if field == "target" else field
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a message says of a type instead of its bounds, and what it advises to type."""
+
+    expected: str
+    fix: str  # {key} stands for the setting's key
+
+
+def is_length(value: float) -> bool:
+    """Return whether a number is a length: whole steps from 1, or a fraction of the run."""
+    return 0 < value < 1 or (value >= 1 and value == int(value))
+
+
+def _is_once_each(values: Sequence[object]) -> bool:
+    return 0 < len(values) == len(set(values))
+
+
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Lt(1)]
+Rate = Annotated[float, Ge(0), Le(1)]
+Text = Annotated[str, Predicate(str.strip), Words("some text", "write {key}=null")]
+Side = Annotated[int, Gt(0), MultipleOf(8), Words("a multiple of 8 above 0", "write {key}=512")]
+Seed = Annotated[
+    int, Ge(0), Lt(2**63), Words("a whole number from 0 to 2^63 - 1", "write {key}=1234")
+]
+ImageSeed = Annotated[
+    int, Ge(0), Lt(2**64), Words("a whole number from 0 to 2^64 - 1", "write {key}=1234")
+]
+Length = Annotated[
+    float,
+    Predicate(is_length),
+    Words(
+        "whole steps (1 and more), or a fraction of the run (below 1)",
+        "write {key}=100 or {key}=0.1",
+    ),
+]
+Warmup = Annotated[
+    float,
+    Predicate(lambda value: value == 0 or is_length(value)),
+    Words(
+        "whole steps (1 and more), a fraction of the run (below 1), or 0",
+        "write {key}=100 or {key}=0.1",
+    ),
+]
+Separator = Annotated[
+    str, Len(1), Words("what parts tags", "write {key}=',' (in quotes: \"{key}=','\")")
+]
+Prompts = Annotated[
+    tuple[Annotated[str, Predicate(str.strip)], ...],
+    Len(1),
+    Words("at least one text, and none empty", "write {key}=girl, or leave it out"),
+]
+Seeds = Annotated[
+    tuple[ImageSeed, ...],
+    Predicate(_is_once_each),
+    Words("at least one seed, and none twice", "write '{key}=[112233,445566]'"),
+]
+Timesteps = Annotated[
+    tuple[CountOrZero, ...],
+    Predicate(_is_once_each),
+    Words("at least one timestep, and none twice", "write '{key}=[100,300,500,700,900]'"),
+]
+NotZero = Annotated[
+    float,
+    Predicate(bool),
+    Words("a number other than 0", "write {key}=null, or a tenth of loss.noise_offset"),
+]
+MaxNorm = Annotated[float, Ge(0), Words("a norm above 0, or 0 for no clipping", "write {key}=1")]
+FileName = Annotated[
+    str,
+    Predicate(re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*").fullmatch),
+    Words(
+        "letters, digits and _ . , + - only, for it becomes a file's name",
+        "choose another name, for instance my-sweep",
+    ),
+]
+Device = Annotated[
+    str,
+    Predicate(re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
+    Words("auto, cpu, mps, cuda or cuda:NUMBER", "write {key}=auto"),
+]
+BlockWeights = Annotated[
+    tuple[NotNegative, ...] | NotNegative | str | None,
+    Words(
+        "a number of 0 or more for each block, one number for all, or a shape like cosine",
+        "write {key}=cosine, or null for the same rate everywhere",
+    ),
+]
+LearningRate = Annotated[
+    Positive | None,
+    Words(
+        "a rate above 0; several classes move a group of rate 0 all the same",
+        "to leave a part untrained switch it off: network.train_text_encoder=false or "
+        "network.train_unet=false, and leave its rate out",
+    ),
+]
+
+
+class Options:
+    """How pydantic reads every group: no type is guessed at, no key is ignored."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = {
+        "strict": True,
+        "extra": "forbid",
+        "allow_inf_nan": False,
+        "alias_generator": key_of,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BaseOptions:
+class BaseOptions(Options):
     """The frozen model that is adapted (group `base`)."""
 
     name: str
@@ -31,67 +152,67 @@ class BaseOptions:
     path: str  # a folder in diffusers layout, a file in original layout, or a hub id
     vae: str | None  # a separate autoencoder, folder or file; None: the one in `path`
     v_parameterization: bool | None  # what the unet predicts; None: what the checkpoint says
-    lr_scale: float  # recipes' default rates are for SD1.x; this times as much suits this base
+    lr_scale: Positive  # recipes' default rates are for SD1.x; this times as much suits this base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetOptions:
+class DatasetOptions(Options):
     """The pictures and captions to learn (group `dataset`)."""
 
     name: str
     dir: str  # holds folders named <repeats>_<class words>, or metadata.jsonl, or pictures
-    num_repeats: int | None  # of pictures right in `dir`; None: names of folders say it
+    num_repeats: Count | None  # of pictures right in `dir`; None: names of folders say it
     reg_dir: str | None  # the same, with pictures of the class alone; None: no regularization
-    resolution: tuple[int, int]  # width, height: the pixel budget of a bucket
+    resolution: tuple[Count, Count]  # width, height: the pixel budget of a bucket
     enable_bucket: bool
     bucket_no_upscale: bool
-    bucket_reso_steps: int
-    min_bucket_reso: int
-    max_bucket_reso: int
-    class_tokens: str | None  # for pictures without caption; None: the folder's class words
+    bucket_reso_steps: Count
+    min_bucket_reso: Count
+    max_bucket_reso: Count
+    class_tokens: Text | None  # for pictures without caption; None: the folder's class words
     caption_extension: str
     enable_wildcard: bool  # lines of a caption are alternatives, and {a|b} is one of its texts
-    caption_prefix: str | None  # a space comes between it and the caption
-    caption_suffix: str | None
-    caption_separator: str
-    secondary_separator: str | None  # becomes the separator after shuffling and dropping
+    caption_prefix: Text | None  # a space comes between it and the caption
+    caption_suffix: Text | None
+    caption_separator: Separator
+    secondary_separator: Text | None  # becomes the separator after shuffling and dropping
     shuffle_caption: bool
-    keep_tokens: int  # the first n tags stay in place when captions are shuffled
-    keep_tokens_separator: str | None  # what is before its first, and after its second, stays too
-    token_warmup_min: int  # so many movable tags are there from the beginning
-    token_warmup_step: float  # the others join one by one until this update; below 1: a share
-    caption_tag_dropout_rate: float
-    caption_dropout_rate: float
-    caption_dropout_every_n_epochs: int  # 0: never
+    keep_tokens: CountOrZero  # the first n tags stay in place when captions are shuffled
+    keep_tokens_separator: Text | None  # what is before its first, and after its second, stays too
+    token_warmup_min: CountOrZero  # so many movable tags are there from the beginning
+    token_warmup_step: NotNegative  # the others join one by one until this update; below 1: a share
+    caption_tag_dropout_rate: Rate
+    caption_dropout_rate: Rate
+    caption_dropout_every_n_epochs: CountOrZero  # 0: never
     flip_aug: bool
-    num_workers: int  # threads that read pictures ahead; they change no draw and no weight
+    num_workers: CountOrZero  # threads that read pictures ahead; they change no draw and no weight
     color_aug: bool  # this and random_crop: pictures are encoded anew at every use
     random_crop: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkOptions:
+class NetworkOptions(Options):
     """The LoRA that is trained (groups `network`, `dropout`, `scale_weight_norms`)."""
 
     name: str
-    dim: int
-    alpha: float  # scale is alpha / dim; the YAML default is dim / 2
-    conv_dim: int | None  # None: 3x3 convolutions are left alone
-    conv_alpha: float | None
-    dropout: float
-    rank_dropout: float
-    module_dropout: float
-    scale_weight_norms: float | None
+    dim: Count
+    alpha: Positive  # scale is alpha / dim; the YAML default is dim / 2
+    conv_dim: Count | None  # None: 3x3 convolutions are left alone
+    conv_alpha: Positive | None
+    dropout: Share
+    rank_dropout: Share
+    module_dropout: Share
+    scale_weight_norms: Positive | None
     # What multiplies the unet's rate in each block; a number is for all, 0 leaves a block out.
-    down_lr_weight: tuple[float, ...] | float | str | None
-    mid_lr_weight: tuple[float, ...] | float | str | None
-    up_lr_weight: tuple[float, ...] | float | str | None
-    block_lr_zero_threshold: float  # a weight up to this counts as 0
+    down_lr_weight: BlockWeights
+    mid_lr_weight: BlockWeights
+    up_lr_weight: BlockWeights
+    block_lr_zero_threshold: NotNegative  # a weight up to this counts as 0
     # One dim (0: no LoRA) and alpha for each of kohya's blocks, instead of those above.
-    block_dims: tuple[int, ...] | None
-    block_alphas: tuple[float, ...] | None  # None: alpha for all
-    conv_block_dims: tuple[int, ...] | None
-    conv_block_alphas: tuple[float, ...] | None  # None: conv_alpha for all, or 1
+    block_dims: tuple[CountOrZero, ...] | None
+    block_alphas: tuple[Positive, ...] | None  # None: alpha for all
+    conv_block_dims: tuple[CountOrZero, ...] | None
+    conv_block_alphas: tuple[Positive, ...] | None  # None: conv_alpha for all, or 1
     rslora: bool  # the scale is alpha / sqrt(dim)
     dora: bool  # every layer learns the length of its weights apart from their direction
     train_unet: bool
@@ -108,7 +229,7 @@ EffectiveLr = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerTraits:
+class OptimizerTraits(Options):
     """What is special about stepping one optimizer class, declared in its recipe."""
 
     stepping: Literal["plain", "closure"]
@@ -124,14 +245,14 @@ class OptimizerTraits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerOptions:
+class OptimizerOptions(Options):
     """One recipe: a class, its arguments, its rates and its traits (group `optimizer`)."""
 
     name: str
     target: str  # YAML key `_target_`: the dotted path of the class
-    lr: float | None  # multiplied by the root key `lr_mult`; None: the class finds its own rate
-    unet_lr: float | None  # None: `lr`
-    text_encoder_lr: float | None  # None: `lr`
+    lr: LearningRate  # multiplied by the root key `lr_mult`; None: the class finds its own rate
+    unet_lr: LearningRate  # None: `lr`
+    text_encoder_lr: LearningRate  # None: `lr`
     args: Mapping[str, Any]
     group_args: Mapping[str, Any]  # what the class wants in every param group besides lr
     refused_args: Mapping[str, str]  # arguments that are broken or ignored upstream, and why
@@ -142,78 +263,78 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LrSchedulerOptions:
+class LrSchedulerOptions(Options):
     """How the rate changes over a run (group `lr_scheduler`)."""
 
     name: str
-    warmup_steps: float  # 1 and more: steps; below 1: that fraction of all steps
-    num_cycles: int
-    power: float | None  # this and what follows: None where the schedule has no use for it
-    min_lr_ratio: float | None  # the smallest rate, as a share of the whole one
-    timescale: float | None  # steps or a fraction, as for the warm-up
-    decay_steps: float | None  # steps or a fraction
+    warmup_steps: Warmup  # 1 and more: steps; below 1: that fraction of all steps
+    num_cycles: Count
+    power: Positive | None  # this and what follows: None where the schedule has no use for it
+    min_lr_ratio: Share | None  # the smallest rate, as a share of the whole one
+    timescale: Length | None  # steps or a fraction, as for the warm-up
+    decay_steps: Length | None  # steps or a fraction
     step_rules: str | None  # "1:10,0.1:20,0.01": multiplier until an update, and the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(Options):
     """How long, how much at once, and in which precision (group `train`)."""
 
-    batch_size: int
-    epochs: int
-    max_steps: int | None  # None: `epochs` decides; else the last epoch may be cut short
-    gradient_accumulation: int
+    batch_size: Count
+    epochs: Count
+    max_steps: Count | None  # None: `epochs` decides; else the last epoch may be cut short
+    gradient_accumulation: Count
     mixed_precision: Precision
-    max_grad_norm: float  # 0: no clipping
-    clip_skip: int  # 1: the text encoder's last layer
+    max_grad_norm: MaxNorm  # 0: no clipping
+    clip_skip: Count  # 1: the text encoder's last layer
     max_token_length: MaxTokenLength  # what is read of a caption, in pieces of 75 tokens
     save_precision: SavePrecision
     gradient_checkpointing: bool  # less memory, more time, the same weights
     attention: Attention
     torch_compile: bool  # the unet, for training
     dynamo_backend: DynamoBackend  # what compiles it
-    device: str  # auto, cpu, cuda, mps
-    num_threads: int | None  # CPU threads; None: torch decides
+    device: Device  # auto, cpu, cuda, mps
+    num_threads: Count | None  # CPU threads; None: torch decides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossOptions:
+class LossOptions(Options):
     """Which noise is added and how errors are counted (group `loss`)."""
 
     loss_type: LossType
     huber_schedule: HuberSchedule | None  # this and the next: None where loss_type has no use
-    huber_c: float | None  # errors above it count in proportion, below it squared
-    huber_scale: float | None  # None where the schedule is snr
-    min_snr_gamma: float | None  # None, here and below: off
+    huber_c: Positive | None  # errors above it count in proportion, below it squared
+    huber_scale: Positive | None  # None where the schedule is snr
+    min_snr_gamma: Positive | None  # None, here and below: off
     debiased_estimation_loss: bool
     scale_v_pred_loss_like_noise_pred: bool
-    v_pred_like_loss: float | None
-    noise_offset: float | None
+    v_pred_like_loss: Positive | None
+    noise_offset: Positive | None
     noise_offset_random_strength: bool
-    adaptive_noise_scale: float | None
-    multires_noise_iterations: int | None
-    multires_noise_discount: float | None
-    ip_noise_gamma: float | None
+    adaptive_noise_scale: NotZero | None
+    multires_noise_iterations: Count | None
+    multires_noise_discount: Positive | None
+    ip_noise_gamma: Positive | None
     ip_noise_gamma_random_strength: bool
     zero_terminal_snr: bool
     min_timestep: int
     max_timestep: int | None  # the first one not drawn; None: all of the base's
-    prior_loss_weight: float  # of regularization pictures
+    prior_loss_weight: Positive  # of regularization pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
+class Prompt(Options):
     """One prompt of a prompt set, rendered at one size."""
 
-    name: str
+    name: FileName
     text: str
     negative: str
-    width: int
-    height: int
+    width: Side
+    height: Side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptOptions:
+class PromptOptions(Options):
     """The fixed prompts every run renders (group `prompts`)."""
 
     name: str
@@ -221,31 +342,31 @@ class PromptOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderOptions:
+class RenderOptions(Options):
     """How pictures are made from the prompts (group `render`)."""
 
     enabled: bool
-    seeds: tuple[int, ...]  # up to 64 bits
-    cfg_scale: float
-    steps: int
+    seeds: Seeds  # up to 64 bits
+    cfg_scale: Positive
+    steps: Count
     sampler: str  # the name A1111 gives it
-    batch_size: int
+    batch_size: Count
     sheet_format: SheetFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateOptions:
+class ValidateOptions(Options):
     """On which pictures and noise networks are compared (group `validate`)."""
 
     enabled: bool
-    timesteps: tuple[int, ...]  # of the base's 1000
-    num_pictures: int | None  # of each kind, training and held-out; None: all
+    timesteps: Timesteps  # of the base's 1000
+    num_pictures: Count | None  # of each kind, training and held-out; None: all
     dir: str | None  # held-out pictures, in the data set's layout
-    every_n_epochs: int  # the last epoch is always validated
+    every_n_epochs: Count  # the last epoch is always validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetricOptions:
+class MetricOptions(Options):
     """Which numbers of pictures are measured from their files (group `metric`)."""
 
     enabled: bool
@@ -253,7 +374,7 @@ class MetricOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrackerOptions:
+class TrackerOptions(Options):
     """Who is told the numbers of a run besides TensorBoard (group `tracker`)."""
 
     log_with: tuple[str, ...]  # wandb, mlflow, trackio, through accelerate's own trackers
@@ -263,7 +384,7 @@ class TrackerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(Options):
     """Everything one run is made from; only `pipeline` may take it whole."""
 
     base: BaseOptions
@@ -278,88 +399,88 @@ class RunConfig:
     validate: ValidateOptions
     metric: MetricOptions
     tracker: TrackerOptions
-    seed: int
-    lr_mult: float
-    sweep_name: str | None
+    seed: Seed
+    lr_mult: Positive
+    sweep_name: FileName | None
     runs_dir: str
     cache_dir: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchOptions:
+class LaunchOptions(Options):
     """How the runs of a command line are made; belongs to the command, and to no run."""
 
     isolation: Isolation  # auto: a process per run where a GPU is used
-    workers: int | None  # runs at a time, each in its process; None: one per GPU, else one
-    first_touch_seconds: float  # how long the folders of runs and cache may take to answer
+    workers: Count | None  # runs at a time, each in its process; None: one per GPU, else one
+    first_touch_seconds: Positive  # how long the folders of runs and cache may take to answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResizeOptions:
+class ResizeOptions(Options):
     """How finished LoRA files are shrunk or merged (`python -m optbench resize`)."""
 
     source: tuple[str, ...]  # LoRA files or folders of runs; several are merged into one
     weights: tuple[float, ...] | None  # of a merge, one per source; None: nothing is merged
     method: ResizeMethod
     param: float | None  # what the method compares singular values with
-    new_dim: int | None  # none: the dim itself; other methods: the largest dim, None no limit
-    new_conv_dim: int | None  # the same for convolutions, 1x1 ones too; None: `new_dim`
+    new_dim: Count | None  # none: the dim itself; other methods: the largest dim, None no limit
+    new_conv_dim: Count | None  # the same for convolutions, 1x1 ones too; None: `new_dim`
     save_precision: SavePrecision
     compat: ResizeCompat  # v0.10: one direction more, as kohya's tool kept before its repair
-    clip_skip: int | None  # of pictures and losses; None: what the file says, or 1
+    clip_skip: Count | None  # of pictures and losses; None: what the file says, or 1
     base: BaseOptions  # what pictures are made with
     dataset: DatasetOptions  # what the validation loss is measured on
     prompts: PromptOptions
     render: RenderOptions
     validate: ValidateOptions
     mixed_precision: Precision  # of the base model's unet and text encoder
-    device: str  # auto, cpu, mps, cuda or cuda:NUMBER
-    num_threads: int | None  # CPU threads; None: torch decides
-    sweep_name: str | None
+    device: Device  # auto, cpu, mps, cuda or cuda:NUMBER
+    num_threads: Count | None  # CPU threads; None: torch decides
+    sweep_name: FileName | None
     runs_dir: str
     cache_dir: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegularizeOptions:
+class RegularizeOptions(Options):
     """How a base makes pictures of a class (`python -m optbench regularize`)."""
 
     base: BaseOptions
     dir: str  # gets a folder <repeats>_<class words>
     class_words: str
-    repeats: int
-    num_pictures: int
-    prompt: tuple[str, ...]  # several take turns
+    repeats: Count
+    num_pictures: Count
+    prompt: Prompts  # several take turns
     write_captions: bool
     negative: str
-    width: int
-    height: int
+    width: Side
+    height: Side
     sampler: str  # the name A1111 gives it
-    steps: int
-    cfg_scale: float
-    clip_skip: int  # 1: the text encoder's last layer
-    seed: int  # of the first picture; the next ones count on
-    batch_size: int
+    steps: Count
+    cfg_scale: Positive
+    clip_skip: Count  # 1: the text encoder's last layer
+    seed: Seed  # of the first picture; the next ones count on
+    batch_size: Count
     mixed_precision: Precision
-    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
-    num_threads: int | None  # CPU threads; None: torch decides
+    device: Device  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: Count | None  # CPU threads; None: torch decides
     cache_dir: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlotOptions:
+class PlotOptions(Options):
     """What finished LoRA files are shown with (`python -m optbench render`), but for the sides."""
 
     lora: tuple[str, ...]  # files, and folders of runs
     with_base: bool
     strength: float  # of every LoRA
     wildcards_dir: str | None
-    clip_skip: int | None  # None: what the files say, or 1
+    clip_skip: Count | None  # None: what the files say, or 1
     base: BaseOptions
     prompts: PromptOptions
     render: RenderOptions
     dir: str
     mixed_precision: Precision
-    device: str  # auto, cpu, mps, cuda, cuda:NUMBER
-    num_threads: int | None  # CPU threads; None: torch decides
+    device: Device  # auto, cpu, mps, cuda, cuda:NUMBER
+    num_threads: Count | None  # CPU threads; None: torch decides
     cache_dir: str

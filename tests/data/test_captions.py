@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 
 from optbench import rng
+from optbench.config.build import check_value, config_tree
 from optbench.data.batches import Pace, plan_epoch
 from optbench.data.captions import Warmup, draw_caption, longest_forms
 from optbench.data.rules import check_captions, check_captions_for_length, check_captions_use
@@ -188,7 +189,9 @@ def test_the_longest_form_is_what_a_text_encoder_must_read() -> None:
 def test_impossible_and_ineffective_settings_are_refused_with_one_that_works(
     changes: dict[str, Any], where: str
 ) -> None:
-    (problem,) = check_captions(replace(PLAIN, **changes))
+    options = replace(PLAIN, **changes)
+    wrong = check_value(DatasetOptions, config_tree(options), "dataset")
+    (problem,) = wrong or check_captions(options)
     assert problem.where == f"dataset.{where}"
     assert f"dataset.{where}=" in problem.fix
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from optbench.config.build import check_value, config_tree
 from optbench.data import bucket_chooser, check_dataset_options, read_dataset
 from optbench.errors import DatasetError, Problem
 from optbench.schema import DatasetOptions
@@ -378,8 +379,8 @@ def test_everything_that_is_wrong_is_told_together(root: Path) -> None:
     (root / "3_girl" / "c.caption").write_text("words")
     found = problems_of(root)
     assert len(found) == 6
-    with_settings = problems_of(root, caption_dropout_rate=2.0)
-    assert "dataset.caption_dropout_rate" in [problem.where for problem in with_settings]
+    with_settings = problems_of(root, shuffle_caption=False)
+    assert "dataset.keep_tokens" in [problem.where for problem in with_settings]
     assert any(problem.where.endswith("a.png") for problem in with_settings)
 
 
@@ -410,12 +411,10 @@ def test_buckets_must_be_whole_latents(
 @pytest.mark.parametrize(
     ("changes", "fix"),
     [
-        ({"resolution": (0, 512)}, "resolution=[512,512]"),
-        ({"bucket_reso_steps": 0}, "bucket_reso_steps=64"),
+        ({"bucket_reso_steps": 0}, "bucket_reso_steps=1"),
         ({"bucket_reso_steps": 1024}, "bucket_reso_steps=64"),
         ({"enable_bucket": False}, "bucket_no_upscale=false"),
         ({"bucket_no_upscale": False, "min_bucket_reso": 300}, "min_bucket_reso=256"),
-        ({"bucket_no_upscale": False, "min_bucket_reso": 0}, "min_bucket_reso=64"),
         ({"bucket_no_upscale": False, "min_bucket_reso": 576}, "min_bucket_reso=512"),
         ({"bucket_no_upscale": False, "max_bucket_reso": 1000}, "max_bucket_reso=1024"),
         ({"bucket_no_upscale": False, "max_bucket_reso": 448}, "max_bucket_reso=512"),
@@ -424,7 +423,7 @@ def test_buckets_must_be_whole_latents(
         ({"caption_extension": "./../x"}, "caption_extension=.txt"),
         ({"caption_dropout_rate": -0.1}, "caption_dropout_rate=0.1"),
         ({"caption_dropout_rate": float("nan")}, "caption_dropout_rate=0.1"),
-        ({"keep_tokens": -1}, "keep_tokens=1"),
+        ({"keep_tokens": -1}, "keep_tokens=0"),
         ({"shuffle_caption": False}, "keep_tokens=0"),
     ],
 )
@@ -432,7 +431,8 @@ def test_an_impossible_or_ineffective_setting_is_told_with_one_that_works(
     changes: dict[str, object], fix: str
 ) -> None:
     options = replace(OPTIONS, **changes)  # type: ignore[arg-type]
-    (problem,) = check_dataset_options(options)
+    wrong = check_value(DatasetOptions, config_tree(options), "dataset")
+    (problem,) = wrong or check_dataset_options(options)
     assert problem.fix == f"write dataset.{fix}"
     name, _, value = fix.partition("=")
     repaired: object = {"[512,512]": (512, 512), "false": False}.get(value, value)
@@ -447,7 +447,7 @@ def test_an_impossible_or_ineffective_setting_is_told_with_one_that_works(
         {},
         {"bucket_no_upscale": False},
         {"min_bucket_reso": 1, "max_bucket_reso": 2},  # they play no part here
-        {"enable_bucket": False, "bucket_no_upscale": False, "bucket_reso_steps": 0},
+        {"enable_bucket": False, "bucket_no_upscale": False, "bucket_reso_steps": 1024},
         {"shuffle_caption": False, "keep_tokens": 0},
         {"caption_dropout_rate": 1.0},
     ],

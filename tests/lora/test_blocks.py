@@ -11,6 +11,7 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
 
+from optbench.config.build import check_value, config_tree
 from optbench.errors import ConfigError
 from optbench.lora.blocks import (
     Block,
@@ -24,6 +25,7 @@ from optbench.lora.blocks import (
 )
 from optbench.lora.network import build_network
 from optbench.records import LoraTarget, Part
+from optbench.schema import NetworkOptions
 from tests.builders.network_options import PLAIN_NETWORK
 
 OPTIONS = PLAIN_NETWORK
@@ -171,7 +173,9 @@ def test_weights_that_reach_no_layer_are_refused() -> None:
 def test_impossible_and_ineffective_weights_are_refused(
     changes: dict[str, Any], family: str, said: str
 ) -> None:
-    (problem,) = check_block_weights(replace(OPTIONS, **changes), family=family)
+    options = replace(OPTIONS, **changes)
+    wrong = check_value(NetworkOptions, config_tree(options), "network")
+    (problem,) = wrong or check_block_weights(options, family=family)
     assert said in problem.found
 
 
@@ -241,14 +245,16 @@ def test_a_conv_dim_for_all_goes_with_dims_by_block() -> None:
     ("changes", "said"),
     [
         ({"block_dims": (4,) * 23}, "23 numbers"),
-        ({"block_dims": (-1,) * 25}, "25 numbers"),
+        ({"block_dims": (-1,) * 25}, "-1"),
         ({"block_alphas": (1.0,) * 25}, "without network.block_dims"),
-        ({"block_dims": (4,) * 25, "block_alphas": (0.0,) * 25}, "25 numbers"),
+        ({"block_dims": (4,) * 25, "block_alphas": (0.0,) * 25}, "0.0"),
         ({"conv_block_dims": (4,) * 25, "train_unet": False}, "train_unet=false"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], said: str) -> None:
-    (problem,) = check_block_sizes(replace(OPTIONS, **changes), family="stable_diffusion")
+    options = replace(OPTIONS, **changes)
+    wrong = check_value(NetworkOptions, config_tree(options), "network")
+    (problem, *_) = wrong or check_block_sizes(options, family="stable_diffusion")
     assert said in problem.found
 
 

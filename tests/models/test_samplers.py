@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from optbench.config.rules import check_render
+from optbench.config.rules import check_sampler
 from optbench.models import solvers
 from optbench.models.diffusion import DiffusionProcess
 from optbench.models.samplers import SAMPLERS
 from optbench.models.solvers import Start, solve
-from optbench.schema import RenderOptions
 
 MEAN, SPREAD = 1.5, 0.5
 # Stable Diffusion 1.5's scheduler/scheduler_config.json.
@@ -190,16 +189,7 @@ def test_linear_multistep_is_exact_where_the_slope_is_a_polynomial() -> None:
     ],
 )
 def test_unknown_names_are_refused_and_near_ones_told(name: str, near: str | None) -> None:
-    options = RenderOptions(
-        enabled=True,
-        seeds=(1,),
-        cfg_scale=7.0,
-        steps=20,
-        sampler=name,
-        batch_size=1,
-        sheet_format="png",
-    )
-    (problem,) = check_render(options)
+    (problem,) = check_sampler("render.sampler", name)
     assert problem.where == "render.sampler"
     assert all(known in problem.expected for known in A1111)
     assert near is None or near in problem.fix
@@ -207,13 +197,4 @@ def test_unknown_names_are_refused_and_near_ones_told(name: str, near: str | Non
 
 def test_known_names_are_not_refused() -> None:
     for name in SAMPLERS:
-        options = RenderOptions(
-            enabled=True,
-            seeds=(1,),
-            cfg_scale=7.0,
-            steps=20,
-            sampler=name,
-            batch_size=1,
-            sheet_format="png",
-        )
-        assert check_render(options) == []
+        assert check_sampler("render.sampler", name) == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from optbench.config.build import check_value, config_tree
 from optbench.errors import Problem
 from optbench.optim import toy_task
 from optbench.optim.recipes import asked_rate, check_recipe, departures
@@ -83,7 +84,7 @@ def test_plain_recipe_is_accepted() -> None:
 
 def test_unequal_rates_are_refused_where_the_class_has_one() -> None:
     problems = check(recipe(group_rates="equal", lr=1.0, text_encoder_lr=0.5))
-    refused(problems, "1 for the unet and 0.5 for the text encoder", "raises at its first step")
+    refused(problems, "1 for the unet and 0.5 for the text encoder", "raise at its first step")
     refused(problems, "silently uses the first group's", "network.train_text_encoder=false")
 
 
@@ -113,7 +114,8 @@ def test_blocks_have_no_rates_where_the_class_finds_its_own() -> None:
 @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["lr", "unet_lr", "text_encoder_lr"])
 def test_rates_must_be_above_zero(name: str, rate: float) -> None:
-    problems = check(recipe(**{name: rate}))
+    options = recipe(**{name: rate})
+    problems = check_value(OptimizerOptions, config_tree(options), "optimizer")
     refused(problems, f"optimizer.{name}", "above 0", "network.train_text_encoder=false")
 
 
@@ -218,8 +220,8 @@ def test_clipping_is_refused_where_the_class_must_not_have_it() -> None:
 
 
 def test_every_problem_is_reported() -> None:
-    options = recipe(group_rates="equal", clip="refused", schedule="constant", lr=-1.0)
-    assert len(check(options)) == 4
+    options = recipe(group_rates="equal", clip="refused", schedule="constant", lr=1.0)
+    assert len(check(options)) == 3
 
 
 def test_asked_rate_falls_back_to_lr() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from optbench.config.build import check_value, config_tree
 from optbench.optim import toy_task
 from optbench.optim.schedules import check_schedule, multiplier, num_warmup_steps
 from optbench.schema import LrSchedulerOptions
@@ -159,14 +160,14 @@ def test_plain_settings_are_accepted(name: str) -> None:
     [
         (schedule("sawtooth"), ("'sawtooth'", "cosine_with_restarts", "lr_scheduler=cosine")),
         (schedule("cosine", num_cycles=3), ("no effect", "lr_scheduler=cosine_with_restarts")),
-        (schedule("cosine_with_restarts", num_cycles=0), ("0 cycles", "1 or more")),
+        (schedule("cosine_with_restarts", num_cycles=0), ("found 0", "1 or more")),
         (schedule("rex", power=2.0), ("no effect", "lr_scheduler=polynomial")),
         (schedule("linear", min_lr_ratio=0.1), ("no effect", "lr_scheduler=cosine_with_min_lr")),
         (schedule("cosine_with_min_lr", num_cycles=1), ("cannot do without", "min_lr_ratio=0.1")),
-        (schedule("cosine_with_min_lr", min_lr_ratio=1.0), ("a share of the rate",)),
-        (schedule("polynomial", power=0.0, min_lr_ratio=0.0), ("above 0", "power=2")),
-        (schedule("inverse_sqrt", timescale=-3), ("a time scale of -3", "timescale=100")),
-        (schedule("warmup_stable_decay", min_lr_ratio=0.0, decay_steps=2.5), ("a decay of 2.5",)),
+        (schedule("cosine_with_min_lr", min_lr_ratio=1.0), ("up to, but not including, 1",)),
+        (schedule("polynomial", power=0.0, min_lr_ratio=0.0), ("above 0", "power=null")),
+        (schedule("inverse_sqrt", timescale=-3), ("found -3", "timescale=100")),
+        (schedule("warmup_stable_decay", min_lr_ratio=0.0, decay_steps=2.5), ("found 2.5",)),
         (schedule("piecewise", step_rules="1:10"), ("'1:10'", "one last multiplier")),
         (schedule("piecewise", step_rules="1:20,0.1:10,0.01"), ("rising ends",)),
         (schedule("piecewise", step_rules="0:10,1"), ("all above 0",)),
@@ -174,13 +175,14 @@ def test_plain_settings_are_accepted(name: str) -> None:
         (schedule("piecewise", 5, step_rules="1:10,0.1"), ("no effect",)),
         (schedule("constant", 5), ("no effect", "lr_scheduler=constant_with_warmup")),
         (schedule("adafactor", 5), ("no effect", "lr_scheduler=constant_with_warmup")),
-        (schedule("linear", -1), ("warm-up of -1", "lr_scheduler.warmup_steps=100")),
-        (schedule("linear", 2.5), ("warm-up of 2.5", "whole steps")),
-        (schedule("linear", float("nan")), ("warm-up of nan", "whole steps")),
+        (schedule("linear", -1), ("found -1", "lr_scheduler.warmup_steps=100")),
+        (schedule("linear", 2.5), ("found 2.5", "whole steps")),
+        (schedule("linear", float("nan")), ("found nan", "whole steps")),
     ],
 )
 def test_refusals_say_what_to_type(options: LrSchedulerOptions, words: tuple[str, ...]) -> None:
-    problems = check_schedule(options)
+    wrong = check_value(LrSchedulerOptions, config_tree(options), "lr_scheduler")
+    problems = wrong or check_schedule(options)
     assert len(problems) == 1
     assert all(word in str(problems[0]) for word in words)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from optbench.render.prompts import (
     png_bytes,
     render_prompts,
 )
-from optbench.schema import Prompt, PromptOptions, RegularizeOptions, RenderOptions
+from optbench.schema import Prompt, RegularizeOptions, RenderOptions
 from optbench.storage import rundir
 from optbench.training.progress import tell
 
@@ -144,11 +144,7 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPic
 
 def _check_settings(asked: AskedPictures) -> list[Problem]:
     options = asked.options
-    problems = [
-        Problem(name, str(value), "a whole number from 1", f"write {name}={usual}")
-        for name, usual in (("repeats", 1), ("num_pictures", 100), ("clip_skip", 1))
-        if (value := getattr(options, name)) < 1
-    ]
+    problems = []
     words = options.class_words
     if not words.strip() or words.strip() != words or set(words) & set("/\\\n\0"):
         problems.append(
@@ -159,30 +155,11 @@ def _check_settings(asked: AskedPictures) -> list[Problem]:
                 "write class_words=girl",
             )
         )
-    if not options.prompt or not all(text.strip() for text in options.prompt):
-        problems.append(
-            Problem(
-                "prompt",
-                str(list(options.prompt)),
-                "at least one text, and none empty",
-                "write prompt=girl, or leave it out",
-            )
-        )
-    render = asked.render_options([options.seed])
-    shape = Prompt(name="class", text="", negative="", width=options.width, height=options.height)
-    prompts = PromptOptions(name="class", prompts=(shape,))
-    found = [*rules.check_render(render), *rules.check_prompts(prompts)]
-    problems += [_as_named_here(one) for one in found if "seeds" not in one.where]
+    problems += rules.check_sampler("sampler", options.sampler)
     for text in options.prompt:
         problems += rules.check_prompt_text("prompt", text)
     problems += rules.check_prompt_text("negative", options.negative, is_negative=True)
-    return problems + rules.check_seed("seed", options.seed)
-
-
-def _as_named_here(problem: Problem) -> Problem:
-    """Return a problem of render and prompts with this command's shorter keys."""
-    where = problem.where.rpartition(".")[2]
-    return replace(problem, where=where, fix=problem.fix.replace(problem.where, where))
+    return problems
 
 
 def _looks(options: RegularizeOptions) -> dict[str, Any]:

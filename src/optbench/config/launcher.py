@@ -6,7 +6,7 @@ import importlib.util
 
 from omegaconf import DictConfig
 
-from optbench.config.build import LAUNCH, build_options
+from optbench.config.build import LAUNCH, build_group
 from optbench.errors import ConfigError, Problem
 from optbench.schema import LaunchOptions
 
@@ -30,7 +30,7 @@ def launching_of(
     if LAUNCH not in master:
         return None
     try:
-        options = build_options(LaunchOptions, master[LAUNCH], where=LAUNCH)
+        options = build_group(LaunchOptions, LAUNCH, master)
     except ConfigError as error:
         problems += error.problems
         return None
@@ -76,15 +76,6 @@ def _is_installed(package: str) -> bool:
 def _check(options: LaunchOptions, *, is_local: bool) -> list[Problem]:
     problems = []
     workers = options.workers
-    if workers is not None and workers < 1:
-        problems.append(
-            Problem(
-                "launch.workers",
-                str(workers),
-                "1 or more",
-                "write launch.workers=2, or null for one per GPU",
-            )
-        )
     if workers is not None and workers > 1 and options.isolation == "none":
         problems.append(
             Problem(
@@ -101,15 +92,6 @@ def _check(options: LaunchOptions, *, is_local: bool) -> list[Problem]:
                 f"{workers} beside a launcher plugin, which counts its own workers",
                 "null",
                 "leave it out; hydra.launcher.n_jobs=, array_parallelism= and the like say it",
-            )
-        )
-    if not options.first_touch_seconds > 0:
-        problems.append(
-            Problem(
-                "launch.first_touch_seconds",
-                str(options.first_touch_seconds),
-                "more than 0",
-                "write launch.first_touch_seconds=60",
             )
         )
     return problems

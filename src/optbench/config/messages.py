@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Sequence
 
@@ -11,12 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from optbench.errors import Problem
+from optbench.errors import Problem, did_you_mean, near_names
 from optbench.storage import resources
 from optbench.storage.nested import flatten
-
-_NUM_SUGGESTIONS = 3
-_LEAST_LIKENESS = 0.6
 
 
 def explain(override: str, error: HydraException, tree: DictConfig) -> Problem:
@@ -51,7 +47,7 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
     last = _last(key)
     near = [
         name
-        for part in _near(last, [_last(name) for name in siblings])
+        for part in near_names(last, [_last(name) for name in siblings])
         for name in siblings
         if _last(name) == part
     ]
@@ -60,7 +56,7 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
         key,
         "an unknown setting",
         f"one of {', '.join(siblings)}",
-        _did_you_mean(near) or "python -m optbench --help lists every key",
+        did_you_mean(near) or "python -m optbench --help lists every key",
     )
 
 
@@ -242,13 +238,13 @@ def _unknown_option(override: str, options: Sequence[str]) -> Problem:
     group, _, option = override.lstrip("+").partition("=")
     if group == "sweep":
         options = [*options, *(name for name in resources.sweep_names() if name not in options)]
-    near = [f"{group}={name}" for name in _near(option, options)]
+    near = [f"{group}={name}" for name in near_names(option, options)]
     return Problem(
         group,
         f"an unknown option {option!r}",
         f"one of {', '.join(options)}",
         (
-            _did_you_mean(near)
+            did_you_mean(near)
             or f"write {group}=OPTION, or add a file {group}/{option}.yaml "
             "to a folder of your own and pass --config-dir FOLDER"
         ),
@@ -273,14 +269,6 @@ def _leaves(tree: DictConfig) -> list[str]:
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _near(name: str, names: Sequence[str]) -> list[str]:
-    return difflib.get_close_matches(name, names, n=_NUM_SUGGESTIONS, cutoff=_LEAST_LIKENESS)
-
-
-def _did_you_mean(near: Sequence[str]) -> str:
-    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def print_problems(problems: Sequence[Problem], console: Console) -> None:

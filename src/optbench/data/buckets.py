@@ -44,10 +44,7 @@ def check_buckets(options: DatasetOptions) -> list[Problem]:
     """Return everything impossible or without effect in the settings of size."""
     problems = []
     shorter, step = min(options.resolution), options.bucket_reso_steps
-    if shorter < 1:
-        sides = list(options.resolution)
-        problems.append(setting_problem("resolution", sides, "two sides above 0", "[512,512]"))
-    elif options.enable_bucket and not 1 <= step <= shorter:
+    if options.enable_bucket and step > shorter:
         expected = f"1 to {shorter}, the shorter side of dataset.resolution"
         problems.append(setting_problem("bucket_reso_steps", step, expected, min(64, shorter)))
     elif options.enable_bucket and not options.bucket_no_upscale:

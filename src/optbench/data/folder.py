@@ -157,12 +157,7 @@ def _described(folders: Iterable[Folder]) -> Iterator[PictureFolder]:
 
 def check_dataset_options(options: DatasetOptions) -> list[Problem]:
     """Return everything impossible or without effect in the settings; touches no file."""
-    problems = [*check_buckets(options), *check_captions(options)]
-    if options.num_repeats is not None and options.num_repeats < 1:
-        problems.append(setting_problem("num_repeats", options.num_repeats, "1 or more", 10))
-    if options.num_workers < 0:
-        problems.append(setting_problem("num_workers", options.num_workers, "0 or more", 2))
-    return problems
+    return [*check_buckets(options), *check_captions(options)]
 
 
 def _read_image(

@@ -11,21 +11,8 @@ from optbench.data.captions import rearranges
 from optbench.errors import Problem
 from optbench.schema import DatasetOptions
 
-_TEXTS = (
-    "class_tokens",
-    "caption_prefix",
-    "caption_suffix",
-    "keep_tokens_separator",
-    "secondary_separator",
-)
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"}
 _COMMA = "',' (in quotes: \"dataset.caption_separator=','\")"
-_COUNTS = {
-    "keep_tokens": 1,
-    "caption_dropout_every_n_epochs": 2,
-    "token_warmup_min": 1,
-    "token_warmup_step": 0.1,
-}
 
 
 def check_captions(options: DatasetOptions) -> Iterator[Problem]:
@@ -34,20 +21,6 @@ def check_captions(options: DatasetOptions) -> Iterator[Problem]:
     if not re.fullmatch(r"\.[^/\\]+", suffix) or suffix.lower() in PICTURE_SUFFIXES:
         expected = "a dot and the letters that captions' names end in"
         yield setting_problem("caption_extension", repr(suffix), expected, ".txt")
-    for name in ("caption_dropout_rate", "caption_tag_dropout_rate"):
-        rate = getattr(options, name)
-        if not 0 <= rate <= 1:
-            yield setting_problem(name, rate, "a share from 0 to 1", 0.1)
-    for name, value in _COUNTS.items():
-        if not 0 <= getattr(options, name) < float("inf"):
-            yield setting_problem(name, getattr(options, name), "0 or more", value)
-    for name in _TEXTS:
-        text = getattr(options, name)
-        if text is not None and not text.strip():
-            yield setting_problem(name, repr(text), "some text, or null for none", "null")
-    if not options.caption_separator:
-        found = repr(options.caption_separator)
-        yield setting_problem("caption_separator", found, "what parts tags", _COMMA)
     yield from _without_effect(options)
 
 

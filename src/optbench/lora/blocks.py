@@ -119,14 +119,9 @@ def check_block_sizes(options: NetworkOptions, *, family: str) -> list[Problem]:
         ("conv_block_dims", "conv_block_alphas"),
     ):
         dims, alphas = getattr(options, dims_name), getattr(options, alphas_name)
-        least: dict[str, float] = {dims_name: 0, alphas_name: math.ulp(0.0)}
         for name, given in ((dims_name, dims), (alphas_name, alphas)):
-            is_fine = given is None or (
-                len(given) == num_blocks
-                and all(math.isfinite(one) and one >= least[name] for one in given)
-            )
-            if not is_fine:
-                kind = "dims of 0 or more" if name == dims_name else "alphas above 0"
+            if given is not None and len(given) != num_blocks:
+                kind = "dims" if name == dims_name else "alphas"
                 problems.append(
                     Problem(
                         f"network.{name}",
@@ -179,12 +174,12 @@ def check_block_weights(options: NetworkOptions, *, family: str) -> list[Problem
             )
         )
     threshold = options.block_lr_zero_threshold
-    if threshold < 0 or not math.isfinite(threshold) or (threshold and not has_weights):
+    if threshold and not has_weights:
         problems.append(
             Problem(
                 "network.block_lr_zero_threshold",
-                f"{threshold:g}" + ("" if has_weights else " without block weights"),
-                "0 or more, up to which a block's weight counts as 0; it needs weights",
+                f"{threshold:g} without block weights",
+                "block weights with it: up to this number they count as 0",
                 "leave it at 0, or add 'network.up_lr_weight=cosine'",
             )
         )
@@ -253,8 +248,7 @@ def _check_one(place: Place, given: Weights, num_blocks: int) -> list[Problem]:
                 f"write {where}=cosine, or '{where}=[{','.join(['1'] * num_blocks)}]'",
             )
         ]
-    # Negative numbers have to be seen, not to count as 0.
-    numbers = _numbers(given, num_blocks, -math.inf)
+    numbers = _numbers(given, num_blocks)
     if len(numbers) != num_blocks:
         return [
             Problem(
@@ -264,15 +258,6 @@ def _check_one(place: Place, given: Weights, num_blocks: int) -> list[Problem]:
                     f"{num_blocks}, one for each block of this family, those without layers "
                     "too; none is added or cut off for you"
                 ),
-                f"write '{where}=[{','.join(['1'] * num_blocks)}]' and change what you want",
-            )
-        ]
-    if not all(math.isfinite(one) and one >= 0 for one in numbers):
-        return [
-            Problem(
-                where,
-                str(list(numbers)),
-                "finite weights of 0 or more; 0 leaves a block without a LoRA",
                 f"write '{where}=[{','.join(['1'] * num_blocks)}]' and change what you want",
             )
         ]

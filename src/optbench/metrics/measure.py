@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.analysis import read_config
-from optbench.errors import DamagedFileError, attempt
+from optbench.errors import DamagedFileError, call_third_party
 from optbench.metrics.build import build_metrics
 from optbench.metrics.contract import Measured, Metric, Picture
 from optbench.metrics.copies import forget_bits
@@ -85,7 +85,7 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     kept = _rows_of_others(old, metrics, pictures.cells)
     for name, metric in metrics.items():
         found: list[Row] = []
-        if why := attempt(partial(_extend, found, metric, work, tally)):
+        if why := call_third_party(partial(_extend, found, metric, work, tally)):
             tally.note(f"metric {name} gave nothing for {run.name}: {why}")
             found = [row for row in old if row["metric"] in metric.meanings]
         kept += found
@@ -237,6 +237,6 @@ def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
         if rundir.read_status(run_dir).status == "running":
             tally.note(f"{run_dir.name} is being trained; its pictures can be measured afterwards")
             continue
-        if why := attempt(lambda one=run_dir: measure_run(RunDir(one), metrics, tally)):  # type: ignore[misc]
+        if why := call_third_party(lambda one=run_dir: measure_run(RunDir(one), metrics, tally)):  # type: ignore[misc]
             tally.note(f"{run_dir.name}: no numbers of its pictures: {why}")
     return tally

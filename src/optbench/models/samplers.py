@@ -7,7 +7,6 @@ in "DPM++ 2M Karras"; A1111 from 1.9 on writes the two apart.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,10 +77,3 @@ def _all_samplers() -> dict[str, Sampler]:
 
 
 SAMPLERS: Mapping[str, Sampler] = _all_samplers()
-
-
-def near_names(name: str) -> list[str]:
-    """Return the samplers whose names are most like one that is not known, the nearest first."""
-    lower = {known.lower(): known for known in SAMPLERS}
-    found = difflib.get_close_matches(name.lower().replace("_", " "), lower, n=3, cutoff=0.5)
-    return [lower[one] for one in found]

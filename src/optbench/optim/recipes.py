@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import math
 import sys
 from collections.abc import Collection, Mapping
 
@@ -189,29 +188,16 @@ def _check_rates(options: OptimizerOptions, lr_mult: float) -> list[Problem]:
     rates["text_encoder_lr"] = options.text_encoder_lr
     if options.traits.lr_role == "automatic":
         return _check_no_rates(options, rates, lr_mult)
-    problems = [
+    if options.lr is not None:
+        return []
+    return [
         Problem(
-            f"optimizer.{name} (recipe {options.name})",
-            f"{rate:g}",
-            "a finite rate above 0; several classes move a group of rate 0 all the same",
-            (
-                "to leave a part untrained switch it off: network.train_text_encoder=false or "
-                "network.train_unet=false, and leave its rate out"
-            ),
+            f"optimizer.lr (recipe {options.name})",
+            "no rate",
+            "one, because this class does not find its own",
+            "write optimizer.lr=1e-4, or 1 for a class that estimates d",
         )
-        for name, rate in rates.items()
-        if rate is not None and not (math.isfinite(rate) and rate > 0)
     ]
-    if options.lr is None:
-        problems.append(
-            Problem(
-                f"optimizer.lr (recipe {options.name})",
-                "no rate",
-                "one, because this class does not find its own",
-                "write optimizer.lr=1e-4, or 1 for a class that estimates d",
-            )
-        )
-    return problems
 
 
 def _check_no_rates(

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from optbench.errors import Problem
-from optbench.schema import LrSchedulerOptions
+from optbench.schema import LrSchedulerOptions, is_length
 
 _LONG_TIMESCALE = 10_000
 _MEANS = {
@@ -103,7 +103,7 @@ def check_schedule(options: LrSchedulerOptions, *, total_steps: int | None = Non
                 "choose one with lr_scheduler=cosine",
             )
         ]
-    problems = [*_check_effect(options), *_check_values(options)]
+    problems = [*_check_effect(options), *_check_rules(options)]
     if not problems and total_steps is not None:
         problems = _check_lengths(options, total_steps)
     return problems
@@ -139,46 +139,17 @@ def _check_effect(options: LrSchedulerOptions) -> list[Problem]:
     return problems
 
 
-def _check_values(options: LrSchedulerOptions) -> list[Problem]:
-    lengths = {
-        "warmup_steps": options.warmup_steps,
-        "timescale": options.timescale,
-        "decay_steps": options.decay_steps,
-    }
-    wrong = [
-        (
-            name,
-            f"{_MEANS[name]} of {value:g}",
-            "whole steps (1 and more), a fraction of the run "
-            "(below 1)" + (", or 0" if name == "warmup_steps" else ""),
-            "100",
-        )
-        for name, value in lengths.items()
-        if value is not None and not _is_length(value, least=0 if name == "warmup_steps" else None)
-    ]
-    if options.num_cycles < 1:
-        wrong.append(("num_cycles", f"{options.num_cycles} cycles", "1 or more", "3"))
-    if options.power is not None and not 0 < options.power < math.inf:
-        wrong.append(("power", f"{options.power:g}", "a finite number above 0", "2"))
-    if options.min_lr_ratio is not None and not 0 <= options.min_lr_ratio < 1:
-        wrong.append(
-            ("min_lr_ratio", f"{options.min_lr_ratio:g}", "a share of the rate, 0 up to 1", "0.1")
-        )
-    if options.step_rules is not None and _rules(options.step_rules) is None:
-        expected = (
-            "multiplier:end pairs with rising ends and one last multiplier, all above 0; ends are "
-            "steps, or fractions of the run below 1"
-        )
-        wrong.append(("step_rules", repr(options.step_rules), expected, _EXAMPLES["step_rules"]))
+def _check_rules(options: LrSchedulerOptions) -> list[Problem]:
+    if options.step_rules is None or _rules(options.step_rules) is not None:
+        return []
     return [
         Problem(
-            f"lr_scheduler.{name}",
-            found,
-            expected,
-            f"write lr_scheduler.{name}={example}"
-            + (f" or lr_scheduler.{name}=0.1" if name in lengths else ""),
+            "lr_scheduler.step_rules",
+            repr(options.step_rules),
+            "multiplier:end pairs with rising ends and one last multiplier, all above 0; ends are "
+            "steps, or fractions of the run below 1",
+            f"write lr_scheduler.step_rules={_EXAMPLES['step_rules']}",
         )
-        for name, found, expected, example in wrong
     ]
 
 
@@ -220,12 +191,6 @@ def _check_lengths(options: LrSchedulerOptions, total_steps: int) -> list[Proble
     ]
 
 
-def _is_length(value: float, *, least: float | None) -> bool:
-    if value == least:
-        return True
-    return math.isfinite(value) and value > 0 and (value < 1 or value == int(value))
-
-
 def _num_steps(length: float, total_steps: int) -> int:
     """Return a length in updates: 1 and more are updates, less is a fraction, rounded down."""
     return int(length * total_steps) if length < 1 else int(length)
@@ -243,7 +208,7 @@ def _rules(text: str) -> tuple[tuple[float, float], ...] | None:
     ends = [end for _, end in pairs]
     is_rule = (
         all(0 < value < math.inf for value, _ in pairs)
-        and all(_is_length(end, least=None) for end in ends[:-1])
+        and all(is_length(end) for end in ends[:-1])
         and ends[-1] == math.inf
         and all(one < other or one >= 1 > other for one, other in zip(ends, ends[1:], strict=False))
     )

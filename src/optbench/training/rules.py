@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from optbench.errors import Problem
 from optbench.schema import DatasetOptions, LossOptions
 
@@ -14,7 +12,6 @@ _HUBER = ("huber", "smooth_l1")
 def check_loss(options: LossOptions) -> list[Problem]:
     """Return everything impossible or without effect in the settings alone."""
     return [
-        *_check_numbers(options),
         *_check_huber(options),
         *_check_company(options),
         *_check_timesteps(options),
@@ -23,8 +20,7 @@ def check_loss(options: LossOptions) -> list[Problem]:
 
 def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[Problem]:
     """Return a problem if class pictures are weighed and there are none."""
-    is_weight = math.isfinite(options.prior_loss_weight) and options.prior_loss_weight > 0
-    if not is_weight or options.prior_loss_weight == 1 or dataset.reg_dir is not None:
+    if options.prior_loss_weight == 1 or dataset.reg_dir is not None:
         return []
     return [
         Problem(
@@ -37,42 +33,6 @@ def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[P
             ),
         )
     ]
-
-
-def _check_numbers(options: LossOptions) -> list[Problem]:
-    above_zero = {
-        "huber_c": options.huber_c,
-        "huber_scale": options.huber_scale,
-        "min_snr_gamma": options.min_snr_gamma,
-        "v_pred_like_loss": options.v_pred_like_loss,
-        "noise_offset": options.noise_offset,
-        "multires_noise_iterations": options.multires_noise_iterations,
-        "multires_noise_discount": options.multires_noise_discount,
-        "ip_noise_gamma": options.ip_noise_gamma,
-        "prior_loss_weight": options.prior_loss_weight,
-    }
-    problems = [
-        Problem(
-            f"loss.{name}",
-            f"{value:g}",
-            "a finite number above 0"
-            + ("" if name == "prior_loss_weight" else ", or null for none"),
-            f"write loss.{name}={'1' if name == 'prior_loss_weight' else 'null'}",
-        )
-        for name, value in above_zero.items()
-        if value is not None and not (math.isfinite(value) and value > 0)
-    ]
-    scale = options.adaptive_noise_scale
-    if scale is not None and not (math.isfinite(scale) and scale != 0):
-        problems.append(
-            Problem(
-                "loss.adaptive_noise_scale",
-                f"{scale:g}",
-                "a finite number other than 0, or null for none",
-                "write loss.adaptive_noise_scale=null, or a tenth of loss.noise_offset",
-            )
-        )
-    return problems
 
 
 def _check_huber(options: LossOptions) -> list[Problem]:

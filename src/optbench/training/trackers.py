@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optbench.errors import DamagedFileError, Problem, attempt
+from optbench.errors import DamagedFileError, Problem, call_third_party
 from optbench.schema import TrackerOptions
 from optbench.storage import rundir
 from optbench.storage.nested import flatten
@@ -154,7 +154,7 @@ class Trackers:
             self._open[name].log(values, step=step)
 
     def _try(self, name: str, work: Callable[[], object]) -> bool:
-        why = attempt(work)
+        why = call_third_party(work)
         if why:
             self._open.pop(name, None)
             self.say(f"tracker {name} is told nothing more in this run: {why}")

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optbench.config import rules
-from optbench.errors import Problem
-from optbench.models.samplers import SAMPLERS, near_names
+from optbench.config.build import check_value
+from optbench.errors import Problem, near_names
+from optbench.models.samplers import SAMPLERS
+from optbench.schema import ImageSeed
 
 KINDS = (
     *("lora", "epoch", "strength", "prompt", "seed"),
@@ -94,8 +95,7 @@ def _wrong_value(where: str, kind: str, value: Any) -> Problem | None:
         least = _INTEGERS[kind]
         if type(value) is not int or value < least:
             return _problem(where, f"{kind} {value!r}", f"whole numbers from {least}")
-        seeds = rules.check_seed(where, value, bits=64) if kind == "seed" else []
-        return seeds[0] if seeds else None
+        return next(iter(check_value(ImageSeed, value, where)), None) if kind == "seed" else None
     if kind in ("strength", "cfg_scale"):
         is_number = type(value) in (int, float) and abs(value) < float("inf")
         if not is_number or (kind == "cfg_scale" and value <= 0):
@@ -103,7 +103,7 @@ def _wrong_value(where: str, kind: str, value: Any) -> Problem | None:
             return _problem(where, f"{kind} {value!r}", f"numbers{above}")
         return None
     if kind == "sampler" and value not in SAMPLERS:
-        near = " or ".join(near_names(str(value)))
+        near = " or ".join(near_names(str(value), SAMPLERS, cutoff=0.5))
         return _problem(where, f"the sampler {value!r}", near or f"one of {', '.join(SAMPLERS)}")
     if not isinstance(value, str) or not value:
         return _problem(where, f"{kind} {value!r}", "texts")

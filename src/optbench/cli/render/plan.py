@@ -100,7 +100,10 @@ def _plain(value: Any) -> Any:
 
 
 def _check_settings(options: PlotOptions) -> list[Problem]:
-    problems = [*check_base(options.base), *rules.check_render(options.render)]
+    problems = [
+        *check_base(options.base),
+        *rules.check_sampler("render.sampler", options.render.sampler),
+    ]
     for prompt in options.prompts.prompts:
         tagless = replace(prompt, text="", negative="")
         single = replace(options.prompts, prompts=(tagless,))
@@ -111,12 +114,6 @@ def _check_settings(options: PlotOptions) -> list[Problem]:
         problems += check_clip_skip(options.base, options.clip_skip, where="clip_skip")
     if not options.render.enabled:
         problems.append(_no_value("render.enabled", "false", "true, for this command renders"))
-    for name, least in (("clip_skip", 1), ("num_threads", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            problems.append(_no_value(name, str(value), "a whole number from 1, or null"))
-    if not abs(options.strength) < float("inf"):
-        problems.append(_no_value("strength", str(options.strength), "a finite number"))
     return problems
 
 

@@ -68,7 +68,6 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePl
     problems = [
         *_check_rule(options),
         *_check_sources(options),
-        *_check_places(options),
         *_check_evaluation(options),
     ]
     if problems:
@@ -106,17 +105,8 @@ def _matches(pattern: str) -> list[str]:
 def _check_evaluation(options: ResizeOptions) -> list[Problem]:
     """Return what is wrong with the groups that pictures and losses are made with."""
     problems: list[Problem] = []
-    if options.clip_skip is not None and options.clip_skip < 1:
-        problems.append(
-            Problem(
-                "clip_skip",
-                str(options.clip_skip),
-                "a whole number from 1, or null for what the source says",
-                "write clip_skip=1",
-            )
-        )
     problems += rules.check_validate(options.validate)
-    problems += rules.check_render(options.render)
+    problems += rules.check_sampler("render.sampler", options.render.sampler)
     if options.render.enabled:
         problems += rules.check_prompts(options.prompts)
     if options.validate.enabled:
@@ -128,14 +118,7 @@ def _check_evaluation(options: ResizeOptions) -> list[Problem]:
 
 def _check_rule(options: ResizeOptions) -> list[Problem]:
     """Return what is impossible or without effect in the settings of size."""
-    problems = []
-    for name in ("new_dim", "new_conv_dim", "num_threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            problems.append(Problem(name, str(value), "a whole number from 1", f"write {name}=8"))
-    return problems + (
-        _check_fixed(options) if options.method == "none" else _check_dynamic(options)
-    )
+    return _check_fixed(options) if options.method == "none" else _check_dynamic(options)
 
 
 def _check_fixed(options: ResizeOptions) -> list[Problem]:
@@ -213,20 +196,7 @@ def _check_sources(options: ResizeOptions) -> list[Problem]:
                 f"write 'weights=[{equal}]'",
             )
         )
-    if not all(math.isfinite(weight) for weight in options.weights or ()):
-        problems.append(
-            Problem(
-                "weights",
-                f"{list(options.weights or ())}",
-                "finite numbers",
-                "write 'weights=[0.7,0.3]'",
-            )
-        )
     return problems
-
-
-def _check_places(options: ResizeOptions) -> list[Problem]:
-    return rules.check_name("sweep_name", options.sweep_name) if options.sweep_name else []
 
 
 def _no_source(source: str, what: str) -> Problem:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from optbench.cli.resize.evaluate import LIKENESS_FILE, ResizeEvaluator, has_images
 from optbench.cli.resize.plan import ORIGINAL, ResizePlan
-from optbench.config.build import plain_settings
+from optbench.config.build import config_tree
 from optbench.errors import DamagedFileError
 from optbench.lora.file import LoraFile
 from optbench.lora.keys import clip_skip_of
@@ -187,12 +187,12 @@ def _clip_skip(options: ResizeOptions, sources: Sources) -> int:
 
 def config_yaml(plan: ResizePlan) -> str:
     """Return the settings as YAML, spelled like their overrides."""
-    return OmegaConf.to_yaml(OmegaConf.create(plain_settings(plan.options)))
+    return OmegaConf.to_yaml(OmegaConf.create(config_tree(plan.options)))
 
 
 def original_yaml(plan: ResizePlan) -> str:
     """Return the settings of the original's own run: none of them is about a size."""
-    settings = plain_settings(plan.options)
+    settings = config_tree(plan.options)
     nothing = dict.fromkeys(("param", "new_dim", "new_conv_dim", "save_precision", "compat"))
     return OmegaConf.to_yaml(OmegaConf.create({**settings, **nothing, "method": ORIGINAL}))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from optbench.errors import BaseError, OptbenchError, Problem
@@ -18,31 +17,21 @@ _KINDS = "a folder in diffusers layout, a .safetensors file in original layout, 
 
 def check_base(options: BaseOptions) -> list[Problem]:
     """Return everything that keeps the options' base from being loaded as their family."""
-    problems = []
-    if not (math.isfinite(options.lr_scale) and options.lr_scale > 0):
-        problems.append(
-            Problem(
-                "base.lr_scale",
-                f"{options.lr_scale:g}",
-                "a finite number above 0",
-                "write base.lr_scale=1",
-            )
-        )
     family = FAMILIES.get(options.family)
     if family is None:
         return [
-            *problems,
             Problem(
                 "base.family",
                 f"the family {options.family!r}",
                 f"one of {', '.join(FAMILIES)}",
                 "choose the family your weights belong to",
-            ),
+            )
         ]
     try:
         path = locate.located(options.path)
     except BaseError as error:
-        return [*problems, *error.problems]
+        return list(error.problems)
+    problems: list[Problem] = []
     kind = locate.kind_of(path)
     if kind == "folder":
         problems += _check_folder(path, family)
