@@ -102,7 +102,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         (["method=sv_ratio", "param=inf"], "param", "param="),
         (["method=sv_ration"], "method", "method=sv_ratio"),
         (["new_dim=4", "weights=[1,2]"], "weights", "weights=[1]"),
-        (["new_dim=4", "weights=[nan]"], "weights", "weights="),
+        (["new_dim=4", "weights=[nan]"], "weights", "replace nan in weights"),
         (["new_dim=4,8"], "new_dim", "-m new_dim=4,8"),
         (["new_dim=4", "sweep_name=../x"], "sweep_name", "my-sweep"),
     ],
