@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from optbench.errors import DamagedFileError
-from optbench.storage import files
+from optbench.storage import files, hashing
 
 ROWS = [
     {"epoch": 1, "step": 1, "loss": 0.25, "text": "a\u2028b"},
@@ -159,7 +159,7 @@ def test_the_hash_of_what_was_written_is_that_of_the_file(tmp_path: Path) -> Non
     path = tmp_path / "folder" / "a"
     digest = files.write_pieces(path, [b"one", memoryview(b"two")])
     assert path.read_bytes() == b"onetwo"
-    assert digest == files.file_sha256(path)
+    assert digest == hashing.file_sha256(path)
 
 
 def test_every_flipped_bit_and_every_cut_of_a_png_is_noticed(tmp_path: Path) -> None:

@@ -371,14 +371,6 @@ def test_the_status_does_not_name_the_machine(run: RunDir) -> None:
         assert secret not in text
 
 
-def test_fingerprints_depend_on_content_only() -> None:
-    one = rundir.fingerprint({"a": 1, "b": [1, 2]})
-    assert one == rundir.fingerprint({"b": [1, 2], "a": 1})
-    assert one != rundir.fingerprint({"a": 1, "b": [2, 1]})
-    assert len(one) == 16
-    assert rundir.fingerprint({"a": float("inf")}) == rundir.fingerprint({"a": "inf"})
-
-
 def test_partial_files_are_swept_and_nothing_else(run: RunDir) -> None:
     rundir.append_rows(run.steps_path, [{"epoch": 1}])
     (run.path / "images").mkdir()

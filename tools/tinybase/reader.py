@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from optbench import rng
-from optbench.storage import resources
+from optbench.storage import hashing
 from optbench.storage.rundir import write_atomic
 from tools.tinybase import stages, world
 from tools.tinybase.autoencoder import to_tensor
@@ -97,7 +97,7 @@ def make_reader(
     )
     with torch.inference_mode():
         logits = reader(states_NTE[held_out])
-    sha256 = resources.file_sha256(encoder_folder / "model.safetensors")
+    sha256 = hashing.file_sha256(encoder_folder / "model.safetensors")
     write_reader(target, reader, encoder=sha256, mean=mean_E, spread=spread_E)
     return {
         name: float((one.argmax(1) == wanted_NA[held_out, index]).float().mean())

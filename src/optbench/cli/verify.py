@@ -18,7 +18,7 @@ from rich.markup import escape
 from optbench.analysis import find_runs, is_run, no_runs, sweep_dirs
 from optbench.config.messages import print_problems
 from optbench.errors import DamagedFileError, OptbenchError
-from optbench.storage import files, rundir
+from optbench.storage import files, hashing, rundir
 from optbench.storage.rundir import RunDir, read_config
 
 _WHOLE = 0
@@ -73,7 +73,7 @@ def damage_of(run: RunDir) -> Iterator[str]:
                 yield f"{run.files_path.name}: no record of {path.name}"
     for row in rows:
         lora = run.recorded_lora(row)
-        if lora is not None and lora.is_file() and files.file_sha256(lora) != row.get("sha256"):
+        if lora is not None and lora.is_file() and hashing.file_sha256(lora) != row.get("sha256"):
             yield f"{lora.relative_to(run.path)}: other bytes than were written"
     for path in sorted(run.state_dir.glob("*.pt")):
         data = path.read_bytes()

@@ -20,8 +20,8 @@ from optbench.models.files import facts
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, RunConfig
 from optbench.storage import resources
+from optbench.storage.hashing import fingerprint
 from optbench.storage.nested import flatten
-from optbench.storage.rundir import fingerprint
 from optbench.training.plan import RunPlan
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights

@@ -19,7 +19,7 @@ from optbench.errors import DivergedError, Problem
 from optbench.lora.keys import named
 from optbench.schema import SavePrecision
 from optbench.storage.files import write_pieces
-from optbench.storage.resources import KOHYA_HASH_RANGE, kohya_hash
+from optbench.storage.hashing import KOHYA_HASH_RANGE, kohya_hash
 from optbench.storage.safetensors_header import NUM_LENGTH_BYTES
 
 DTYPES: Mapping[SavePrecision, torch.dtype] = {

@@ -22,7 +22,7 @@ from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import Embeddings, check_device, chosen_device
-from optbench.storage import resources
+from optbench.storage import hashing, resources
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,8 +89,8 @@ class EmbeddedEncoder:
             )
         return {
             "schema": 1,
-            "encoder": resources.file_sha256(self._weights),
-            "reader": resources.file_sha256(_reader_file()),
+            "encoder": hashing.file_sha256(self._weights),
+            "reader": hashing.file_sha256(_reader_file()),
         }
 
     def measure(self, picture: Picture, others: Sequence[Picture]) -> Mapping[str, Measured]:

@@ -25,7 +25,7 @@ from optbench.metrics.pixels import forget_pixels
 from optbench.metrics.run_pictures import RunPictures, find_pictures
 from optbench.records import Cell
 from optbench.schema import MetricOptions
-from optbench.storage import resources, rundir
+from optbench.storage import hashing, rundir
 from optbench.storage.rundir import Row, RunDir
 
 _KEY_LENGTH = 10
@@ -79,7 +79,7 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     work = _Work(
         run=run,
         pictures=pictures,
-        hashes=resources.file_hashes(files, cache_dir=cache_dir if cache_dir.is_dir() else None),
+        hashes=hashing.file_hashes(files, cache_dir=cache_dir if cache_dir.is_dir() else None),
         known=_by_place(old),
     )
     kept = _rows_of_others(old, metrics, pictures.cells)
@@ -165,7 +165,7 @@ def _key(
         "text": picture.text,
         "others": [[hashes[one.path], one.text] for one in others],
     }
-    return rundir.fingerprint(content)[:_KEY_LENGTH]
+    return hashing.fingerprint(content)[:_KEY_LENGTH]
 
 
 def _row(cell: Cell, name: str, one: Measured, key: str) -> Row:

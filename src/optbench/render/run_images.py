@@ -31,7 +31,7 @@ from optbench.render.prompts import (
     render_prompts,
 )
 from optbench.schema import Prompt, PromptOptions, RenderOptions
-from optbench.storage import rundir
+from optbench.storage import hashing, rundir
 from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
@@ -74,7 +74,7 @@ class Gallery:
             "clip_skip": self.clip_skip,
             **({"grammar": _GRAMMAR_VERSION} if self._reads_grammar() else {}),
         }
-        return rundir.fingerprint(content)
+        return hashing.fingerprint(content)
 
     def _reads_grammar(self) -> bool:
         """Return whether any prompt is more than its first 75 tokens, each as it is written."""

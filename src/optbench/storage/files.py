@@ -115,12 +115,6 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_whole_png(path: Path) -> bool:
     """Return whether every part of a PNG is what was written.
 

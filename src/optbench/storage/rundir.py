@@ -7,9 +7,6 @@ a folder that can be read and continued.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,14 +28,11 @@ from optbench.storage.files import read_rows as read_rows
 from optbench.storage.files import truncate_rows as truncate_rows
 from optbench.storage.files import write_atomic as write_atomic
 from optbench.storage.files import write_json as write_json
-from optbench.storage.nested import map_values
 from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1
 METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
 FoundStatus = Status | Literal["pending"]
-
-_NUM_FINGERPRINT_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,20 +190,6 @@ def is_of_later_optbench(run_dir: Path) -> bool:
     except DamagedFileError:
         return False
     return isinstance(schema, int) and schema > SCHEMA
-
-
-def fingerprint(content: Mapping[str, Any]) -> str:
-    """Return 16 hex digits of a mapping's content, whatever the order of its keys.
-
-    Infinity counts as the word for it: recipes may say .inf, JSON cannot.
-    """
-    plain = map_values(content, _with_word_for_infinity)
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:_NUM_FINGERPRINT_DIGITS]
-
-
-def _with_word_for_infinity(value: Any) -> Any:
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _status_record(path: Path) -> StatusRecord:

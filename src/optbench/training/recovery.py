@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optbench.errors import DamagedFileError
-from optbench.storage import files
+from optbench.storage import files, hashing
 from optbench.storage.rundir import RunDir
 from optbench.training.state import State, read_state, state_files
 
@@ -151,7 +151,7 @@ def _lost_loras(run: RunDir, notices: list[str]) -> set[int]:
     lost = set()
     for row in files.read_rows(run.files_path):
         path = run.recorded_lora(row)
-        if path is not None and path.is_file() and files.file_sha256(path) != row.get("sha256"):
+        if path is not None and path.is_file() and hashing.file_sha256(path) != row.get("sha256"):
             lost.add(row["epoch"])
             error = files.damaged(path, "other bytes than were written", "what its record says")
             notices.append(_said(error, files.set_aside(path)))
@@ -171,7 +171,7 @@ def _unrecorded_loras(run: RunDir, epoch: int, notices: list[str]) -> set[int]:
         last.is_file()
         and last.name not in recorded
         and paths[epoch].is_file()
-        and files.file_sha256(last) == files.file_sha256(paths[epoch])
+        and hashing.file_sha256(last) == hashing.file_sha256(paths[epoch])
     ):
         found.add(epoch)
     sentence = f"{run.files_path.name} has no record of epoch {min(found, default=0)}"

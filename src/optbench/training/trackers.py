@@ -17,7 +17,7 @@ from typing import Any
 
 from optbench.errors import DamagedFileError, Problem, call_third_party
 from optbench.schema import TrackerOptions
-from optbench.storage import rundir
+from optbench.storage import hashing, rundir
 from optbench.storage.nested import flatten
 from optbench.storage.rundir import Row, RunDir
 
@@ -128,7 +128,7 @@ class Trackers:
         else:
             arguments = {"name": shown, **arguments}
             if name == "wandb":
-                own = told["id"] or rundir.fingerprint({"folder": str(self.folder.resolve())})
+                own = told["id"] or hashing.fingerprint({"folder": str(self.folder.resolve())})
                 arguments = {"id": own, "resume": "allow", **arguments}
             else:
                 arguments = {"resume": "allow" if is_known else "never", **arguments}

@@ -21,7 +21,7 @@ from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.lora.network import as_in_file
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, ValidateOptions
-from optbench.storage import rundir
+from optbench.storage import hashing, rundir
 from optbench.storage.files import set_aside, write_rows
 from optbench.storage.rundir import Row, RunDir
 from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
@@ -59,7 +59,7 @@ class Examination:
             "clip_skip": self.clip_skip,
             "max_token_length": self.max_token_length,
         }
-        return rundir.fingerprint(content)
+        return hashing.fingerprint(content)
 
 
 def read_probes(

@@ -22,7 +22,7 @@ from optbench.config.compose import Asked, Command, compose
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.schema import PlotOptions
-from optbench.storage.rundir import fingerprint
+from optbench.storage.hashing import fingerprint
 
 NAME, CONFIG_NAME = "render", "plot"
 SIDES = ("x", "y", "z")

@@ -37,7 +37,7 @@ from optbench.render.prompts import (
     parameters_text,
     png_bytes,
 )
-from optbench.storage import resources, rundir
+from optbench.storage import hashing, rundir
 from optbench.training.progress import tell
 
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -132,7 +132,7 @@ def _placed(plot: Plot) -> dict[Shot, _Placed]:
         clip_skip = max(skips) if shot.clip_skip is None else shot.clip_skip
         settled = replace(shot, clip_skip=clip_skip)
         loras = [
-            [resources.files_fingerprint([file], cache_dir=cache_dir), strength]
+            [hashing.files_fingerprint([file], cache_dir=cache_dir), strength]
             for _, file, strength in shot.loras
         ]
         content = {
@@ -144,7 +144,7 @@ def _placed(plot: Plot) -> dict[Shot, _Placed]:
             "loras": loras,
         }
         prompt = shot.prompt
-        mark = rundir.fingerprint(content)[:_NUM_HASH_DIGITS]
+        mark = hashing.fingerprint(content)[:_NUM_HASH_DIGITS]
         name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{shot.seed}-{mark}.png"
         found[shot] = _Placed(shot=settled, path=Path(options.dir) / "cells" / name)
     return found

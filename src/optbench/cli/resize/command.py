@@ -19,7 +19,7 @@ from optbench.config.compose import Asked, flags_first
 from optbench.config.messages import print_problems
 from optbench.errors import ConfigError, OptbenchError
 from optbench.launch import guard
-from optbench.storage import resources, rundir
+from optbench.storage import hashing, rundir
 from optbench.storage.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _svd_caches(todo: Sequence[ResizePlan]) -> dict[tuple[Path, ...], SvdCache]:
     for run in todo:
         cache_dir = Path(run.options.cache_dir)
         for files in run.sources.values():
-            source = resources.files_fingerprint(files, cache_dir=cache_dir)
+            source = hashing.files_fingerprint(files, cache_dir=cache_dir)
             folder = svd_cache_folder(cache_dir, source, run.options.weights)
             # What a killed command left is used up by the next one.
             if counts[files] > 1 or folder.is_dir():

@@ -21,8 +21,8 @@ from optbench.data import check_dataset_options
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base
 from optbench.schema import ResizeOptions
-from optbench.storage import resources
-from optbench.storage.rundir import fingerprint
+from optbench.storage import hashing
+from optbench.storage.hashing import fingerprint
 
 NAME = CONFIG_NAME = "resize"
 _FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
@@ -236,7 +236,7 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
         del settings[key]
     content = {
         "schema": _FILES_SCHEMA,
-        "sources": resources.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "sources": hashing.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "settings": settings,
     }
     return _folder_name(_words(options), content)
@@ -245,7 +245,7 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
 def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
     files = [path for each in sources.values() for path in each]
     content = {
-        "sources": resources.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
+        "sources": hashing.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "weights": options.weights,
     }
     return _folder_name([ORIGINAL, _source_word(options)], content)

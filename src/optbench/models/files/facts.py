@@ -9,7 +9,7 @@ from pathlib import Path
 from optbench.errors import BaseError, Problem
 from optbench.models.files import locate
 from optbench.schema import BaseOptions
-from optbench.storage import resources
+from optbench.storage import hashing
 from optbench.storage.safetensors_header import read_header
 
 _PIXELS_PER_LATENT = 8  # of every family's own autoencoder, four levels deep
@@ -35,13 +35,13 @@ def kohya_hashes(options: BaseOptions, *, cache_dir: Path) -> dict[str, str]:
         found["ss_sd_model_name"] = path.name
         if path.is_file():
             found["ss_sd_model_hash"] = _older_hash(path)
-            found["ss_new_sd_model_hash"] = resources.file_sha256(path, cache_dir=cache_dir)
+            found["ss_new_sd_model_hash"] = hashing.file_sha256(path, cache_dir=cache_dir)
     if options.vae is not None:
         vae = Path(options.vae)
         found["ss_vae_name"] = vae.name
         if vae.is_file():
             found["ss_vae_hash"] = _older_hash(vae)
-            found["ss_new_vae_hash"] = resources.file_sha256(vae, cache_dir=cache_dir)
+            found["ss_new_vae_hash"] = hashing.file_sha256(vae, cache_dir=cache_dir)
     return found
 
 
@@ -96,6 +96,6 @@ def _is_second_copy(file: Path) -> bool:
 
 def _older_hash(path: Path) -> str:
     with path.open("rb") as file:
-        file.seek(resources.KOHYA_HASH_RANGE.start)
-        content = file.read(resources.KOHYA_HASH_RANGE.stop - resources.KOHYA_HASH_RANGE.start)
-    return resources.kohya_hash(content)
+        file.seek(hashing.KOHYA_HASH_RANGE.start)
+        content = file.read(hashing.KOHYA_HASH_RANGE.stop - hashing.KOHYA_HASH_RANGE.start)
+    return hashing.kohya_hash(content)

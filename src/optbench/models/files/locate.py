@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from optbench.errors import BaseError, Problem
-from optbench.storage import resources
+from optbench.storage import hashing
 
 Kind = Literal["folder", "safetensors", "pickle", "absent", "other"]
 
@@ -55,8 +55,8 @@ def located(path: str) -> Path:
 def fingerprint(place: Path, *, cache_dir: Path | None) -> str:
     """Return 16 hex digits that change with any weight or config in a folder, or with a file."""
     if place.is_file():
-        return resources.files_fingerprint([place], cache_dir=cache_dir)
-    return resources.folder_fingerprint(place, cache_dir=cache_dir)
+        return hashing.files_fingerprint([place], cache_dir=cache_dir)
+    return hashing.folder_fingerprint(place, cache_dir=cache_dir)
 
 
 @functools.cache
