@@ -12,10 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from optbench.errors import Problem
-from optbench.lora.layer import supported
 from optbench.records import LoraTarget
 from optbench.schema import NetworkOptions
 
@@ -281,8 +278,7 @@ def layer_size(target: LoraTarget, options: NetworkOptions) -> tuple[int, float]
 def _asked_size(target: LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:
     if not (options.train_unet if target.part == "unet" else options.train_text_encoder):
         return None
-    module = supported(target.module)
-    is_pointwise = isinstance(module, nn.Linear) or module.kernel_size == (1, 1)
+    is_pointwise = getattr(target.module, "kernel_size", (1, 1)) == (1, 1)  # linear ones have none
     has_conv = options.conv_dim is not None or options.conv_block_dims is not None
     if target.needs_conv_dim and not has_conv:
         return None
