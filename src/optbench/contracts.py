@@ -21,9 +21,26 @@ if TYPE_CHECKING:
 Conditioning = Mapping[str, "Tensor"]
 
 
+class TextOptions(Protocol):
+    """How a family reads texts, under its own settings: made by the family, passed on by others.
+
+    Hashable; equal options read equal texts alike.
+    """
+
+    @property
+    def max_tokens(self) -> int:
+        """Return how many tokens of a caption are read."""
+
+    def settings(self) -> Mapping[str, object]:
+        """Return every setting by its name in the configuration, for keys of what is stored."""
+
+    def image_parameters(self) -> Mapping[str, object]:
+        """Return what a rendered image's text says of them, by A1111's names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """Pictures to make in one batch: one seed per picture, all of one size."""
+    """Images to make in one batch: one seed per image, all of one size."""
 
     text: str
     negative: str
@@ -33,7 +50,7 @@ class SampleRequest:
     cfg_scale: float
     steps: int
     sampler: str  # the name A1111 gives it
-    clip_skip: int  # as in training
+    text_options: TextOptions
 
 
 class NoiseProcess(Protocol):
@@ -114,16 +131,23 @@ class BaseModel(Protocol):
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return scaled latents, float32; pixels in [-1, 1]; one generator per picture."""
 
-    def encode_captions(
-        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
-    ) -> Conditioning:
+    def text_options(self, settings: Mapping[str, Any]) -> TextOptions:
+        """Return how texts are read under settings of `train`; those of no use here are ignored."""
+
+    def encode_captions(self, captions: Sequence[str], options: TextOptions) -> Conditioning:
         """Return what `predict` needs of the captions, each tensor with leading size B."""
+
+    def stack(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """Return the conditionings of several captions as that of one batch, in their order."""
 
     def encode_sizes(self, sizes: Sequence[Sizes]) -> Conditioning:
         """Return what `predict` needs besides, of each picture's sizes, in some families."""
 
-    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+    def cut_texts(self, texts: Sequence[str], options: TextOptions) -> tuple[str, ...]:
         """Return those texts that `encode_captions` does not read to their end."""
+
+    def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
+        """Return what decides how `sample` reads these prompts, for keys of stored images."""
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning

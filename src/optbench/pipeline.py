@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ def run_one(plan: RunPlan) -> Status:
         lr_scheduler=config.lr_scheduler,
         total_steps=plan.total_steps,
     )
-    length = config.train.max_token_length
+    text_options = base.text_options(asdict(config.train))
     texts = text_notices(
-        base, plan.dataset, config.dataset, config.prompts, max_token_length=length
+        base, plan.dataset, config.dataset, config.prompts, text_options=text_options
     )
     notices = (*latents.notices, *texts, *start_sentences(config.network, start))
     stage = _Run(plan, run, base, network, optimizer, accelerator, notices)
@@ -215,7 +215,7 @@ class _Run:
             base=self.base,
             prompts=config.prompts.prompts,
             options=config.render,
-            clip_skip=config.train.clip_skip,
+            text_options=self.base.text_options(asdict(config.train)),
             cache_dir=Path(config.cache_dir),
             painter=self.painter,
             origin=origin_of(config.base, cache_dir=Path(config.cache_dir)),
@@ -351,8 +351,7 @@ def _examination(stage: _Run) -> validation.Examination:
         base=stage.base,
         probes=probes,
         options=config.validate,
-        clip_skip=config.train.clip_skip,
-        max_token_length=config.train.max_token_length,
+        text_options=stage.base.text_options(asdict(config.train)),
         cache_dir=cache_dir,
     )
 

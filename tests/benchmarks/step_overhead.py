@@ -25,6 +25,7 @@ from optbench.data.batches import plan_epoch
 from optbench.data.latent_cache import encode_dataset
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.models import load_base
+from optbench.models.text.clip import ClipTextOptions
 from optbench.optim import telemetry
 from optbench.optim.build import build_optimizer
 from optbench.optim.stepping import BuiltOptimizer
@@ -87,7 +88,7 @@ def measure(*, is_tuned: bool) -> None:
         latents_BCHW = batch.latents_BCHW.contiguous(memory_format=torch.channels_last)
         with network.attached():
             started = time.perf_counter()
-            states = base.encode_captions(captions, clip_skip=1, max_token_length=75)
+            states = base.encode_captions(captions, ClipTextOptions())
             predicted = base.predict(latents_BCHW, torch.tensor([500, 500]), states)
             torch.nn.functional.mse_loss(predicted, noise).backward()
             bare.append(time.perf_counter() - started)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from optbench import contracts
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.models.diffusion import DiffusionProcess
 from optbench.models.files.processes import PredictionType
+from optbench.models.text import clip
+from optbench.models.text.clip import ClipTextOptions
 from optbench.optim import toy_task
 from optbench.optim.build import build_optimizer
 from optbench.optim.stepping import BuiltOptimizer
@@ -146,10 +148,13 @@ class SmallBase:
     def encode_images(self, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         return nn.functional.avg_pool2d(pixels_BCHW, 8)
 
+    def text_options(self, settings: Mapping[str, Any]) -> ClipTextOptions:
+        return ClipTextOptions.of(settings)
+
     def encode_captions(
-        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
+        self, captions: Sequence[str], options: contracts.TextOptions
     ) -> contracts.Conditioning:
-        self.asked.append((torch.is_grad_enabled(), clip_skip))
+        self.asked.append((torch.is_grad_enabled(), clip.options(options).clip_skip))
         draws = [torch.Generator().manual_seed(zlib.crc32(one.encode())) for one in captions]
         words_BE = torch.stack([torch.randn(5, generator=draw) for draw in draws])
         return {"states_BE": torch.tanh(self.text(words_BE))}
@@ -157,8 +162,16 @@ class SmallBase:
     def encode_sizes(self, sizes: Sequence[Sizes]) -> contracts.Conditioning:
         return {}
 
-    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+    def stack(self, conditionings: Sequence[contracts.Conditioning]) -> contracts.Conditioning:
+        return clip.stack(conditionings)
+
+    def cut_texts(self, texts: Sequence[str], options: contracts.TextOptions) -> tuple[str, ...]:
         return ()
+
+    def prompt_settings(
+        self, prompts: Sequence[str], options: contracts.TextOptions
+    ) -> Mapping[str, object]:
+        return options.settings()
 
     def compute_with(
         self, *, gradient_checkpointing: bool, attention: str, compiled_by: object

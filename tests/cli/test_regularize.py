@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 from optbench.cli import regularize
 from optbench.cli.regularize import main
 from optbench.contracts import SampleRequest
+from optbench.models.text.clip import ClipTextOptions
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
@@ -22,6 +25,9 @@ class Painter:
     def __init__(self) -> None:
         self.requests: list[SampleRequest] = []
         self.num_left = 1000
+
+    def text_options(self, settings: Mapping[str, Any]) -> ClipTextOptions:
+        return ClipTextOptions.of(settings)
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         self.requests.append(request)

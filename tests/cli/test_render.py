@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from optbench.cli.render.grid_plan import Page, pages
 from optbench.cli.render.plan import compose_plots, with_named_files
 from optbench.cli.render.wildcards import drawn, put_in
 from optbench.contracts import SampleRequest
+from optbench.models.text.clip import ClipTextOptions
 from optbench.records import LoraTarget
 from optbench.render import sheet
 from optbench.storage.rundir import write_status
@@ -49,6 +50,9 @@ class Painter:
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         return (LoraTarget(name=LAYER, module=self.layer, part="unet", needs_conv_dim=False),)
+
+    def text_options(self, settings: Mapping[str, Any]) -> ClipTextOptions:
+        return ClipTextOptions.of(settings)
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         if self.error is not None:
@@ -220,7 +224,7 @@ def test_everything_may_stand_on_a_side(painter: Painter) -> None:
     shot = found[1].rows[1][1][0]
     assert (shot.sampler, shot.cfg_scale, shot.steps) == ("Euler a", 7.5, 20)
     assert run("one.safetensors", "x={clip_skip:[1,2]}", "y=prompt", "render.seeds=[5]") == 0
-    assert {one.clip_skip for one in painter.requests} == {1, 2}
+    assert {one.text_options.settings()["clip_skip"] for one in painter.requests} == {1, 2}
 
 
 def test_a_sheet_shows_the_text_of_every_prompt_on_it(
@@ -247,7 +251,7 @@ def test_clip_skip_is_the_files_own(painter: Painter, capsys: pytest.CaptureFixt
     text = problems(capsys, "anime.safetensors", "one.safetensors")
     assert "clip_skip=2" in text
     assert run("anime.safetensors") == 0
-    assert {one.clip_skip for one in painter.requests} == {2}
+    assert {one.text_options.settings()["clip_skip"] for one in painter.requests} == {2}
 
 
 @pytest.mark.parametrize(

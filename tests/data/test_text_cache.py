@@ -10,6 +10,7 @@ import torch
 
 from optbench.data import text_cache
 from optbench.data.text_cache import encode_frozen
+from optbench.models.text.clip import ClipTextOptions
 from tests.builders.small_training import (
     ADAMW,
     TRAIN,
@@ -29,11 +30,9 @@ class Counting(SmallBase):
         super().__init__()
         self.captions: list[list[str]] = []
 
-    def encode_captions(self, captions: Any, *, clip_skip: int, max_token_length: int) -> Any:
+    def encode_captions(self, captions: Any, options: Any) -> Any:
         self.captions.append(list(captions))
-        return super().encode_captions(
-            captions, clip_skip=clip_skip, max_token_length=max_token_length
-        )
+        return super().encode_captions(captions, options)
 
 
 def test_a_caption_is_encoded_once_and_stacked_as_a_batch_wants_it() -> None:
@@ -43,7 +42,7 @@ def test_a_caption_is_encoded_once_and_stacked_as_a_batch_wants_it() -> None:
     assert base.captions == [["a"], ["b"]]
     assert torch.equal(again, found[[1, 0]])
     assert torch.equal(found[0], found[2])
-    expected = SmallBase().encode_captions(["a", "b"], clip_skip=1, max_token_length=75)
+    expected = SmallBase().encode_captions(["a", "b"], ClipTextOptions())
     torch.testing.assert_close(found[:2], expected["states_BE"])
     assert base.asked == [(False, 1)] * 2
 

@@ -21,6 +21,7 @@ from optbench.lora.resize.rules import SizeRule
 from optbench.lora.save import save_lora
 from optbench.lora.svd import decompose
 from optbench.models import sd15, stable_diffusion
+from optbench.models.text.clip import ClipTextOptions
 from tests.builders.lora_files import write_lora
 from tests.builders.network_options import PLAIN_NETWORK
 
@@ -68,7 +69,7 @@ def inputs() -> dict[str, Any]:
 def predicted(base: stable_diffusion.StableDiffusion) -> torch.Tensor:
     given = inputs()
     with torch.inference_mode():
-        states = base.encode_captions(given["captions"], clip_skip=1, max_token_length=75)
+        states = base.encode_captions(given["captions"], ClipTextOptions())
         return base.predict(given["noisy"], given["timesteps"], states)
 
 

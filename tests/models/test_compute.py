@@ -19,6 +19,7 @@ from torch.utils import checkpoint
 
 from optbench.models import compute, sd15
 from optbench.models.stable_diffusion import StableDiffusion
+from optbench.models.text.clip import ClipTextOptions
 from optbench.records import Batch
 from tests.builders.small_training import (
     ADAMW,
@@ -109,7 +110,7 @@ def test_switched_off_again_nothing_is_recomputed(num_recomputed: list[int]) -> 
     base.predict(
         torch.randn(1, 4, 8, 8).requires_grad_(),
         torch.tensor([5]),
-        base.encode_captions(["a"], clip_skip=1, max_token_length=75),
+        base.encode_captions(["a"], ClipTextOptions()),
     )
     assert num_recomputed == [0, 0]
 
@@ -118,11 +119,9 @@ def test_a_checkpoint_with_dropout_in_its_config_does_not_begin_to_drop() -> Non
     base = sd15.tiny(3)
     for layer in compute.text_model(base.text_encoder).encoder.layers:
         layer.self_attn.dropout = 0.5
-    before = base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"]
+    before = base.encode_captions(["a girl"], ClipTextOptions())["states_BTE"]
     base.compute_with(gradient_checkpointing=True, attention="sdpa", compiled_by=None)
-    assert torch.equal(
-        base.encode_captions(["a girl"], clip_skip=1, max_token_length=75)["states_BTE"], before
-    )
+    assert torch.equal(base.encode_captions(["a girl"], ClipTextOptions())["states_BTE"], before)
 
 
 def test_attention_is_computed_by_the_code_that_was_asked_for() -> None:
@@ -201,7 +200,7 @@ def test_compiled_code_notices_a_lora_that_was_detached() -> None:
     base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by="eager")
     lora = make_network(cast(Any, base))
     noisy_BCHW = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    states = base.encode_captions(["a"], clip_skip=1, max_token_length=75)
+    states = base.encode_captions(["a"], ClipTextOptions())
 
     def answer() -> Tensor:
         return base.predict(noisy_BCHW, torch.tensor([5]), states)

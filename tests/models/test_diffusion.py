@@ -16,6 +16,7 @@ from optbench.models import sd15
 from optbench.models.diffusion import DiffusionProcess
 from optbench.models.samplers import SAMPLERS
 from optbench.models.stable_diffusion import StableDiffusion
+from optbench.models.text.clip import ClipTextOptions
 from tests.builders.small_training import LOSS
 
 CONFIG: dict[str, Any] = {
@@ -125,7 +126,7 @@ def test_every_sampler_draws_under_either_schedule(sampler: str) -> None:
         cfg_scale=2.0,
         steps=4,
         sampler=sampler,
-        clip_skip=1,
+        text_options=ClipTextOptions(),
     )
     with torch.no_grad():
         plain, fixed = (

@@ -33,7 +33,7 @@ from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sdxl import StableDiffusionXL
 from optbench.models.stable_diffusion import StableDiffusion
 from optbench.models.text import clip
-from optbench.models.text.clip import clip_tokenizer
+from optbench.models.text.clip import ClipTextOptions, clip_tokenizer
 from optbench.records import LoraTarget, Sizes
 from tests.builders.checkpoint_files import (
     AnyBase,
@@ -101,7 +101,7 @@ def assert_same(found: AnyBase, expected: AnyBase, *, through: torch.dtype = tor
         assert torch.equal(one[name], weight.to(through).float()), name
     with torch.no_grad():
         states = [
-            loaded.encode_captions(["a cat!", ""], clip_skip=1, max_token_length=75)
+            loaded.encode_captions(["a cat!", ""], ClipTextOptions())
             for loaded in (found, expected)
         ]
     if through == torch.float32:
@@ -283,14 +283,16 @@ def test_captions_are_cut_into_pieces_as_kohya_cuts_them(
 def test_pieces_are_encoded_apart_and_joined_at_their_marks(base: AnyBase) -> None:
     text = " ".join(["cat", "dog", "red"] * 40)
     with torch.no_grad():
-        whole = base.encode_captions([text, "a"], clip_skip=1, max_token_length=150)["states_BTE"]
-        start = base.encode_captions([text], clip_skip=1, max_token_length=75)["states_BTE"]
+        whole = base.encode_captions([text, "a"], ClipTextOptions(max_token_length=150))[
+            "states_BTE"
+        ]
+        start = base.encode_captions([text], ClipTextOptions())["states_BTE"]
     assert whole.shape[1] == 152
     # Sums of a batch of four run in another order than those of one.
     torch.testing.assert_close(whole[:1, :76], start[:, :76], rtol=1e-4, atol=1e-4)
     second = " ".join((["cat", "dog", "red"] * 40)[75:])
     with torch.no_grad():
-        rest = base.encode_captions([second], clip_skip=1, max_token_length=75)["states_BTE"]
+        rest = base.encode_captions([second], ClipTextOptions())["states_BTE"]
     torch.testing.assert_close(whole[:1, 76:121], rest[:, 1:46], rtol=1e-4, atol=1e-4)
 
 
@@ -309,8 +311,8 @@ def test_sdxl_reads_a_text_as_diffusers_does() -> None:
     texts = ["a photo of a cat", "", "dog " * 90]
     with torch.no_grad():
         states, _, pooled, _ = pipeline.encode_prompt(texts, do_classifier_free_guidance=False)
-        found = base.encode_captions(texts, clip_skip=1, max_token_length=75)
-        long = base.encode_captions(texts, clip_skip=1, max_token_length=225)
+        found = base.encode_captions(texts, ClipTextOptions())
+        long = base.encode_captions(texts, ClipTextOptions(max_token_length=225))
     torch.testing.assert_close(found["states_BTE"], states)
     torch.testing.assert_close(found["pooled_BE"], pooled)
     # Of a long text the vector is that of its first 75 tokens.
@@ -328,7 +330,7 @@ def test_every_size_moves_sdxls_prediction() -> None:
 
     def predicted(sizes: Sizes) -> Tensor:
         with torch.no_grad():
-            text = base.encode_captions(["a"], clip_skip=1, max_token_length=75)
+            text = base.encode_captions(["a"], ClipTextOptions())
             told = {**text, **base.encode_sizes([sizes])}
             return base.predict(noisy, torch.tensor([500]), told)
 
@@ -504,7 +506,7 @@ def predictions(base: AnyBase, pipeline: Any, network: LoraNetwork | None) -> tu
         theirs.text_encoder = pipeline.text_encoder
 
     def predicted(one: AnyBase) -> Tensor:
-        text = one.encode_captions(["a cat"], clip_skip=1, max_token_length=75)
+        text = one.encode_captions(["a cat"], ClipTextOptions())
         return one.predict(noisy, timesteps, {**text, **one.encode_sizes(SIZES)})
 
     with torch.no_grad():

@@ -14,7 +14,7 @@ from optbench.contracts import SampleRequest
 from optbench.models import sd2, sdxl
 from optbench.models.stable_diffusion import StableDiffusion
 from optbench.models.text import prompt_weights
-from optbench.models.text.clip import clip_tokenizer, token_pieces
+from optbench.models.text.clip import ClipTextOptions, clip_tokenizer, token_pieces
 
 CLIP = clip_tokenizer()
 OPEN_CLIP = clip_tokenizer(pad_token="!")
@@ -27,7 +27,7 @@ REQUEST = SampleRequest(
     cfg_scale=5.0,
     steps=4,
     sampler="Euler",
-    clip_skip=1,
+    text_options=ClipTextOptions(),
 )
 START, END, COMMA = CLIP.bos_token_id, CLIP.eos_token_id, CLIP.get_vocab()[",</w>"]
 (DOG,) = CLIP("dog", add_special_tokens=False).input_ids
@@ -154,14 +154,16 @@ def test_a_negative_prompt_without_guidance_changes_nothing(base: Any) -> None:
 
 def test_no_weight_of_a_word_reaches_sdxls_pooled_vector() -> None:
     base = sdxl.tiny(1)
-    far = [base._encode_prompts(["dog, " * 50 + word], 1) for word in ("red", "blue")]
+    far = [
+        base._encode_prompts(["dog, " * 50 + word], ClipTextOptions()) for word in ("red", "blue")
+    ]
     assert far[0]["states_BTE"].shape[1] == 2 * 77
     assert not torch.equal(far[0]["states_BTE"], far[1]["states_BTE"])
     assert torch.equal(far[0]["pooled_BE"], far[1]["pooled_BE"])
     assert draw(base, text="dog, " * 50, steps=2).shape == (2, 32, 32, 3)
-    plain = base._encode_prompts(["1girl, dog", ""], 1)
-    weighted = base._encode_prompts(["1girl, (dog:1.5)", ""], 1)
-    caption = base.encode_captions(["1girl, dog", ""], clip_skip=1, max_token_length=75)
+    plain = base._encode_prompts(["1girl, dog", ""], ClipTextOptions())
+    weighted = base._encode_prompts(["1girl, (dog:1.5)", ""], ClipTextOptions())
+    caption = base.encode_captions(["1girl, dog", ""], ClipTextOptions())
     assert torch.equal(weighted["pooled_BE"], plain["pooled_BE"])
     assert torch.equal(caption["pooled_BE"], plain["pooled_BE"])
     assert torch.equal(caption["states_BTE"], plain["states_BTE"])
@@ -170,7 +172,9 @@ def test_no_weight_of_a_word_reaches_sdxls_pooled_vector() -> None:
 
 def test_captions_are_not_read_by_the_grammar() -> None:
     base: StableDiffusion = sd2.tiny(1)
-    plain = base.encode_captions(["(dog:1.5)"], clip_skip=1, max_token_length=75)
-    weighted = base._encode_prompts(["(dog:1.5)"], 1)
+    plain = base.encode_captions(["(dog:1.5)"], ClipTextOptions())
+    weighted = base._encode_prompts(["(dog:1.5)"], ClipTextOptions())
     assert not torch.equal(plain["states_BTE"], weighted["states_BTE"])
-    assert torch.equal(plain["states_BTE"], base._encode_prompts([r"\(dog:1.5\)"], 1)["states_BTE"])
+    assert torch.equal(
+        plain["states_BTE"], base._encode_prompts([r"\(dog:1.5\)"], ClipTextOptions())["states_BTE"]
+    )

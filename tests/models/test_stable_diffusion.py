@@ -19,6 +19,7 @@ from optbench.models import sd15
 from optbench.models.compute import text_model
 from optbench.models.samplers import SAMPLERS
 from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
+from optbench.models.text.clip import ClipTextOptions
 from tests.builders.random_base import LATENT_CHANNELS, NOISE_SCHEDULE, TEXT_WIDTH, load, write_base
 from tests.builders.small_training import LOSS
 
@@ -31,7 +32,7 @@ REQUEST = SampleRequest(
     cfg_scale=5.0,
     steps=2,
     sampler="DDIM",
-    clip_skip=1,
+    text_options=ClipTextOptions(),
 )
 # Sums of a batch run in another order than those of one picture, and a colour at the edge of two
 # of its 256 levels may fall to the other side.
@@ -66,7 +67,7 @@ def with_schedule(base: StableDiffusion, **changes: Any) -> StableDiffusion:
 
 def states(base: StableDiffusion, *texts: str, clip_skip: int = 1) -> Tensor:
     with torch.no_grad():
-        return base.encode_captions(texts, clip_skip=clip_skip, max_token_length=75)["states_BTE"]
+        return base.encode_captions(texts, ClipTextOptions(clip_skip=clip_skip))["states_BTE"]
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
@@ -101,7 +102,7 @@ def test_states_of_a_text_do_not_depend_on_its_neighbours(base: StableDiffusion)
 
 def test_texts_are_cut_after_75_tokens_and_named(base: StableDiffusion) -> None:
     fits, long, longer = (" ".join(["sky"] * number) for number in (75, 76, 99))
-    assert base.cut_texts([fits, long, "", longer], max_token_length=75) == (long, longer)
+    assert base.cut_texts([fits, long, "", longer], ClipTextOptions()) == (long, longer)
     assert torch.equal(states(base, long), states(base, longer))
     assert not torch.equal(states(base, fits), states(base, fits.replace("sky", "red", 1)))
 
@@ -173,7 +174,7 @@ def test_predictions_have_the_shape_of_the_latents(whole: Path, dtype: torch.dty
     base = load(whole, dtype=dtype)
     noisy = torch.randn(2, LATENT_CHANNELS, 3, 2)
     with torch.no_grad():
-        conditioning = base.encode_captions(["1girl", ""], clip_skip=1, max_token_length=75)
+        conditioning = base.encode_captions(["1girl", ""], ClipTextOptions())
         found = base.predict(noisy, torch.tensor([3, 900]), conditioning)
     assert found.shape == noisy.shape
     assert found.dtype == dtype
@@ -226,7 +227,7 @@ def test_every_setting_of_a_request_moves_the_picture(
         {"cfg_scale": 9.0},
         {"steps": 3},
         {"sampler": "Euler"},
-        {"clip_skip": 2},
+        {"text_options": ClipTextOptions(clip_skip=2)},
     )
     for change in changes:
         assert distance(draw(base, **change), drawn) > 10, change
@@ -270,7 +271,7 @@ def test_pictures_read_the_unets_answer_as_the_schedule_says(
 def test_the_base_draws_from_the_streams_it_is_given_only(base: StableDiffusion) -> None:
     with torch.no_grad():
         base.encode_images(torch.zeros(1, 3, 64, 64), generators(1))
-        base.encode_captions(["1girl"], clip_skip=2, max_token_length=75)
+        base.encode_captions(["1girl"], ClipTextOptions(clip_skip=2))
     base.process.sample_timesteps(generators(1, 2), LOSS)
     base.process.add_noise(torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2), torch.tensor([1]))
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from optbench.contracts import BaseModel, SampleRequest
+from optbench.models.text.clip import ClipTextOptions
 from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell
 from optbench.render.prompts import (
@@ -60,7 +61,7 @@ def render(
         (TALL, WIDE),
         replace(OPTIONS, **changes),
         epoch=3,
-        clip_skip=2,
+        text_options=ClipTextOptions(clip_skip=2),
         is_wanted=lambda cell: cell.seed in wanted,
     )
     return list(drawn)
@@ -129,7 +130,7 @@ def test_a_request_says_all_that_the_options_say() -> None:
         cfg_scale=7.0,
         steps=24,
         sampler="Euler a",
-        clip_skip=2,
+        text_options=ClipTextOptions(clip_skip=2),
     )
 
 
@@ -137,7 +138,12 @@ def test_pictures_come_before_the_next_batch_is_drawn() -> None:
     """So that each is on disk when a kill comes during the next."""
     base = FakeBase()
     drawn = render_prompts(
-        cast(BaseModel, base), (TALL,), OPTIONS, epoch=1, clip_skip=1, is_wanted=lambda cell: True
+        cast(BaseModel, base),
+        (TALL,),
+        OPTIONS,
+        epoch=1,
+        text_options=ClipTextOptions(),
+        is_wanted=lambda cell: True,
     )
     assert base.requests == []
     next(drawn)
@@ -162,7 +168,7 @@ def text_of(**changes: Any) -> str:
         "cell": CELL,
         "prompt": TALL,
         "options": OPTIONS,
-        "clip_skip": 2,
+        "text_options": ClipTextOptions(clip_skip=2),
         "origin": Origin(model="tiny"),
         **changes,
     }
@@ -312,4 +318,6 @@ def test_png_carries_the_text_and_every_pixel(words: str, chunk: bytes) -> None:
 
 def test_equal_pictures_are_equal_files() -> None:
     assert png_bytes(PIXELS, text_of()) == png_bytes(PIXELS.copy(), text_of())
-    assert png_bytes(PIXELS, text_of()) != png_bytes(PIXELS, text_of(clip_skip=1))
+    assert png_bytes(PIXELS, text_of()) != png_bytes(
+        PIXELS, text_of(text_options=ClipTextOptions())
+    )

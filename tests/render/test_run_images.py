@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,10 +16,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from optbench.contracts import BaseModel, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest, TextOptions
 from optbench.errors import DamagedFileError
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.lora.save import save_lora
+from optbench.models.text import clip
+from optbench.models.text.clip import ClipTextOptions
 from optbench.records import LoraTarget
 from optbench.render import run_images
 from optbench.render import sheet as render_sheet
@@ -46,6 +49,11 @@ class Killed(BaseException):
     """What stops a test's rendering where a kill would stop a process."""
 
 
+def words_as_tokens(text: str) -> Any:
+    """Return a text's tokens, a word each, between two marks."""
+    return SimpleNamespace(input_ids=["<", *text.split(), ">"])
+
+
 class FakeBase:
     """A base of one layer, whose pictures show the layer's weight, and the seed."""
 
@@ -60,8 +68,8 @@ class FakeBase:
         self.num_drawn = 0
         self.allowed = 1000
 
-    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
-        return tuple(text for text in texts if len(text.split()) > max_token_length)
+    def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
+        return clip.prompt_settings(words_as_tokens, prompts, options)
 
     def sample(self, request: SampleRequest) -> list[Image.Image]:
         if self.num_drawn + len(request.seeds) > self.allowed:
@@ -84,7 +92,7 @@ def gallery(base: FakeBase, tmp_path: Path) -> Gallery:
         base=cast(BaseModel, base),
         prompts=(TALL, WIDE),
         options=OPTIONS,
-        clip_skip=1,
+        text_options=ClipTextOptions(),
         cache_dir=tmp_path / "cache",
     )
 
@@ -282,7 +290,7 @@ def test_changed_prompts_are_drawn_anew_everywhere(
 
 def changes() -> Iterator[tuple[str, Any, bool]]:
     """Yield what a gallery may differ in, and whether a picture shows it."""
-    yield "clip_skip", {"clip_skip": 2}, True
+    yield "clip_skip", {"text_options": ClipTextOptions(clip_skip=2)}, True
     yield "prompt's text", {"prompts": (replace(TALL, text="2girls"), WIDE)}, True
     yield "negative", {"prompts": (replace(TALL, negative=""), WIDE)}, True
     yield "width", {"prompts": (replace(TALL, width=16), WIDE)}, True

@@ -10,6 +10,7 @@ import torch
 from optbench.errors import DatasetError
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.lora.save import save_lora
+from optbench.models.text.clip import ClipTextOptions
 from optbench.records import CaptionedImage, Dataset, Sizes
 from optbench.schema import ValidateOptions
 from optbench.storage import rundir
@@ -49,7 +50,9 @@ def trained(base: SmallBase) -> LoraNetwork:
 
 
 def losses(base: SmallBase, chosen: tuple[Probe, ...]) -> dict[tuple[str, int], float]:
-    found = paired_losses(base, chosen, timesteps=TIMESTEPS, clip_skip=2, max_token_length=75)
+    found = paired_losses(
+        base, chosen, timesteps=TIMESTEPS, text_options=ClipTextOptions(clip_skip=2)
+    )
     return {(one.image_key, one.timestep): one.loss for one in found}
 
 
@@ -77,7 +80,7 @@ def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:
     noisy = base.process.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
     target = base.process.target(latents_BCHW, noise_BCHW, timesteps_B)
     predicted = base.predict(
-        noisy, timesteps_B, base.encode_captions(["girl a"] * 3, clip_skip=2, max_token_length=75)
+        noisy, timesteps_B, base.encode_captions(["girl a"] * 3, ClipTextOptions(clip_skip=2))
     )
     for index, step in enumerate(TIMESTEPS):
         expected = torch.nn.functional.mse_loss(predicted[index], target[index])
@@ -132,8 +135,7 @@ def examination(folder: Path, base: SmallBase, **changes: object) -> validation.
         "base": base,
         "probes": probes("a", "b"),
         "options": OPTIONS,
-        "clip_skip": 1,
-        "max_token_length": 75,
+        "text_options": ClipTextOptions(),
         "cache_dir": folder / "cache",
         **changes,
     }
@@ -148,7 +150,7 @@ def test_records_come_from_the_saved_file_once(tmp_path: Path) -> None:
     expected = {}
     with network.merged():
         found = paired_losses(
-            base, asked.probes, timesteps=TIMESTEPS, clip_skip=1, max_token_length=75
+            base, asked.probes, timesteps=TIMESTEPS, text_options=ClipTextOptions()
         )
         expected = {(one.image_key, one.timestep): one.loss for one in found}
     other = build_network(base.lora_targets(), NETWORK, seed=4)  # has its own weights again after
@@ -171,7 +173,7 @@ def test_records_of_other_settings_are_measured_again(tmp_path: Path) -> None:
     base = SmallBase()
     network = trained(base)
     for skip in (1, 2):
-        asked = examination(tmp_path, base, clip_skip=skip)
+        asked = examination(tmp_path, base, text_options=ClipTextOptions(clip_skip=skip))
         asked.run.lora_dir.mkdir(parents=True, exist_ok=True)
         save_lora(asked.run.lora_path(1), network.state_dict(), precision="float", metadata={})
         validation.validate_missing(asked, network, [1])

@@ -146,7 +146,7 @@ def _render(
             cfg_scale=cfg_scale,
             steps=_STEPS,
             sampler="DDIM",
-            clip_skip=1,
+            text_options=base.text_options({}),
         )
         with torch.inference_mode():
             pictures += base.sample(request)

@@ -22,6 +22,7 @@ from optbench.config import rules
 from optbench.config.build import build_options, register_resolvers
 from optbench.config.compose import Asked, Command, compose, flags_first
 from optbench.config.messages import print_problems
+from optbench.contracts import TextOptions
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.launch import guard
 from optbench.models import load_base
@@ -222,13 +223,16 @@ def make_pictures(asked: AskedPictures) -> Status:
         size = options.batch_size * len(options.prompt)
         starts = range(0, len(missing), size)
         painter = Halving(base, tell)
+        text_options = base.text_options({"clip_skip": options.clip_skip})
         for start in track(starts, description=str(asked.folder)):
-            _make(asked, painter, missing[start : start + size])
+            _make(asked, painter, missing[start : start + size], text_options)
     rundir.write_status(asked.run_dir, "done")
     return "done"
 
 
-def _make(asked: AskedPictures, painter: Painter, indices: list[int]) -> None:
+def _make(
+    asked: AskedPictures, painter: Painter, indices: list[int], text_options: TextOptions
+) -> None:
     """Make some pictures, those of one prompt together."""
     options = asked.options
     origin = origin_of(options.base, cache_dir=Path(options.cache_dir))
@@ -244,7 +248,7 @@ def _make(asked: AskedPictures, painter: Painter, indices: list[int]) -> None:
                 [prompt],
                 render,
                 epoch=0,
-                clip_skip=options.clip_skip,
+                text_options=text_options,
                 is_wanted=lambda cell: True,
             )
             for cell, _, image in pictures:
@@ -252,7 +256,7 @@ def _make(asked: AskedPictures, painter: Painter, indices: list[int]) -> None:
                     cell,
                     prompt,
                     render,
-                    clip_skip=options.clip_skip,
+                    text_options=text_options,
                     origin=origin,
                 )
                 path = asked.picture_path(cell.seed - options.seed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
@@ -45,24 +45,21 @@ def encode_frozen(base: BaseModel, captions: Sequence[str], options: TrainOption
     base's own, since bases are loaded for one.
     """
     memory = _OF_BASES.setdefault(base, _Memory())
-    how = (options.clip_skip, options.max_token_length, options.attention, options.mixed_precision)
+    text_options = base.text_options(asdict(options))
+    how = (text_options, options.attention, options.mixed_precision)
     found = []
     for caption in captions:
         key = (caption, *how)
         entry = memory.entries.get(key)
         if entry is None:
             with torch.no_grad():
-                encoded = base.encode_captions(
-                    [caption],
-                    clip_skip=options.clip_skip,
-                    max_token_length=options.max_token_length,
-                )
+                encoded = base.encode_captions([caption], text_options)
             entry = dict(encoded)
             memory.keep(key, entry)
         else:
             memory.entries.move_to_end(key)
         found.append(entry)
-    return {name: torch.cat([entry[name] for entry in found]) for name in found[0]}
+    return base.stack(found)
 
 
 def _num_bytes(entry: dict[str, Tensor]) -> int:

@@ -31,8 +31,8 @@ class Studio:
     unet: Any
     vae: Any
     process: DiffusionProcess
-    # Texts and clip skip -> what `predict` needs of each, leading size P, of one number of tokens.
-    encode: Callable[[Sequence[str], int], Conditioning]
+    # Texts -> what `predict` needs of each, leading size P, of one number of tokens.
+    encode: Callable[[Sequence[str], Any], Conditioning]
     # Noisy latents, timestep, conditioning -> the unet's answer.
     predict: Callable[[Tensor, Tensor, Conditioning], Tensor]
 
@@ -84,7 +84,7 @@ def _by_step(
     steps = [at_steps(text, request.steps) for text in texts]
     first = [each[0] for each in steps]
     every = [*first, *dict.fromkeys(text for each in steps for text in each if text not in first)]
-    encoded = studio.encode(every, request.clip_skip)
+    encoded = studio.encode(every, request.text_options)
     places = {text: every.index(text) for text in every}
     num_pictures = len(request.seeds)
     made: dict[tuple[int, ...], Mapping[str, Tensor]] = {}

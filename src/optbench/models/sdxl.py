@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from optbench.contracts import Conditioning, SampleRequest
+from optbench.contracts import Conditioning, SampleRequest, TextOptions
 from optbench.models import autoencoder, random_parts, sd15
 from optbench.models.checkpoint import AUTOENCODER, Checkpoint, check_fit
 from optbench.models.compute import attend_with, compiled, keep_activations
@@ -26,7 +26,7 @@ from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
 from optbench.models.stable_diffusion import Name
 from optbench.models.text import clip, prompt_weights
-from optbench.models.text.clip import clip_tokenizer
+from optbench.models.text.clip import ClipTextOptions, clip_tokenizer
 from optbench.records import LoraTarget, ModelVersion, Sizes
 from optbench.schema import Attention, BaseOptions, DynamoBackend, LossOptions
 
@@ -142,9 +142,11 @@ class StableDiffusionXL:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
         return autoencoder.encode_images(self.vae, pixels_BCHW, generators)
 
-    def encode_captions(
-        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
-    ) -> Conditioning:
+    def text_options(self, settings: Mapping[str, Any]) -> ClipTextOptions:
+        """Return `clip_skip` and `max_token_length` of these settings."""
+        return ClipTextOptions.of(settings)
+
+    def encode_captions(self, captions: Sequence[str], options: TextOptions) -> Conditioning:
         """Return {"states_BTE", "pooled_BE"}: both encoders' states side by side, and one vector.
 
         The states are those after the last layer but one, without a norm, whatever `clip_skip`
@@ -155,7 +157,7 @@ class StableDiffusionXL:
         pooled_BE = torch.empty(0)
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             pieces_BKT = clip.token_pieces(
-                tokenizer, captions, max_token_length=max_token_length
+                tokenizer, captions, max_token_length=options.max_tokens
             ).to(self.device)
             # Of the second encoder, which comes last, the vector is kept.
             states_BKTE, pooled_BE = self._states(tokenizer, encoder, pieces_BKT)
@@ -170,9 +172,17 @@ class StableDiffusionXL:
         ]
         return {"sizes_B6": torch.tensor(rows, dtype=torch.float32, device=self.device)}
 
-    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+    def stack(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """Return the conditionings of several captions as that of one batch, in their order."""
+        return clip.stack(conditionings)
+
+    def cut_texts(self, texts: Sequence[str], options: TextOptions) -> tuple[str, ...]:
         """Return the texts of more tokens than `encode_captions` reads."""
-        return clip.cut_texts(self.tokenizers[0], texts, max_token_length=max_token_length)
+        return clip.cut_texts(self.tokenizers[0], texts, max_token_length=options.max_tokens)
+
+    def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
+        """Return what decides how `sample` reads these prompts, for keys of stored images."""
+        return clip.prompt_settings(self.tokenizers[0], prompts, options)
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
@@ -227,7 +237,7 @@ class StableDiffusionXL:
         )
         return paint(studio, request)
 
-    def _encode_prompts(self, prompts: Sequence[str], clip_skip: int) -> Conditioning:
+    def _encode_prompts(self, prompts: Sequence[str], options: TextOptions) -> Conditioning:
         """Return {"states_BTE", "pooled_BE"} of prompts, whose grammar is read, of any length.
 
         The pooled vector is of the first piece, and no weight of a word reaches it (A1111).

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from optbench.contracts import Conditioning, SampleRequest
+from optbench.contracts import Conditioning, SampleRequest, TextOptions
 from optbench.models import autoencoder
 from optbench.models.assemble import Origins
 from optbench.models.checkpoint import Checkpoint, check_fit
@@ -27,6 +27,7 @@ from optbench.models.diffusion import DiffusionProcess
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
 from optbench.models.text import clip, prompt_weights
+from optbench.models.text.clip import ClipTextOptions
 from optbench.records import LoraTarget, ModelVersion, Sizes
 from optbench.schema import Attention, BaseOptions, DynamoBackend, LossOptions
 
@@ -111,25 +112,39 @@ class StableDiffusion:
         """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
         return autoencoder.encode_images(self.vae, pixels_BCHW, generators)
 
-    def encode_captions(
-        self, captions: Sequence[str], *, clip_skip: int, max_token_length: int
-    ) -> Conditioning:
+    def text_options(self, settings: Mapping[str, Any]) -> ClipTextOptions:
+        """Return `clip_skip` and `max_token_length` of these settings."""
+        return ClipTextOptions.of(settings)
+
+    def encode_captions(self, captions: Sequence[str], options: TextOptions) -> Conditioning:
         """Return {"states_BTE"}: the text encoder's states of 77, 152 or 227 tokens.
 
         With `clip_skip` n the states after the n-th last layer, through the final norm, as A1111.
         """
         pieces_BKT = clip.token_pieces(
-            self.tokenizer, captions, max_token_length=max_token_length
+            self.tokenizer, captions, max_token_length=options.max_tokens
         ).to(self.device)
-        return {"states_BTE": clip.joined_states(self._states(pieces_BKT, clip_skip))}
+        return {
+            "states_BTE": clip.joined_states(
+                self._states(pieces_BKT, clip.options(options).clip_skip)
+            )
+        }
 
     def encode_sizes(self, sizes: Sequence[Sizes]) -> Conditioning:
         """Return nothing: this family is not told the sizes of pictures."""
         return {}
 
-    def cut_texts(self, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
+    def stack(self, conditionings: Sequence[Conditioning]) -> Conditioning:
+        """Return the conditionings of several captions as that of one batch, in their order."""
+        return clip.stack(conditionings)
+
+    def cut_texts(self, texts: Sequence[str], options: TextOptions) -> tuple[str, ...]:
         """Return the texts of more tokens than `encode_captions` reads."""
-        return clip.cut_texts(self.tokenizer, texts, max_token_length=max_token_length)
+        return clip.cut_texts(self.tokenizer, texts, max_token_length=options.max_tokens)
+
+    def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
+        """Return what decides how `sample` reads these prompts, for keys of stored images."""
+        return clip.prompt_settings(self.tokenizer, prompts, options)
 
     def predict(
         self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
@@ -161,10 +176,10 @@ class StableDiffusion:
         )
         return paint(studio, request)
 
-    def _encode_prompts(self, prompts: Sequence[str], clip_skip: int) -> Conditioning:
+    def _encode_prompts(self, prompts: Sequence[str], options: TextOptions) -> Conditioning:
         """Return {"states_BTE"} of prompts, whose grammar is read and whose length is any."""
         ids_PKT, weights_PKT = prompt_weights.prompt_tokens(self.tokenizer, prompts)
-        states_PKTE = self._states(ids_PKT.to(self.device), clip_skip)
+        states_PKTE = self._states(ids_PKT.to(self.device), clip.options(options).clip_skip)
         states_PKTE = prompt_weights.emphasize(states_PKTE, weights_PKT)
         return {"states_BTE": prompt_weights.side_by_side(states_PKTE)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from optbench.contracts import BaseModel
+from optbench.contracts import BaseModel, TextOptions
 from optbench.data.captions import longest_forms
 from optbench.models.text.prompt_grammar import emphasized, is_balanced
 from optbench.records import Dataset
@@ -20,15 +20,16 @@ def text_notices(
     data: DatasetOptions,
     prompts: PromptOptions,
     *,
-    max_token_length: int,
+    text_options: TextOptions,
 ) -> Iterator[str]:
     """Yield a sentence on doubtful data, and on texts whose end the base never reads."""
     yield from dataset.notices
     captions = [text for image in dataset.images for text in longest_forms(image.caption, data)]
-    if cut := base.cut_texts(captions, max_token_length=max_token_length):
+    if cut := base.cut_texts(captions, text_options):
         yield (
             f"{len(cut)} of {len(captions)} captions are longer than the text encoder reads "
-            f"({max_token_length} tokens); the rest of them has no effect: {cut[0][:_SHOWN]}..."
+            f"({text_options.max_tokens} tokens); the rest of them has no effect: "
+            f"{cut[0][:_SHOWN]}..."
         )
     listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
     yield from grammar_notices(listed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 from PIL.PngImagePlugin import PngInfo
 
-from optbench.contracts import BaseModel, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest, TextOptions
 from optbench.models.files.facts import kohya_hashes
 from optbench.models.samplers import AUTOMATIC, SAMPLERS
 from optbench.models.text.prompt_grammar import LoraTag, without_loras
@@ -108,7 +108,7 @@ def render_prompts(
     options: RenderOptions,
     *,
     epoch: int,
-    clip_skip: int,
+    text_options: TextOptions,
     is_wanted: Callable[[Cell], bool],
 ) -> Iterator[tuple[Cell, Prompt, Image]]:
     """Yield every wanted cell with its picture; cells of one prompt go through in batches.
@@ -129,7 +129,7 @@ def render_prompts(
                 cfg_scale=options.cfg_scale,
                 steps=options.steps,
                 sampler=options.sampler,
-                clip_skip=clip_skip,
+                text_options=text_options,
             )
             for cell, image in zip(batch, base.sample(request), strict=True):
                 yield cell, prompt, image
@@ -158,7 +158,12 @@ def origin_of(base: BaseOptions, *, cache_dir: Path) -> Origin:
 
 
 def parameters_text(
-    cell: Cell, prompt: Prompt, options: RenderOptions, *, clip_skip: int, origin: Origin
+    cell: Cell,
+    prompt: Prompt,
+    options: RenderOptions,
+    *,
+    text_options: TextOptions,
+    origin: Origin,
 ) -> str:
     """Return a picture's settings as A1111 writes and reads them; LoRAs stand in the prompt."""
     text, _ = without_loras(prompt.text) if origin.loras else (prompt.text, ())
@@ -179,7 +184,7 @@ def parameters_text(
         "Model": origin.model,
         **({"VAE hash": origin.vae_hash} if origin.vae_hash else {}),
         **({"VAE": origin.vae} if origin.vae else {}),
-        **({"Clip skip": clip_skip} if clip_skip > 1 else {}),  # A1111 leaves 1 out
+        **text_options.image_parameters(),
         "RNG": "CPU",
     }
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))

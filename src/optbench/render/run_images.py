@@ -16,10 +16,10 @@ from typing import cast
 import torch
 from PIL import Image
 
-from optbench.contracts import BaseModel, Network
+from optbench.contracts import BaseModel, Network, TextOptions
 from optbench.errors import DamagedFileError
 from optbench.lora.network import as_in_file
-from optbench.models.text.prompt_grammar import LoraTag, reads_as_written
+from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell
 from optbench.render import sheet, thumbnails
 from optbench.render.prompts import (
@@ -36,8 +36,6 @@ from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
 _KEY_FILE = "rendered-as.json"
-_GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other pictures
-_PIECE_TOKENS = 75
 _FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
 
 
@@ -49,7 +47,7 @@ class Gallery:
     base: BaseModel
     prompts: tuple[Prompt, ...]
     options: RenderOptions
-    clip_skip: int
+    text_options: TextOptions
     cache_dir: Path
     painter: Painter | None = None  # None: the base itself
     origin: Origin | None = None  # None: the base's name alone
@@ -65,23 +63,16 @@ class Gallery:
         looks = asdict(self.options)
         # None of them changes a picture: noise is per seed, and rows of a batch do not mix.
         del looks["enabled"], looks["batch_size"], looks["seeds"], looks["sheet_format"]
+        texts = [text for prompt in self.prompts for text in (prompt.text, prompt.negative)]
         content = {
             "base": self.base.fingerprint,
             "vae": self.base.vae_fingerprint,
             "dtype": str(self.base.dtype),
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "render": looks,
-            "clip_skip": self.clip_skip,
-            **({"grammar": _GRAMMAR_VERSION} if self._reads_grammar() else {}),
+            **self.base.prompt_settings(texts, self.text_options),
         }
         return hashing.fingerprint(content)
-
-    def _reads_grammar(self) -> bool:
-        """Return whether any prompt is more than its first 75 tokens, each as it is written."""
-        texts = [text for one in self.prompts for text in (one.text, one.negative)]
-        if not all(reads_as_written(text) for text in texts):
-            return True
-        return bool(self.base.cut_texts(texts, max_token_length=_PIECE_TOKENS))
 
 
 def render_base(gallery: Gallery) -> None:
@@ -166,14 +157,14 @@ def _render(gallery: Gallery, *, folder: Path, epoch: int, lora: str) -> None:
             gallery.prompts,
             gallery.options,
             epoch=epoch,
-            clip_skip=gallery.clip_skip,
+            text_options=gallery.text_options,
             is_wanted=missing.__contains__,
         ):
             text = parameters_text(
                 cell,
                 prompt,
                 gallery.options,
-                clip_skip=gallery.clip_skip,
+                text_options=gallery.text_options,
                 origin=origin,
             )
             rundir.write_atomic(folder / cell.file_name, png_bytes(image, text))

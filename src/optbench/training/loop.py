@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -242,11 +242,7 @@ class _Stepper:
         groups = self.lane.network.parameter_groups()
         if not any(group.part == "text_encoder" for group in groups):
             return encode_frozen(self.base, captions, self.options)
-        return self.base.encode_captions(
-            captions,
-            clip_skip=self.options.clip_skip,
-            max_token_length=self.options.max_token_length,
-        )
+        return self.base.encode_captions(captions, self.base.text_options(asdict(self.options)))
 
     def _on_device(self, tensor_BCHW: Tensor) -> Tensor:
         return tensor_BCHW.to(self.base.device, memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from optbench import rng
-from optbench.contracts import BaseModel
+from optbench.contracts import BaseModel, TextOptions
 from optbench.records import CaptionedImage, Sizes
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def paired_losses(
     probes: Sequence[Probe],
     *,
     timesteps: Sequence[int],
-    clip_skip: int,
-    max_token_length: int,
+    text_options: TextOptions,
 ) -> Iterator[PairedLoss]:
     """Yield the mean squared error of the base's prediction, for every picture and timestep.
 
@@ -77,15 +76,12 @@ def paired_losses(
     Args:
         base: What is measured.
         probes: The pictures.
-        timesteps: Noise levels, from 0 (nearly none) up to, but not including, 1000.
-        clip_skip: As in training.
-        max_token_length: As in training.
+        timesteps: Noise levels, from 0 (nearly none) up to `process.num_timesteps` (excluded).
+        text_options: As in training.
     """
     for probe in probes:
         with torch.inference_mode():
-            text = base.encode_captions(
-                [probe.caption], clip_skip=clip_skip, max_token_length=max_token_length
-            )
+            text = base.encode_captions([probe.caption], text_options)
             told = {**text, **base.encode_sizes([probe.sizes])}
             for start in range(0, len(timesteps), _MAX_BATCH):
                 chosen = list(timesteps[start : start + _MAX_BATCH])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.contracts import BaseModel, Network
+from optbench.contracts import BaseModel, Network, TextOptions
 from optbench.data import read_dataset
 from optbench.data.batches import sizes_of
 from optbench.data.latent_cache import encode_dataset
@@ -40,8 +40,7 @@ class Examination:
     base: BaseModel
     probes: tuple[Probe, ...]
     options: ValidateOptions
-    clip_skip: int
-    max_token_length: int
+    text_options: TextOptions
     cache_dir: Path
 
     @property
@@ -56,8 +55,7 @@ class Examination:
             "pictures": [(one.image_key, one.split, one.caption) for one in self.probes],
             "sizes": [list(one.latents_CHW.shape) for one in self.probes],
             "timesteps": list(self.options.timesteps),
-            "clip_skip": self.clip_skip,
-            "max_token_length": self.max_token_length,
+            **self.text_options.settings(),
         }
         return hashing.fingerprint(content)
 
@@ -200,8 +198,7 @@ def _measured(examination: Examination) -> dict[Place, float]:
         examination.base,
         examination.probes,
         timesteps=examination.options.timesteps,
-        clip_skip=examination.clip_skip,
-        max_token_length=examination.max_token_length,
+        text_options=examination.text_options,
     )
     return {(one.image_key, one.timestep): one.loss for one in losses}
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from optbench.cli.regularize import find_device
 from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
 from optbench.cli.render.plan import AskedPlot
-from optbench.contracts import BaseModel, SampleRequest
+from optbench.contracts import BaseModel, SampleRequest, TextOptions
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.apply import (
     AdapterFile,
@@ -186,8 +186,9 @@ def _render(plot: Plot, base: BaseModel, missing: Sequence[_Placed]) -> dict[Pat
                 adapters = [(AdapterFile(file), strength) for _, file, strength in loras]
                 stack.enter_context(applied(base.lora_targets(), adapters))
                 current = loras
+            text_options = base.text_options({"clip_skip": batch[0].shot.clip_skip})
             try:
-                _make(painter, origin, plot, batch)
+                _make(painter, origin, plot, batch, text_options)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -195,9 +196,14 @@ def _render(plot: Plot, base: BaseModel, missing: Sequence[_Placed]) -> dict[Pat
     return notes
 
 
-def _make(painter: Halving, origin: Origin, plot: Plot, batch: Sequence[_Placed]) -> None:
+def _make(
+    painter: Halving,
+    origin: Origin,
+    plot: Plot,
+    batch: Sequence[_Placed],
+    text_options: TextOptions,
+) -> None:
     shot = batch[0].shot
-    assert shot.clip_skip is not None
     request = SampleRequest(
         text=shot.prompt.text,
         negative=shot.prompt.negative,
@@ -207,7 +213,7 @@ def _make(painter: Halving, origin: Origin, plot: Plot, batch: Sequence[_Placed]
         cfg_scale=shot.cfg_scale,
         steps=shot.steps,
         sampler=shot.sampler,
-        clip_skip=shot.clip_skip,
+        text_options=text_options,
     )
     with torch.inference_mode():
         images = painter.sample(request)
@@ -225,7 +231,7 @@ def _make(painter: Halving, origin: Origin, plot: Plot, batch: Sequence[_Placed]
             epoch=0,
         )
         text = parameters_text(
-            cell, prompt, looks, clip_skip=shot.clip_skip, origin=replace(origin, loras=tags)
+            cell, prompt, looks, text_options=text_options, origin=replace(origin, loras=tags)
         )
         rundir.write_atomic(one.path, png_bytes(image, text))
 

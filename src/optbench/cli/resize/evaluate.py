@@ -33,7 +33,6 @@ from optbench.training.progress import tell
 
 LIKENESS_FILE = "likeness.jsonl"  # one record per image: how far it is from the original's
 
-_TOKENS = 75  # read of a caption, whatever the file was trained with
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FIX = (
     "give the base it was trained on, for instance base=sd15 base.path=FOLDER, or "
@@ -151,7 +150,7 @@ class ResizeEvaluator:
             base=self.base,
             prompts=options.prompts.prompts,
             options=options.render,
-            clip_skip=clip_skip,
+            text_options=self.base.text_options({"clip_skip": clip_skip}),
             cache_dir=Path(options.cache_dir),
             painter=self._painter,
             origin=origin_of(options.base, cache_dir=Path(options.cache_dir)),
@@ -166,8 +165,7 @@ class ResizeEvaluator:
             base=self.base,
             probes=self._probes,
             options=options.validate,
-            clip_skip=clip_skip,
-            max_token_length=_TOKENS,
+            text_options=self.base.text_options({"clip_skip": clip_skip}),
             cache_dir=Path(options.cache_dir),
         )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import lzma
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,47 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from optbench.contracts import Conditioning, TextOptions
 from optbench.models.compute import text_model
+from optbench.models.text.prompt_grammar import reads_as_written
 from optbench.storage.resources import asset
 
 PIECE_TOKENS = 75
+_GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other images
 _NUM_TOKENS = PIECE_TOKENS + 2  # what CLIP's text encoder has positions for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipTextOptions:
+    """How CLIP text encoders read: which layer's states, and how many tokens of a caption."""
+
+    clip_skip: int = 1  # 1: the last layer
+    max_token_length: int = PIECE_TOKENS  # a multiple of 75
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ClipTextOptions:
+        """Return those of `settings` that CLIP knows; defaults for those that are not there."""
+        names = ("clip_skip", "max_token_length")
+        return cls(**{name: settings[name] for name in names if name in settings})
+
+    @property
+    def max_tokens(self) -> int:
+        """Return how many tokens of a caption are read, the two marks not counted."""
+        return self.max_token_length
+
+    def settings(self) -> dict[str, object]:
+        """Return every setting by its name in the configuration."""
+        return {"clip_skip": self.clip_skip, "max_token_length": self.max_token_length}
+
+    def image_parameters(self) -> dict[str, object]:
+        """Return A1111's "Clip skip", which it leaves out where it is 1."""
+        return {"Clip skip": self.clip_skip} if self.clip_skip > 1 else {}
+
+
+def options(text_options: TextOptions) -> ClipTextOptions:
+    """Return the options as CLIP's, which a base model with CLIP gave out itself."""
+    assert isinstance(text_options, ClipTextOptions)
+    return text_options
 
 
 def token_pieces(tokenizer: Any, captions: Sequence[str], *, max_token_length: int) -> Tensor:
@@ -78,7 +115,29 @@ def encoded(encoder: Any, pieces_BKT: Tensor, *, layer: int | None) -> tuple[Ten
 
 def cut_texts(tokenizer: Any, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
     """Return the texts of more tokens than that, the two marks not counted."""
-    return tuple(one for one in texts if len(tokenizer(one).input_ids) > max_token_length + 2)
+    return tuple(text for text in texts if len(tokenizer(text).input_ids) > max_token_length + 2)
+
+
+def prompt_settings(
+    tokenizer: Any, prompts: Sequence[str], text_options: TextOptions
+) -> dict[str, object]:
+    """Return what decides how prompts are read: clip skip, and the grammar where it matters.
+
+    It does not where every prompt is one piece of plain text.
+    """
+    is_plain = all(reads_as_written(prompt) for prompt in prompts) and not cut_texts(
+        tokenizer, prompts, max_token_length=PIECE_TOKENS
+    )
+    grammar = {} if is_plain else {"grammar": _GRAMMAR_VERSION}
+    return {"clip_skip": options(text_options).clip_skip, **grammar}
+
+
+def stack(conditionings: Sequence[Conditioning]) -> dict[str, Tensor]:
+    """Return one batch of conditionings whose texts are all of one number of tokens."""
+    return {
+        name: torch.cat([conditioning[name] for conditioning in conditionings])
+        for name in conditionings[0]
+    }
 
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
