@@ -166,10 +166,10 @@ def test_every_flipped_bit_and_every_cut_of_a_png_is_noticed(tmp_path: Path) -> 
     path = tmp_path / "a.png"
     Image.new("RGB", (8, 8), (9, 99, 200)).save(path)
     whole = path.read_bytes()
-    assert files.is_whole_png(path)
+    assert files.is_intact_png(path)
     for changed in [*flips(whole), *(whole[:length] for length in range(len(whole))), whole + b"x"]:
         path.write_bytes(changed)
-        assert not files.is_whole_png(path)
+        assert not files.is_intact_png(path)
 
 
 @pytest.mark.parametrize("has_links", [True, False])

@@ -18,7 +18,7 @@ class Undone:
     """One run that is not done."""
 
     name: str
-    status: rundir.FoundStatus
+    status: rundir.FolderStatus
     why: str  # one line
 
 

@@ -81,7 +81,7 @@ def damage_of(run: RunDir) -> Iterator[str]:
         if digest != data[:_NUM_DIGEST_BYTES]:
             yield f"{path.relative_to(run.path)}: other bytes than were written"
     for path in sorted(run.path.glob("images/*/*.png")):
-        if not files.is_whole_png(path):
+        if not files.is_intact_png(path):
             yield f"{path.relative_to(run.path)}: not a whole PNG"
 
 

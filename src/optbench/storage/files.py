@@ -1,8 +1,8 @@
-"""The only ways anything of ours is written, and how damage is noticed when it is read again.
+"""Write files atomically and with checksums, and notice a corrupt one when it is read again.
 
-Whole files are written atomically; records are appended as whole JSON lines. Everything carries a
-checksum of its own: JSON files a key, records a key per line, texts a first comment. What older
-versions wrote has none and is read all the same.
+Every file of a run is written here: whole files in one move, records as whole JSON lines. JSON
+files carry their checksum in a last key, records in a last key per line, texts in a first comment.
+Files of older versions have none and are read all the same.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Row = dict[str, Any]
 
 _TMP_SUFFIX = ".tmp"
 _DAMAGED_SUFFIX = ".damaged"
-_SEAL = "sha256"  # last key of a JSON file, first comment of a text
-_LINE_SEAL = "crc32"  # last key of a record
+_FILE_CHECKSUM = "sha256"  # last key of a JSON file, first comment of a text
+_LINE_CHECKSUM = "crc32"  # last key of a record
 _LINE_END = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 _LINE_END_SHAPE = b',"crc32":"........"}'
-_LEAST_ALIKE = 9  # of the 12 fixed bytes of a line's end: then it was one, before the damage
+_MIN_EQUAL_BYTES = 9  # of the 12 fixed ones of a line's end: then it was one, before it changed
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
-_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 2**20
-_AGAIN = "nothing to do: the same command sets it aside and makes it again"
+_RERUN = "nothing to do: the same command sets it aside and makes it again"
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, durable: bool = True) -> str:
@@ -93,9 +93,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def clean_partial_files(folder: Path) -> int:
-    """Remove what killed writers left behind in a run's folder; return how many files that were.
+    """Remove what killed writers left behind in a run's folder; return how many files.
 
-    Only for a folder nobody else is writing to: call it when a run starts or continues.
+    Only for a folder nobody else is writing to: call it when a run starts or resumes.
     """
     leftovers = [path for path in folder.rglob(f"*{_TMP_SUFFIX}") if path.is_file()]
     for path in leftovers:
@@ -104,7 +104,11 @@ def clean_partial_files(folder: Path) -> int:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nothing reads it and a person can look at it; return where."""
+    """Rename a corrupt file, so that nothing reads it and a person can look at it.
+
+    Returns:
+        Its new path.
+    """
     for number in range(1, 1000):
         aside = path.with_name(f"{path.name}{_DAMAGED_SUFFIX}{'' if number == 1 else number}")
         if not aside.exists():
@@ -115,33 +119,33 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def is_whole_png(path: Path) -> bool:
-    """Return whether every part of a PNG is what was written.
+def is_intact_png(path: Path) -> bool:
+    """Return whether every chunk of a PNG is what was written.
 
-    The format gives each part a checksum (CRC-32 of its type and content), so none of ours is
+    The format gives each chunk a checksum (CRC-32 of its type and content), so none of ours is
     needed.
     """
     data = path.read_bytes()
-    place = len(_PNG_START)
-    if not data.startswith(_PNG_START):
+    start = len(_PNG_SIGNATURE)
+    if not data.startswith(_PNG_SIGNATURE):
         return False
-    while place < len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        body = data[place + 4 : place + 8 + length]
-        seal = data[place + 8 + length : place + 12 + length]
-        if len(seal) < 4 or int.from_bytes(seal, "big") != zlib.crc32(body):
+    while start < len(data):  # length (4 bytes), type (4), content, CRC (4)
+        length = int.from_bytes(data[start : start + 4], "big")
+        body = data[start + 4 : start + 8 + length]
+        checksum = data[start + 8 + length : start + 12 + length]
+        if len(checksum) < 4 or int.from_bytes(checksum, "big") != zlib.crc32(body):
             return False
-        place += 12 + length
+        start += 12 + length
         if body[:4] == b"IEND":
-            return place == len(data)
+            return start == len(data)
     return False
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; numbers that are not finite become null."""
     plain = map_values(content, _as_json)
-    sealed = {**plain, _SEAL: _json_seal(plain)}
-    write_atomic(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+    with_checksum = {**plain, _FILE_CHECKSUM: _json_checksum(plain)}
+    write_atomic(path, json.dumps(with_checksum, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -159,11 +163,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise damaged(path, f"a JSON {type(content).__name__}", "a JSON object")
     if not is_text(content):
         raise damaged(path, "half a character in a text", "Unicode")
+    # A checksum whose key is corrupt is one all the same: its value still looks like it.
     last = next(reversed(content.values()), None)
-    is_sealed = _SEAL in content or (isinstance(last, str) and _HEX_64.fullmatch(last))
-    if is_sealed:
-        seal = content.pop(_SEAL, None)
-        if seal != _json_seal(content):
+    if _FILE_CHECKSUM in content or (isinstance(last, str) and _HEX_64.fullmatch(last)):
+        checksum = content.pop(_FILE_CHECKSUM, None)
+        if checksum != _json_checksum(content):
             raise damaged(path, "other content than was written", "what its checksum says")
     return content
 
@@ -171,7 +175,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_sealed_text(path: Path, text: str) -> None:
     """Write a text atomically, under a first line with its checksum, a comment in YAML."""
     digest = hashlib.sha256(text.encode()).hexdigest()
-    write_atomic(path, f"# {_SEAL} of what follows: {digest}\n{text}")
+    write_atomic(path, f"# {_FILE_CHECKSUM} of what follows: {digest}\n{text}")
 
 
 def read_sealed_text(path: Path) -> str:
@@ -185,9 +189,9 @@ def read_sealed_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", "a text in UTF-8") from error
     first, _, rest = text.partition("\n")
-    if _SEAL not in first and not _HEX_64.search(first):
+    if _FILE_CHECKSUM not in first and not _HEX_64.search(first):
         return text
-    if first != f"# {_SEAL} of what follows: {hashlib.sha256(rest.encode()).hexdigest()}":
+    if first != f"# {_FILE_CHECKSUM} of what follows: {hashlib.sha256(rest.encode()).hexdigest()}":
         raise damaged(path, "another text than was written", "what its first line says")
     return rest
 
@@ -223,7 +227,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
-    """Return the records before the first damaged line, and what is wrong with that line."""
+    """Return the records before the first corrupt line, and what is wrong with that line."""
     rows: list[Row] = []
     try:
         for row in _rows(path):
@@ -234,7 +238,7 @@ def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of records anew, atomically."""
+    """Replace a file of records, atomically."""
     write_atomic(path, "".join(_line(row) for row in rows))
 
 
@@ -242,18 +246,18 @@ def truncate_rows(path: Path, *, max_epoch: int) -> int:
     """Drop the records after `max_epoch`, atomically; return how many were dropped.
 
     Raises:
-        DamagedFileError: If a line is damaged, or a record does not say its epoch.
+        DamagedFileError: If a line is corrupt, or a record does not say its epoch.
     """
     rows = read_rows(path)
     if not all(isinstance(row.get("epoch"), int) for row in rows):
         raise damaged(path, "a record without its epoch", "an `epoch` in every record")
-    kept = [row for row in rows if row["epoch"] <= max_epoch]
-    if len(kept) < len(rows):
-        write_rows(path, kept)
-    return len(rows) - len(kept)
+    remaining = [row for row in rows if row["epoch"] <= max_epoch]
+    if len(remaining) < len(rows):
+        write_rows(path, remaining)
+    return len(rows) - len(remaining)
 
 
-def damaged(path: Path, found: str, expected: str, fix: str = _AGAIN) -> DamagedFileError:
+def damaged(path: Path, found: str, expected: str, fix: str = _RERUN) -> DamagedFileError:
     """Return the refusal of a file of ours that is not what was written."""
     return DamagedFileError(Problem(str(path), found, expected, fix))
 
@@ -283,18 +287,20 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _json_seal(content: Mapping[str, Any]) -> str:
+def _json_checksum(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _line(row: Mapping[str, Any]) -> str:
     # What was read with its checksum may be written again without a second one.
-    plain = {name: value for name, value in map_values(row, _as_json).items() if name != _LINE_SEAL}
+    plain = {
+        name: value for name, value in map_values(row, _as_json).items() if name != _LINE_CHECKSUM
+    }
     text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
     if not plain:
         return text + "\n"
-    return f'{text[:-1]},"{_LINE_SEAL}":"{zlib.crc32(text.encode()):08x}"}}\n'
+    return f'{text[:-1]},"{_LINE_CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
 
 
 def _as_json(value: Any) -> Any:
@@ -317,12 +323,13 @@ def _rows(path: Path) -> Iterator[Row]:
     # Not splitlines: it would also split at separators inside strings.
     *lines, tail = path.read_bytes().split(b"\n")
     del tail  # empty, or half a line of a killed process
-    is_sealed = False
+    previous_has_checksum = False
     for number, line in enumerate(lines, start=1):
-        has_seal = _has_seal(path, line, number)
-        if is_sealed and not has_seal:
+        has_checksum = _check_line(path, line, number)
+        # An older version's records may be followed by ours, never the other way round.
+        if previous_has_checksum and not has_checksum:
             raise _damaged_line(path, "no checksum", number)
-        is_sealed = has_seal
+        previous_has_checksum = has_checksum
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -331,21 +338,21 @@ def _rows(path: Path) -> Iterator[Row]:
             raise _damaged_line(path, "no object", number)
         if not is_text(row):
             raise _damaged_line(path, "half a character", number)
-        if has_seal:
-            del row[_LINE_SEAL]
+        if has_checksum:
+            del row[_LINE_CHECKSUM]
         yield row
 
 
-def _has_seal(path: Path, line: bytes, number: int) -> bool:
-    """Return whether a record has a checksum, which is right; older versions wrote none."""
+def _check_line(path: Path, line: bytes, number: int) -> bool:
+    """Return whether a record has a checksum, and that one right; older versions wrote none."""
     body, end = line[: -len(_LINE_END_SHAPE)], line[-len(_LINE_END_SHAPE) :]
     if len(end) < len(_LINE_END_SHAPE):
         return False
-    found = _LINE_END.fullmatch(end)
-    if found is not None and int(found[1], 16) == zlib.crc32(body + b"}"):
+    match = _LINE_END.fullmatch(end)
+    if match is not None and int(match[1], 16) == zlib.crc32(body + b"}"):
         return True
-    fixed = [(is_, was) for is_, was in zip(end, _LINE_END_SHAPE, strict=True) if was != ord(".")]
-    if sum(is_ == was for is_, was in fixed) >= _LEAST_ALIKE:
+    pairs = zip(end, _LINE_END_SHAPE, strict=True)
+    if sum(byte == fixed for byte, fixed in pairs if fixed != ord(".")) >= _MIN_EQUAL_BYTES:
         raise _damaged_line(path, "another record than was written", number)
     return False
 

@@ -1,6 +1,6 @@
-"""What a run was made with: versions, hardware, the code's own state, the command.
+"""Record what a run was made with: versions, hardware, the code's commit, the command.
 
-Nothing here names the machine or the person: no host name, and the home folder is written `~`.
+Nothing in it names the machine or the person: no host name, and the home folder is written `~`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from optbench.storage.nested import map_values
 
 _GIT_TIMEOUT_SECONDS = 10
-_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+_GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 _CHECKOUT = Path(__file__).resolve().parents[3]
-_BYTES_PER_KIB = 1024
 
 
 def collect(
     *, packages: Sequence[str], command: Sequence[str], extra: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what JSON can hold about this process, this machine and this command.
+    """Return facts about this process, this machine and this command, as JSON holds them.
 
     Args:
         packages: Names of distributions whose versions count; a missing one is stored as null.
@@ -42,8 +43,11 @@ def collect(
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "num_cpus": _num_cpus(),
-        "memory_bytes": _memory_bytes(),
+        # In a container, a process may use fewer than there are.
+        "num_cpus": (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+        ),
+        "memory_bytes": psutil.virtual_memory().total,
         "gpus": _gpu_names(),
         "packages": {name: package_version(name) for name in packages},
         "git": git_state(_CHECKOUT),
@@ -62,26 +66,15 @@ def package_version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
-    for line in _lines(Path("/proc/cpuinfo")):
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
-
-
-def _num_cpus() -> int:
-    """Return the cores this process may use, which in a container are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_bytes() -> int | None:
-    for line in _lines(Path("/proc/meminfo")):
-        name, _, value = line.partition(":")
-        if name == "MemTotal":
-            return int(value.split()[0]) * _BYTES_PER_KIB
-    return None
 
 
 def _gpu_names() -> list[str]:
@@ -96,7 +89,7 @@ def _gpu_names() -> list[str]:
 def git_state(checkout: Path) -> Mapping[str, Any] | None:
     """Return commit and whether files differ from it; None outside a checkout of our own.
 
-    Asked once per process: the code in memory stays the same however the files are edited.
+    Read once per process: the code in memory stays the same however the files are edited.
     """
     if not (checkout / ".git").exists():
         return None
@@ -109,9 +102,9 @@ def git_state(checkout: Path) -> Mapping[str, Any] | None:
 
 def _git(checkout: Path, *arguments: str) -> str | None:
     # Inside a hook, these variables would lead git to the hook's repository.
-    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
             capture_output=True,
             text=True,
@@ -121,14 +114,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _lines(path: Path) -> Iterable[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ()
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _without_home(value: Any) -> Any:

@@ -1,7 +1,6 @@
-"""Names inside a run's folder, and how a run stands.
+"""Name the files of a run's folder, and read and write its status and its config.
 
-Together with `files`, whose writers it offers again: a process that is killed at any moment leaves
-a folder that can be read and continued.
+A process that is killed at any moment leaves a folder that can be read and resumed.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from optbench.storage.files import write_json as write_json
 from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1
-METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per picture and metric
-FoundStatus = Status | Literal["pending"]
+METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per image and metric
+FolderStatus = Status | Literal["pending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class RunDir:
 
     @property
     def status_path(self) -> Path:
-        """How the run ended or stands."""
+        """The run's status, its reason and facts."""
         return self.path / "status.json"
 
     @property
@@ -78,7 +77,7 @@ class RunDir:
 
     @property
     def validation_path(self) -> Path:
-        """One record per validated picture and draw."""
+        """One record per validated image and draw."""
         return self.path / "validation.jsonl"
 
     @property
@@ -93,7 +92,7 @@ class RunDir:
 
     @property
     def state_dir(self) -> Path:
-        """What a killed run continues from."""
+        """What a killed run resumes from."""
         return self.path / "state"
 
     @property
@@ -107,11 +106,11 @@ class RunDir:
         return self.path / "tensorboard"
 
     def images_dir(self, epoch: int) -> Path:
-        """The pictures after one epoch; epoch 0 is the base alone."""
+        """The images after one epoch; epoch 0 is the base model alone."""
         return self.path / "images" / f"epoch-{epoch:04d}"
 
     def image_path(self, cell: Cell) -> Path:
-        """The picture of one cell."""
+        """The image of one cell."""
         return self.images_dir(cell.epoch) / cell.file_name
 
     def lora_path(self, epoch: int | None) -> Path:
@@ -120,16 +119,16 @@ class RunDir:
         return self.lora_dir / f"{self.name}{suffix}.safetensors"
 
     def recorded_lora(self, row: Mapping[str, Any]) -> Path | None:
-        """Return the file a record of `files_path` is about; it cannot name one elsewhere."""
+        """Return the LoRA file of a record of `files_path`; None if it names one elsewhere."""
         name = str(row.get("file"))
         return self.lora_dir / name if Path(name).name == name else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusRecord:
-    """What status.json says; `pending` where there is none."""
+    """A run's status.json; `pending` where there is none."""
 
-    status: FoundStatus
+    status: FolderStatus
     reason: str
     updated: str  # UTC, ISO 8601; empty when pending
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -137,7 +136,7 @@ class StatusRecord:
 
 
 def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) -> None:
-    """Write how a run stands; `running` also records the writing process, to be seen dying."""
+    """Write a run's status; `running` also records the writing process, to be seen dying."""
     if status not in get_args(Status):
         raise ValueError(f"unknown status {status!r}; expected one of {get_args(Status)}")
     content: Row = {
@@ -153,11 +152,11 @@ def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) 
 
 
 def read_status(run_dir: Path) -> StatusRecord:
-    """Return how a run stands; `running` only while its process lives, else `interrupted`.
+    """Return a run's status; `running` only while its process lives, else `interrupted`.
 
-    A folder without status.json is `pending`; a damaged one counts as `interrupted`, because the
-    same command goes on from there; one of a later optbench as `failed`, with the sentence.
-    On the machine and since the boot where the run was started, its process decides; seen from
+    A folder without status.json is `pending`; a corrupt one counts as `interrupted`, because the
+    same command resumes from there; one of a later optbench as `failed`, with the reason. On the
+    machine and since the boot where the run was started, its process decides; seen from
     elsewhere, `locks.STALE_SECONDS` without a new record do.
     """
     path = RunDir(run_dir).status_path
@@ -168,7 +167,7 @@ def read_status(run_dir: Path) -> StatusRecord:
     except DamagedFileError as error:
         return StatusRecord(status="interrupted", reason=str(error), updated="")
     if record.status == "running" and not _is_alive(run_dir, record.process):
-        reason = "its process ended without a word; the same command goes on from here"
+        reason = "the process died without writing a status; rerun the same command to resume"
         return dataclasses.replace(record, status="interrupted", reason=reason)
     return record
 
@@ -216,20 +215,20 @@ def _status_record(path: Path) -> StatusRecord:
 def _is_alive(run_dir: Path, process: Mapping[str, Any]) -> bool:
     if locks.was_ever_locked(run_dir):
         return locks.lock_holder(run_dir) is not None
-    known = is_alive(process)
-    if known is not None:
-        return known
+    lives = is_alive(process)
+    if lives is not None:
+        return lives
     run = RunDir(run_dir)
-    touched = [
+    times = [
         path.stat().st_mtime
         for path in (run.status_path, run.steps_path, run.epochs_path)
         if path.is_file()
     ]
-    return bool(touched) and time.time() - max(touched) < locks.STALE_SECONDS
+    return bool(times) and time.time() - max(times) < locks.STALE_SECONDS
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, which we never write: they let a short file hold itself or a billion lines.
+    """A SafeLoader without aliases, by which a short file can hold itself or a billion lines.
 
     Everything else is read as `yaml.safe_load` reads it, so `${...}` stays the text it is.
     """
@@ -247,18 +246,14 @@ def read_config(run: RunDir) -> dict[str, Any]:
     Raises:
         DamagedFileError: If the file is missing, or is not the YAML we wrote.
     """
-    path = run.config_path
+    path, expected = run.config_path, "the run's config in YAML"
     text = read_sealed_text(path)
     try:
         content = yaml.load(text, Loader=_PlainLoader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _damaged(run, f"{type(error).__name__}: {error}") from error
+        raise damaged(path, f"{type(error).__name__}: {error}", expected) from error
     if not isinstance(content, dict):
-        raise _damaged(run, f"a {type(content).__name__}")
+        raise damaged(path, f"a {type(content).__name__}", expected)
     if not is_text(content):
-        raise _damaged(run, "half a character in a text")
+        raise damaged(path, "half a character in a text", expected)
     return content
-
-
-def _damaged(run: RunDir, found: str) -> DamagedFileError:
-    return damaged(run.config_path, found, "the run's config in YAML")

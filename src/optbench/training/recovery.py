@@ -64,7 +64,7 @@ def set_aside_damaged_pictures(folder: Path) -> list[str]:
     """Rename pictures that are not whole; return a sentence for each."""
     notices = []
     for path in sorted(folder.rglob("*.png")):
-        if not files.is_whole_png(path):
+        if not files.is_intact_png(path):
             aside = files.set_aside(path)
             notices.append(f"{path.name} was damaged; it is now {aside.name}, and made again")
     return notices
