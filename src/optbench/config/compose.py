@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from hydra import version
-from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
 
 from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
@@ -43,6 +41,7 @@ CONFIG_NAME = "config"
 VERSION_BASE = "1.3"
 _BASIC_LAUNCHER = f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
+LIST_SWEEPER = "hydra_plugins.optbench_list_sweeper.ListSweeper"
 
 
 class Placed(Protocol):
@@ -76,7 +75,7 @@ class Asked(Generic[_Run]):
     runs: tuple[_Run, ...]
     sweep_dir: Path
     is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
-    is_listed: bool  # True: the runs are those of a list, which no sweeper of Hydra's expands
+    is_listed: bool  # True: the runs are those of a list, which only our own sweeper expands
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
     at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
@@ -139,14 +138,16 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         if sweep and (owner := resources.sweep_commands().get(sweep, command.name)) != command.name:
             raise ConfigError(messages.sweep_of_another_command(sweep, owner))
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
-        is_whole = str(master.hydra.sweeper._target_) == _BASIC_SWEEPER
+        is_whole = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
         is_listed = bool(config_sweep.listed_settings(master))
-        if is_listed and not (is_multirun and is_whole):
+        is_basic_typed = "hydra/sweeper=basic" in asked
+        if is_listed and not (is_multirun and is_whole and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
         swept: list[str] = []
         if is_multirun and is_whole:
+            lines = [*config_sweep.sweep_params(master, problems), *asked]
             expanded, swept = config_sweep.expand(
-                hydra.hydra.config_loader, master, asked, problems
+                hydra.hydra.config_loader, master, lines, problems
             )
         else:
             expanded, swept = config_sweep.only_run(asked, problems, is_multirun=is_multirun)
@@ -235,32 +236,6 @@ def refuse_strangers(arguments: Sequence[str]) -> None:
             return
     if problems := untrusted.check_tree(tree, parsed.overrides):
         raise ConfigError(*problems)
-
-
-def launch_listed(
-    arguments: Sequence[str], runs: Sequence[Sequence[str]], task: Callable[[DictConfig], object]
-) -> None:
-    """Let Hydra's launcher do `task` with every run's overrides, as its own sweeper would.
-
-    The sweeper of Hydra's that makes a product cannot hold a list, so its place is taken here;
-    launcher, callbacks, batches and multirun.yaml are Hydra's.
-    """
-    parsed = get_args_parser().parse_args(list(arguments))
-    with hydra_session(parsed.config_dir, CONFIG_NAME) as composer:
-        master = composer.tree(parsed.overrides, RunMode.MULTIRUN)
-        callbacks = Callbacks(master)
-        callbacks.on_multirun_start(config=master, config_name=CONFIG_NAME)
-        context = HydraContext(config_loader=composer.hydra.config_loader, callbacks=callbacks)
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=context, task_function=task, config=master
-        )
-        OmegaConf.save(master, Path(master.hydra.sweep.dir) / "multirun.yaml")
-        size = master.hydra.sweeper.max_batch_size or len(runs)
-        for start in range(0, len(runs), size):
-            batch = [list(one) for one in runs[start : start + size]]
-            for done in launcher.launch(batch, initial_job_idx=start):
-                _ = done.return_value  # raises what the job raised
-        callbacks.on_multirun_end(config=master, config_name=CONFIG_NAME)
 
 
 def compose_tree(

@@ -174,7 +174,7 @@ def settings_need_multirun(*, is_multirun: bool) -> Problem:
     return Problem(
         "settings",
         "a list of settings with a sweeper plugin" if is_multirun else "a list, for one run",
-        "Hydra's basic sweeper, which makes every run of the list",
+        "a sweeper that makes every run of the list",
         "leave hydra/sweeper out" if is_multirun else "add -m, or hydra.mode=MULTIRUN",
     )
 

@@ -52,10 +52,17 @@ def listed_settings(tree: DictConfig) -> Any:
 
 
 def expand(
-    loader: ConfigLoader, master: DictConfig, overrides: Sequence[str], problems: list[Problem]
+    loader: ConfigLoader, master: DictConfig, lines: Sequence[str], problems: list[Problem]
 ) -> tuple[list[Expanded], list[str]]:
-    """Return every run's overrides, entry by entry of the list, and the keys swept over."""
-    shared = [*_params(master, problems), *_of_runs(overrides)]
+    """Return every run's overrides, entry by entry of the list, and the keys swept over.
+
+    Args:
+        loader: Hydra's, which knows the options that `glob()` stands for.
+        master: The sweep's composed tree, with the list.
+        lines: The sweep's parameters and the command line's overrides, in this order.
+        problems: Everything wrong is added to it.
+    """
+    shared = _of_runs(lines)
     listed = listed_settings(master)
     if not listed:
         product, keys = _product(loader, shared, problems)
@@ -203,7 +210,7 @@ def _product(
     return expanded, [key for key, override in last.items() if override.is_sweep_override()]
 
 
-def _params(master: DictConfig, problems: list[Problem]) -> list[str]:
+def sweep_params(master: DictConfig, problems: list[Problem]) -> list[str]:
     """Return what `hydra.sweeper.params` sweeps over, as lines of a command."""
     params = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
     assert isinstance(params, dict)

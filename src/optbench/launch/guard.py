@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import build_config, config_tree, register_resolvers
-from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns, launch_listed
+from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns
 from optbench.config.identity import plan_run
 from optbench.errors import DamagedFileError, LockLostError
 from optbench.launch import processes
@@ -127,11 +127,9 @@ def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
         working_dir=str(Path.cwd()),
         queue=[] if is_queued else None,
     )
-    if asked.is_listed:
-        with _command_line(placed):
-            launch_listed(placed, [plan.overrides for plan in asked.runs], task)
-    else:
-        call_hydra(placed, task)
+    is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
+    sweeper = ["hydra/sweeper=list"] if asked.is_listed and not is_chosen else []
+    call_hydra([*placed, *sweeper], task)
     if task.queue:
         unfinished = [job for job in task.queue if not is_finished(job.plan)]
         processes.run_all(unfinished, workers=workers)
