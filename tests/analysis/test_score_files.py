@@ -94,7 +94,7 @@ def test_the_last_word_of_a_rater_counts(tmp_path: Path) -> None:
         ('{"format": "optbench scores 1", "scores": [{"run": "a", "score": "x"}]}', "a number"),
         ('{"format": "optbench scores 1", "scores": [{"run": "zz", "score": 1}]}', "not in this"),
         ('{"format": "optbench scores 1", "votes": [{"winner": "me"}]}', "a winner 'me'"),
-        ('{"format": "optbench scores 1", "votes": [{"winner": "tie"}]}', "names no picture"),
+        ('{"format": "optbench scores 1", "votes": [{"winner": "tie"}]}', "names no image"),
         ('{"format": "optbench scores 1", "scores": [{"run": "a", "epoch": 1.5}]}', ""),
     ],
 )
@@ -173,7 +173,7 @@ def test_people_are_joined_with_what_was_measured(tmp_path: Path) -> None:
     assert people.self_agreement.startswith("1 of 2 pairs")
     told = dict(people.agreements)
     # The lowest validation loss is sgd's, then came's: as people say.
-    assert told["validation loss on held-out pictures (low is good)"].startswith("+1.00 over 4")
+    assert told["validation loss on held-out images (low is good)"].startswith("+1.00 over 4")
     assert told["new-one (more of it)"].startswith("+1.00 over 4")  # in the last epoch
 
 

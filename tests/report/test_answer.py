@@ -36,17 +36,17 @@ def findings_in(folder: Path) -> Findings:
 def said(found: Findings) -> str:
     answer = found.answer
     assert answer is not None
-    lines = [*answer.sure, *answer.price, *answer.rests_on, *answer.untested]
-    commands = [f"{advice.text} {advice.command}" for advice in answer.surer]
+    lines = [*answer.sure, *answer.price, *answer.based_on, *answer.untested]
+    commands = [f"{advice.text} {advice.command}" for advice in answer.next_steps]
     return "\n".join([answer.headline, *lines, *commands])
 
 
 def test_a_clear_winner_is_named(tmp_path: Path) -> None:
     found = findings_of(tmp_path, CLEAR)
-    assert said(found).startswith("Use lion: it has the lowest validation loss on pictures that")
+    assert said(found).startswith("Use lion: it has the lowest validation loss on held-out images.")
     assert [row.verdict for row in found.settings] == ["lowest", "worse"]
     assert "over 3 seeds" in said(found)
-    assert "4 pictures that no run trained on at 3 noise levels" in said(found)
+    assert "4 held-out images at 3 noise levels" in said(found)
 
 
 def test_ties_are_called_ties_and_the_faster_is_named(tmp_path: Path) -> None:
@@ -96,35 +96,35 @@ def test_a_loss_recommends_no_odd_pictures_without_a_word(tmp_path: Path) -> Non
     clear = findings_of(tmp_path, CLEAR)
     answer, rows = with_flags(clear, tmp_path / "s", lion="burnt")
     assert answer.headline.startswith("Use lion: it has the lowest")
-    assert answer.headline.endswith("But its pictures are odd: look at them first.")
-    assert answer.sure[0] == "Pictures of lion after the last epoch: burnt (clipped 0.5)."
-    assert answer.sure[1] == "The lowest whose pictures show none of it: adamw."
-    assert {row.label: "odd pictures" in row.badges for row in rows} == {
+    assert answer.headline.endswith("But its images are flagged: look at them first.")
+    assert answer.sure[0] == "Images of lion after the last epoch: burnt (clipped 0.5)."
+    assert answer.sure[1] == "The lowest without flagged images: adamw."
+    assert {row.label: "images flagged" in row.badges for row in rows} == {
         "lion": True,
         "adamw": False,
     }
     # Of what is not recommended, or was odd only before the end, nothing is said.
     for label, what in (("adamw", "burnt"), ("lion", "was burnt")):
         answer, _ = with_flags(clear, tmp_path / "s", **{label: what})
-        assert "odd" not in answer.headline
-        assert "Pictures of" not in answer.sure[0]
+        assert "flagged" not in answer.headline
+        assert "Images of" not in answer.sure[0]
     answer, _ = with_flags(clear, tmp_path / "s", lion="burnt", adamw="burnt")
-    assert "No setting here has pictures without something odd." in answer.sure
+    assert "Every setting here has flagged images." in answer.sure
 
 
 def test_a_hint_is_told_of_odd_pictures_too(tmp_path: Path) -> None:
     hint = findings_of(tmp_path, {key: gains[:1] for key, gains in CLEAR.items()})
     answer, _ = with_flags(hint, tmp_path / "s", lion="burnt")
     assert answer.headline.startswith("A hint, not an answer: lion")
-    assert answer.headline.endswith("But its pictures are odd: look at them first.")
+    assert answer.headline.endswith("But its images are flagged: look at them first.")
     answer, _ = with_flags(hint, tmp_path / "s", adamw="burnt")
-    assert "odd" not in answer.headline
+    assert "flagged" not in answer.headline
 
 
 def test_of_tied_settings_the_fastest_with_sound_pictures_is_named(tmp_path: Path) -> None:
     answer, _ = with_flags(findings_of(tmp_path, TIED), tmp_path / "s", lion="burnt")
     assert "Of these the fastest is adamw." in answer.headline
-    assert answer.headline.endswith("But look first at the pictures of lion: odd.")
+    assert answer.headline.endswith("But look first at the images of lion: they are flagged.")
 
 
 def test_one_setting_has_nothing_beside_it(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_the_edge_of_the_ladder_is_said(tmp_path: Path) -> None:
         for mult, gain in zip((0.3, 1.0, 3.0), gains, strict=True):
             make_run(sweep, f"{optimizer}{mult}", gain, optimizer=optimizer, lr_mult=mult)
     found = findings_in(sweep)
-    edges = {row.label: row.badges for row in found.settings if "edge" in " ".join(row.badges)}
+    edges = {row.label: row.badges for row in found.settings if "tried" in " ".join(row.badges)}
     assert list(edges) == ["adamw lr_mult=3"]
     assert not any("rate untuned" in row.badges for row in found.settings)
     (chart,) = [chart for chart in found.charts if chart.title == "Sensitivity to lr_mult"]

@@ -61,8 +61,8 @@ def report_of(folder: Path) -> MetricReport | None:
         ("trained", set()),
         ("burnt", {"burnt", "noise"}),  # hard edges everywhere
         ("noise", {"noise"}),
-        ("black", {"nothing was drawn", "burnt", "seeds give one picture"}),
-        ("copy", {"near-copy of 0.png", "seeds give one picture"}),
+        ("black", {"blank", "burnt", "all seeds give the same image"}),
+        ("copy", {"near-copy of 0.png", "all seeds give the same image"}),
     ],
 )
 def test_what_is_odd_is_flagged_and_nothing_else(

@@ -129,25 +129,25 @@ def test_the_page_says_what_was_compared_and_how_it_went(page: Page) -> None:
     assert "loss is nan" in page.text
     assert "n = 1" in page.text
     assert "rate untuned" in page.text
-    assert "not picture quality" in page.text
+    assert "not image quality" in page.text
 
 
 def test_losses_that_are_counted_differently_are_not_to_be_compared(tmp_path: Path) -> None:
     make_run(tmp_path / "sweep", "adamw", 4, loss={"name": "default", "loss_type": "l2"})
     other = make_run(tmp_path / "sweep", "adamw", 8, loss={"name": "default", "loss_type": "l2"})
-    assert "do not compare here" not in Page(build_report(tmp_path / "sweep")).text
+    assert "losses are not comparable here" not in Page(build_report(tmp_path / "sweep")).text
     config = yaml.safe_load(other.config_path.read_text(encoding="utf-8"))
     config["loss"]["loss_type"] = "huber"
     rundir.write_atomic(other.config_path, yaml.safe_dump(config))
-    assert "do not compare here" in Page(build_report(tmp_path / "sweep")).text
+    assert "losses are not comparable here" in Page(build_report(tmp_path / "sweep")).text
 
 
 def test_runs_beside_other_work_are_not_to_be_ranked_by_time(page: Page, tmp_path: Path) -> None:
-    assert "Other work" not in page.text
+    assert "busy with other work" not in page.text
     make_run(tmp_path / "sweep", "adamw", 4, load=1.9)
     make_run(tmp_path / "sweep", "lion", 4, load=7.25)
     text = Page(build_report(tmp_path / "sweep")).text
-    assert "Of 1 run the seconds are longer" in text
+    assert "busy with other work during 1 run" in text
     assert "up to 7.25" in text
 
 
@@ -258,9 +258,9 @@ def test_building_again_leaves_sheets_alone(sweep: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "limit", "epochs", "said"),
     [
-        ("_MAX_PICTURES", 100, {"epoch-0001", "epoch-0002"}, ""),
-        ("_MAX_PICTURES", 11, {"epoch-0002"}, "Sheets are drawn of epoch 2 only"),
-        ("_MAX_PICTURES_OF_AN_EPOCH", 5, set(), "There are too many pictures for sheets"),
+        ("_MAX_IMAGES", 100, {"epoch-0001", "epoch-0002"}, ""),
+        ("_MAX_IMAGES", 11, {"epoch-0002"}, "Sheets are drawn of epoch 2 only"),
+        ("_MAX_IMAGES_OF_AN_EPOCH", 5, set(), "There are too many images for sheets"),
     ],
 )
 def test_of_a_large_sweep_fewer_sheets_are_drawn_and_that_is_said(

@@ -62,7 +62,7 @@ def test_every_cell_has_its_picture_or_its_reason(viewer: Viewer) -> None:
     assert len(cells) == 5 * 4
     assert cells[0] == "base, no LoRA, prompt a, seed 112233"
     assert cells[4] == "adamw network.dim=4, epoch 3, prompt a, seed 112233"
-    assert cells[7].split("\n")[1:] == ["damaged", "the picture cannot be read"]
+    assert cells[7].split("\n")[1:] == ["damaged", "the image cannot be read"]
     assert cells[12].split("\n")[1:] == ["diverged", "loss is nan in step 12"]
     assert cells[16].split("\n")[1] == "interrupted"
 
@@ -426,7 +426,7 @@ def test_names_contrast_and_print(viewer: Viewer) -> None:
     )
     assert unnamed == []
     grid = page.locator('[role="grid"]')
-    assert grid.get_attribute("aria-label") == "pictures"
+    assert grid.get_attribute("aria-label") == "images"
     assert page.locator('.vg-cell[tabindex="0"][aria-selected="true"]').count() == 1
     assert page.locator(".vg-cell img:not([alt])").count() == 0
     for scheme in ("light", "dark"):

@@ -42,11 +42,11 @@ _NOISE_COLUMNS = ("sweep", "measure", "deviation", "degrees", "num_settings", "n
 def with_intervals(
     pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return the pairs with the difference in validation loss and its interval over pictures.
+    """Return the pairs with the difference in validation loss and its interval over images.
 
     For each split `validation_<split>_difference`, `_low` and `_high`: how unlike two files are on
-    such pictures, whatever another seed would have made of them. Only of runs that are done, and
-    measured on the same pictures and noise levels.
+    such images, whatever another seed would have made of them. Only of runs that are done, and
+    measured on the same images and noise levels.
     """
     rows = last_validation(runs, validation)
     is_done = runs.set_index(["sweep", "run"])["status"] == "done"

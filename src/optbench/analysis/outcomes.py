@@ -17,8 +17,8 @@ from optbench.analysis.comparisons import differing, is_missing, shown
 # The best evidence first. Validation is the mean of the loss minus the base's own at the same
 # place, so 0 is the base alone; all of them are better when lower.
 MEASURES: Mapping[str, str] = {
-    "validation_held_out": "validation loss on held-out pictures",
-    "validation_training": "validation loss on training pictures",
+    "validation_held_out": "validation loss on held-out images",
+    "validation_training": "validation loss on training images",
     "final_loss": "training loss of the last epoch",
 }
 SPEED = "seconds_per_step"

@@ -15,7 +15,7 @@ from optbench.analysis.stats import Agreement, Comparison, Interval, Strength
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfAgreement:
-    """How often raters said the same of a pair of pictures shown to them a second time."""
+    """How often raters said the same of a pair of images shown to them a second time."""
 
     num_same: int
     num_repeats: int
@@ -29,8 +29,8 @@ class SelfAgreement:
 def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, Interval]:
     """Return each setting's mean score, highest first.
 
-    The block is the run where a setting has several, because pictures of one LoRA are not
-    replicates of its training; else the picture.
+    The block is the run where a setting has several, because images of one LoRA are not
+    replicates of its training; else the image.
 
     Args:
         scores: As `optbench.load` has them.
@@ -52,9 +52,9 @@ def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, 
 
 
 def preferences(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Strength]:
-    """Return the strengths of settings from votes between pictures of two of them.
+    """Return the strengths of settings from votes between images of two of them.
 
-    A pair that was shown a second time counts once, as do pictures of one setting never.
+    A pair that was shown a second time counts once, as do images of one setting never.
     """
     comparisons = []
     columns = ("left_run", "right_run", "winner", "repeat")

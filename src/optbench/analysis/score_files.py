@@ -1,4 +1,4 @@
-"""What people said of the pictures: `<sweep>/scores/*.json` and `*.csv` -> tidy rows.
+"""What people said of the images: `<sweep>/scores/*.json` and `*.csv` -> tidy rows.
 
 The files come from the report's own page or from a spreadsheet, and may come from anyone: nothing
 in them is trusted, every text is cut to a length, and what cannot be read is said in a sentence.
@@ -39,7 +39,7 @@ _MAX_TOLD = 5  # problems of one file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Everything people said of one sweep's pictures."""
+    """Everything people said of one sweep's images."""
 
     scores: tuple[Row, ...]  # SCORE_COLUMNS
     votes: tuple[Row, ...]  # VOTE_COLUMNS
@@ -54,7 +54,7 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
     """Return the scores and votes that lie beside a sweep's runs, and what could not be read.
 
     A row about a run that is not there is left out, and counted in a problem; so is a second row of
-    the same rater about the same picture, of which the last counts.
+    the same rater about the same image, of which the last counts.
     """
     scores: dict[tuple[Any, ...], Row] = {}
     votes: list[Row] = []
@@ -162,7 +162,7 @@ def _vote(entry: Mapping[str, Any], rater: str) -> Row:
     for side in ("left", "right"):
         cell = entry.get(side)
         if not isinstance(cell, Mapping):
-            raise _DamagedError(f"its {side} side names no picture")
+            raise _DamagedError(f"its {side} side names no image")
         row |= {f"{side}_{name}": value for name, value in _cell(cell).items()}
     return {**row, "winner": winner, "repeat": entry.get("repeat") is True}
 

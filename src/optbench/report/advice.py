@@ -13,16 +13,16 @@ from optbench.storage.resources import command_line
 
 _MAX_COMMANDS = 4
 _TEXTS: Mapping[Reason, str] = {
-    "unfinished": "Finish the sweep; what is done is not done again:",
+    "unfinished": "Finish the sweep (finished runs are skipped):",
     "diverged": "Some runs diverged; try lower rates:",
-    "out_of_memory": "Some ran out of memory; trade time for it:",
-    "nothing_to_compare": "Compare it with something, with seeds enough to tell luck:",
-    "no_held_out_validation": "Measure a validation loss on pictures kept out of training; nothing "
+    "out_of_memory": "Some runs ran out of memory; trade speed for memory:",
+    "nothing_to_compare": "Compare it with another optimizer, with enough seeds to rule out luck:",
+    "no_held_out_validation": "Measure a validation loss on images kept out of training; nothing "
     "is trained again:",
-    "no_validation": "Measure a validation loss; better still with pictures kept out of training "
+    "no_validation": "Measure a validation loss; better still with images kept out of training "
     "(validate.dir=FOLDER):",
     "few_seeds": "Repeat with more seeds ({seeds} now):",
-    "rates_untuned": "Give every optimizer the rate that suits it:",
+    "rates_untuned": "Tune the learning rate of every optimizer:",
 }
 
 

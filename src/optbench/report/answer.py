@@ -19,8 +19,8 @@ _MAX_NAMED = 6
 _MAX_PRICED = 3
 _SAME_SPEED = 1.005
 _MEASURES: Mapping[str, str] = {
-    "validation_held_out": "validation loss on pictures that were not trained on",
-    "validation_training": "validation loss on pictures that were trained on",
+    "validation_held_out": "validation loss on held-out images",
+    "validation_training": "validation loss on training images",
     "final_loss": "training loss",
 }
 _UNLIKE: Mapping[Unlike, str] = {
@@ -38,9 +38,9 @@ class Answer:
     headline: str
     sure: tuple[str, ...]
     price: tuple[str, ...]
-    rests_on: tuple[str, ...]
+    based_on: tuple[str, ...]
     untested: tuple[str, ...]
-    surer: tuple[Advice, ...]
+    next_steps: tuple[Advice, ...]
 
 
 def make_answer(
@@ -60,17 +60,18 @@ def make_answer(
     if not trainings.runs:
         done = sum(run.row["status"] == DONE for run in sweep.runs)
         return Answer(
-            headline=f"{done} of {times(len(sweep.runs), 'LoRA file')} made from others. What "
-            "each keeps of its original, and for how many bytes, is in the table below.",
+            headline=f"{done} of {times(len(sweep.runs), 'LoRA file')} resized. The table below "
+            "shows what each keeps of its original, and for how many bytes.",
             sure=(
-                "Resizing draws nothing at random: equal settings make an equal file again, so "
-                "sizes and distances are exact. How much of a distance shows in pictures is for "
-                "eyes.",
+                "Resizing is deterministic: equal settings make an equal file, so sizes and "
+                "distances are exact. Whether a distance is visible is for your eyes to judge.",
             ),
             price=(),
-            rests_on=(),
-            untested=("Other LoRA files: how far one can be shrunk depends on what it learned.",),
-            surer=(),
+            based_on=(),
+            untested=(
+                "Other LoRA files: how far one can be shrunk depends on what it has learned.",
+            ),
+            next_steps=(),
         )
     advice = tuple(advise(trainings, standings))
     price = tuple(_price(trainings, standings))
@@ -85,7 +86,7 @@ def make_answer(
                 "are."
             )
         return Answer(
-            headline=headline, sure=(), price=price, rests_on=(), untested=(), surer=advice
+            headline=headline, sure=(), price=price, based_on=(), untested=(), next_steps=advice
         )
     chosen = standings.chosen
     ordered = standings.ordered if standings.is_comparable else ()
@@ -93,9 +94,9 @@ def make_answer(
         headline=f"{_headline(standings, flagged)}{warning(chosen, flagged)}",
         sure=(*flagged_leaders(chosen, ordered, flagged), *_sureness(trainings, standings)),
         price=price,
-        rests_on=tuple(_rests_on(trainings, standings)),
+        based_on=tuple(_based_on(trainings, standings)),
         untested=tuple(_untested(trainings, standings)),
-        surer=advice,
+        next_steps=advice,
     )
 
 
@@ -115,7 +116,7 @@ def _headline(standings: Standings, flagged: Mapping[str, str]) -> str:
         case "one_seed":
             return (
                 f"A hint, not an answer: {standings.lowest.label} has the lowest {measure}, but "
-                "not every setting ran with two seeds, and another seed may turn the order around."
+                "not every setting ran with two seeds, and another seed may reverse the order."
             )
         case "clear":
             return f"Use {best[0].label}: it has the lowest {measure}."
@@ -141,10 +142,10 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             lowest = standings.ordered[0]
             name = "it" if len(standings.settings) == 1 else f"the lowest, {lowest.label},"
             yield (
-                "Nothing here is better than the untouched base by this measure: too little was "
-                "learned, or too much was broken."
+                "Nothing here is better than the untouched base model by this measure: too little "
+                "was learned, or too much was broken."
                 if lowest.mean >= 0
-                else f"For scale: {name} is {_short(-lowest.mean)} below the untouched base."
+                else f"For scale: {name} is {_short(-lowest.mean)} below the untouched base model."
             )
         if standings.is_ranked:
             yield from _differences(standings)
@@ -153,20 +154,20 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             yield (
                 f"n = 1: not every setting has two seeds. {first.label} is "
                 f"{_short(second.mean - first.mean)} lower than the next, {second.label}. Of "
-                f"{len(finished)} settings that are all equally good one would come out first, too."
+                f"{len(finished)} equally good settings one would come out first, too."
             )
     if len(finished) > 1 and len(standings.factors) > 1:
         yield from _factor_by_factor(standings)
     if standings.is_ranked and standings.deviation:
         yield (
             f"The seed alone moves this loss by {_short(standings.deviation)} (standard "
-            "deviation, measured here). Take smaller differences for luck."
+            "deviation, measured here). Treat smaller differences as luck."
         )
     unfinished = [run for run in trainings.runs if run.row["status"] not in (DONE, *BROKEN)]
     if unfinished:
         yield (
             f"{len(unfinished)} of {times(len(trainings.runs), 'run')} {_are(unfinished)} not "
-            "finished; they count nowhere here, because the middle of a schedule is not its end. "
+            "finished and do not count here, because the middle of a schedule is not its end. "
             "The answer may change when they are done."
         )
     broken = [setting for setting in standings.settings if setting.num_broken]
@@ -175,16 +176,17 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             [f"{s.label} ({s.num_broken} of {len(s.runs)})" for s in broken[:_MAX_NAMED]]
         )
         more = f" and {len(broken) - _MAX_NAMED} more settings" if len(broken) > _MAX_NAMED else ""
-        yield f"Came to no result: {names}{more}. A setting that breaks for one seed is a risk."
+        yield f"Broken runs: {names}{more}. A setting that breaks for one seed is a risk."
 
 
 def _differences(standings: Standings) -> Iterator[str]:
     best, worse = standings.best, standings.closest_worse
     if worse and worse.standing and (gap := worse.standing.against_best):
         yield (
-            f"{worse.label}, the closest that is worse, has a {_MEASURES[standings.measure]} "
-            f"{_short(gap.mean)} higher than {best[0].label} (between {_short(gap.low or 0.0)} and "
-            f"{_short(gap.high or 0.0)}, over {gap.num_blocks} seeds)."
+            f"{worse.label}, the closest setting that is worse, has a "
+            f"{_MEASURES[standings.measure]} {_short(gap.mean)} higher than {best[0].label} "
+            f"(between {_short(gap.low or 0.0)} and {_short(gap.high or 0.0)}, over "
+            f"{gap.num_blocks} seeds)."
         )
     if len(best) > 1:
         yield (
@@ -252,57 +254,58 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         if setting.label == quickest and len(seconds) > 1:
             beside = ", the fastest"
         yield (
-            f"{setting.label}: {seconds_text(seconds[setting.label])} a step{beside}; "
-            f"{seconds_text(setting.medians.get('seconds_total'))} of training, at most "
-            f"{bytes_text(setting.medians.get('peak_memory_bytes'))} of memory, a file of "
-            f"{bytes_text(setting.medians.get('lora_bytes'))}."
+            f"{setting.label}: {seconds_text(seconds[setting.label])} per step{beside}; "
+            f"{seconds_text(setting.medians.get('seconds_total'))} of training, "
+            f"{bytes_text(setting.medians.get('peak_memory_bytes'))} of memory at its peak, a "
+            f"{bytes_text(setting.medians.get('lora_bytes'))} file."
         )
 
 
-def _rests_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
+def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     if standings.measure == "final_loss":
         yield (
             "The mean training loss of the last epoch: the weakest evidence there is, because a "
-            "LoRA that only memorizes its pictures has a low one, too."
+            "LoRA that only memorizes its images has a low one, too."
         )
         if standings.num_validated:
             yield (
                 f"{standings.num_validated} of {times(len(trainings.runs), 'run')} have a "
-                "validation loss, which counts only when all have."
+                "validation loss, which is used only when all have one."
             )
         return
     split = "held_out" if standings.measure == "validation_held_out" else "training"
     rows = trainings.frames.validation
     rows = rows[rows["split"] == split]
-    kind = "pictures that no run trained on" if split == "held_out" else "of the training pictures"
+    kind = "held-out images" if split == "held_out" else "of the training images"
     yield (
         f"The validation loss after the last epoch, on {rows['image'].nunique()} {kind} at"
         f" {rows['timestep'].nunique()} noise levels, with the same noise for every run, and "
-        "minus the untouched base's own loss there: below 0 is better than the base."
+        "minus the untouched base model's own loss there: below 0 is better than the base model."
     )
     if split == "training":
         yield (
-            "These pictures were trained on, so a LoRA that memorizes them looks good: overfitting "
+            "These images were trained on, so a LoRA that memorizes them looks good: overfitting "
             "cannot be seen."
         )
-    yield "A lower loss is not always the nicer picture. Look at them before you choose."
+    yield "A lower loss is not always a better image. Look at the images before you choose."
 
 
 def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     gaps = untested(trainings.frames, standings)
     if gaps.rates:
         yield (
-            "Other learning rates. Every optimizer ran at its recipe's own, and another may win at "
-            "a rate tuned to it: comparisons at untuned rates are mostly comparisons of rates."
+            "Other learning rates. Every optimizer ran at its recipe's default, and another may "
+            "win once tuned: comparisons at untuned rates are mostly comparisons of rates."
         )
-    for name, words in (("base", "base model"), ("dataset", "data set")):
-        if name in gaps.fixed:
-            values = gaps.fixed[name]
-            yield f"Another {words}{f' than {listed(values[:3])}' if values else ''}."
+    for name, words in (("base", "base models"), ("dataset", "data sets")):
+        if values := gaps.fixed.get(name):
+            yield f"{words.capitalize()} other than {listed(values[:3])}."
+        elif name in gaps.fixed:
+            yield f"Other {words}."
     if gaps.num_steps is not None:
         yield f"Shorter or longer training than {times(gaps.num_steps, 'step')}."
     if gaps.ratings:
-        yield "What people see: nobody has scored the pictures yet."
+        yield "What people see: nobody has scored the images yet."
 
 
 def _named(settings: Sequence[Setting]) -> str:

@@ -11,10 +11,10 @@ from optbench.report.wording import listed
 
 _MAX_NAMED = 3
 _WORDS: Mapping[FlagKind, str] = {
-    "blank": "nothing was drawn",
+    "blank": "blank",
     "burnt": "burnt",
     "noise": "noise",
-    "identical_seeds": "seeds give one picture",
+    "identical_seeds": "all seeds give the same image",
     "outfit_leak": "the outfit leaks",
     "unchanged": "hardly differs from the base",
     "near_copy": "near-copy",
@@ -30,7 +30,7 @@ def flag_words(flag: Flag) -> str:
 def flag_numbers(flag: Flag) -> str:
     """Return the numbers that the flag rests on."""
     if flag.kind == "near_copy":
-        return f"{flag.num_images} pictures"
+        return f"{flag.num_images} images"
     base = "" if flag.base_value is None else f", base {number_text(round(flag.base_value, 3))}"
     after = " after the last epoch" if flag.kind == "unchanged" else ""
     return f"{flag.metric} {number_text(round(flag.value, 3))}{base}{after}"
@@ -68,9 +68,11 @@ def warning(chosen: Sequence[Setting], flagged: Mapping[str, str]) -> str:
     if not named:
         return ""
     if len(chosen) == 1:
-        return " But its pictures are odd: look at them first."
+        return " But its images are flagged: look at them first."
     more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-    return f" But look first at the pictures of {', '.join(named[:_MAX_NAMED])}{more}: odd."
+    return (
+        f" But look first at the images of {', '.join(named[:_MAX_NAMED])}{more}: they are flagged."
+    )
 
 
 def flagged_leaders(
@@ -85,8 +87,8 @@ def flagged_leaders(
     """
     named = [setting.label for setting in chosen if setting.label in flagged]
     for label in named[:_MAX_NAMED]:
-        yield f"Pictures of {label} after the last epoch: {flagged[label]}."
+        yield f"Images of {label} after the last epoch: {flagged[label]}."
     if named:
         sound = [setting.label for setting in ordered if setting.label not in flagged]
-        lowest = f"The lowest whose pictures show none of it: {sound[0]}." if sound else ""
-        yield lowest or "No setting here has pictures without something odd."
+        lowest = f"The lowest without flagged images: {sound[0]}." if sound else ""
+        yield lowest or "Every setting here has flagged images."

@@ -21,6 +21,7 @@ from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
 from optbench.report.viewer import write_data
 from optbench.report.wording import seconds_text
+from optbench.storage.resources import command_line
 from optbench.storage.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -78,6 +79,7 @@ def write_page(sweep_dir: Path) -> Path:
                 name: [analysis.short(name, value) for value in values]
                 for name, values in sweep.factors.items()
             },
+            train_command=command_line("", "-m", "optimizer=adamw,lion"),
             trainings=trainings,
             resized=resize_section(sweep, styles, report_dir),
             findings=findings,

@@ -34,7 +34,7 @@ class RatedSetting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What someone wrote of a picture or a run; shown as text, whatever it holds."""
+    """What someone wrote of an image or a run; shown as text, whatever it holds."""
 
     run: RunEvidence
     rater: str

@@ -23,7 +23,7 @@ from optbench.schema import Prompt
 
 _MAX_COLUMNS = 6  # of one sheet, the original included
 _CELL_PX = 420
-_SPLITS = {"training": "training pictures", "held_out": "held-out pictures"}
+_SPLITS = {"training": "training images", "held_out": "held-out images"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,17 +133,17 @@ def _entry(value: float | None, text: Any) -> Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PairedLoss:
-    """A run's validation loss on one kind of pictures, and differences at the same draws."""
+    """A run's validation loss on one kind of images, and differences at the same draws."""
 
     loss: float
     against_base: float | None
     against_original: float | None
-    num_worse: int  # pictures on which it is worse than the original
+    num_worse: int  # images on which it is worse than the original
     num_pictures: int
 
 
 def _paired(sweep: SweepEvidence) -> dict[str, dict[str, _PairedLoss]]:
-    """Return every run's losses after its last measured epoch, by run and kind of pictures."""
+    """Return every run's losses after its last measured epoch, by run and kind of images."""
     by_run: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     frame = sweep.frames.validation
     if frame.empty or "loss" not in frame:
@@ -206,10 +206,10 @@ def _charts(
             yield Chart(title=title, note=note, svg=svg)
 
     yield from chart(
-        "Picture distance by file size",
-        "Mean absolute difference of all pixels from the original's pictures of the same prompts "
+        "Image distance by file size",
+        "Mean absolute difference of all pixels from the original's images of the same prompts "
         "and seeds, 0 to 1. The line is the base without any LoRA: nothing left.",
-        "picture distance",
+        "image distance",
         lambda run, row: _number(row.get("picture_difference")),
         _base_distance(last),
     )
@@ -230,8 +230,8 @@ def _charts(
 
         yield from chart(
             f"Validation loss by file size, {words}",
-            "The same pictures, noise and timesteps for every file. Lower is nearer to these "
-            "pictures, which is not the same as better pictures.",
+            "The same images, noise and timesteps for every file. Lower is nearer to these "
+            "images, which is not the same as better images.",
             "validation loss",
             loss_of,
             base,

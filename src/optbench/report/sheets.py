@@ -140,10 +140,10 @@ def left_out(sweep: SweepEvidence) -> str:
     if len(drawn) == len(epochs):
         return ""
     if not drawn:
-        return "There are too many pictures for sheets; the viewer shows them all."
+        return "There are too many images for sheets; the viewer shows them all."
     return (
         f"Sheets are drawn of epoch {drawn[0]} only: those of all {len(epochs)} epochs would hold "
-        f"more than {_MAX_IMAGES} pictures. The viewer shows them all."
+        f"more than {_MAX_IMAGES} images. The viewer shows them all."
     )
 
 
@@ -197,13 +197,13 @@ def shown_sheet(sheet: render_sheet.Sheet, prompt: Prompt, report_dir: Path) -> 
         height_px=sheet.height_px,
         spots=tuple(
             Spot(
-                address=address(picture.path, report_dir),
-                title=f"{picture.row}, {picture.column}: full size",
-                left=picture.box[0] * across,
-                top=picture.box[1] * down,
-                width=picture.box[2] * across,
-                height=picture.box[3] * down,
+                address=address(image.path, report_dir),
+                title=f"{image.row}, {image.column}: full size",
+                left=image.box[0] * across,
+                top=image.box[1] * down,
+                width=image.box[2] * across,
+                height=image.box[3] * down,
             )
-            for picture in sheet.pictures
+            for image in sheet.pictures
         ),
     )

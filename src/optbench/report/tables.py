@@ -113,9 +113,9 @@ def _badges(
     if not standings.is_rate_tuned:
         yield "rate untuned"
     if edge is not None:
-        yield f"at the edge of the ladder ({edge.end} {edge.factor})"
+        yield f"best at the {edge.end} {edge.factor} tried"
     if is_flagged:
-        yield "odd pictures"
+        yield "images flagged"
     if setting.num_broken:
         statuses = sorted(s.replace("_", " ") for s in setting.statuses if s != DONE)
         yield f"{', '.join(statuses)}: {setting.num_broken} of {len(setting.runs)}"
@@ -161,7 +161,7 @@ def ranking(sweep: SweepEvidence) -> Table:
     """Return every run with its settings, costs and loss; fastest step first."""
     columns: list[tuple[str, str, Callable[[float | None], str]]] = [
         ("seconds_per_step", "time per step", seconds_text),
-        ("seconds_optimizer", "of it the optimizer", seconds_text),
+        ("seconds_optimizer", "of which optimizer", seconds_text),
         ("seconds_total", "training time", seconds_text),
         ("final_loss", "final loss", lambda value: NONE if value is None else number_text(value)),
         ("d_escape_step", "d found at step", lambda v: NONE if v is None else number_text(v)),
@@ -268,7 +268,7 @@ class PairLine:
     from_run: RunEvidence
     to_run: RunEvidence
     loss_text: str
-    validation_text: str  # with its interval over pictures
+    validation_text: str  # with its interval over images
     step_text: str
     total_text: str
 
@@ -361,7 +361,7 @@ def _summary(
 
 
 def _validation_text(record: Mapping[str, Any]) -> str:
-    """Return the difference on held-out pictures, else on training ones, with its interval."""
+    """Return the difference on held-out images, else on training ones, with its interval."""
     for split in analysis.SPLITS:
         names = (f"validation_{split}_{end}" for end in ("difference", "low", "high"))
         mean, low, high = (_float(record.get(name)) for name in names)

@@ -36,7 +36,7 @@ def make_numbers(
         for name, title, unit in _OF_RUNS
     ]
     of_epochs = {"mean_loss": "mean loss of the epoch"} | {
-        f"validation_loss/{split}": f"validation loss, {words} pictures"
+        f"validation_loss/{split}": f"validation loss, {words} images"
         for split, words in _SPLITS.items()
     }
     for name, title in of_epochs.items():
@@ -66,7 +66,7 @@ def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
         def validation(run: RunEvidence, name: str = f"validation_loss/{split}") -> Points:
             return _points(run.epochs, name)
 
-        curves.append(_curve(f"validation loss, {words} pictures", runs, validation))
+        curves.append(_curve(f"validation loss, {words} images", runs, validation))
     return [curve for curve in curves if any(points[0] for points in curve["points"])]
 
 

@@ -63,7 +63,7 @@ def training_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
         yield from chart(
             "Loss against the other runs",
             "Loss minus the mean of all whole runs at the same step. All runs see the same "
-            "pictures, noise and timesteps there, so this difference is far less noisy than the "
+            "images, noise and timesteps there, so this difference is far less noisy than the "
             "loss itself. Below 0 is lower than the others.",
             Axes(x_title="step", y_title="difference, smoothed"),
             lambda run: _smoothed(

@@ -9,7 +9,7 @@ from optbench.analysis.evidence import SweepEvidence
 from optbench.report.charts.line import Axes, Chart, Line, line_chart
 from optbench.report.charts.styles import Styles
 
-_SPLITS: Mapping[str, str] = {"training": "training pictures", "held_out": "held-out pictures"}
+_SPLITS: Mapping[str, str] = {"training": "training images", "held_out": "held-out images"}
 
 
 def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
@@ -36,9 +36,9 @@ def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
     for split, words in _SPLITS.items():
         yield from chart(
             f"Validation loss against the base, {words}",
-            "Mean over the same pictures, noise and timesteps for every run and epoch, "
+            "Mean over the same images, noise and timesteps for every run and epoch, "
             "minus the base's own loss there. Below 0 is better than the base; on held-out "
-            "pictures a rise after a fall is overfitting.",
+            "images a rise after a fall is overfitting.",
             "loss minus the base's",
             lambda row, split=split: _against_base(row, split),  # type: ignore[misc]
         )
@@ -49,8 +49,8 @@ def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
 
     yield from chart(
         "Overfitting",
-        "How much more the loss fell on pictures that are trained on than on others. What "
-        "rises here is memory of these pictures, not of the character.",
+        "How much more the loss fell on images that are trained on than on others. What "
+        "rises here is memory of these images, not of the character.",
         "gain on training minus held-out",
         overfitting,
     )

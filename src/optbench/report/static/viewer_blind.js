@@ -72,7 +72,7 @@
       this.pair = this.draw();
       if (this.pair === null) {
         this.dialog.replaceChildren(element("h2", {}, "Nothing to compare"),
-          element("p", {}, "This needs two runs with a picture of the same prompt, seed, size and epoch. Change the epoch or the filters."), this.button("close", () => this.dialog.close()));
+          element("p", {}, "This needs two runs with an image of the same prompt, seed, size and epoch. Change the epoch or the filters."), this.button("close", () => this.dialog.close()));
         return;
       }
       const prompt = this.app.model.prompt(this.pair.cells[0]);
@@ -88,7 +88,7 @@
 
     // Painted, because the address of an image would tell the run's name to whoever opens its menu.
     canvas(cell, side) {
-      const canvas = element("canvas", { role: "img", "aria-label": `${side} picture`, width: cell.shot.width, height: cell.shot.height });
+      const canvas = element("canvas", { role: "img", "aria-label": `${side} image`, width: cell.shot.width, height: cell.shot.height });
       const image = new Image();
       image.onload = () => {
         canvas.width = image.naturalWidth;
@@ -96,7 +96,7 @@
         canvas.getContext("2d").drawImage(image, 0, 0);
         canvas.dataset.drawn = "yes";
       };
-      image.onerror = () => canvas.replaceWith(element("p", { class: "note" }, "This picture cannot be read: please skip the pair."));
+      image.onerror = () => canvas.replaceWith(element("p", { class: "note" }, "This image cannot be read: please skip the pair."));
       image.src = this.app.model.address(cell, false);
       return canvas;
     }

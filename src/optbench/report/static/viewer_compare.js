@@ -1,5 +1,5 @@
 "use strict";
-// Up to four pictures at full size, moved and enlarged together; two of them on top of each other.
+// Up to four images at full size, moved and enlarged together; two of them on top of each other.
 (function (ob) {
   const { element } = ob;
   const MODES = [["side", "side by side", "s"], ["wipe", "wipe", "w"], ["flicker", "flicker", "f"], ["difference", "difference", "d"]];
@@ -53,7 +53,7 @@
       const isTwo = this.cells.length > 1;
       if (this.pair.some((index) => index >= this.cells.length)) { this.pair = [0, 1]; }
       this.mode = isTwo ? mode : "side";
-      this.title.textContent = isTwo ? `${this.cells.length} pictures` : "One picture";
+      this.title.textContent = isTwo ? `${this.cells.length} images` : "One image";
       this.modes.forEach(([name, button]) => {
         button.setAttribute("aria-pressed", String(name === this.mode));
         button.disabled = !isTwo && name !== "side";
@@ -81,7 +81,7 @@
     }
 
     choice(side) {
-      const select = element("select", { "aria-label": side ? "second picture" : "first picture" },
+      const select = element("select", { "aria-label": side ? "second image" : "first image" },
         this.cells.map((cell, index) => element("option", { value: index, selected: index === this.pair[side] }, this.app.model.describe(cell))));
       select.addEventListener("change", () => { this.pair[side] = Number(select.value); this.show(); });
       return select;
@@ -132,7 +132,7 @@
         }
         const image = element("img", { class: "vc-layer", alt: this.app.model.describe(cell), draggable: "false", decoding: "async" });
         image.src = this.app.model.address(cell, false);
-        return element("div", { class: "vc-slot" }, image);  // the slot stays where it is, the picture moves
+        return element("div", { class: "vc-slot" }, image);  // the slot stays where it is, the image moves
       });
       return element("figure", { class: "vc-pane" }, element("div", { class: "vc-frame" }, layers),
         element("figcaption", {}, cells.map((cell, index) => element("bdi", { class: `vc-name name-${index + 1}` },
@@ -224,7 +224,7 @@
       event.stopPropagation();
     }
 
-    // Arrows move an enlarged picture, a wipe's edge, or else walk through the table.
+    // Arrows move an enlarged image, a wipe's edge, or else walk through the table.
     arrow(key, [x, y]) {
       if (this.mode === "wipe" && this.view.zoom === 1 && x !== 0) {
         this.wipe.value = Number(this.wipe.value) - 2 * x;

@@ -51,7 +51,7 @@
     }
 
     presets() {
-      const { data } = this.app.model, found = [["all pictures", { rows: "run", cols: "shot", blocks: "", slider: "epoch" }], ["runs x seeds", { rows: "run", cols: "seed", blocks: "", slider: "epoch" }],
+      const { data } = this.app.model, found = [["all images", { rows: "run", cols: "shot", blocks: "", slider: "epoch" }], ["runs x seeds", { rows: "run", cols: "seed", blocks: "", slider: "epoch" }],
         ["runs x epochs", { rows: "run", cols: "epoch", blocks: "", slider: "prompt" }],
         ["epochs x seeds for each run", { rows: "epoch", cols: "seed", blocks: "run", slider: "prompt" }]];
       const varied = data.factors.map((factor) => `set.${factor.name}`);
@@ -129,9 +129,9 @@
       this.size.addEventListener("input", () => this.change({ size: Number(this.size.value) }, true));
       this.compare = this.button("", () => app.openMarked(), "key v");
       this.count = element("span", { class: "hint", role: "status" });
-      place.append(element("label", {}, "picture size ", this.size), element("label", {}, this.base, " base without LoRA"),
-        this.button("mark", () => app.mark(), "mark this picture for comparing, key x"), this.compare,
-        this.button("reference", () => app.pin(), "compare the others with this picture, key p"),
+      place.append(element("label", {}, "image size ", this.size), element("label", {}, this.base, " base without LoRA"),
+        this.button("mark", () => app.mark(), "mark this image for comparing, key x"), this.compare,
+        this.button("reference", () => app.pin(), "compare the others with this image, key p"),
         this.button("compare blindly", () => app.startBlind(), "key b"),
         this.button("keys", () => app.part("help").showModal(), "key ?"), this.count);
     }

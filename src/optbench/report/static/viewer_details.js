@@ -60,7 +60,7 @@
   function links(cell, model) {
     const list = element("ul", { class: "vp-links" }), { run } = cell;
     const add = (href, text) => list.append(element("li", {}, element("a", { href }, text)));
-    if (cell.letter === "1") { add(model.address(cell, false), "picture at full size (PNG)"); }
+    if (cell.letter === "1") { add(model.address(cell, false), "image at full size (PNG)"); }
     const file = `${run.name}-${String(cell.epoch).padStart(6, "0")}.safetensors`;
     if (cell.epoch > 0 && run.lora.includes(file)) { add(`${run.folder}/lora/${encodeURIComponent(file)}`, "LoRA file of this epoch"); }
     if (cell.epoch > 0) { add(`#${run.anchor}`, "all settings of this run"); }

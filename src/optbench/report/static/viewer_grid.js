@@ -1,5 +1,5 @@
 "use strict";
-// The table of pictures. Only what can be seen is in the document, whatever the size of the table.
+// The table of images. Only what can be seen is in the document, whatever the size of the table.
 (function (ob) {
   const { element, seamed, visible } = ob;
   const GAP = 6, EDGE = 4, BLOCK_HEIGHT = 36, AROUND = 400;  // px; AROUND: made before it comes into sight
@@ -93,7 +93,7 @@
       return [Math.max(0, rowIndex), Math.max(0, colIndex)];
     }
 
-    // Height over width of the tallest picture that can be in sight.
+    // Height over width of the tallest image that can be in sight.
     aspect() {
       const wide = { ...this.rest };
       for (const id of [this.state.rows, this.state.cols, this.state.blocks]) { delete wide[id]; }
@@ -254,7 +254,7 @@
       return made;
     }
 
-    // Put into a cell what it shows now; a picture that stays the same is left alone.
+    // Put into a cell what it shows now; an image that stays the same is left alone.
     dress(made, cell) {
       const { layout, size, app } = this, { model, state } = layout;
       const isOut = layout.isFiltered(cell), hasPicture = cell !== null && cell.letter === "1" && !isOut;
@@ -283,7 +283,7 @@
       return image;
     }
 
-    // Where the picture stays the same nothing is loaded, and where it changes the old one stays until then.
+    // Where the image stays the same nothing is loaded, and where it changes the old one stays until then.
     aim(image, cell) {
       const address = this.layout.model.address(cell, true);
       image.alt = visible(this.layout.model.describe(cell));
@@ -308,7 +308,7 @@
       if (entry && entry.note) { mark("has-note", "note", entry.note.slice(0, 300)); }
       if (id === state.pin) { mark("pin", "reference", "the others are compared with this one"); }
       if (state.marks.includes(id)) { mark("mark", String(state.marks.indexOf(id) + 1), "marked for comparing"); }
-      if (cell.others > 0) { mark("others", `1 of ${cell.others + 1}`, "more than one picture has these settings: this is the first"); }
+      if (cell.others > 0) { mark("others", `1 of ${cell.others + 1}`, "more than one image has these settings: this is the first"); }
       return made;
     }
 

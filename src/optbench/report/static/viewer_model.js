@@ -1,6 +1,6 @@
 "use strict";
 window.optbench = {};
-// What can be chosen, and which picture a choice means. Knows nothing of the page.
+// What can be chosen, and which image a choice means. Knows nothing of the page.
 (function (ob) {
   const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g;
 
@@ -49,8 +49,8 @@ window.optbench = {};
       const shots = (of) => [...new Set(data.shots.map(of))].map((key) => [key, key]);
       this.addAxis("shot", "prompt and seed", "shot", data.shots.map((shot) => [this.nameOf(shot), `${shot.prompt}, seed ${shot.seed}`]));
       this.addAxis("prompt", "prompt", "shot", shots((shot) => shot.prompt));
-      this.addAxis("seed", "picture seed", "shot", shots((shot) => String(shot.seed)), "seed ");
-      this.addAxis("size", "picture size", "shot", shots(this.sizeOf));
+      this.addAxis("seed", "image seed", "shot", shots((shot) => String(shot.seed)), "seed ");
+      this.addAxis("size", "image size", "shot", shots(this.sizeOf));
       if (this.axes.get("size").values.length < 2) { this.axes.delete("size"); }
     }
 
@@ -102,7 +102,7 @@ window.optbench = {};
       return letters ? letters[shotIndex] : "0";
     }
 
-    // The cell that a choice means: the first of the runs and shots that has its picture.
+    // The cell that a choice means: the first of the runs and shots that has its image.
     cellFor(choice, runs) {
       const base = choice.base;
       const plain = { ...choice };
@@ -159,11 +159,11 @@ window.optbench = {};
       return `${this.runLabel(cell)}${when}, prompt ${cell.shot.prompt}, seed ${cell.shot.seed}${size}`;
     }
 
-    // Why there is no picture, as [a symbol, a word, the rest].
+    // Why there is no image, as [a symbol, a word, the rest].
     absence(cell) {
       if (cell === null) { return ["-", "no such run", "no run has these settings"]; }
-      if (cell.letter === "x") { return ["!", "damaged", "the picture cannot be read"]; }
-      if (cell.epoch === 0) { return ["-", "not rendered", "no picture of the base alone"]; }
+      if (cell.letter === "x") { return ["!", "damaged", "the image cannot be read"]; }
+      if (cell.epoch === 0) { return ["-", "not rendered", "no image of the base alone"]; }
       const words = { done: ["-", "not rendered"], running: ["...", "pending"], pending: ["...", "pending"],
         diverged: ["!", "diverged"], out_of_memory: ["!", "out of memory"], failed: ["!", "failed"],
         skipped: ["/", "skipped"], interrupted: ["||", "interrupted"] };

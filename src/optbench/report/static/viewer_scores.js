@@ -112,7 +112,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
 
-  // The fields beside the table: a score and a note for the selected picture, or for its whole run.
+  // The fields beside the table: a score and a note for the selected image, or for its whole run.
   ob.ScoreForm = class {
     constructor(place, app) {
       this.app = app;
@@ -130,7 +130,7 @@
       const file = element("input", { type: "file", accept: ".json,application/json", multiple: true, class: "vs-file", "aria-label": "scores to take in" });
       file.addEventListener("change", () => this.read(file));
       this.message = element("p", { class: "hint", role: "status" });
-      place.append(element("h3", {}, "Your score"), element("div", { class: "vs-line" }, radio("this picture", false), radio("its whole run", true)),
+      place.append(element("h3", {}, "Your score"), element("div", { class: "vs-line" }, radio("this image", false), radio("its whole run", true)),
         element("div", { class: "vs-line" }, this.slider, this.number, this.clear), this.note,
         element("div", { class: "vs-line" }, this.rater, this.button("save as JSON", () => this.save(true)), this.button("as CSV", () => this.save(false)),
           element("label", { class: "vs-open" }, "open a file", file)), this.message);

@@ -30,7 +30,7 @@
       for (const axis of axes.values()) {
         if (axis.kind === "shot" && !["shot", "size"].includes(axis.id)) { at[axis.id] = axis.values[0].key; }
       }
-      // All pictures of a run in one row, where they fit; else those of one prompt.
+      // All images of a run in one row, where they fit; else those of one prompt.
       const cols = data.shots.length <= MOST_COLUMNS && axes.get("prompt").values.length > 1 ? "shot" : "seed";
       return { rows: "run", cols, blocks: "", slider: "epoch", at, hide: {}, status: [], q: "", num: "",
         min: "", max: "", size: 150, base: true, sel: "", pin: "", marks: [], open: [], mode: "side" };
