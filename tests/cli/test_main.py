@@ -12,7 +12,7 @@ from rich.console import Console
 
 from optbench.cli import train as cli
 from optbench.config.build import config_yaml
-from optbench.config.compose import AskedRuns
+from optbench.config.compose import SweepPlan
 from optbench.config.messages import print_problems
 from optbench.errors import DamagedFileError, Problem
 from optbench.launch import guard
@@ -30,7 +30,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(place)
     told = types.SimpleNamespace(status={}, stop=False, reports=[], broken=False)
 
-    def fake_launch(arguments: list[str], asked: AskedRuns) -> None:
+    def fake_launch(arguments: list[str], asked: SweepPlan) -> None:
         if told.stop:
             raise KeyboardInterrupt
         for run in asked.runs:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from optbench.cli.resize.plan import plan_resizes
 from optbench.config import launcher
-from optbench.config.compose import AskedRuns, compose_runs
+from optbench.config.compose import SweepPlan, compose_runs
 from optbench.errors import ConfigError, Problem
 from optbench.storage import resources
 from tests.builders.lora_files import write_lora
@@ -29,7 +29,7 @@ def problems_of(*arguments: str) -> tuple[Problem, ...]:
     return caught.value.problems
 
 
-def names(asked: AskedRuns) -> list[str]:
+def names(asked: SweepPlan) -> list[str]:
     return [run.run_dir.name.rpartition("-")[0] for run in asked.runs]
 
 
@@ -41,7 +41,7 @@ def test_the_main_command_is_twelve_runs() -> None:
         for dim in (16, 32, 64, 128)
     ]
     assert asked.sweep_dir == Path("runs/optimizer,network.dim")
-    assert asked.is_whole
+    assert asked.is_complete
 
 
 def test_nothing_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(
         monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
         asked = compose_runs([f"sweep={path.stem}", *needed])
         trials = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.n_trials")
-        assert num_runs == (len(asked.runs) if asked.is_whole else trials)
+        assert num_runs == (len(asked.runs) if asked.is_complete else trials)
         assert asked.sweep_dir.name == path.stem
     params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     assert all(isinstance(value, str) for value in params.values())

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from optbench import analysis
 from optbench.config.build import config_tree
-from optbench.config.compose import AskedRuns, compose_runs, flags_first
+from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.config.identity import changed_settings
 from optbench.storage import resources, rundir
 from optbench.storage.rundir import RunDir
@@ -21,7 +21,7 @@ from optbench.storage.rundir import RunDir
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
 
-def frame_of(asked: AskedRuns, *, says_changes: bool = True) -> pd.DataFrame:
+def frame_of(asked: SweepPlan, *, says_changes: bool = True) -> pd.DataFrame:
     """Return the frame of finished runs, named by their place in the list."""
     rows: list[dict[str, Any]] = []
     for index, run in enumerate(asked.runs):
@@ -32,13 +32,13 @@ def frame_of(asked: AskedRuns, *, says_changes: bool = True) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pairs_of(asked: AskedRuns, *, says_changes: bool = True) -> dict[tuple[str, str], str]:
+def pairs_of(asked: SweepPlan, *, says_changes: bool = True) -> dict[tuple[str, str], str]:
     found = analysis.find_pairs(frame_of(asked, says_changes=says_changes))
     ends = (sorted((row.from_run, row.to_run), key=int) for row in found.itertuples())
     return {(one, other): name for (one, other), name in zip(ends, found["setting"], strict=True)}
 
 
-def listed(*entries: str) -> AskedRuns:
+def listed(*entries: str) -> SweepPlan:
     given = [f"+settings.n{index}='{text}'" for index, text in enumerate(entries)]
     return compose_runs(flags_first(["-m", *given]))
 

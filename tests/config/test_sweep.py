@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optbench.cli.resize.plan import plan_resizes
 from optbench.config import sweep
 from optbench.config.build import config_yaml
-from optbench.config.compose import AskedRuns, compose_runs, flags_first
+from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.errors import ConfigError, Problem
 from optbench.launch import guard
 from optbench.storage import rundir
@@ -48,7 +48,7 @@ def own(tmp_path: Path) -> Any:
     return write
 
 
-def compose(arguments: list[str]) -> AskedRuns:
+def compose(arguments: list[str]) -> SweepPlan:
     return compose_runs(flags_first(arguments))
 
 
@@ -58,7 +58,7 @@ def problems_of(*arguments: str) -> tuple[Problem, ...]:
     return caught.value.problems
 
 
-def looks(asked: AskedRuns) -> list[tuple[str, int, int, int]]:
+def looks(asked: SweepPlan) -> list[tuple[str, int, int, int]]:
     return [
         (
             run.config.optimizer.name,
@@ -80,7 +80,7 @@ def test_every_entry_is_one_run_on_top_of_the_rest_of_the_file(own: Any) -> None
     assert asked.runs[2].config.prompts.prompts[0].text == "one, two"
     assert all(run.config.train.max_grad_norm == 0 for run in asked.runs)
     assert asked.sweep_dir == Path("runs/mine")
-    assert asked.is_whole
+    assert asked.is_complete
     assert asked.is_listed
 
 
@@ -235,7 +235,7 @@ PROBLEMS = st.sampled_from([Problem("w", word, "e", "f") for word in ("x", "y", 
 def test_every_problem_is_told_once_with_exactly_the_settings_that_have_it(
     noted: dict[str | None, list[Problem]],
 ) -> None:
-    told = sweep.told_by_setting(noted)
+    told = sweep.named_by_setting(noted)
     assert len({problem.found for problem in told}) == len(told)
     for problem in told:
         having = [name for name, own in noted.items() if problem.found in {o.found for o in own}]

@@ -122,7 +122,7 @@ def test_validation_changes_no_weight(command: Command, tmp_path: Path) -> None:
     assert found[0] == found[1]
     rows = rundir.read_rows(run / "epochs.jsonl")
     assert all("validation_loss/training" in row for row in rows)
-    # Asked for afterwards, a finished run is measured and not trained again.
+    # CommandPlan for afterwards, a finished run is measured and not trained again.
     steps = one_run(tmp_path / "off") / "steps.jsonl"
     before = steps.stat().st_mtime_ns
     command.run(tmp_path / "off", ["render=off", "validate=default"])

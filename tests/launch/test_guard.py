@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from optbench.config.build import config_yaml
-from optbench.config.compose import AskedRuns, compose_runs
+from optbench.config.compose import SweepPlan, compose_runs
 from optbench.errors import DivergedError, MissingPackageError, OptbenchError, Problem
 from optbench.launch import guard
 from optbench.schema import RunConfig
@@ -67,13 +67,13 @@ def test_a_picture_somebody_deleted_is_made_again(pipeline: Any) -> None:
     assert pictures[3].is_file()
 
 
-def run(*arguments: str) -> AskedRuns:
+def run(*arguments: str) -> SweepPlan:
     asked = compose_runs(arguments)
     guard.launch(arguments, asked)
     return asked
 
 
-def statuses(asked: AskedRuns) -> list[str]:
+def statuses(asked: SweepPlan) -> list[str]:
     return [rundir.read_status(each.run_dir).status for each in asked.runs]
 
 

@@ -34,7 +34,7 @@ def test_a_missing_plugin_is_told_with_what_installs_it(
     monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
     asked = compose_runs(["-m", override, f"runs_dir={tmp_path}"])
     assert asked.is_local == ("sweeper" in override)
-    assert asked.is_whole == ("launcher" in override)
+    assert asked.is_complete == ("launcher" in override)
 
 
 @pytest.mark.usefixtures("fake_assets")

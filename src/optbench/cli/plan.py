@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench.cli.estimate import BucketCount, Cost, bucket_counts, estimate
-from optbench.config.compose import AskedRuns, compose_runs, flags_first
+from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError
 from optbench.launch import processes
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _FINE
 
 
-def _table(asked: AskedRuns, costs: Sequence[Cost], todo: Sequence[bool]) -> Table:
+def _table(asked: SweepPlan, costs: Sequence[Cost], todo: Sequence[bool]) -> Table:
     table = Table(title=str(asked.sweep_dir), title_justify="left", box=None)
     for title in ("run", "state", "steps", "epochs", "time", "disk"):
         table.add_column(title, justify="left" if title in ("run", "state") else "right")
@@ -76,7 +76,7 @@ def _state(run: RunPlan, *, is_open: bool) -> str:
     return status.status
 
 
-def _print_departures(console: Console, asked: AskedRuns) -> None:
+def _print_departures(console: Console, asked: SweepPlan) -> None:
     """Print what each recipe does differently, so that nobody takes a rate of 1 for a mistake."""
     said = {run.config.optimizer.name: run.config.optimizer for run in asked.runs}
     for name, recipe in said.items():
@@ -141,10 +141,10 @@ def _epoch_line(run: RunPlan) -> str:
     return f"{line})"
 
 
-def _print_sum(console: Console, asked: AskedRuns, costs: Sequence[Cost]) -> None:
+def _print_sum(console: Console, asked: SweepPlan, costs: Sequence[Cost]) -> None:
     num_done = len(asked.runs) - len(costs)
     console.print(f"\n{len(asked.runs)} runs: {num_done} done, {len(costs)} to do")
-    if not asked.is_whole:
+    if not asked.is_complete:
         console.print("a sweeper plugin chooses the runs as it goes; the one above is an example")
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     total = sum(known) if len(known) == len(costs) else None
@@ -157,7 +157,7 @@ def _print_sum(console: Console, asked: AskedRuns, costs: Sequence[Cost]) -> Non
     console.print(f"disk: about {sum(cost.disk_bytes for cost in costs) / _MIB:.0f} MiB")
 
 
-def _workers(asked: AskedRuns) -> tuple[int, str]:
+def _workers(asked: SweepPlan) -> tuple[int, str]:
     """Return how many runs go at a time, and a sentence on who makes them."""
     configs = [run.config for run in asked.runs]
     if not asked.is_local:
@@ -167,7 +167,7 @@ def _workers(asked: AskedRuns) -> tuple[int, str]:
     number = processes.num_workers(asked.launch, configs)
     if number == 1 and not processes.needs_own_process(asked.launch, configs):
         return 1, "one run after the other in one process (launch.isolation)"
-    if number > 1 and not asked.is_whole:
+    if number > 1 and not asked.is_complete:
         number = 1  # the sweeper waits for a loss before it goes on
     devices = processes.gpus()
     on = f", on {len(devices)} GPU{'s' if len(devices) > 1 else ''}" if devices else ""

@@ -20,7 +20,7 @@ from rich.progress import track
 from optbench.cli.train import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
 from optbench.config import rules
 from optbench.config.build import build_options, register_resolvers
-from optbench.config.compose import Asked, Command, compose, flags_first
+from optbench.config.compose import Command, CommandPlan, compose, flags_first
 from optbench.config.messages import print_problems
 from optbench.contracts import TextOptions
 from optbench.errors import ConfigError, OptbenchError, Problem
@@ -109,7 +109,7 @@ class AskedPictures:
         rundir.write_json(self.run_dir / _SETTINGS_FILE, _looks(self.options))
 
 
-def compose_pictures(arguments: Sequence[str]) -> Asked[AskedPictures]:
+def compose_pictures(arguments: Sequence[str]) -> CommandPlan[AskedPictures]:
     """Return every folder a command line asks for; makes nothing and loads no weights.
 
     Raises:
@@ -317,7 +317,7 @@ def _made(asked: AskedPictures) -> Status:
     return make_pictures(asked)
 
 
-def _conclude(asked: Asked[AskedPictures]) -> int:
+def _conclude(asked: CommandPlan[AskedPictures]) -> int:
     code = DONE
     for one in asked.runs:
         state = rundir.read_status(one.run_dir)

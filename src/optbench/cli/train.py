@@ -12,7 +12,7 @@ from rich.console import Console
 
 from optbench.cli import summary
 from optbench.config.build import register_resolvers
-from optbench.config.compose import AskedRuns, compose_runs, flags_first, refuse_strangers
+from optbench.config.compose import SweepPlan, check_untrusted_targets, compose_runs, flags_first
 from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_sentences
 from optbench.errors import OptbenchError
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = flags_first(sys.argv[1:] if argv is None else argv)
     if asks_for_information(arguments):
         try:
-            refuse_strangers(arguments)
+            check_untrusted_targets(arguments)
         except OptbenchError as error:
             print_problems(error.problems, _errors())
             return BAD_INPUT
@@ -80,12 +80,12 @@ def asks_for_information(arguments: Sequence[str]) -> bool:
     )
 
 
-def _conclude(asked: AskedRuns, arguments: Sequence[str]) -> int:
+def _conclude(asked: SweepPlan, arguments: Sequence[str]) -> int:
     """Build the report, name what is not done and why, and return the exit code."""
     from optbench.metrics.measure import measure_runs
     from optbench.report import build_report
 
-    run_dirs = [run.run_dir for run in asked.runs] if asked.is_whole else _found(asked.sweep_dir)
+    run_dirs = [run.run_dir for run in asked.runs] if asked.is_complete else _found(asked.sweep_dir)
     for notice in measure_runs(run_dirs, asked.runs[0].config.metric).notices:
         _print_error(notice)
     try:
@@ -99,9 +99,9 @@ def _conclude(asked: AskedRuns, arguments: Sequence[str]) -> int:
     return NOT_ALL_DONE if is_undone or report is None else DONE
 
 
-def _tell_undone(asked: AskedRuns, arguments: Sequence[str]) -> bool:
+def _tell_undone(asked: SweepPlan, arguments: Sequence[str]) -> bool:
     """Print what is not done and how to go on; return whether there is any such run."""
-    run_dirs = [run.run_dir for run in asked.runs] if asked.is_whole else _found(asked.sweep_dir)
+    run_dirs = [run.run_dir for run in asked.runs] if asked.is_complete else _found(asked.sweep_dir)
     left = summary.undone_runs(run_dirs)
     width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
     typed = [one for one in arguments if not one.startswith("hydra.sweep.dir=")]

@@ -30,7 +30,7 @@ from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
 from optbench.config.build import build_config, register_resolvers
 from optbench.config.identity import plan_run
-from optbench.config.launcher import at_a_time, launching_of
+from optbench.config.launcher import at_a_time, launcher_options
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, LaunchOptions
@@ -44,7 +44,7 @@ _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 LIST_SWEEPER = "hydra_plugins.optbench_list_sweeper.ListSweeper"
 
 
-class Placed(Protocol):
+class Planned(Protocol):
     """What every kind of run of a command line has."""
 
     @property
@@ -56,7 +56,7 @@ class Placed(Protocol):
         """The folder it has or will have."""
 
 
-_Run = TypeVar("_Run", bound=Placed)
+_Run = TypeVar("_Run", bound=Planned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,19 +69,19 @@ class Command(Generic[_Run]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked(Generic[_Run]):
+class CommandPlan(Generic[_Run]):
     """Everything a command line asks for."""
 
     runs: tuple[_Run, ...]
     sweep_dir: Path
-    is_whole: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
+    is_complete: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
     is_listed: bool  # True: the runs are those of a list, which only our own sweeper expands
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
     at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
 
 
-AskedRuns = Asked[RunPlan]
+SweepPlan = CommandPlan[RunPlan]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
@@ -96,7 +96,7 @@ def _is_override(argument: str) -> bool:
     return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
-def compose_runs(arguments: Sequence[str]) -> AskedRuns:
+def compose_runs(arguments: Sequence[str]) -> SweepPlan:
     """Return all trainings of a command line; creates nothing and loads no weights.
 
     Raises:
@@ -110,7 +110,7 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
         return plan_run(config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets)
 
     asked = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
-    num_runs = len(asked.runs) if asked.is_whole else 0
+    num_runs = len(asked.runs) if asked.is_complete else 0
     runs = [
         dataclasses.replace(run, run_index=index, num_runs=num_runs)
         for index, run in enumerate(asked.runs)
@@ -118,7 +118,7 @@ def compose_runs(arguments: Sequence[str]) -> AskedRuns:
     return dataclasses.replace(asked, runs=tuple(runs))
 
 
-def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
+def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Run]:
     """Return all runs that a command line asks of a command; creates nothing.
 
     Raises:
@@ -138,13 +138,13 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         if sweep and (owner := resources.sweep_commands().get(sweep, command.name)) != command.name:
             raise ConfigError(messages.sweep_of_another_command(sweep, owner))
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
-        is_whole = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
+        is_complete = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
         is_listed = bool(config_sweep.listed_settings(master))
         is_basic_typed = "hydra/sweeper=basic" in asked
-        if is_listed and not (is_multirun and is_whole and not is_basic_typed):
+        if is_listed and not (is_multirun and is_complete and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
         swept: list[str] = []
-        if is_multirun and is_whole:
+        if is_multirun and is_complete:
             lines = [*config_sweep.sweep_params(master, problems), *asked]
             expanded, swept = config_sweep.expand(
                 hydra.hydra.config_loader, master, lines, problems
@@ -152,7 +152,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
         else:
             expanded, swept = config_sweep.only_run(asked, problems, is_multirun=is_multirun)
         is_local = str(master.hydra.launcher._target_) == _BASIC_LAUNCHER
-        launching = launching_of(master, is_local=is_local, problems=problems)
+        launching = launcher_options(master, is_local=is_local, problems=problems)
         own = [override for override in asked if override.startswith("hydra")]
         refused = frozenset(_about(problem) for problem in problems)
         place = sweep or config_sweep.sweep_folder(swept)
@@ -162,15 +162,15 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> Asked[_Run]:
             here = noted.setdefault(each.setting, [])
             run = _build_run(hydra, command, [*own, *each.overrides], place, here, refused)
             runs += [] if run is None else [run]
-    problems += config_sweep.told_by_setting(noted)
+    problems += config_sweep.named_by_setting(noted)
     if not problems:
         problems += _check_together(runs)
     if problems:
         raise ConfigError(*rules.without_repeats(problems))
-    return Asked(
+    return CommandPlan(
         runs=tuple(runs),
         sweep_dir=runs[0].run_dir.parent,
-        is_whole=is_whole,
+        is_complete=is_complete,
         is_listed=is_listed,
         launch=launching,
         is_local=is_local,
@@ -217,7 +217,7 @@ def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Compose
         GlobalHydra.instance().clear()
 
 
-def refuse_strangers(arguments: Sequence[str]) -> None:
+def check_untrusted_targets(arguments: Sequence[str]) -> None:
     """Refuse a --config-dir whose files would have Hydra call what is not its own.
 
     For commands that only show something: Hydra sets up its logging for these, too. What cannot
@@ -329,9 +329,9 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _check_together(runs: Sequence[Placed]) -> list[Problem]:
+def _check_together(runs: Sequence[Planned]) -> list[Problem]:
     """Return what is wrong with the runs as a set: equal ones, or ones in different sweeps."""
-    seen: dict[Path, Placed] = {}
+    seen: dict[Path, Planned] = {}
     problems = []
     for run in runs:
         if run.run_dir in seen:

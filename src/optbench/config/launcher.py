@@ -19,7 +19,7 @@ _EXTRAS = {
 }
 
 
-def launching_of(
+def launcher_options(
     master: DictConfig, *, is_local: bool, problems: list[Problem]
 ) -> LaunchOptions | None:
     """Return how the runs are to be made, after noting all that is wrong with it.

@@ -147,7 +147,7 @@ def with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list
     return whole
 
 
-def told_by_setting(noted: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:
+def named_by_setting(noted: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:
     """Return all problems, those of some listed settings only with the settings' names.
 
     Args:

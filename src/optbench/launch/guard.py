@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import build_config, config_tree, register_resolvers
-from optbench.config.compose import CONFIG_NAME, VERSION_BASE, AskedRuns
+from optbench.config.compose import CONFIG_NAME, VERSION_BASE, SweepPlan
 from optbench.config.identity import plan_run
 from optbench.errors import DamagedFileError, LockLostError
 from optbench.launch import processes
@@ -101,13 +101,13 @@ def _unpickled(values: dict[str, Any]) -> RunTask:
     return RunTask(**values)
 
 
-def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
+def launch(arguments: Sequence[str], asked: SweepPlan) -> None:
     """Train every run of a command line that is not finished yet, through Hydra.
 
     Raises:
         KeyboardInterrupt: If a person stopped it; everything finished is kept.
     """
-    if asked.is_whole and all(is_finished(plan) for plan in asked.runs):
+    if asked.is_complete and all(is_finished(plan) for plan in asked.runs):
         return
     assert asked.launch is not None
     asked.sweep_dir.mkdir(parents=True, exist_ok=True)
@@ -115,12 +115,12 @@ def launch(arguments: Sequence[str], asked: AskedRuns) -> None:
     workers = processes.num_workers(asked.launch, configs)
     needs_own_process = processes.needs_own_process(asked.launch, configs) or workers > 1
     # Side by side only where all runs are known and nobody waits for the loss of one.
-    is_queued = needs_own_process and asked.is_local and asked.is_whole and workers > 1
+    is_queued = needs_own_process and asked.is_local and asked.is_complete and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
     placed = [*arguments, f"hydra.sweep.dir='{quoted}'"]
     task = RunTask(
-        plans=asked.runs if asked.is_whole else (),
+        plans=asked.runs if asked.is_complete else (),
         sweep_dir=asked.sweep_dir,
         needs_own_process=needs_own_process,
         command=("optbench", *placed),

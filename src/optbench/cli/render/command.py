@@ -12,7 +12,7 @@ from rich.console import Console
 from optbench.cli.render.plan import CONFIG_NAME, AskedPlot, compose_plots, with_named_files
 from optbench.cli.train import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
 from optbench.config.build import register_resolvers
-from optbench.config.compose import Asked, flags_first
+from optbench.config.compose import CommandPlan, flags_first
 from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError
 from optbench.launch import guard
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _conclude(asked)
 
 
-def _check_files(asked: Asked[AskedPlot]) -> None:
+def _check_files(asked: CommandPlan[AskedPlot]) -> None:
     from optbench.cli.render.run import check_files
 
     for one in asked.runs:
@@ -57,7 +57,7 @@ def _made(asked: AskedPlot) -> Status:
     return make_plot(asked)
 
 
-def _conclude(asked: Asked[AskedPlot]) -> int:
+def _conclude(asked: CommandPlan[AskedPlot]) -> int:
     code = DONE
     for one in asked.runs:
         state = rundir.read_status(one.run_dir)

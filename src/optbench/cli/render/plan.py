@@ -18,7 +18,7 @@ from optbench.cli.render.sources import find_sources
 from optbench.cli.render.wildcards import read_lists
 from optbench.config import rules
 from optbench.config.build import build_options
-from optbench.config.compose import Asked, Command, compose
+from optbench.config.compose import Command, CommandPlan, compose
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.schema import PlotOptions
@@ -56,7 +56,7 @@ def with_named_files(arguments: Sequence[str]) -> list[str]:
     return [*others, f"lora=[{quoted}]"]
 
 
-def compose_plots(arguments: Sequence[str]) -> Asked[AskedPlot]:
+def compose_plots(arguments: Sequence[str]) -> CommandPlan[AskedPlot]:
     """Return every plot a command line asks for; makes nothing and loads no weights.
 
     Raises:

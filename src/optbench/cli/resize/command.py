@@ -15,7 +15,7 @@ from rich.table import Table
 from optbench.cli.resize.plan import CONFIG_NAME, ResizePlan, plan_resizes
 from optbench.cli.train import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
 from optbench.config.build import register_resolvers
-from optbench.config.compose import Asked, flags_first
+from optbench.config.compose import CommandPlan, flags_first
 from optbench.config.messages import print_problems
 from optbench.errors import ConfigError, OptbenchError
 from optbench.launch import guard
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _conclude(asked)
 
 
-def _check_contents(asked: Asked[ResizePlan]) -> ResizeEvaluator | None:
+def _check_contents(asked: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
     """Read every source that is still needed once, and refuse all that is wrong together.
 
     Returns what pictures and losses are made with, or None where none are.
@@ -80,7 +80,7 @@ def _check_contents(asked: Asked[ResizePlan]) -> ResizeEvaluator | None:
     return None
 
 
-def _make_all(asked: Asked[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
+def _make_all(asked: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
     """Make what is not made, the originals first; one that fails stops no other."""
     from optbench.cli.resize.run import is_done, is_original_done, make_original, make_resize
 
@@ -117,7 +117,7 @@ def _svd_caches(todo: Sequence[ResizePlan]) -> dict[tuple[Path, ...], SvdCache]:
     return found
 
 
-def _conclude(asked: Asked[ResizePlan]) -> int:
+def _conclude(asked: CommandPlan[ResizePlan]) -> int:
     """Print what was made and what it kept, build the report, and return the exit code."""
     from optbench.report import build_report
 
@@ -139,7 +139,7 @@ def _conclude(asked: Asked[ResizePlan]) -> int:
     return NOT_ALL_DONE if undone else DONE
 
 
-def _table(asked: Asked[ResizePlan]) -> Table:
+def _table(asked: CommandPlan[ResizePlan]) -> Table:
     table = Table(title=str(asked.sweep_dir), title_justify="left", box=None)
     for title in (
         "file",

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optbench.config import rules
 from optbench.config.build import build_options
-from optbench.config.compose import Asked, Command, compose
+from optbench.config.compose import Command, CommandPlan, compose
 from optbench.data import check_dataset_options
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base
@@ -49,14 +49,14 @@ class ResizePlan:
     original_dir: Path  # of the run that shows the source as it is
 
 
-def plan_resizes(arguments: Sequence[str]) -> Asked[ResizePlan]:
+def plan_resizes(arguments: Sequence[str]) -> CommandPlan[ResizePlan]:
     """Return every file a command line asks for; reads the sources' bytes to name them, no more.
 
     Raises:
         ConfigError: With the problems of all of them together.
     """
     asked = compose(arguments, Command(name=NAME, config_name=CONFIG_NAME, build=_asked))
-    if not asked.is_whole:
+    if not asked.is_complete:
         raise ConfigError(_sweeper())
     return asked
 
