@@ -13,7 +13,7 @@ from hypothesis import given
 
 from optbench import rng
 from optbench.config.build import check_value, config_tree
-from optbench.data.batches import Pace, plan_epoch
+from optbench.data.batches import StepBudget, plan_epoch
 from optbench.data.captions import Warmup, draw_caption, longest_forms
 from optbench.data.rules import check_captions, check_captions_for_length, check_captions_use
 from optbench.schema import DatasetOptions
@@ -59,7 +59,7 @@ def test_what_was_there_before_is_drawn_as_before(
     assert drawn(options=options, occurrence=occurrence) == expected
 
 
-def test_prefix_and_suffix_have_one_space_and_take_part_in_everything_after() -> None:
+def test_prefix_and_suffix_have_one_sbudget_and_take_part_in_everything_after() -> None:
     assert drawn("a, b", caption_prefix="new,", caption_suffix=", end") == "new, a, b , end"
     kept = {
         text.split(", ")[0]
@@ -149,10 +149,10 @@ def test_tags_join_as_fast_as_kohyas_formula_says(num_free: int, steps: int, lea
 
 def test_the_warm_up_follows_updates_and_not_batches_and_ends() -> None:
     options = replace(PLAIN, token_warmup_step=0.5, token_warmup_min=0)
-    pace = Pace(gradient_accumulation=2, total_steps=21)  # half of it, rounded down: 10
+    budget = StepBudget(gradient_accumulation=2, total_steps=21)  # half of it, rounded down: 10
 
     def lengths(epoch: int) -> list[int]:
-        planned = plan_epoch(PICTURES, options, seed=7, epoch=epoch, batch_size=4, pace=pace)
+        planned = plan_epoch(PICTURES, options, seed=7, epoch=epoch, batch_size=4, budget=budget)
         assert len({len(one.samples) for one in planned}) > 1
         return [
             len([tag for tag in batch.samples[0].caption.split(", ") if tag]) for batch in planned

@@ -1,4 +1,4 @@
-"""Which pictures go through the model together in an epoch: order, captions and flips, no pixels.
+"""Plan an epoch's batches: order, captions and flips of the images, no pixels.
 
 Every draw has an address, so neither the batch size nor anything else a sweep varies changes the
 caption or the flip of one use of a picture, nor the order of the pictures inside a bucket.
@@ -25,8 +25,8 @@ class PlannedBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How many updates the batches make: for tags that join while the training goes on."""
+class StepBudget:
+    """The updates that the batches make: for tags that join while the training goes on."""
 
     gradient_accumulation: int
     total_steps: int
@@ -39,7 +39,7 @@ def plan_epoch(
     seed: int,
     epoch: int,
     batch_size: int,
-    pace: Pace | None = None,
+    budget: StepBudget | None = None,
 ) -> list[PlannedBatch]:
     """Return one epoch's batches: every picture exactly `repeats` times, in a drawn order.
 
@@ -52,16 +52,16 @@ def plan_epoch(
         seed: The run's.
         epoch: Which one, counted from 1.
         batch_size: How many pictures a batch holds at most.
-        pace: Of the run, for `token_warmup_step`; without it no tag is held back.
+        budget: Of the run, for `token_warmup_step`; without it no tag is held back.
     """
-    uses: dict[tuple[int, int], list[_Use]] = {}
+    uses: dict[tuple[int, int], list[ImageUse]] = {}
     # Equal pictures share one key, so their uses are counted on: no two have the same address.
     occurrences: Counter[str] = Counter()
     for image in dataset.images:
         for _ in range(image.repeats):
             occurrence = occurrences[image.key]
             occurrences[image.key] += 1
-            uses.setdefault(image.bucket, []).append(_Use(image, occurrence))
+            uses.setdefault(image.bucket, []).append(ImageUse(image, occurrence))
     batches = []
     for bucket in sorted(uses):
         ordered = uses[bucket]
@@ -74,7 +74,7 @@ def plan_epoch(
     draws = _Draws(options=options, seed=seed, epoch=epoch)
     planned = []
     for index, (bucket, batch) in enumerate(batches):
-        warmup = _warmup(options, pace, epoch=epoch, index=index, num_batches=len(batches))
+        warmup = _warmup(options, budget, epoch=epoch, index=index, num_batches=len(batches))
         samples = tuple(draws.sample(use, warmup=warmup) for use in batch)
         planned.append(PlannedBatch(samples=samples, bucket=bucket))
     return planned
@@ -89,7 +89,7 @@ def num_batches(dataset: Dataset, *, batch_size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class ImageUse:
     """One use of a picture in an epoch."""
 
     image: CaptionedImage
@@ -122,7 +122,7 @@ class _Draws:
     seed: int
     epoch: int
 
-    def sample(self, use: _Use, *, warmup: Warmup | None) -> Sample:
+    def sample(self, use: ImageUse, *, warmup: Warmup | None) -> Sample:
         image, options = use.image, self.options
         place = (self.epoch, image.key, use.occurrence)
         flipped = options.flip_aug and rng.shuffler(self.seed, "flip", *place).random() < 0.5
@@ -140,17 +140,17 @@ class _Draws:
 
 
 def _warmup(
-    options: DatasetOptions, pace: Pace | None, *, epoch: int, index: int, num_batches: int
+    options: DatasetOptions, budget: StepBudget | None, *, epoch: int, index: int, num_batches: int
 ) -> Warmup | None:
     """Return how far the warm-up of tags is at one batch of an epoch, None when over (kohya).
 
     A picture of the first update meets 0 finished updates; a share of all updates is rounded down.
     """
     steps = options.token_warmup_step
-    if steps == 0 or pace is None:
+    if steps == 0 or budget is None:
         return None
     if steps < 1:
-        steps = math.floor(steps * pace.total_steps)
-    per_epoch = -(-num_batches // pace.gradient_accumulation)
-    done = (epoch - 1) * per_epoch + index // pace.gradient_accumulation
+        steps = math.floor(steps * budget.total_steps)
+    per_epoch = -(-num_batches // budget.gradient_accumulation)
+    done = (epoch - 1) * per_epoch + index // budget.gradient_accumulation
     return Warmup(num_done=done, num_steps=steps) if done < steps else None

@@ -1,65 +1,62 @@
-"""What text encoders that nobody trains say of captions: asked once, and then remembered.
+"""Keep what text encoders that nobody trains make of captions.
 
 A caption is encoded alone, never beside its batch, because the last bits depend on the company;
-so it makes no difference to a training whether it was remembered, nor from which run.
+so it makes no difference to a training whether it was in the cache, nor from which run.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from optbench.contracts import BaseModel, Conditioning
-from optbench.schema import TrainOptions
+from optbench.contracts import BaseModel, Conditioning, TextOptions
+from optbench.schema import Attention
 
 # Of a base's device: some 400 captions of SDXL, or 1700 of SD1.5. Shuffled ones come and go.
 _MAX_BYTES = 256 * 2**20
 
 
-@dataclass(slots=True)
-class _Memory:
-    """The captions of one base, the longest unused ones first."""
+class TextCache:
+    """The encoded captions of one base, the longest unused ones first to go.
 
-    entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = field(default_factory=OrderedDict)
-    num_bytes: int = 0
-
-    def keep(self, key: tuple[object, ...], entry: dict[str, Tensor]) -> None:
-        self.entries[key] = entry
-        self.num_bytes += _num_bytes(entry)
-        while self.num_bytes > _MAX_BYTES and len(self.entries) > 1:
-            self.num_bytes -= _num_bytes(self.entries.popitem(last=False)[1])
-
-
-_OF_BASES: WeakKeyDictionary[BaseModel, _Memory] = WeakKeyDictionary()
-
-
-def encode_frozen(base: BaseModel, captions: Sequence[str], options: TrainOptions) -> Conditioning:
-    """Return what `BaseModel.encode_captions` does, without gradients, for encoders as they are.
-
-    Whatever else changes an answer is part of a caption's key or of the base: precision is the
+    Whatever else changes the encoding is part of a caption's key or of the base: precision is the
     base's own, since bases are loaded for one.
     """
-    memory = _OF_BASES.setdefault(base, _Memory())
-    text_options = base.text_options(asdict(options))
-    how = (text_options, options.attention, options.mixed_precision)
-    found = []
-    for caption in captions:
-        key = (caption, *how)
-        entry = memory.entries.get(key)
-        if entry is None:
-            with torch.no_grad():
-                encoded = base.encode_captions([caption], text_options)
-            entry = dict(encoded)
-            memory.keep(key, entry)
-        else:
-            memory.entries.move_to_end(key)
-        found.append(entry)
-    return base.stack(found)
+
+    def __init__(self, base: BaseModel) -> None:
+        """Encode with `base`, as it was loaded."""
+        self._base = base
+        self._entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = OrderedDict()
+        self._num_bytes = 0
+
+    def encode(
+        self, captions: Sequence[str], text_options: TextOptions, *, attention: Attention
+    ) -> Conditioning:
+        """Return what `BaseModel.encode_captions` does, each tensor (B, ...), without gradients.
+
+        `attention` is the kind of code that the base attends with: it changes the last bits.
+        """
+        entries = []
+        for caption in captions:
+            key = (caption, text_options, attention)
+            entry = self._entries.get(key)
+            if entry is None:
+                with torch.no_grad():
+                    entry = dict(self._base.encode_captions([caption], text_options))
+                self._keep(key, entry)
+            else:
+                self._entries.move_to_end(key)
+            entries.append(entry)
+        return self._base.stack(entries)
+
+    def _keep(self, key: tuple[object, ...], entry: dict[str, Tensor]) -> None:
+        self._entries[key] = entry
+        self._num_bytes += _num_bytes(entry)
+        while self._num_bytes > _MAX_BYTES and len(self._entries) > 1:
+            self._num_bytes -= _num_bytes(self._entries.popitem(last=False)[1])
 
 
 def _num_bytes(entry: dict[str, Tensor]) -> int:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
 from optbench.launch.processes import RunJob
+from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
@@ -37,6 +37,7 @@ from optbench.storage.rundir import read_config
 from optbench.training import interrupt
 from optbench.training.interrupt import StopAskedError
 from optbench.training.plan import RunPlan
+from optbench.training.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class RunTask:
     command: tuple[str, ...]
     working_dir: str
     queue: list[RunJob] | None = None  # not None: only queued here, to be run side by side
+    session: Session = field(default_factory=Session, compare=False)  # of this process alone
 
     def __call__(self, tree: DictConfig) -> float | None:
         """Return the run's objective: its loss, inf where it failed, nan where it is unfinished."""
@@ -73,7 +75,7 @@ class RunTask:
                         raise
         else:
             with _command_line(self.command[1:]):
-                run_guarded(plan)
+                run_guarded(plan, self.session)
         return objective(plan.run_dir)
 
     def _plan(self, tree: DictConfig) -> RunPlan:
@@ -92,8 +94,8 @@ class RunTask:
 
     def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
         """Return how a worker's process makes it again: with what conf/ calls made known."""
-        fields = dataclasses.fields(self)
-        return _unpickled, ({field.name: getattr(self, field.name) for field in fields},)
+        names = [each.name for each in dataclasses.fields(self) if each.name != "session"]
+        return _unpickled, ({name: getattr(self, name) for name in names},)
 
 
 def _unpickled(values: dict[str, Any]) -> RunTask:
@@ -188,7 +190,7 @@ def image_paths(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
                 yield run.image_path(cell)
 
 
-def run_guarded(plan: RunPlan) -> Status:
+def run_guarded(plan: RunPlan, session: Session) -> Status:
     """Return how one run ended; whatever it raises becomes its status and its reason.
 
     Raises:
@@ -200,14 +202,16 @@ def run_guarded(plan: RunPlan) -> Status:
     if rundir.is_of_later_optbench(plan.run_dir):
         return "failed"  # and it keeps the status it has
 
-    def run_it() -> Status:
+    def train() -> Status:
         if is_finished(plan):
             return "done"  # by the worker that had it until now
-        from optbench.pipeline import run_one
+        from optbench import pipeline  # loads torch
 
-        return run_one(plan)
+        for error in pipeline.run([plan], session).values():
+            raise error
+        return "done"
 
-    return guard(plan.run_dir, run_it)
+    return guard(plan.run_dir, train)
 
 
 def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
@@ -250,7 +254,7 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         traceback.clear_frames(error.__traceback__)
         return status
     finally:
-        _free_memory()
+        free_memory()
 
 
 def _end(run_dir: Path, status: Status, reason: str) -> None:
@@ -275,10 +279,3 @@ def _command_line(arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")  # never imported here: a finished sweep must not wait for it
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

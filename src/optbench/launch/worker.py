@@ -12,6 +12,7 @@ import sys
 from optbench.launch import guard
 from optbench.launch.processes import RunJob
 from optbench.training import interrupt
+from optbench.training.session import Session
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -27,7 +28,7 @@ def main() -> int:
     sys.argv = list(job.command)
     try:
         with interrupt.listening():
-            guard.run_guarded(job.plan)
+            guard.run_guarded(job.plan, Session())
     except interrupt.StopAskedError:
         return 0  # its status says so
     return 0

@@ -22,10 +22,21 @@ class RunProgress:
     """Three lines over one run's steps; on a screen that is no terminal, one line per epoch."""
 
     def __init__(
-        self, name: str, *, num_steps: int, num_steps_done: int, run_index: int, num_runs: int
+        self,
+        name: str,
+        *,
+        num_steps: int,
+        num_steps_done: int = 0,
+        run_index: int,
+        num_runs: int,
+        has_bar: bool = True,
     ) -> None:
-        """Prepare the lines of run `run_index` of `num_runs` (0: their number is not known)."""
+        """Prepare the lines of run `run_index` of `num_runs` (0: their number is not known).
+
+        Without `has_bar` it writes as on no terminal: a screen holds one moving bar.
+        """
         self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
+        self._has_bar = has_bar and self._console.is_terminal
         self._place = f"run {run_index + 1}/{num_runs}  " if num_runs > 1 else ""
         self._name = name
         self._num_runs_left = max(0, num_runs - run_index - 1)
@@ -46,7 +57,7 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         """Show the lines."""
-        if self._console.is_terminal:
+        if self._has_bar:
             self._live.start()
         return self
 
@@ -57,13 +68,18 @@ class RunProgress:
         trace: TracebackType | None,
     ) -> None:
         """Take the lines away, whatever happened, and leave one that says how far it got."""
-        if not self._console.is_terminal:
+        if not self._has_bar:
             return
         self._live.stop()
         loss = "" if self._loss is None else f"  loss {self._loss:.4f}"
         seconds = _clock(time.monotonic() - self._started)
         place = f"{self._place}{self._name}"
         self.say(f"{place}  step {self._step}/{self._num_steps}{loss}  {seconds}")
+
+    def resume_at(self, step: int) -> None:
+        """Count from this step on: the ones before it were taken by an earlier process."""
+        self._first_step = self._step = step
+        self._bar.update(self._task, completed=step)
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
@@ -80,7 +96,7 @@ class RunProgress:
 
     def end_epoch(self, epoch: int, *, mean_loss: float) -> None:
         """Leave one line per epoch where no bar can be drawn, as in a log file."""
-        if not self._console.is_terminal:
+        if not self._has_bar:
             place = f"{self._place}{self._name}"
             self.say(f"{place}  epoch {epoch}  loss {mean_loss:.4f}  {self._pace()}")
 

@@ -1,67 +1,146 @@
-"""Where a run can go on from: its folder is read whole, and what is damaged is set aside.
+"""Resume a run: find the newest moment that its folder proves intact, and set damage aside.
 
-Every record and file of ours carries a checksum. What does not have it is renamed, said in a
-notice, and made again from the newest whole state before it, or from the beginning.
+Every record and file of ours carries a checksum. What does not have it is renamed, named in a
+notice, and made again from the newest intact state before it, or from the beginning.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optbench.errors import DamagedFileError
-from optbench.storage import files, hashing
+from optbench.errors import DamagedFileError, OptbenchError
+from optbench.storage import files, hashing, rundir
 from optbench.storage.rundir import RunDir
-from optbench.training.state import State, read_state, state_files
+from optbench.training.lane import RunLane
+from optbench.training.state import (
+    State,
+    is_intact_state,
+    partial_state_file,
+    read_state,
+    restore_partial,
+    state_files,
+)
+
+OTHER_BYTES = "other bytes than were written"
 
 
 @dataclass(slots=True)
-class Standing:
-    """From where a run goes on, and what was found damaged on the way."""
+class ResumePoint:
+    """From where a run is resumed, and what was found damaged on the way."""
 
     state: State | None = None  # None: from the beginning
-    is_lora_lost: bool = False  # the epoch's LoRA file is to be written again, from the state
+    needs_lora: bool = False  # the epoch's LoRA file is to be written again, from the state
     notices: list[str] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:
-        """The last whole epoch; 0: none."""
-        return 0 if self.state is None else self.state.progressed.epoch
+        """The last intact epoch; 0: none."""
+        return 0 if self.state is None else self.state.finished.epoch
 
 
-def find_standing(run: RunDir) -> Standing:
-    """Return the newest moment that the folder proves whole; cuts the records off after it.
+def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
+    """Bring a lane and its run's folder to one consistent moment: an intact state, or the beginning.
+
+    Raises:
+        LaterSchemaError: If a later optbench wrote the state.
+        DamagedFileError: If it is the state of another recipe.
+    """
+    from optbench.training.save import save_lora_files
+
+    run = lane.run
+    rundir.clean_partial_files(run.path)
+    point = find_resume_point(run)
+    if point.state is not None:
+        point.state.restore_into(lane)
+        lane.finished = point.state.finished
+    if point.needs_lora:
+        rundir.truncate_rows(run.files_path, max_epoch=lane.finished.epoch - 1)
+        save_lora_files(lane)
+    for folder in image_folders:
+        point.notices += set_aside_damaged_images(folder)
+    point.notices += set_aside_damaged_partial_state(run)
+    if lane.step < lane.plan.total_steps:
+        restore_partial(run, lane.finished, lane)
+    lane.notices += point.notices
+
+
+def find_resume_point(run: RunDir) -> ResumePoint:
+    """Return the newest moment that the folder proves intact; cuts the records off after it.
 
     Raises:
         LaterSchemaError: If a later optbench wrote the state.
     """
-    standing = Standing()
-    limit = _sound_epochs(run, standing.notices)
-    lost = _lost_loras(run, standing.notices)
+    point = ResumePoint()
+    limit = _sound_epochs(run, point.notices)
+    lost = _lost_loras(run, point.notices)
     for path in state_files(run):
-        state = _read(path, standing.notices)
-        if state is None:
+        try:
+            state = read_state(path)
+        except DamagedFileError as error:
+            point.notices.append(_aside_sentence(error, files.set_aside(path)))
             continue
-        epoch = state.progressed.epoch
-        short = _short_records(run, state, standing.notices)
+        epoch = state.finished.epoch
+        short = _short_records(run, state, point.notices)
         # Its own LoRA file can be written again from a state, an earlier one's cannot.
-        again = lost | _unrecorded_loras(run, epoch, standing.notices)
-        if epoch <= min(limit, short) and all(one >= epoch for one in again):
-            standing.state = state
-            standing.is_lora_lost = epoch in again or not run.lora_path(epoch).is_file()
+        rewritten = lost | _unrecorded_loras(run, epoch, point.notices)
+        if epoch <= min(limit, short) and all(other >= epoch for other in rewritten):
+            point.state = state
+            point.needs_lora = epoch in rewritten or not run.lora_path(epoch).is_file()
             break
-    if standing.notices:
-        place = f"epoch {standing.epoch}" if standing.epoch else "the beginning"
-        standing.notices.append(f"this run goes on from {place}, the newest it has whole")
-    _mend_validation(run, standing.notices)
+    if point.notices:
+        place = f"epoch {point.epoch}, the last intact one" if point.epoch else "the beginning"
+        point.notices.append(f"resuming from {place}")
+    # Of validation losses the intact lines are kept: they are measured again from the LoRA files.
+    _mended_rows(run.validation_path, point.notices)
     for path in _records_of(run):
-        files.truncate_rows(path, max_epoch=standing.epoch)
-    return standing
+        files.truncate_rows(path, max_epoch=point.epoch)
+    return point
 
 
-def set_aside_damaged_pictures(folder: Path) -> list[str]:
-    """Rename pictures that are not whole; return a sentence for each."""
+def damage_of(run: RunDir) -> Iterator[str]:
+    """Yield a sentence for every file of a run that is not what was written; changes nothing."""
+    readers: list[tuple[Path, Callable[[Path], object]]] = [
+        (run.config_path, lambda _: rundir.read_config(run)),
+        *((path, rundir.read_json) for path in sorted(run.path.glob("*.json"))),
+        *((path, rundir.read_rows) for path in sorted(run.path.glob("*.jsonl"))),
+    ]
+    for path, read in readers:
+        try:
+            read(path)
+        except DamagedFileError as error:
+            problem = error.problems[0]
+            yield f"{Path(problem.where).name}: {problem.found}"
+    if run.files_path.is_file():
+        recorded = {row.get("file") for row in files.readable_rows(run.files_path)[0]}
+        for path in sorted(run.lora_dir.glob(f"{run.name}*.safetensors")):
+            if path.name not in recorded:
+                yield f"{run.files_path.name}: no record of {path.name}"
+    for _, path in damaged_loras(run):
+        yield f"{path.relative_to(run.path)}: {OTHER_BYTES}"
+    for path in sorted(run.state_dir.glob("*.pt")):
+        if not is_intact_state(path):
+            yield f"{path.relative_to(run.path)}: {OTHER_BYTES}"
+    for path in sorted(run.path.glob("images/*/*.png")):
+        if not files.is_intact_png(path):
+            yield f"{path.relative_to(run.path)}: not a whole PNG"
+
+
+def damaged_loras(run: RunDir) -> Iterator[tuple[int, Path]]:
+    """Yield epoch and file of every LoRA that is not what its record says; changes nothing.
+
+    People delete files to save room; a file that is there must be right.
+    """
+    for row in files.readable_rows(run.files_path)[0]:
+        path = run.recorded_lora(row)
+        if path is not None and path.is_file() and hashing.file_sha256(path) != row.get("sha256"):
+            yield row["epoch"], path
+
+
+def set_aside_damaged_images(folder: Path) -> list[str]:
+    """Rename images that are not intact; return a sentence for each."""
     notices = []
     for path in sorted(folder.rglob("*.png")):
         if not files.is_intact_png(path):
@@ -70,19 +149,24 @@ def set_aside_damaged_pictures(folder: Path) -> list[str]:
     return notices
 
 
+def set_aside_damaged_partial_state(run: RunDir) -> list[str]:
+    """Rename a state inside an epoch that is not what was written; return a sentence, or none."""
+    path = partial_state_file(run)
+    if path.is_file():
+        try:
+            read_state(path)
+        except DamagedFileError as error:
+            sentence = _aside_sentence(error, files.set_aside(path))
+            return [f"{sentence}, and the steps after the last finished epoch are trained again"]
+        except OptbenchError:
+            pass  # of a later optbench
+    return []
+
+
 def _records_of(run: RunDir) -> tuple[Path, ...]:
     """Return the files of which every line says its epoch."""
     trained = (run.steps_path, run.layers_path, run.epochs_path, run.files_path)
     return (*trained, run.validation_path)
-
-
-def _read(path: Path, notices: list[str]) -> State | None:
-    """Return a whole state; any other is set aside."""
-    try:
-        return read_state(path)
-    except DamagedFileError as error:
-        notices.append(_said(error, files.set_aside(path)))
-        return None
 
 
 def _sound_epochs(run: RunDir, notices: list[str]) -> float:
@@ -96,11 +180,6 @@ def _sound_epochs(run: RunDir, notices: list[str]) -> float:
     return min(limits)
 
 
-def _mend_validation(run: RunDir, notices: list[str]) -> None:
-    """Keep the whole lines only: losses are measured again from the LoRA files."""
-    _mended_rows(run.validation_path, notices)
-
-
 def _mended_rows(path: Path, notices: list[str]) -> list[files.Row] | None:
     """Return the lines that are left of a damaged file, None for one that is whole."""
     rows, error = files.readable_rows(path)
@@ -108,14 +187,14 @@ def _mended_rows(path: Path, notices: list[str]) -> list[files.Row] | None:
     if error is None and len(numbered) == len(rows):
         return None
     error = error or files.damaged(path, "a record without its epoch", "an epoch in each")
-    notices.append(_said(error, files.set_aside(path)))
+    notices.append(_aside_sentence(error, files.set_aside(path)))
     files.write_rows(path, numbered)
     return numbered
 
 
 def _short_records(run: RunDir, state: State, notices: list[str]) -> float:
     """Return the epoch up to which no line is missing: a file may be cut off after whole ones."""
-    epoch, step = state.progressed.epoch, state.progressed.step
+    epoch, step = state.finished.epoch, state.finished.step
     limits = [math.inf]
     steps = files.read_rows(run.steps_path)
     whole = 0
@@ -144,17 +223,12 @@ def _short_epochs(path: Path, epoch: int, notices: list[str]) -> list[int]:
 
 
 def _lost_loras(run: RunDir, notices: list[str]) -> set[int]:
-    """Return the epochs whose LoRA file is not what was written; deleted ones are no loss.
-
-    People delete files to save room; a file that is there must be right.
-    """
+    """Set damaged LoRA files aside; return their epochs."""
     lost = set()
-    for row in files.read_rows(run.files_path):
-        path = run.recorded_lora(row)
-        if path is not None and path.is_file() and hashing.file_sha256(path) != row.get("sha256"):
-            lost.add(row["epoch"])
-            error = files.damaged(path, "other bytes than were written", "what its record says")
-            notices.append(_said(error, files.set_aside(path)))
+    for epoch, path in list(damaged_loras(run)):
+        lost.add(epoch)
+        error = files.damaged(path, OTHER_BYTES, "what its record says")
+        notices.append(_aside_sentence(error, files.set_aside(path)))
     return lost
 
 
@@ -180,6 +254,6 @@ def _unrecorded_loras(run: RunDir, epoch: int, notices: list[str]) -> set[int]:
     return found
 
 
-def _said(error: DamagedFileError, aside: Path) -> str:
+def _aside_sentence(error: DamagedFileError, aside: Path) -> str:
     problem = error.problems[0]
     return f"{Path(problem.where).name}: {problem.found}; it is now {aside.name}"

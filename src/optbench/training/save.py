@@ -1,58 +1,121 @@
-"""One epoch's LoRA file: what it says of itself, and the record that it can be proved whole by."""
+"""What a run writes of its own training: provenance, LoRA files, records and states, in order.
+
+The order of the writes at an epoch's end is what makes a run resumable (docs/decisions/0002):
+killed before the state is written, the epoch is trained again to the same bits; killed after it,
+only what follows it is made again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
 
-from optbench.contracts import BaseModel
-from optbench.data.batches import num_batches
-from optbench.lora.initial_weights import StartingLora, start_metadata
+from optbench.lora.file import save_lora
+from optbench.lora.initial_weights import start_metadata
 from optbench.lora.metadata import LoraCard, kohya_metadata
-from optbench.lora.save import save_lora
 from optbench.models.files.facts import kohya_hashes
-from optbench.records import Dataset
-from optbench.schema import RunConfig
+from optbench.optim.recipes import departures
+from optbench.records import EpochRecord
+from optbench.storage import provenance, rundir
 from optbench.storage.files import append_rows
-from optbench.storage.rundir import RunDir
+from optbench.training import memory, validation
+from optbench.training.lane import FinishedEpoch, RunLane
+from optbench.training.state import forget_partial_state, write_state
+from optbench.training.tensorboard import rewrite_scalars, write_pictures, write_scalars
 
 
-def epoch_card(
-    config: RunConfig,
-    name: str,
-    dataset: Dataset,
-    base: BaseModel,
-    *,
-    reached: tuple[int, int],
-    num_steps: int,
-) -> LoraCard:
-    """Return what the metadata of an epoch's file is made from.
+def write_provenance(lane: RunLane) -> None:
+    """Write versions, hardware and what was really built, read back."""
+    config, dataset = lane.plan.config, lane.plan.dataset
+    extra = {
+        "departures": list(departures(config.optimizer)),
+        "note": config.optimizer.note,
+        "notices": list(lane.notices),
+        "changed": list(lane.plan.changed_settings),
+        "optimizer": lane.optimizer.described(),
+        "paper": config.optimizer.paper,
+        "base": {"name": config.base.name, "fingerprint": lane.plan.base_fingerprint},
+        "dataset": {
+            "num_images": len(dataset.images),
+            "num_samples_per_epoch": sum(image.repeats for image in dataset.images),
+            "fingerprint": dataset.fingerprint,
+        },
+        "weights_fingerprint": lane.plan.weights_fingerprint,
+        "total_steps": lane.plan.total_steps,
+        "device": str(lane.base.device),
+        "num_threads": torch.get_num_threads(),
+        "num_parameters": sum(weight.numel() for weight in lane.optimizer.parameters()),
+    }
+    packages = ["torch", "diffusers", "transformers", "accelerate", "safetensors"]
+    packages.append(config.optimizer.package)
+    content = provenance.collect(
+        packages=list(dict.fromkeys(packages)), command=sys.argv, extra=extra
+    )
+    rundir.write_json(lane.run.provenance_path, content)
 
-    Args:
-        config: The run's settings.
-        name: The run's.
-        dataset: What it is trained on.
-        base: The model that is trained.
-        reached: The epoch, and the steps up to its end.
-        num_steps: Of the whole run.
+
+def rewrite_tensorboard(lane: RunLane) -> None:
+    """Write TensorBoard's scalars anew from the records: a killed run may have left other ones."""
+    run = lane.run
+    # An epoch whose record is not written yet tells its scalars when it is.
+    epochs = [
+        row for row in rundir.read_rows(run.epochs_path) if row["epoch"] <= lane.finished.epoch
+    ]
+    rewrite_scalars(run.tensorboard_dir, [*rundir.read_rows(run.steps_path), *epochs])
+
+
+def save_epoch(lane: RunLane, record: EpochRecord) -> float:
+    """Write one trained epoch: LoRA file, records, then the state; return the seconds it took."""
+    started = time.perf_counter()
+    run = lane.run
+    row: dict[str, Any] = {
+        **record.as_row(),
+        "peak_memory_bytes": memory.peak_memory_bytes(lane.base.device.type),
+        "load_average": os.getloadavg()[0],  # much above ours, and seconds say nothing
+    }
+    lane.finished = FinishedEpoch(epoch=record.epoch, step=record.step, row=row)
+    # The LoRA file comes first: it can be written again from a state, but after the state nobody
+    # would know that it lacks. The records follow; lines after the last state are cut off when the
+    # run is resumed, so that writing them twice does no harm.
+    save_lora_files(lane)
+    append_rows(run.steps_path, lane.partial.rows)
+    append_rows(run.layers_path, record.layer_rows())
+    # The state is the commit. Everything after it is made from what lies on disk by now.
+    write_state(run, lane.finished, lane)
+    write_scalars(run.tensorboard_dir, lane.partial.rows)
+    forget_partial_state(run)
+    return time.perf_counter() - started
+
+
+def save_lora_files(lane: RunLane) -> None:
+    """Write the finished epoch's LoRA file from the evaluation weights, and a record of it.
+
+    The last one of a run is written under two names.
+
+    Raises:
+        DivergedError: If a tensor holds NaN or infinity.
     """
-    epoch, step = reached
-    return LoraCard(
-        name=name,
-        model_version=base.model_version,
-        prediction=base.process.prediction,
+    plan, run, config = lane.plan, lane.run, lane.plan.config
+    card = LoraCard(
+        name=plan.name,
+        model_version=lane.base.model_version,
+        prediction=lane.base.process.prediction,
         files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
         seed=config.seed,
         lr_mult=config.lr_mult,
-        epoch=epoch,
-        step=step,
+        epoch=lane.finished.epoch,
+        step=lane.finished.step,
         num_epochs=config.train.epochs,
-        num_steps=num_steps,
-        num_batches_per_epoch=num_batches(dataset, batch_size=config.train.batch_size),
-        images=dataset.images,
-        folders=dataset.folders,
+        num_steps=plan.total_steps,
+        num_batches_per_epoch=plan.num_batches_per_epoch,
+        images=plan.dataset.images,
+        folders=plan.dataset.folders,
         dataset=config.dataset,
         network=config.network,
         optimizer=config.optimizer,
@@ -60,22 +123,36 @@ def epoch_card(
         train=config.train,
         loss=config.loss,
     )
-
-
-def save_epoch(
-    run: RunDir, card: LoraCard, tensors: Mapping[str, Tensor], *, start: StartingLora | None
-) -> None:
-    """Write the epoch's file, the last one of a run under two names, and a record of each.
-
-    Raises:
-        DivergedError: If a tensor holds NaN or infinity.
-    """
-    metadata = {**kohya_metadata(card), **start_metadata(start)}
+    with lane.optimizer.evaluation_weights():
+        tensors = lane.network.state_dict()
+    metadata = {**kohya_metadata(card), **start_metadata(plan.initial_weights)}
     paths = [run.lora_path(card.epoch)]
     if card.step == card.num_steps:
         paths.append(run.lora_path(None))
     rows = []
     for path in paths:
-        digest = save_lora(path, tensors, precision=card.train.save_precision, metadata=metadata)
+        digest = save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
         rows.append({"epoch": card.epoch, "file": path.name, "sha256": digest})
     append_rows(run.files_path, rows)
+
+
+def write_epoch_record(
+    lane: RunLane, *, flat_images: Sequence[str], seconds: dict[str, float] | None = None
+) -> None:
+    """Append the finished epoch's record, unless a killed process had got as far as that.
+
+    It comes last, after the epoch's images, because it says what they are like; until then its
+    numbers lie in the state.
+    """
+    run, row = lane.run, lane.finished.row
+    if row is None:
+        return
+    epoch = row["epoch"]
+    if all(other["epoch"] != epoch for other in rundir.read_rows(run.epochs_path)):
+        losses = validation.summary(rundir.read_rows(run.validation_path), epoch=epoch)
+        row = {**row, **losses, **(seconds or {}), "num_flat_pictures": len(flat_images)}
+        append_rows(run.epochs_path, [row])
+        write_scalars(run.tensorboard_dir, [row])
+        write_pictures(run, {epoch: row["step"]})
+    if lane.trackers is not None:
+        lane.trackers.tell(run)

@@ -1,6 +1,9 @@
-"""What a killed run goes on from: everything after its last whole epoch, in one file.
+"""The state files that a run is resumed from: one format, one writer, one reader.
 
-The epoch before it is kept beside it while the run trains, so that a damaged file costs one epoch.
+`last.pt` is the state after the last finished epoch and `previous.pt` the one before it, so that a
+damaged file costs one epoch. `midway.pt` is the state after a step inside an epoch, written when
+the process is asked to stop. A file is the SHA-256 of its rest, then what torch.save makes of a
+dictionary. Nothing here loads torch before a state is read or written.
 """
 
 from __future__ import annotations
@@ -10,106 +13,96 @@ import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from optbench.contracts import Network, StepOptimizer
-from optbench.errors import LaterSchemaError
-from optbench.storage.files import damaged, link_or_copy, write_pieces
+from optbench.errors import LaterSchemaError, OptbenchError
+from optbench.storage.files import damaged, link_or_copy, sync_folder, write_pieces
 from optbench.storage.rundir import SCHEMA, RunDir, of_later_optbench
+from optbench.training.lane import FinishedEpoch, Lane, PartialEpoch
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-
-import random
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from optbench.errors import DamagedFileError, OptbenchError
-from optbench.storage.files import set_aside
-from optbench.training.loop import Begun
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-_LAST, _PREVIOUS = "last.pt", "previous.pt"
+_LAST, _PREVIOUS, _PARTIAL = "last.pt", "previous.pt", "midway.pt"
 _NUM_DIGEST_BYTES = 32
 _PARTS = {"epoch", "step", "row", "network", "optimizer", "scaler"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progressed:
-    """How far a run has come, in whole epochs."""
-
-    epoch: int  # the last whole one; 0: none
-    step: int
-    row: dict[str, Any] | None = None  # that epoch's record, before its pictures
-
-
 @dataclass(frozen=True, slots=True)
 class State:
-    """A whole state file, read and found to be what was written."""
+    """A state file, read and found to be what was written."""
 
     content: dict[str, Any]
 
     @property
-    def progressed(self) -> Progressed:
-        """How far the run had come."""
+    def finished(self) -> FinishedEpoch:
+        """How far the run had come; of a state inside an epoch, that epoch and its last step."""
         content = self.content
-        return Progressed(epoch=content["epoch"], step=content["step"], row=content["row"])
+        return FinishedEpoch(epoch=content["epoch"], step=content["step"], row=content["row"])
 
-    def put_back(
-        self, network: Network, optimizer: StepOptimizer, accelerator: Accelerator
-    ) -> None:
-        """Go on exactly from here.
+    def restore_into(self, lane: Lane) -> None:
+        """Put network, optimizer and loss scale back, bit for bit.
 
         Raises:
             DamagedFileError: If it is the state of another recipe; then nothing has been changed.
         """
-        optimizer.load_state_dict(self.content["optimizer"])
-        network.load_state_dict(self.content["network"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(self.content["scaler"])
+        lane.optimizer.load_state_dict(self.content["optimizer"])
+        lane.network.load_state_dict(self.content["network"])
+        if lane.scaler is not None:
+            lane.scaler.load_state_dict(self.content["scaler"])
+        lane.step = self.content["step"]
 
 
-def write_state(
-    run: RunDir,
-    progressed: Progressed,
-    network: Network,
-    optimizer: StepOptimizer,
-    accelerator: Accelerator,
-) -> None:
-    """Keep the training point after an epoch; it takes the last one's place in one move.
+def write_state(run: RunDir, finished: FinishedEpoch, lane: Lane) -> None:
+    """Write the state after an epoch; it takes the last one's place in one move.
 
-    No generator is kept: every draw is keyed by its epoch and place.
+    No generator is in it: every draw is keyed by its epoch and place.
     """
-    scaler = accelerator.scaler
-    buffer = io.BytesIO()
+    pieces = _pieces(lane, epoch=finished.epoch, step=finished.step, row=finished.row)
+    _keep_previous(run)
+    write_pieces(run.state_dir / _LAST, pieces)
+
+
+def write_partial_state(run: RunDir, lane: Lane) -> None:
+    """Write the state after a step inside an epoch, with the generators that libraries draw from."""
+    from optbench.training import global_rng
+
+    rows, generators = lane.partial.rows, lane.partial.generators
+    content = {"rows": rows, "generators": generators or global_rng.get_state()}
+    last = rows[-1]
+    pieces = _pieces(lane, epoch=last["epoch"], step=last["step"], row={}, **content)
+    write_pieces(run.state_dir / _PARTIAL, pieces)
+
+
+def _pieces(lane: Lane, **content: Any) -> list[bytes | memoryview]:
+    """Return a state file's bytes: the digest, then the rest."""
+    import torch
+
     content = {
         "schema": SCHEMA,
-        "epoch": progressed.epoch,
-        "step": progressed.step,
-        "row": progressed.row,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        **content,
+        "network": lane.network.state_dict(),
+        "optimizer": lane.optimizer.state_dict(),
+        "scaler": None if lane.scaler is None else lane.scaler.state_dict(),
     }
+    buffer = io.BytesIO()
     torch.save(content, buffer)
-    last = run.state_dir / _LAST
-    if last.is_file():
-        # A second name for the last state: no bytes are copied, and the write below, which puts a
-        # new file under the first name, leaves this one alone.
-        link_or_copy(last, run.state_dir / _PREVIOUS)
     blob = buffer.getbuffer()
-    write_pieces(last, [hashlib.sha256(blob).digest(), blob])
+    return [hashlib.sha256(blob).digest(), blob]
 
 
 def state_files(run: RunDir) -> list[Path]:
-    """Return the state files that are there, the latest first."""
+    """Return the states after an epoch that are there, the latest first."""
     return [path for name in (_LAST, _PREVIOUS) if (path := run.state_dir / name).is_file()]
+
+
+def partial_state_file(run: RunDir) -> Path:
+    """Return where the state inside an epoch lies, if there is one."""
+    return run.state_dir / _PARTIAL
+
+
+def is_intact_state(path: Path) -> bool:
+    """Return whether a state file is to the last bit what was written; needs no torch."""
+    data = path.read_bytes()
+    digest = hashlib.sha256(memoryview(data)[_NUM_DIGEST_BYTES:]).digest()
+    return digest == data[:_NUM_DIGEST_BYTES]
 
 
 def read_state(path: Path) -> State:
@@ -119,12 +112,14 @@ def read_state(path: Path) -> State:
         DamagedFileError: If it is not bit for bit what was written.
         LaterSchemaError: If a later optbench wrote it.
     """
+    import torch
+
     data = path.read_bytes()
     digest, blob = data[:_NUM_DIGEST_BYTES], memoryview(data)[_NUM_DIGEST_BYTES:]
     # torch.load notices neither a wrong bit in a weight nor every cut-off file.
     if hashlib.sha256(blob).digest() != digest:
         found = f"{len(data)} bytes that are not what was written"
-        raise damaged(path, found, "the state this run goes on from")
+        raise damaged(path, found, "the state this run is resumed from")
     try:
         content = torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -138,122 +133,43 @@ def read_state(path: Path) -> State:
     return State(content)
 
 
+def restore_partial(run: RunDir, finished: FinishedEpoch, lane: Lane) -> None:
+    """Restore the state inside the epoch after `finished`, if there is one and it fits.
+
+    Call `recovery.set_aside_damaged_partial_state` first.
+    """
+    path = partial_state_file(run)
+    if not path.is_file():
+        return
+    try:
+        state = read_state(path)
+    except OptbenchError:
+        return  # of a later optbench
+    content = state.content
+    if content["epoch"] != finished.epoch + 1 or content["step"] <= finished.step:
+        forget_partial_state(run)  # its epoch has been finished since, or the run begun anew
+        return
+    state.restore_into(lane)
+    lane.partial = PartialEpoch(rows=content["rows"], generators=content["generators"])
+
+
+def forget_partial_state(run: RunDir) -> None:
+    """Remove the state inside an epoch, which that epoch's end has made worthless."""
+    partial_state_file(run).unlink(missing_ok=True)
+
+
 def forget_previous(run: RunDir) -> None:
     """Remove the state before the last: a run that is done needs no second one."""
     (run.state_dir / _PREVIOUS).unlink(missing_ok=True)
 
 
-_FILE_NAME = "midway.pt"
+def _keep_previous(run: RunDir) -> None:
+    """Give the last state a second name, which costs no copy where links can go.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Midway:
-    """Where inside an epoch a run stands."""
-
-    step: int  # taken in all
-    rows: list[dict[str, float | int]]  # of this epoch's steps; on disk only with the whole epoch
-    begun: Begun
-
-
-def write_midway(
-    run: RunDir,
-    rows: list[dict[str, float | int]],
-    network: Network,
-    optimizer: StepOptimizer,
-    accelerator: Accelerator,
-) -> None:
-    """Keep the training point after a step, with the global generators libraries draw from."""
-    scaler = accelerator.scaler
-    content = {
-        "schema": SCHEMA,
-        "epoch": rows[-1]["epoch"],
-        "step": rows[-1]["step"],
-        "row": {},
-        "rows": rows,
-        "generators": _generators(),
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
-    }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    blob = buffer.getbuffer()
-    write_pieces(_path(run), [hashlib.sha256(blob).digest(), blob])
-
-
-def set_aside_damaged_point(run: RunDir) -> list[str]:
-    """Rename a point that is not what was written; return a sentence, or nothing."""
-    path = _path(run)
-    if path.is_file():
-        try:
-            read_state(path)
-        except DamagedFileError as error:
-            aside = set_aside(path)
-            found = f"{path.name}: {error.problems[0].found}; it is now {aside.name}"
-            return [f"{found}, and the steps after the last whole epoch are trained again"]
-        except OptbenchError:
-            pass  # of a later optbench
-    return []
-
-
-def take_up(
-    run: RunDir,
-    done: Progressed,
-    network: Network,
-    optimizer: StepOptimizer,
-    accelerator: Accelerator,
-) -> Midway | None:
-    """Put the point inside the epoch after `done` back, or return None: there is none that fits.
-
-    Call `set_aside_damaged_point` first.
+    A kill between this and the write of the new state leaves two names of one file; the next
+    `link_or_copy` copes with that.
     """
-    path = _path(run)
-    if not path.is_file():
-        return None
-    try:
-        state = read_state(path)
-    except OptbenchError:
-        return None  # of a later optbench
-    content = state.content
-    if content["epoch"] != done.epoch + 1 or content["step"] <= done.step:
-        forget_midway(run)  # its epoch has become whole since, or the run has begun anew
-        return None
-    state.put_back(network, optimizer, accelerator)
-    rows: list[dict[str, float | int]] = content["rows"]
-    seconds = sum(
-        float(value) for row in rows for name, value in row.items() if name.startswith("seconds_")
-    )
-    begun = Begun(
-        losses=tuple(float(row["loss"]) for row in rows),
-        seconds=seconds,
-        set_generators=lambda: _set_generators(content["generators"]),
-    )
-    return Midway(step=content["step"], rows=rows, begun=begun)
-
-
-def forget_midway(run: RunDir) -> None:
-    """Remove what the whole epoch has made worthless."""
-    _path(run).unlink(missing_ok=True)
-
-
-def _path(run: RunDir) -> Path:
-    return run.state_dir / _FILE_NAME
-
-
-def _generators() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "random": random.getstate(),
-        "numpy": (str(name), [int(key) for key in keys], *rest),
-    }
-
-
-def _set_generators(kept: dict[str, Any]) -> None:
-    torch.set_rng_state(kept["torch"])
-    if kept["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(kept["cuda"])
-    random.setstate(kept["random"])
-    name, keys, *rest = kept["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    last = run.state_dir / _LAST
+    if last.is_file():
+        link_or_copy(last, run.state_dir / _PREVIOUS)
+        sync_folder(run.state_dir)

@@ -1,7 +1,7 @@
-"""The validation losses of a run's folder: which are missing, measured from the files they are of.
+"""Measure the validation losses that a run's folder lacks, from its LoRA files.
 
-As pictures are (docs/decisions/0001), so that they speak of what a person will load, can be made
-again at any time, and cannot touch a training.
+From the files, as images are rendered (docs/decisions/0001): so they are of what a person will
+load, can be measured again at any time, and cannot touch a training.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import hashing, rundir
 from optbench.storage.files import set_aside, write_rows
 from optbench.storage.rundir import Row, RunDir
+from optbench.training.plan import RunPlan
 from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
 
 _KEY_FILE = "validated-as.json"
@@ -33,7 +34,7 @@ Place = tuple[str, int]  # picture and timestep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examination:
+class Validator:
     """Everything besides the network that decides a validation loss, and where rows go."""
 
     run: RunDir
@@ -60,7 +61,29 @@ class Examination:
         return hashing.fingerprint(content)
 
 
-def read_probes(
+def validator_for(plan: RunPlan, base: BaseModel) -> Validator | None:
+    """Return what a run's validation losses are measured by; None where they are switched off.
+
+    Raises:
+        DatasetError: As `read_samples`.
+    """
+    config = plan.config
+    if not config.validate.enabled:
+        return None
+    cache_dir = Path(config.cache_dir)
+    return Validator(
+        run=RunDir(plan.run_dir),
+        base=base,
+        probes=read_samples(
+            config.validate, config.dataset, base, dataset=plan.dataset, cache_dir=cache_dir
+        ),
+        options=config.validate,
+        text_options=base.text_options(dataclasses.asdict(config.train)),
+        cache_dir=cache_dir,
+    )
+
+
+def read_samples(
     options: ValidateOptions,
     data: DatasetOptions,
     base: BaseModel,
@@ -94,38 +117,38 @@ def read_probes(
     return tuple(found)
 
 
-def due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
+def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
     """Return which of so many trained epochs are to be measured; the last of a run always is."""
     found = [one for one in range(1, num_epochs + 1) if one % options.every_n_epochs == 0]
     return found + [num_epochs] * (is_last and num_epochs not in found)
 
 
-def validate_missing(examination: Examination, network: Network, epochs: Sequence[int]) -> None:
+def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> None:
     """Measure these epochs from their LoRA files, where they have no losses yet.
 
     `network` sits nowhere, and has its own weights back afterwards, bit for bit.
     """
     for epoch in epochs:
-        if is_wanted(examination, epoch):
-            prepare(examination)
-            path = examination.run.lora_path(epoch)
+        if needs_measuring(validator, epoch):
+            measure_base(validator)
+            path = validator.run.lora_path(epoch)
             with as_in_file(network, path), network.merged():
-                measure(examination, epoch=epoch)
+                measure(validator, epoch=epoch)
 
 
-def is_wanted(examination: Examination, epoch: int) -> bool:
+def needs_measuring(validator: Validator, epoch: int) -> bool:
     """Return whether an epoch's losses are not there; those measured otherwise are removed."""
-    run, key_path = examination.run, examination.run.path / _KEY_FILE
+    run, key_path = validator.run, validator.run.path / _KEY_FILE
     try:
-        is_same = key_path.is_file() and rundir.read_json(key_path)["key"] == examination.key
+        is_same = key_path.is_file() and rundir.read_json(key_path)["key"] == validator.key
     except (DamagedFileError, KeyError):
         is_same = False
     if not is_same:
         run.validation_path.unlink(missing_ok=True)
-        rundir.write_json(key_path, {"key": examination.key})
+        rundir.write_json(key_path, {"key": validator.key})
     rows = rundir.read_rows(run.validation_path)
     num_there: int = sum(row["epoch"] == epoch for row in rows)
-    if 0 < num_there < len(examination.probes) * len(examination.options.timesteps):
+    if 0 < num_there < len(validator.probes) * len(validator.options.timesteps):
         # A process that is killed, or a disk that is full, may end amid an epoch's lines.
         write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
         return True
@@ -133,17 +156,17 @@ def is_wanted(examination: Examination, epoch: int) -> bool:
 
 
 def measure(
-    examination: Examination, *, epoch: int, originals: Mapping[Place, float] | None = None
+    validator: Validator, *, epoch: int, originals: Mapping[Place, float] | None = None
 ) -> dict[Place, float]:
     """Append the losses of what the base answers now to the run's records, and return them.
 
     Every row also has the base's own loss at the same place, and the original's where given.
     """
-    alone = base_losses(examination)
-    found = _measured(examination)
+    alone = base_losses(validator)
+    found = _measured(validator)
     rows: list[Row] = []
-    for probe in examination.probes:
-        for timestep in examination.options.timesteps:
+    for probe in validator.probes:
+        for timestep in validator.options.timesteps:
             place = probe.image_key, timestep
             row: Row = {
                 "epoch": epoch,
@@ -154,25 +177,25 @@ def measure(
                 "base_loss": alone.get(place),
             }
             rows.append(row if originals is None else {**row, "original_loss": originals[place]})
-    rundir.append_rows(examination.run.validation_path, rows)
+    rundir.append_rows(validator.run.validation_path, rows)
     return found
 
 
-def prepare(examination: Examination) -> None:
+def measure_base(validator: Validator) -> None:
     """Measure the base alone, once for all runs; call it while no network sits in the base."""
-    path = _base_path(examination)
+    path = _base_path(validator)
     try:
-        base_losses(examination)
+        base_losses(validator)
     except (DamagedFileError, KeyError, TypeError, ValueError):
         if path.is_file():
             set_aside(path)
-        losses = [[*place, loss] for place, loss in _measured(examination).items()]
+        losses = [[*place, loss] for place, loss in _measured(validator).items()]
         rundir.write_json(path, {"losses": losses})
 
 
-def base_losses(examination: Examination) -> dict[Place, float]:
-    """Return the losses of the base alone, measured by `prepare`."""
-    content = rundir.read_json(_base_path(examination))
+def base_losses(validator: Validator) -> dict[Place, float]:
+    """Return the losses of the base alone, measured by `measure_base`."""
+    content = rundir.read_json(_base_path(validator))
     return {(str(image), int(timestep)): loss for image, timestep, loss in content["losses"]}
 
 
@@ -193,18 +216,18 @@ def summary(rows: Iterable[Mapping[str, Any]], *, epoch: int) -> dict[str, float
     return found
 
 
-def _measured(examination: Examination) -> dict[Place, float]:
+def _measured(validator: Validator) -> dict[Place, float]:
     losses = paired_losses(
-        examination.base,
-        examination.probes,
-        timesteps=examination.options.timesteps,
-        text_options=examination.text_options,
+        validator.base,
+        validator.probes,
+        timesteps=validator.options.timesteps,
+        text_options=validator.text_options,
     )
     return {(one.image_key, one.timestep): one.loss for one in losses}
 
 
-def _base_path(examination: Examination) -> Path:
-    return examination.cache_dir / "base-losses" / f"{examination.key}.json"
+def _base_path(validator: Validator) -> Path:
+    return validator.cache_dir / "base-losses" / f"{validator.key}.json"
 
 
 def _probes(

@@ -16,12 +16,12 @@ from typing import Any, final
 
 import torch
 
-from optbench.cli.regularize import find_device
 from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.apply import AdapterFile, applied, misfits
 from optbench.metrics.ssim import compare_pictures
 from optbench.models import load_base
+from optbench.models.device import dtype_of, find_device
 from optbench.render import run_images
 from optbench.render.prompts import Halving, cells_of, origin_of
 from optbench.schema import BaseOptions, ResizeOptions
@@ -33,7 +33,6 @@ from optbench.training.progress import tell
 
 LIKENESS_FILE = "likeness.jsonl"  # one record per image: how far it is from the original's
 
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FIX = (
     "give the base it was trained on, for instance base=sd15 base.path=FOLDER, or "
     "render=off validate=off"
@@ -52,8 +51,8 @@ class ResizeEvaluator:
             BaseError: If the base model cannot be loaded.
         """
         self._options = options
-        device = find_device(options.device, options.mixed_precision)
-        dtype = _DTYPES[options.mixed_precision]
+        device = find_device(options.device, precision=options.mixed_precision)
+        dtype = dtype_of(options.mixed_precision)
         self.base: BaseModel = load_base(options.base, device=device, dtype=dtype)
         self._painter = Halving(self.base, tell)
 
@@ -61,7 +60,7 @@ class ResizeEvaluator:
     def _probes(self) -> tuple[Probe, ...]:
         options = self._options
         cache_dir = Path(options.cache_dir)
-        return validation.read_probes(
+        return validation.read_samples(
             options.validate, options.dataset, self.base, cache_dir=cache_dir
         )
 
@@ -101,14 +100,14 @@ class ResizeEvaluator:
         if gallery is not None:
             run_images.render_base(gallery)
         if examination is not None:
-            validation.prepare(examination)
+            validation.measure_base(examination)
         adapters = [(AdapterFile(path, allow_others=True), weight) for path, weight in loras]
         with applied(self.base.lora_targets(), adapters):
             started = time.perf_counter()
             if gallery is not None:
                 run_images.render_merged(gallery, epoch=epoch, lora=run.name)
             rendered = time.perf_counter()
-            if examination is not None and validation.is_wanted(examination, epoch):
+            if examination is not None and validation.needs_measuring(examination, epoch):
                 losses = None if original is None else _losses_of(original, epoch)
                 validation.measure(examination, epoch=epoch, originals=losses)
         row["seconds_render"] = rendered - started
@@ -156,11 +155,11 @@ class ResizeEvaluator:
             origin=origin_of(options.base, cache_dir=Path(options.cache_dir)),
         )
 
-    def _examination(self, run: RunDir, *, clip_skip: int) -> validation.Examination | None:
+    def _examination(self, run: RunDir, *, clip_skip: int) -> validation.Validator | None:
         options = self._options
         if not options.validate.enabled:
             return None
-        return validation.Examination(
+        return validation.Validator(
             run=run,
             base=self.base,
             probes=self._probes,
