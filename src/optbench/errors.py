@@ -12,10 +12,15 @@ OptbenchError
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 _NUM_NEAR = 3
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cublas_status_alloc_failed",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,14 @@ def describe(problems: Iterable[Problem]) -> str:
         return str(listed[0])
     lines = [f"{number}. {problem}" for number, problem in enumerate(listed, start=1)]
     return "\n".join([f"{len(listed)} problems:", *lines])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch, CUDA or a library says that memory ran out."""
+    # Torch's own class by its name, for torch may not be loaded.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
 def call_third_party(work: Callable[[], object]) -> str:

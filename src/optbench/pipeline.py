@@ -222,7 +222,9 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
             save.write_epoch_record(lane, flat_images=flat, seconds=seconds)
             lane.progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
             if flat:
-                lane.progress.say(f"{len(flat)} images are black or of one color: {', '.join(flat)}")
+                lane.progress.say(
+                    f"{len(flat)} images are black or of one color: {', '.join(flat)}"
+                )
 
 
 def catch_up(lane: ImageLane) -> None:

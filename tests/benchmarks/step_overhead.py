@@ -1,7 +1,7 @@
 """How much a training step of ours costs beyond a bare forward and backward of the same model.
 
 Prints: seconds of a bare step (same base, same attached LoRA, same batch), of a step of
-`train_epochs` with and without its optimizer, their ratios, and the split by phase; all of it
+`loop.train` with and without its optimizer, their ratios, and the split by phase; all of it
 twice, with malloc as it is and then told to keep freed memory, as every run does. Asserts nothing.
 The two kinds of step are interleaved, so that a busy machine disturbs both alike.
 """
@@ -23,6 +23,7 @@ from optbench import rng
 from optbench.config.compose import compose_runs
 from optbench.data.batches import plan_epoch
 from optbench.data.latent_cache import encode_dataset
+from optbench.data.text_cache import TextCache
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.models import load_base
 from optbench.models.text.clip import ClipTextOptions
@@ -31,7 +32,8 @@ from optbench.optim.build import build_optimizer
 from optbench.optim.stepping import BuiltOptimizer
 from optbench.records import StepRecord
 from optbench.training import memory
-from optbench.training.loop import Course, Lane, train_epochs
+from optbench.training.lane import Lane
+from optbench.training.loop import StepDone, TrainingPlan, train
 
 NUM_STEPS = 60
 NUM_WARMUP_STEPS = 5
@@ -69,15 +71,17 @@ def measure(*, is_tuned: bool) -> None:
     whole = [one for one in planned if len(one.samples) == 2]
     batches = list(latents.batches(whole))[:NUM_STEPS]
     batches = [one for one in batches if one.latents_BCHW.shape == batches[0].latents_BCHW.shape]
-    steps = train_epochs(
+    num_steps = len(batches)
+    steps = train(
         base,
         [Lane(network=network, optimizer=optimizer)],
-        lambda epoch: batches,
+        lambda epoch, first: batches,
         options=config.train,
-        course=Course(
-            seed=0, loss=config.loss, first_epoch=1, first_step=0, total_steps=len(batches)
+        plan=TrainingPlan(
+            seed=0, loss=config.loss, steps_per_epoch=num_steps, total_steps=num_steps
         ),
         accelerator=Accelerator(cpu=True),
+        captions=TextCache(base),
     )
     bare, ours, records = [], [], []
     assert config.train.num_threads is not None
@@ -94,8 +98,9 @@ def measure(*, is_tuned: bool) -> None:
             bare.append(time.perf_counter() - started)
         optimizer.zero_grad()
         started = time.perf_counter()
-        (record,) = next(steps)
-        assert isinstance(record, StepRecord)
+        event = next(steps)
+        assert isinstance(event, StepDone)
+        record = event.record
         ours.append(time.perf_counter() - started - record.seconds_optimizer)
         records.append(record)
     _print_telemetry(network, optimizer, statistics.median(ours))

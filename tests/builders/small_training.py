@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from PIL.Image import new as new_image
 from torch import Tensor, nn
 
 from optbench import contracts
+from optbench.data.text_cache import TextCache
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.models.diffusion import DiffusionProcess
 from optbench.models.files.processes import PredictionType
@@ -42,7 +44,9 @@ from optbench.schema import (
     OptimizerTraits,
     TrainOptions,
 )
-from optbench.training.loop import Course, Lane, train_epochs
+from optbench.training import loop
+from optbench.training.lane import Lane
+from optbench.training.loop import EpochDone, Event, LaneEnded, StepDone, TrainingPlan
 from tests.builders.network_options import PLAIN_NETWORK
 
 CONSTANT = toy_task.schedule("constant")
@@ -335,44 +339,40 @@ def global_state_kept() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def train(
+def events_of(
     base: SmallBase,
     lanes: Sequence[Lane],
     epoch_batches: Callable[[int], Iterable[Batch]] = six_pictures,
     *,
     accelerator: Accelerator | None = None,
-    first: tuple[int, int] = (1, 0),
+    captions: TextCache | None = None,
     total_steps: int | None = None,
     seed: int = 5,
     loss: LossOptions = LOSS,
     **changes: Any,
-) -> list[tuple[StepRecord, ...] | tuple[EpochRecord, ...]]:
-    """Return everything a training yields, from epoch and steps taken `first` to its end."""
+) -> Iterator[Event[Lane]]:
+    """Yield what happens while the lanes are trained to the end."""
     options = replace(TRAIN, **changes)
+    accumulation = options.gradient_accumulation
+    # Where the steps are given, the batches may be counted by the test, and are three an epoch.
+    num_batches = 3 if total_steps is not None else sum(1 for _ in epoch_batches(1))
+    steps_per_epoch = -(-num_batches // accumulation)
     if total_steps is None:
-        total_steps = sum(
-            -(-len(list(epoch_batches(epoch))) // options.gradient_accumulation)
-            for epoch in range(1, options.epochs + 1)
-        )
-    course = Course(
-        seed=seed,
-        loss=loss,
-        first_epoch=first[0],
-        first_step=first[1],
-        total_steps=total_steps,
-    )
+        total_steps = steps_per_epoch * options.epochs
     if accelerator is None:
-        accelerator = make_accelerator(gradient_accumulation=options.gradient_accumulation)
+        accelerator = make_accelerator(gradient_accumulation=accumulation)
     with global_state_kept():
-        yielded = train_epochs(
+        yield from loop.train(
             base,
             lanes,
-            epoch_batches,
+            lambda epoch, first: itertools.islice(epoch_batches(epoch), first, None),
             options=options,
-            course=course,
+            plan=TrainingPlan(
+                seed=seed, loss=loss, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+            ),
             accelerator=accelerator,
+            captions=TextCache(base) if captions is None else captions,
         )
-        return list(yielded)
 
 
 def train_one(
@@ -380,11 +380,24 @@ def train_one(
     network: LoraNetwork,
     optimizer: BuiltOptimizer,
     epoch_batches: Callable[[int], Iterable[Batch]] = six_pictures,
+    *,
+    step: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
     **changes: Any,
 ) -> tuple[list[StepRecord], list[EpochRecord]]:
-    """Return the step and the epoch records of a single lane."""
-    lane = Lane(network=network, optimizer=optimizer)
-    records = [record for (record,) in train(base, [lane], epoch_batches, **changes)]
-    steps = [record for record in records if isinstance(record, StepRecord)]
-    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    """Return the step and the epoch records of a single lane, from `step` taken on.
+
+    Raises:
+        Exception: What ended the lane before its end.
+    """
+    lane = Lane(network=network, optimizer=optimizer, step=step, scaler=scaler)
+    steps, epochs = [], []
+    for event in events_of(base, [lane], epoch_batches, **changes):
+        match event:
+            case StepDone(_, record):
+                steps.append(record)
+            case EpochDone(records):
+                epochs += [record for _, record in records]
+            case LaneEnded(_, error):
+                raise error
     return steps, epochs

@@ -185,7 +185,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     module: Any = types.ModuleType("optbench.pipeline")
     module.made = []
 
-    def run_one(plan: RunPlan) -> str:
+    def run_plans(plans: list[RunPlan], session: object) -> dict[str, Exception]:
+        (plan,) = plans
         run_dir, config = plan.run_dir, plan.config
         module.made.append((run_dir, plan.run_index, plan.num_runs))
         if config.network.dim in module.broken:
@@ -194,9 +195,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             rundir.write_atomic(path, b"")
         rundir.write_status(run_dir, "done")
-        return "done"
+        return {}
 
-    module.run_one = run_one
+    module.run = run_plans
     module.broken = set()
     monkeypatch.setitem(sys.modules, "optbench.pipeline", module)
     return module

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from optbench.contracts import Conditioning
 from optbench.data import text_cache
-from optbench.data.text_cache import encode_frozen
+from optbench.data.text_cache import TextCache
 from optbench.models.text.clip import ClipTextOptions
+from optbench.schema import Attention
 from tests.builders.small_training import (
     ADAMW,
-    TRAIN,
     SmallBase,
     copies_of,
     make_network,
@@ -35,10 +35,17 @@ class Counting(SmallBase):
         return super().encode_captions(captions, options)
 
 
+def encode(
+    cache: TextCache, captions: list[str], attention: Attention = "sdpa", **options: Any
+) -> Conditioning:
+    return cache.encode(captions, ClipTextOptions(**options), attention=attention)
+
+
 def test_a_caption_is_encoded_once_and_stacked_as_a_batch_wants_it() -> None:
     base = Counting()
-    found = encode_frozen(base, ["a", "b", "a"], TRAIN)["states_BE"]
-    again = encode_frozen(base, ["b", "a"], TRAIN)["states_BE"]
+    cache = TextCache(base)
+    found = encode(cache, ["a", "b", "a"])["states_BE"]
+    again = encode(cache, ["b", "a"])["states_BE"]
     assert base.captions == [["a"], ["b"]]
     assert torch.equal(again, found[[1, 0]])
     assert torch.equal(found[0], found[2])
@@ -54,19 +61,18 @@ def test_a_caption_is_encoded_once_and_stacked_as_a_batch_wants_it() -> None:
 )
 def test_what_changes_the_answer_is_asked_anew(change: dict[str, Any]) -> None:
     base = Counting()
-    for options in (TRAIN, replace(TRAIN, **change)):
-        encode_frozen(base, ["a"], options)
+    cache = TextCache(base)
+    encode(cache, ["a"])
+    encode(cache, ["a"], **change)
     assert base.captions == [["a"], ["a"]]
-    other = Counting()
-    encode_frozen(other, ["a"], TRAIN)
-    assert other.captions == [["a"]]
 
 
 def test_the_longest_unused_captions_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_cache, "_MAX_BYTES", 2 * 4 * 4)  # two answers of 4 floats
     base = Counting()
+    cache = TextCache(base)
     for caption in ("a", "b", "a", "c", "a", "b"):
-        encode_frozen(base, [caption], TRAIN)
+        encode(cache, [caption])
     assert base.captions == [["a"], ["b"], ["c"], ["b"]]
 
 
@@ -85,9 +91,10 @@ def test_only_frozen_encoders_are_remembered(is_trained: bool) -> None:
 def test_a_training_is_the_same_whether_they_were_remembered() -> None:
     first, fresh = Counting(), Counting()
     weights = []
+    caches = {base: TextCache(base) for base in (first, fresh)}
     for base in (first, first, fresh):
         lora = make_network(base, filled=False, train_text_encoder=False)
-        train_one(base, lora, make_optimizer(lora, ADAMW), six_pictures)
+        train_one(base, lora, make_optimizer(lora, ADAMW), six_pictures, captions=caches[base])
         weights.append(copies_of(lora))
     assert all(torch.equal(one, two) for one, two in zip(weights[0], weights[1], strict=True))
     assert all(torch.equal(one, two) for one, two in zip(weights[1], weights[2], strict=True))

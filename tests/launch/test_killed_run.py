@@ -25,14 +25,16 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from optbench import pipeline
 from optbench.config.compose import compose_runs
-from optbench.errors import DamagedFileError
+from optbench.errors import DamagedFileError, DivergedError
 from optbench.records import StepRecord
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
-from optbench.training import device, interrupt, memory, progress, save
+from optbench.training import interrupt, memory, progress, save
 from optbench.training.interrupt import StopAskedError
-from optbench.training.loop import Course, train_epochs
+from optbench.training.lane import Lane
+from optbench.training.loop import train
 from optbench.training.plan import RunPlan
+from optbench.training.session import Session
 from tests.builders.small_training import SmallBase, global_state_kept
 from tests.training.test_trackers import Fake
 
@@ -40,8 +42,8 @@ NUM_EPOCHS = 2
 # Everything that writes into a run's folder while it trains, as the pipeline calls it.
 WRITERS = (
     (save, "save_lora"),
-    (pipeline, "write_state"),
-    (pipeline, "write_scalars"),
+    (save, "write_state"),
+    (save, "write_scalars"),
     (save, "append_rows"),
     (rundir, "append_rows"),
 )
@@ -55,7 +57,6 @@ class Killed(BaseException):
 @pytest.fixture
 def plan(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlan:
     """Return a run of two epochs of five updates with dropout, on three pictures."""
-    monkeypatch.setattr(device, "_base", lambda *about: SmallBase())
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: False)  # lasts for the process
     (plan,) = compose_runs(
         [
@@ -70,9 +71,15 @@ def plan(fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return plan
 
 
+def small_session() -> Session:
+    return Session(load_base=lambda *given, **named: SmallBase())
+
+
 def make_run(plan: RunPlan, sweep_dir: Path) -> RunDir:
     with global_state_kept():
-        pipeline.run_one(replace(plan, sweep_dir=sweep_dir))
+        errors = pipeline.run([replace(plan, sweep_dir=sweep_dir)], small_session())
+    for error in errors.values():
+        raise error
     return only_run(sweep_dir)
 
 
@@ -177,17 +184,8 @@ def test_a_run_takes_up_after_its_last_whole_epoch(plan: RunPlan, tmp_path: Path
     run, _ = make_run_killed(plan, tmp_path / "sweep", before=("write_state", 2))
     assert run.lora_path(2).is_file()
     assert [row["epoch"] for row in rows(run.steps_path)] == [1] * 5 + [2] * 5
-    trained: list[Course] = []
-
-    def noting(*given: Any, course: Course, **named: Any) -> Any:
-        trained.append(course)
-        return train_epochs(*given, course=course, **named)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "train_epochs", noting)
-        make_run(plan, tmp_path / "sweep")
-    (course,) = trained
-    assert (course.first_epoch, course.first_step, course.total_steps) == (2, 5, 10)
+    _, drawn, begun = make_run_stopped(plan, tmp_path / "sweep", after=None)
+    assert (begun, len(drawn)) == ((5, False), 5)
 
 
 def test_a_state_ahead_of_the_records_brings_them_up_to_it(plan: RunPlan, tmp_path: Path) -> None:
@@ -237,10 +235,10 @@ def test_asked_to_stop_after_any_step_it_goes_on_from_there_to_the_same_bits(
         run, before, _ = make_run_stopped(plan, sweep_dir, after=step)
         is_within = step % (num_steps // NUM_EPOCHS) != 0
         assert (run.state_dir / "midway.pt").is_file() == is_within
-        run, after, course = make_run_stopped(plan, sweep_dir, after=None)
+        run, after, begun = make_run_stopped(plan, sweep_dir, after=None)
         assert before + after == drawn, step
         if step < num_steps:
-            assert (course.first_step, course.begun is not None) == (step, is_within)
+            assert begun == (step, is_within)
         assert loras(run) == loras(whole), step
         for name in ("steps.jsonl", "epochs.jsonl"):
             assert rows(run.path / name) == rows(whole.path / name), step
@@ -256,8 +254,8 @@ def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    _, after, course = make_run_stopped(plan, tmp_path / "cut", after=None)
-    assert (course.first_step, len(after)) == (5, 5)
+    _, after, begun = make_run_stopped(plan, tmp_path / "cut", after=None)
+    assert (begun, len(after)) == ((5, False), 5)
     assert loras(run) == loras(whole)
     assert path.with_name("midway.pt.damaged").is_file()
     told = json.loads((run.path / "provenance.json").read_text())["notices"]
@@ -266,10 +264,13 @@ def test_a_damaged_point_inside_an_epoch_costs_that_epochs_steps_only(
 
 def make_run_stopped(
     plan: RunPlan, sweep_dir: Path, *, after: int | None
-) -> tuple[RunDir, list[float], Course]:
-    """Make a run, asked to stop after a step; return it and a library's draws at every step."""
+) -> tuple[RunDir, list[float], tuple[int, bool]]:
+    """Make a run, asked to stop after a step; return it and a library's draws at every step.
+
+    Also return the step it began at, and whether inside an epoch.
+    """
     drawn: list[float] = []
-    courses: list[Course] = []
+    begun: list[tuple[int, bool]] = []
 
     def hear(bar: progress.RunProgress, record: StepRecord) -> None:
         draws = (torch.rand(()).item(), random.random(), np.random.rand())
@@ -277,24 +278,18 @@ def make_run_stopped(
         if record.step == after:
             interrupt._hear(signal.SIGTERM, None)
 
-    def noting(*given: Any, course: Course, **named: Any) -> Any:
-        courses.append(course)
-        return train_epochs(*given, course=course, **named)
+    def noting(base: SmallBase, lanes: list[Lane], *given: Any, **named: Any) -> Any:
+        begun.append((lanes[0].step, bool(lanes[0].partial.rows)))
+        return train(base, lanes, *given, **named)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(progress.RunProgress, "advance", hear)
-        patched.setattr(pipeline, "train_epochs", noting)
+        patched.setattr(pipeline, "train", noting)
         patched.setattr(interrupt, "_ASKED", interrupt._Asked())
         stops = contextlib.nullcontext() if after is None else pytest.raises(StopAskedError)
         with stops:
             make_run(plan, sweep_dir)
-    return (
-        only_run(sweep_dir),
-        drawn,
-        courses[0]
-        if courses
-        else Course(seed=0, loss=plan.config.loss, first_epoch=0, first_step=0, total_steps=0),
-    )
+    return only_run(sweep_dir), drawn, begun[0]
 
 
 def test_trackers_change_no_weight_and_a_failing_one_no_status(
@@ -318,3 +313,48 @@ def test_trackers_change_no_weight_and_a_failing_one_no_status(
     assert "mean_loss" in Whole.told[-1][1]
     notices = rundir.read_json(watched.provenance_path)["notices"]
     assert any("tracker wandb is told nothing more" in notice for notice in notices)
+
+
+def test_two_runs_in_one_pass_leave_the_folders_of_two_single_ones(
+    plan: RunPlan, tmp_path: Path
+) -> None:
+    """Also where one of them was killed before, and where one ends in NaN."""
+    render = replace(plan.config.render, enabled=True, seeds=(1,), steps=1)
+    first = changed(plan, render=render)
+    second = replace(
+        changed(first, lr_mult=0.5, network=replace(plan.config.network, dim=3)),
+        name="other",
+        run_index=1,
+    )
+    for each in (first, second):
+        make_run(each, tmp_path / each.name)
+    make_run_killed(second, tmp_path / "together", before=("write_state", 2))
+    together = [replace(each, sweep_dir=tmp_path / "together") for each in (first, second)]
+    with global_state_kept():
+        assert pipeline.run(together, small_session()) == {}
+    for each in together:
+        alone, run = only_run(tmp_path / each.name), RunDir(each.run_dir)
+        assert contents(run) == contents(alone)
+        assert loras(run) == loras(alone)
+        assert rundir.read_status(run.path).status == "done"
+        for name in ("steps.jsonl", "epochs.jsonl", "layers.jsonl", "files.jsonl"):
+            assert rows(run.path / name) == rows(alone.path / name), name
+
+
+def contents(run: RunDir) -> list[str]:
+    """Return the names of everything in a run's folder but TensorBoard's, which hold the time."""
+    names = (path.relative_to(run.path) for path in run.path.rglob("*") if path.is_file())
+    return sorted(str(name) for name in names if name.parts[0] != "tensorboard")
+
+
+def test_a_run_that_diverges_leaves_the_pass_and_the_other_ends_as_alone(
+    plan: RunPlan, tmp_path: Path
+) -> None:
+    wild = replace(changed(plan, lr_mult=1e30), name="wild", run_index=1)
+    alone = make_run(plan, tmp_path / "alone")
+    together = [replace(each, sweep_dir=tmp_path / "together") for each in (plan, wild)]
+    with global_state_kept():
+        errors = pipeline.run(together, small_session())
+    assert {name: type(error) for name, error in errors.items()} == {"wild": DivergedError}
+    assert loras(RunDir(together[0].run_dir)) == loras(alone)
+    assert rundir.read_status(together[0].run_dir).status == "done"

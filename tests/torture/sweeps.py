@@ -25,6 +25,7 @@ from optbench.config.compose import compose_runs, flags_first
 from optbench.launch import guard
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
+from optbench.training.session import Session
 
 SIZE = 64
 _POLL_SECONDS = 0.002
@@ -93,6 +94,9 @@ PICTURES = ("-m", "optimizer=lion", "network.dim=2,4", "validate=default", *(
 ))  # fmt: skip
 
 
+SESSION = Session()  # its base is loaded before any fork, and found by all of them
+
+
 class Made:
     """A sweep composed once, to be made again and again in one place without Hydra and report.
 
@@ -107,7 +111,7 @@ class Made:
     def make(self, _: Sequence[str] = ()) -> int:
         """Make every run that is not done, as the command does; return its exit code."""
         self.asked.sweep_dir.mkdir(parents=True, exist_ok=True)
-        statuses = [guard.run_guarded(plan) for plan in self.asked.runs]
+        statuses = [guard.run_guarded(plan, SESSION) for plan in self.asked.runs]
         for run in self.asked.runs:
             record = rundir.read_status(run.run_dir)
             if record.status != "done":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch.nn import functional
 
 import optbench.training.loop as loop
 from optbench import contracts, rng
+from optbench.errors import DivergedError
 from optbench.lora.network import LoraNetwork
-from optbench.records import Batch, EpochRecord, StepRecord
+from optbench.records import Batch
 from optbench.schema import OptimizerOptions
-from optbench.training.loop import Lane
+from optbench.training.lane import Lane
+from optbench.training.loop import EpochDone, LaneEnded, StepDone
 from tests.builders.small_training import (
     ADAMW,
     COSINE,
@@ -28,11 +31,11 @@ from tests.builders.small_training import (
     SmallBase,
     assert_equal,
     copies_of,
+    events_of,
     make_batch,
     make_network,
     make_optimizer,
     six_pictures,
-    train,
     train_one,
     weights_of,
 )
@@ -307,13 +310,94 @@ def test_several_lanes_train_as_each_does_alone() -> None:
         Lane(network=network, optimizer=make_optimizer(network, options))
         for network, (_, options) in zip(networks, settings, strict=True)
     ]
-    yielded = train(base, lanes, epochs=2)
-    assert [len(records) for records in yielded] == [2] * 8
-    plain, bounded = (one.norms for one in yielded[-1] if isinstance(one, EpochRecord))
+    *_, last = events_of(base, lanes, epochs=2)
+    assert isinstance(last, EpochDone)
+    plain, bounded = (record.norms for _, record in last.records)
     assert "norm/keys_scaled" in bounded
     assert "norm/keys_scaled" not in plain
     for network, weights in zip(networks, expected, strict=True):
         assert_equal(copies_of(network), weights)
+
+
+SETTINGS: tuple[tuple[dict[str, Any], OptimizerOptions], ...] = (
+    ({"train_text_encoder": False}, SGD),
+    ({"train_text_encoder": False, "dim": 4, "dropout": 0.3}, ADAMW),
+    ({"train_text_encoder": False, "dim": 1}, NOISY),
+    ({}, ADAMW),
+)
+
+
+def lanes_of(base: SmallBase, indices: Iterable[int]) -> list[Lane]:
+    networks = [(make_network(base, **SETTINGS[index][0]), SETTINGS[index][1]) for index in indices]
+    return [Lane(network=one, optimizer=make_optimizer(one, options)) for one, options in networks]
+
+
+@functools.cache
+def weights_alone(index: int) -> list[Tensor]:
+    base = SmallBase()
+    (lane,) = lanes_of(base, [index])
+    list(events_of(base, [lane], epochs=2))
+    return copies_of(lane.network)
+
+
+@pytest.mark.parametrize("num_lanes", [1, 2, 4])
+def test_a_batch_is_drawn_and_its_captions_are_encoded_once_for_all_lanes(num_lanes: int) -> None:
+    """Also where a library draws from the global generators, as `NOISY` does."""
+    base = SmallBase()
+    lanes = lanes_of(base, range(num_lanes))
+    list(events_of(base, lanes, epochs=2))
+    assert len(base.draws) == 6
+    assert base.asked.count((False, 1)) == 6
+    # The last lane trains the text encoder, and so encodes its batches' captions itself.
+    assert base.asked.count((True, 1)) == (6 if num_lanes == 4 else 0)
+    for index, lane in enumerate(lanes):
+        assert_equal(copies_of(lane.network), weights_alone(index))
+
+
+@pytest.mark.parametrize("error", ["diverged", "out of memory", "optimizer"])
+def test_a_lane_that_ends_leaves_the_others_to_their_own_bits(error: str) -> None:
+    base = SmallBase()
+    lanes = lanes_of(base, range(4))
+    doomed = lanes[1]
+    if error == "diverged":
+        weights_of(doomed.network)[0].data.fill_(math.nan)
+    elif error == "optimizer":
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        doomed.optimizer.optimizer.register_step_pre_hook(fail)
+    else:
+        calls = iter(range(100))
+
+        def spoil(predicted: Tensor, call: int) -> Tensor:
+            if next(calls) == 5:  # the second lane's second step
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return predicted
+
+        base.spoil = spoil
+    events = list(events_of(base, lanes, epochs=2))
+    ((ended, reason),) = [(e.lane, e.error) for e in events if isinstance(e, LaneEnded)]
+    assert ended is doomed
+    assert doomed.error is reason
+    assert doomed.step == (1 if error == "out of memory" else 0)
+    kinds = {"diverged": DivergedError, "optimizer": RuntimeError}
+    assert type(reason) is kinds.get(error, torch.OutOfMemoryError)
+    for index in (0, 2, 3):
+        assert lanes[index].step == 6
+        assert_equal(copies_of(lanes[index].network), weights_alone(index))
+
+
+def test_lanes_that_were_resumed_at_other_steps_wait_for_each_other() -> None:
+    base = SmallBase()
+    lanes = lanes_of(base, (0, 1))
+    for event in events_of(base, [lanes[0]], epochs=2):
+        if isinstance(event, StepDone) and event.record.step == 4:
+            break
+    list(events_of(base, lanes, epochs=2))
+    for index, lane in enumerate(lanes):
+        assert lane.step == 6
+        assert_equal(copies_of(lane.network), weights_alone(index))
 
 
 @pytest.mark.parametrize("is_trained", [True, False])
@@ -392,13 +476,11 @@ def test_max_steps_cuts_the_last_epoch_and_asks_for_no_further_one() -> None:
 
     base = SmallBase()
     network = make_network(base)
-    yielded = train(
-        base, [Lane(network=network, optimizer=make_optimizer(network))], batches,
-        epochs=9, total_steps=4,
-    )  # fmt: skip
-    kinds = [type(record) for (record,) in yielded]
-    assert kinds == [StepRecord] * 3 + [EpochRecord] + [StepRecord, EpochRecord]
-    (last,) = yielded[-1]
+    lane = Lane(network=network, optimizer=make_optimizer(network))
+    events = list(events_of(base, [lane], batches, epochs=9, total_steps=4))
+    assert [type(event) for event in events] == [StepDone] * 3 + [EpochDone, StepDone, EpochDone]
+    assert isinstance(events[-1], EpochDone)
+    ((_, last),) = events[-1].records
     assert (last.epoch, last.step) == (2, 4)
     assert len(base.draws) == 4
     assert asked == [1, 2]

@@ -129,7 +129,7 @@ def test_the_choice_of_pictures_depends_on_their_content_alone() -> None:
     assert len(chosen & {one.key for one in choose_images(fewer, 5)}) >= 4
 
 
-def examination(folder: Path, base: SmallBase, **changes: object) -> validation.Examination:
+def examination(folder: Path, base: SmallBase, **changes: object) -> validation.Validator:
     settings: dict[str, object] = {
         "run": RunDir(folder / "run"),
         "base": base,
@@ -139,7 +139,7 @@ def examination(folder: Path, base: SmallBase, **changes: object) -> validation.
         "cache_dir": folder / "cache",
         **changes,
     }
-    return validation.Examination(**settings)  # type: ignore[arg-type]
+    return validation.Validator(**settings)  # type: ignore[arg-type]
 
 
 def test_records_come_from_the_saved_file_once(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_records_of_other_settings_are_measured_again(tmp_path: Path) -> None:
     [(1, False, []), (1, True, [1]), (5, False, [2, 4]), (5, True, [2, 4, 5]), (4, True, [2, 4])],
 )
 def test_which_epochs_are_due(num_epochs: int, is_last: bool, expected: list[int]) -> None:
-    assert validation.due(OPTIONS, num_epochs, is_last=is_last) == expected
+    assert validation.epochs_due(OPTIONS, num_epochs, is_last=is_last) == expected
 
 
 def test_held_out_pictures_that_are_trained_on_are_refused() -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from optbench.cli.verify import damage_of
-from optbench.schema import RunConfig
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
+from optbench.training.plan import RunPlan
+from optbench.training.recovery import damage_of
 from optbench.training.state import state_files
-from tests.launch.test_killed_run import NUM_EPOCHS, loras, make_run, make_run_killed, rows
+from tests.launch.test_killed_run import NUM_EPOCHS, loras, make_run, make_run_killed, plan, rows
+
+__all__ = ["plan"]  # the fixture
 
 Damage = Callable[[Path], None]
 
@@ -65,64 +67,64 @@ def assert_equal_runs(run: RunDir, whole: RunDir) -> None:
     ],
 )
 def test_a_damaged_file_is_set_aside_and_made_again(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
     name: str,
     damage: Damage,
     epoch: int,
     set_aside: bool,
 ) -> None:
-    whole = make_run(config, tmp_path / "whole")
+    whole = make_run(plan, tmp_path / "whole")
     # Two whole epochs and their records, killed while it is about to end.
-    run, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    run, _ = make_run_killed(plan, tmp_path / "killed", before=("append_rows", 8))
     assert [path.name for path in state_files(run)] == ["last.pt", "previous.pt"]
     path = run.path / name.format(run.name)
     damage(path)
-    make_run(config, tmp_path / "killed")
+    make_run(plan, tmp_path / "killed")
     assert_equal_runs(run, whole)
     aside = path.with_name(f"{path.name}.damaged")
     assert aside.is_file() == set_aside, notices(run)
     said = [line for line in notices(run) if aside.name in line]
     assert bool(said) == set_aside
     if said:
-        place = f"epoch {epoch}" if epoch else "the beginning"
-        assert notices(run)[-1] == f"this run goes on from {place}, the newest it has whole"
+        place = f"epoch {epoch}, the last intact one" if epoch else "the beginning"
+        assert notices(run)[-1] == f"resuming from {place}"
 
 
 def test_both_states_damaged_the_run_begins_anew(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    whole = make_run(config, tmp_path / "whole")
-    run, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    whole = make_run(plan, tmp_path / "whole")
+    run, _ = make_run_killed(plan, tmp_path / "killed", before=("append_rows", 8))
     for path in state_files(run):
         flip(path)
-    make_run(config, tmp_path / "killed")
+    make_run(plan, tmp_path / "killed")
     assert_equal_runs(run, whole)
     assert "the beginning" in notices(run)[-1]
 
 
 def test_records_cut_off_after_whole_lines_are_noticed(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     """No checksum can tell that a line is missing at the end."""
-    whole = make_run(config, tmp_path / "whole")
+    whole = make_run(plan, tmp_path / "whole")
     for name, num_left in (("steps.jsonl", 7), ("layers.jsonl", 3), ("epochs.jsonl", 0)):
         sweep_dir = tmp_path / name
-        run, _ = make_run_killed(config, sweep_dir, before=("append_rows", 8))
+        run, _ = make_run_killed(plan, sweep_dir, before=("append_rows", 8))
         path = run.path / name
         path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:num_left]))
-        make_run(config, sweep_dir)
+        make_run(plan, sweep_dir)
         assert_equal_runs(run, whole)
         assert any(name in line for line in notices(run)), name
 
 
 def test_a_run_that_is_done_keeps_one_state_and_no_debris(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    run = make_run(config, tmp_path / "sweep")
+    run = make_run(plan, tmp_path / "sweep")
     assert [path.name for path in state_files(run)] == ["last.pt"]
     assert not notices(run)
     names = {row["file"] for row in files.read_rows(run.files_path)}
@@ -131,42 +133,48 @@ def test_a_run_that_is_done_keeps_one_state_and_no_debris(
 
 
 def test_a_record_cannot_name_a_file_outside_of_its_folder(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    run, _ = make_run_killed(config, tmp_path / "sweep", before=("append_rows", 8))
+    run, _ = make_run_killed(plan, tmp_path / "sweep", before=("append_rows", 8))
     outside = tmp_path / "precious.txt"
     outside.write_text("not ours")
     for name in (str(outside), "../../../precious.txt"):
         files.append_rows(run.files_path, [{"epoch": 1, "file": name, "sha256": "0"}])
-    make_run(config, tmp_path / "sweep")
+    make_run(plan, tmp_path / "sweep")
     assert outside.read_text() == "not ours"
 
 
 def test_a_lora_file_somebody_deleted_to_save_room_is_no_loss(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    run = make_run(config, tmp_path / "sweep")
+    run = make_run(plan, tmp_path / "sweep")
     run.lora_path(1).unlink()
-    make_run(config, tmp_path / "sweep")
+    make_run(plan, tmp_path / "sweep")
     assert not run.lora_path(1).is_file()
     assert not notices(run)
 
 
-@pytest.mark.parametrize(("num_kept", "place"), [(1, "epoch 2"), (0, "epoch 1")])
+@pytest.mark.parametrize(
+    ("num_kept", "place"),
+    [
+        (1, "epoch 2, the last intact one"),
+        (0, "epoch 1, the last intact one"),
+    ],
+)
 def test_a_lora_file_without_its_record_is_made_again(
-    config: RunConfig,  # noqa: F811
+    plan: RunPlan,  # noqa: F811
     tmp_path: Path,
     num_kept: int,
     place: str,
 ) -> None:
-    whole = make_run(config, tmp_path / "whole")
-    run, _ = make_run_killed(config, tmp_path / "killed", before=("append_rows", 8))
+    whole = make_run(plan, tmp_path / "whole")
+    run, _ = make_run_killed(plan, tmp_path / "killed", before=("append_rows", 8))
     lines = run.files_path.read_bytes().splitlines(keepends=True)
     run.files_path.write_bytes(b"".join(lines[:num_kept]))  # cut off after a whole line
     assert [line for line in damage_of(run) if "no record of" in line]
-    make_run(config, tmp_path / "killed")
+    make_run(plan, tmp_path / "killed")
     assert_equal_runs(run, whole)
-    assert notices(run)[-1] == f"this run goes on from {place}, the newest it has whole"
+    assert notices(run)[-1] == f"resuming from {place}"
     assert not list(damage_of(run))

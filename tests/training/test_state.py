@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from optbench.errors import DamagedFileError, LaterSchemaError
 from optbench.lora.network import LoraNetwork
 from optbench.optim.stepping import BuiltOptimizer
 from optbench.schema import OptimizerOptions
 from optbench.storage.rundir import RunDir
+from optbench.training.lane import FinishedEpoch, Lane
 from optbench.training.state import (
-    Progressed,
     forget_previous,
     read_state,
     state_files,
@@ -34,7 +33,6 @@ from tests.builders.small_training import (
     SmallBase,
     assert_equal,
     copies_of,
-    make_accelerator,
     make_network,
     make_optimizer,
     train_one,
@@ -42,7 +40,7 @@ from tests.builders.small_training import (
 
 
 class Point:
-    """A training at some moment, and the accelerator it runs under."""
+    """A training at some moment."""
 
     def __init__(
         self, options: OptimizerOptions = ADAMW, *, epochs: int = 0, **changes: Any
@@ -52,17 +50,20 @@ class Point:
         self.optimizer: BuiltOptimizer = make_optimizer(self.network, options)
         if epochs:
             train_one(base, self.network, self.optimizer, epochs=epochs)
-        self.accelerator: Accelerator = make_accelerator()
+        self.scaler: torch.amp.GradScaler | None = None
+
+    @property
+    def lane(self) -> Lane:
+        return Lane(network=self.network, optimizer=self.optimizer, scaler=self.scaler)
 
     def write(self, run: RunDir, epoch: int = 1, row: dict[str, Any] | None = None) -> None:
-        progressed = Progressed(epoch=epoch, step=3 * epoch, row=row)
-        write_state(run, progressed, self.network, self.optimizer, self.accelerator)
+        write_state(run, FinishedEpoch(epoch=epoch, step=3 * epoch, row=row), self.lane)
 
-    def read(self, run: RunDir) -> Progressed | None:
+    def read(self, run: RunDir) -> FinishedEpoch | None:
         for path in state_files(run)[:1]:
             state = read_state(path)
-            state.put_back(self.network, self.optimizer, self.accelerator)
-            return state.progressed
+            state.restore_into(self.lane)
+            return state.finished
         return None
 
 
@@ -97,7 +98,7 @@ def test_what_is_read_is_what_was_written(run: RunDir, options: OptimizerOptions
     point = Point(options, epochs=2)
     point.write(run, epoch=2, row=row)
     other = Point(options)
-    assert other.read(run) == Progressed(epoch=2, step=6, row=row)
+    assert other.read(run) == FinishedEpoch(epoch=2, step=6, row=row)
     assert_equal(copies_of(other.network), copies_of(point.network))
     assert other.optimizer.rates() == point.optimizer.rates()
     found, expected = (one.optimizer.optimizer.state_dict()["state"] for one in (other, point))
@@ -108,12 +109,12 @@ def test_what_is_read_is_what_was_written(run: RunDir, options: OptimizerOptions
 def test_the_loss_scale_goes_on_too(run: RunDir) -> None:
     point, other = Point(), Point()
     for one, scale in ((point, 2.0**7), (other, 2.0**16)):
-        one.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        one.accelerator.scaler.scale(torch.ones(1))  # it begins when it is first used
+        one.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        one.scaler.scale(torch.ones(1))  # it begins when it is first used
     point.write(run)
     other.read(run)
-    assert other.accelerator.scaler is not None
-    assert other.accelerator.scaler.get_scale() == 2.0**7
+    assert other.scaler is not None
+    assert other.scaler.get_scale() == 2.0**7
 
 
 @pytest.mark.parametrize("has_links", [True, False])
@@ -128,7 +129,7 @@ def test_the_latest_two_epochs_are_kept_until_the_run_is_done(
     point = Point(epochs=1)
     for epoch in (1, 2, 3):
         point.write(run, epoch=epoch)
-    assert [read_state(path).progressed.epoch for path in state_files(run)] == [3, 2]
+    assert [read_state(path).finished.epoch for path in state_files(run)] == [3, 2]
     assert sorted(path.name for path in run.state_dir.iterdir()) == ["last.pt", "previous.pt"]
     forget_previous(run)
     assert state_files(run) == [file_of(run)]
@@ -143,7 +144,7 @@ def test_killed_between_its_two_moves_a_state_is_written_as_ever(run: RunDir) ->
     point.write(run, epoch=1)
     os.link(file_of(run), run.state_dir / "previous.pt")
     point.write(run, epoch=2)
-    assert [read_state(path).progressed.epoch for path in state_files(run)] == [2, 1]
+    assert [read_state(path).finished.epoch for path in state_files(run)] == [2, 1]
     assert sorted(path.name for path in run.state_dir.iterdir()) == ["last.pt", "previous.pt"]
 
 
@@ -265,7 +266,7 @@ def test_a_state_of_a_later_optbench_is_refused_in_words_and_left_alone(run: Run
             del changed["schema"]  # what schema 1 wrote at first
         file_of(run).write_bytes(sealed(changed))
         if error is None:
-            assert read_state(file_of(run)).progressed.epoch == 1
+            assert read_state(file_of(run)).finished.epoch == 1
             continue
         with pytest.raises(error, match="update optbench"):
             read_state(file_of(run))

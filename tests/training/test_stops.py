@@ -27,7 +27,6 @@ from tests.builders.small_training import (
     SmallBase,
     assert_equal,
     copies_of,
-    make_accelerator,
     make_network,
     make_optimizer,
     train_one,
@@ -111,11 +110,9 @@ def train_scaled(
     base.spoil = spoil
     network = make_network(base)
     optimizer = make_optimizer(network, ADAMW, lr_scheduler=COSINE, total_steps=6)
-    accelerator = make_accelerator()
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=100)
-    accelerator.scaler = scaler
     steps, _ = train_one(
-        base, network, optimizer, accelerator=accelerator, epochs=2, max_grad_norm=0.1, **changes
+        base, network, optimizer, scaler=scaler, epochs=2, max_grad_norm=0.1, **changes
     )
     return steps, network, scaler, optimizer
 
@@ -198,7 +195,7 @@ def test_a_training_that_goes_on_is_bit_for_bit_the_one_that_never_stopped(
     again = make_optimizer(resumed, options)
     resumed.load_state_dict(weights)
     again.load_state_dict(state)
-    rest, _ = train_one(base, resumed, again, epochs=4, first=(3, 6))
+    rest, _ = train_one(base, resumed, again, epochs=4, step=6)
 
     assert_equal(copies_of(resumed), copies_of(straight))
     assert [told(record) for record in first + rest] == [told(record) for record in whole]

@@ -26,6 +26,7 @@ from optbench.contracts import TextOptions
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.launch import guard
 from optbench.models import load_base
+from optbench.models.device import dtype_of, find_device, set_num_threads
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.records import Status
@@ -201,9 +202,6 @@ def _check_folder(asked: AskedPictures) -> list[Problem]:
     ]
 
 
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
 def make_pictures(asked: AskedPictures) -> Status:
     """Write every picture that is missing, whole or not at all; return "done".
 
@@ -214,10 +212,9 @@ def make_pictures(asked: AskedPictures) -> Status:
     options = asked.options
     missing = asked.missing()
     if missing:
-        if options.num_threads is not None:
-            torch.set_num_threads(options.num_threads)
-        device = find_device(options.device, options.mixed_precision)
-        base = load_base(options.base, device=device, dtype=_DTYPES[options.mixed_precision])
+        set_num_threads(options.num_threads)
+        device = find_device(options.device, precision=options.mixed_precision)
+        base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         asked.remember()
         asked.folder.mkdir(parents=True, exist_ok=True)
         size = options.batch_size * len(options.prompt)
@@ -264,28 +261,6 @@ def _make(
                 if options.write_captions:
                     rundir.write_atomic(path.with_suffix(".txt"), prompt.text + "\n")
                 rundir.write_atomic(path, png_bytes(image, text))
-
-
-def find_device(name: str, precision: str) -> torch.device:
-    """Return a device that this machine has and that computes in this precision, or refuse."""
-    if name == "auto":
-        is_mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if is_mps else "cpu"
-    kind, _, index = name.partition(":")
-    counts = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
-    if not (index or "0").isdigit() or int(index or 0) >= counts.get(kind, 0):
-        _refuse("device", name, "a device this machine has", "leave it out")
-    if kind == "cpu" and precision == "fp16":
-        _refuse("mixed_precision", "fp16 on a CPU", "no or bf16; fp16 needs a GPU", "leave it out")
-    return torch.device(name)
-
-
-def _refuse(where: str, found: str, expected: str, fix: str) -> None:
-    raise ConfigError(Problem(where, found, expected, fix))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,12 @@ import errno
 import signal
 import traceback
 
-from optbench.errors import DivergedError, MissingPackageError, OptbenchError
+from optbench.errors import (
+    DivergedError,
+    MissingPackageError,
+    OptbenchError,
+    is_out_of_memory,
+)
 from optbench.records import Status
 
 _NUM_TRACEBACK_LINES = 12
@@ -37,10 +42,10 @@ def judge(error: BaseException) -> tuple[Status, str]:
             f"{type(error).__name__}: {error}\n    -> pip install {error.name.partition('.')[0]}, "
             "then the same command"
         )
-    if _is_out_of_gpu_memory(error):
-        return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {_LESS_GPU_MEMORY}"
-    if isinstance(error, MemoryError):
-        return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {_LESS_HOST_MEMORY}"
+    if is_out_of_memory(error):
+        is_host = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        advice = _LESS_HOST_MEMORY if is_host else _LESS_GPU_MEMORY
+        return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {advice}"
     if isinstance(error, OSError) and error.errno in _DISK:
         what = f" ({error.filename})" if error.filename else ""
         return "failed", (
@@ -85,13 +90,3 @@ def judge_exit(code: int, *, is_out_of_memory: bool, last_words: str) -> tuple[S
     if -code in _CRASHES:
         return "failed", f"its process crashed: {words} ({name}){said}"
     return "interrupted", f"its process was ended from outside: {words} ({name}); {_SAME_COMMAND}"
-
-
-def _is_out_of_gpu_memory(error: BaseException) -> bool:
-    """Return whether an exception is torch's, or a library's with torch's or CUDA's words."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "cublas_status_alloc_failed" in text
-    )

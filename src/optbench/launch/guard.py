@@ -205,9 +205,9 @@ def run_guarded(plan: RunPlan, session: Session) -> Status:
     def train() -> Status:
         if is_finished(plan):
             return "done"  # by the worker that had it until now
-        from optbench import pipeline  # loads torch
+        from optbench.pipeline import run  # loads torch
 
-        for error in pipeline.run([plan], session).values():
+        for error in run([plan], session).values():
             raise error
         return "done"
 

@@ -12,10 +12,10 @@ from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import (
     Embeddings,
     check_model,
-    chosen_device,
     preparation,
     prepared,
 )
+from optbench.models.device import find_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class Clip:
         from transformers import CLIPModel
 
         model = CLIPModel.from_pretrained(self._path)
-        return model.float().eval().to(chosen_device(self._device))
+        return model.float().eval().to(find_device(self._device))
 
     @cached_property
     def _tokenizer(self) -> Any:

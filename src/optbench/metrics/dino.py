@@ -12,10 +12,10 @@ from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import (
     Embeddings,
     check_model,
-    chosen_device,
     preparation,
     prepared,
 )
+from optbench.models.device import find_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class Dino:
     def _model(self) -> Any:
         from transformers import AutoModel
 
-        return AutoModel.from_pretrained(self._path).float().eval().to(chosen_device(self._device))
+        return AutoModel.from_pretrained(self._path).float().eval().to(find_device(self._device))
 
     @cached_property
     def _how(self) -> Mapping[str, Any]:

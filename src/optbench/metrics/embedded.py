@@ -21,7 +21,8 @@ from PIL import Image
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
-from optbench.metrics.vision import Embeddings, check_device, chosen_device
+from optbench.metrics.vision import Embeddings, check_device
+from optbench.models.device import find_device
 from optbench.storage import hashing, resources
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class EmbeddedEncoder:
         for name, one in content["tensors"].items():
             steps = np.frombuffer(base64.b64decode(one["int8"]), dtype=np.int8)
             numbers = torch.from_numpy(steps.astype(np.float32)) * one["scale"]
-            tensors[name] = numbers.reshape(one["shape"]).to(chosen_device(self._device))
+            tensors[name] = numbers.reshape(one["shape"]).to(find_device(self._device))
         return {**tensors, "values": content["values"], "layers": content["layers"]}
 
     @cached_property
@@ -155,7 +156,7 @@ class EmbeddedEncoder:
 
         folder = str(self._folder / _ENCODER)
         encoder = CLIPVisionModelWithProjection.from_pretrained(folder, torch_dtype="float32")
-        return encoder.eval().to(chosen_device(self._device))
+        return encoder.eval().to(find_device(self._device))
 
     def _embed(self, path: Path) -> Tensor:
         """Return a picture's embedding, and read what it shows on the way."""

@@ -18,7 +18,8 @@ from PIL import Image
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
-from optbench.metrics.vision import check_device, chosen_device
+from optbench.metrics.vision import check_device
+from optbench.models.device import find_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +111,7 @@ class Lpips:
             if own.numel() != _WIDTHS[index]:
                 raise _other_file(self._weights, f"{own.numel()} weights for layer {index}")
             found[f"lin{index}"] = own.reshape(1, -1, 1, 1)
-        device = chosen_device(self._device)
+        device = find_device(self._device)
         return {name: tensor.float().to(device) for name, tensor in found.items()}
 
     def _features(self, pixels_1CHW: Tensor) -> Iterator[Tensor]:

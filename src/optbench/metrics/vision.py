@@ -47,17 +47,6 @@ class Embeddings:
         return torch.stack([self.of(path) for path in paths])
 
 
-def chosen_device(device: str) -> str:
-    """Return where to compute; for `auto` a GPU where there is one."""
-    import torch
-
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def check_model(where: str, path: str, device: str) -> None:
     """Refuse what is neither a folder with a model nor a hub id, without loading or asking.
 

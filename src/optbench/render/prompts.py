@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol, final
 from PIL.PngImagePlugin import PngInfo
 
 from optbench.contracts import BaseModel, SampleRequest, TextOptions
+from optbench.errors import is_out_of_memory
+from optbench.models.device import free_memory
 from optbench.models.files.facts import kohya_hashes
 from optbench.models.samplers import AUTOMATIC, SAMPLERS
 from optbench.models.text.prompt_grammar import LoraTag, without_loras
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 _NUM_HASH_DIGITS = 10  # A1111's
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
 class Painter(Protocol):
@@ -63,7 +62,7 @@ class Halving:
             if made := self._tried(replace(request, seeds=part)):
                 images += made
                 continue
-            _free_memory()  # here, where no error keeps the tensors alive
+            free_memory()  # here, where no error keeps the tensors alive
             self._most[num_pixels] = len(part) // 2
             self._say(
                 f"{len(part)} pictures of {request.width}x{request.height} at once do not fit into "
@@ -79,19 +78,6 @@ class Halving:
             if len(request.seeds) == 1 or not is_out_of_memory(error):
                 raise
             return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or Python says that there was not enough memory."""
-    is_known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_known or bool(_NO_MEMORY.search(str(error)))
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")  # not imported here: looking at pictures must not wait for it
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def cells_of(prompt: Prompt, options: RenderOptions, *, epoch: int) -> list[Cell]:

@@ -25,7 +25,9 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
     device = find_device(options.device, precision=options.mixed_precision, group="train")
     if options.attention == "xformers" and device.type != "cuda":
         raise _refused(
-            "train.attention", "xformers without a GPU of NVIDIA's or AMD's", "sdpa",
+            "train.attention",
+            "xformers without a GPU of NVIDIA's or AMD's",
+            "sdpa",
             "leave train.attention=sdpa",
         )
     if options.torch_compile and options.dynamo_backend == "inductor":

@@ -194,7 +194,7 @@ class Sequential:
         if loss.requires_grad:
             # Divided by the window's full size, also in an epoch's short last one (as kohya).
             part = loss / self.options.gradient_accumulation
-            (part if lane.scaler is None else lane.scaler.scale(part)).backward()  # type: ignore[no-untyped-call]
+            (part if lane.scaler is None else lane.scaler.scale(part)).backward()
         timer.stop("backward")
         return loss.item()
 
@@ -396,9 +396,7 @@ def _step(
             continue
         try:
             with _own_generators(lane):
-                record = _update(
-                    lane, result, preparation.options, timer, epoch=epoch, step=step
-                )
+                record = _update(lane, result, preparation.options, timer, epoch=epoch, step=step)
         except Exception as error:  # noqa: BLE001 - one lane's error must not end the others
             lane.end(error)
             yield lane, error

@@ -42,7 +42,7 @@ class ResumePoint:
 
 
 def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
-    """Bring a lane and its run's folder to one consistent moment: an intact state, or the beginning.
+    """Bring a lane and its run's folder to one moment: an intact state, or the beginning.
 
     Raises:
         LaterSchemaError: If a later optbench wrote the state.

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from optbench.lora.file import save_lora
 from optbench.lora.initial_weights import start_metadata
 from optbench.lora.metadata import LoraCard, kohya_metadata
+from optbench.lora.save import save_lora
 from optbench.models.files.facts import kohya_hashes
 from optbench.optim.recipes import departures
 from optbench.records import EpochRecord

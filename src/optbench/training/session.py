@@ -47,7 +47,7 @@ class Session:
         """Return device, base, captions and latents of a run.
 
         Raises:
-            ConfigError: If this machine lacks the device, or the base does not suit the loss.
+            ConfigError: If this machine lacks the device, or the loss does not suit the base.
             BaseError: If the base cannot be loaded, or its autoencoder gives NaN or infinity.
             DatasetError: If pictures changed or vanished since the run was planned.
         """
@@ -56,14 +56,14 @@ class Session:
 
         config, train = plan.config, plan.config.train
         accelerator = make_accelerator(train)
-        base, captions = self._base_for(plan, accelerator)
-        latents = self._latents_for(plan, base)
-        base = base.for_training(config.loss)
+        loaded, captions = self._base_for(plan, accelerator)
+        base = loaded.for_training(config.loss)
         base.compute_with(
             gradient_checkpointing=train.gradient_checkpointing,
             attention=train.attention,
             compiled_by=train.dynamo_backend if train.torch_compile else None,
         )
+        latents = self._latents_for(plan, loaded)
         return Shared(accelerator=accelerator, base=base, captions=captions, latents=latents)
 
     def _base_for(self, plan: RunPlan, accelerator: Accelerator) -> tuple[BaseModel, TextCache]:

@@ -61,7 +61,7 @@ def write_state(run: RunDir, finished: FinishedEpoch, lane: Lane) -> None:
 
 
 def write_partial_state(run: RunDir, lane: Lane) -> None:
-    """Write the state after a step inside an epoch, with the generators that libraries draw from."""
+    """Write the state after a step inside an epoch, with the global generators' too."""
     from optbench.training import global_rng
 
     rows, generators = lane.partial.rows, lane.partial.generators

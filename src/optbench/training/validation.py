@@ -24,8 +24,8 @@ from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import hashing, rundir
 from optbench.storage.files import set_aside, write_rows
 from optbench.storage.rundir import Row, RunDir
-from optbench.training.plan import RunPlan
 from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
+from optbench.training.plan import RunPlan
 
 _KEY_FILE = "validated-as.json"
 _SCHEMA = 1  # raise it when equal settings begin to give other losses

@@ -11,11 +11,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from optbench.cli.regularize import find_device
 from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
 from optbench.cli.render.plan import AskedPlot
 from optbench.contracts import BaseModel, SampleRequest, TextOptions
-from optbench.errors import ConfigError, Problem
+from optbench.errors import ConfigError, Problem, is_out_of_memory
 from optbench.lora.adapters.apply import (
     AdapterFile,
     applied,
@@ -24,6 +23,7 @@ from optbench.lora.adapters.apply import (
     read_clip_skip,
 )
 from optbench.models import load_base
+from optbench.models.device import dtype_of, find_device, set_num_threads
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell, Status
@@ -32,7 +32,6 @@ from optbench.render.notices import font_notices, grammar_notices
 from optbench.render.prompts import (
     Halving,
     Origin,
-    is_out_of_memory,
     origin_of,
     parameters_text,
     png_bytes,
@@ -40,7 +39,6 @@ from optbench.render.prompts import (
 from optbench.storage import hashing, rundir
 from optbench.training.progress import tell
 
-_DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CELLS_SCHEMA = 2  # raise it when equal settings begin to give other pictures
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
@@ -103,10 +101,9 @@ def make_plot(asked: AskedPlot) -> Status:
     missing = [one for one in placed.values() if not one.path.is_file()]
     notes: dict[Path, str] = {}
     if missing:
-        if options.num_threads is not None:
-            torch.set_num_threads(options.num_threads)
-        device = find_device(options.device, options.mixed_precision)
-        base = load_base(options.base, device=device, dtype=_DTYPES[options.mixed_precision])
+        set_num_threads(options.num_threads)
+        device = find_device(options.device, precision=options.mixed_precision)
+        base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         _check_fit(base, missing)
         notes = _render(plot, base, missing)
     _draw_sheets(asked, placed, notes)

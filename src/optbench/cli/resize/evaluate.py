@@ -14,8 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem
 from optbench.lora.adapters.apply import AdapterFile, applied, misfits
