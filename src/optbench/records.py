@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Part = Literal["unet", "text_encoder"]
+UnetSide = Literal["down", "mid", "up"]
 ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]  # kohya's words
 Status = Literal["running", "done", "diverged", "out_of_memory", "failed", "skipped", "interrupted"]
 
@@ -85,14 +86,71 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnetBlocks:
+    """How many blocks the unet of a family has, as kohya's trainer counts them.
+
+    Blocks without layers of their own count too, so that a list means the same for every base
+    model of a family.
+    """
+
+    down: int
+    mid: int
+    up: int
+    num_ends: int  # 1: lists for all blocks begin with the embeddings and end with the way out
+
+    @property
+    def num_listed(self) -> int:
+        """How many numbers a list for all blocks has."""
+        return self.down + self.mid + self.up + 2 * self.num_ends
+
+    def at(self, side: UnetSide) -> int:
+        """Return how many blocks one side has."""
+        return {"down": self.down, "mid": self.mid, "up": self.up}[side]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnetBlock:
+    """One block of a unet: its side, and its number there from 0."""
+
+    side: UnetSide
+    number: int
+    blocks: UnetBlocks  # of the whole unet
+
+    @property
+    def index(self) -> int:
+        """Its place in lists for all blocks."""
+        counts = self.blocks
+        first = {"down": 0, "mid": counts.down, "up": counts.down + counts.mid}
+        return counts.num_ends + first[self.side] + self.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSite:
+    """One layer of a base model that may carry a LoRA, as the headers of its files tell it."""
+
+    name: str  # kohya's key prefix, for instance lora_unet_mid_block_attentions_0_proj_in
+    part: Part
+    needs_conv_dim: bool  # only with network.conv_dim (everything inside resnets and samplers)
+    shape: tuple[int, ...]  # of its weight: (O, I), or (O, I, kernel, kernel)
+    block: UnetBlock | None  # None: of a text encoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoraTarget:
-    """One layer of the base that may carry a LoRA."""
+    """One layer of the loaded base model that may carry a LoRA."""
 
     name: str  # kohya's key prefix, for instance lora_unet_mid_block_attentions_0_proj_in
     module: nn.Module  # nn.Linear or nn.Conv2d
     part: Part
     needs_conv_dim: bool  # only with network.conv_dim (everything inside resnets and samplers)
+    block: UnetBlock | None = None  # None: of a text encoder
     diffusers_path: str = ""  # in a pipeline, for instance unet.mid_block.attentions.0.proj_in
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the layer's weight: (O, I), or (O, I, kernel, kernel)."""
+        weight: Tensor = self.module.get_parameter("weight")
+        return tuple(weight.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

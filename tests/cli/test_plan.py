@@ -17,7 +17,6 @@ from optbench.config.compose import compose_runs
 from optbench.launch import guard
 from optbench.storage import rundir
 from optbench.training.plan import RunPlan
-from tests.models.test_files import write_header
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
@@ -122,17 +121,34 @@ def test_time_is_judged_by_the_nearest_earlier_run() -> None:
     assert cost_of("train.batch_size=1").seconds is None
 
 
-def test_disk_is_judged_by_the_shapes_of_the_base(fake_assets: Path) -> None:
-    block = "down.0.attentions.0.to_q.weight"
-    conv = "down.0.resnets.0.conv1.weight"
-    write_base(fake_assets, "unet", {block: [10, 20], conv: [4, 6, 3, 3], "time.weight": [9, 9]})
-    write_base(fake_assets, "text_encoder", {"layers.0.self_attn.k.weight": [7, 7]})
-    assert estimate.num_lora_weights(only("network.dim=2").config) == 2 * 30 + 2 * 14
-    only_unet = only("network.dim=2", "network.train_text_encoder=false").config
-    assert estimate.num_lora_weights(only_unet) == 2 * 30
-    locon = only("network=locon", "network.dim=2", "network.conv_dim=3").config
-    assert estimate.num_lora_weights(locon) == 2 * 30 + 2 * 14 + 3 * (6 * 9 + 4)
+def write_small_base(assets: Path) -> None:
+    unet = "down_blocks.0.attentions.0.proj_in.weight", "down_blocks.0.resnets.0.conv1.weight"
+    shapes = {unet[0]: [10, 20], unet[1]: [4, 6, 3, 3], "time_embedding.linear_1.weight": [9, 9]}
+    write_base(assets, "unet", shapes)
+    write_base(assets, "text_encoder", {"text_model.encoder.layers.0.mlp.fc1.weight": [7, 7]})
+
+
+def test_disk_is_judged_by_the_layers_of_the_base(fake_assets: Path) -> None:
+    write_small_base(fake_assets)
+    # Each layer has two weights and an alpha.
+    assert estimate.num_lora_numbers(only("network.dim=2")) == 2 * 30 + 1 + 2 * 14 + 1
+    only_unet = only("network.dim=2", "network.train_text_encoder=false")
+    assert estimate.num_lora_numbers(only_unet) == 2 * 30 + 1
+    locon = only("network=locon", "network.dim=2", "network.conv_dim=3")
+    convs = 3 * (6 * 9 + 4) + 1
+    assert estimate.num_lora_numbers(locon) == 2 * 30 + 1 + 2 * 14 + 1 + convs
     assert cost_of("render=off").disk_bytes < cost_of().disk_bytes
+
+
+def test_equal_dims_by_block_and_for_all_take_equal_room(fake_assets: Path) -> None:
+    write_small_base(fake_assets)
+    unet = "network.train_text_encoder=false"
+    by_block = f"network.block_dims=[{','.join(['64'] * 25)}]"
+    for_all = cost_of("network.dim=64", unet).disk_bytes
+    assert cost_of("network.dim=4", by_block, unet).disk_bytes == for_all
+    assert cost_of("network.dim=4", unet).disk_bytes < for_all
+    without = cost_of("network.dim=64", unet, "network=locon", "network.down_lr_weight=0.0")
+    assert without.disk_bytes < for_all
 
 
 def test_the_data_is_counted_by_folder_bucket_and_batch(
@@ -157,25 +173,6 @@ def test_the_data_is_counted_by_folder_bucket_and_batch(
     assert "bucket 768x512: 1 pictures, 3 uses an epoch, 2 or 1 batches" in out
     assert "steps an epoch: 4 (10 batches of up to 2, 3 to a step)" in out
     assert "steps an epoch: 2 (5 batches of up to 4, 3 to a step)" in out
-
-
-def test_disk_is_judged_by_the_names_of_a_single_file_too(tmp_path: Path) -> None:
-    unet = "model.diffusion_model."
-    shapes = {
-        f"{unet}input_blocks.0.0.weight": (4, 4, 3, 3),
-        f"{unet}input_blocks.1.1.proj_in.weight": (10, 20, 1, 1),
-        f"{unet}input_blocks.1.0.in_layers.2.weight": (4, 6, 3, 3),
-        f"{unet}output_blocks.2.1.conv.weight": (4, 4, 3, 3),
-        "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": (21, 7),
-        "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
-    }
-    path = write_header(tmp_path / "m.safetensors", shapes)
-    base = ["base=sd2", f"base.path={path}", "base.v_parameterization=true"]
-    text = 3 * (7 + 7)  # query, key and value lie in one tensor
-    assert estimate.num_lora_weights(only(*base, "network.dim=2").config) == 2 * (30 + text)
-    locon = only(*base, "network=locon", "network.dim=2", "network.conv_dim=3").config
-    convs = 6 * 9 + 4 + 4 * 9 + 4
-    assert estimate.num_lora_weights(locon) == 2 * (30 + text) + 3 * convs
 
 
 def test_validation_takes_time_also_where_no_earlier_run_had_any() -> None:

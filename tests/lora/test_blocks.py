@@ -14,21 +14,20 @@ from torch import nn
 from optbench.config.build import check_value, config_tree
 from optbench.errors import ConfigError
 from optbench.lora.blocks import (
-    Block,
-    block_of,
     check_block_sizes,
     check_block_weights,
     distinct_weights,
-    index_of,
-    lr_weights,
+    sized_sites,
     spelled_blocks,
 )
 from optbench.lora.network import build_network
+from optbench.models.files.families import FAMILIES
 from optbench.records import LoraTarget, Part
 from optbench.schema import NetworkOptions
 from tests.builders.network_options import PLAIN_NETWORK
 
 OPTIONS = PLAIN_NETWORK
+SD15, SDXL = FAMILIES["sd15"], FAMILIES["sdxl"]
 # How many layers of SD1.x a LoRA on convolutions has in each of kohya's 25 places, the first of
 # which is none (shared facts, executed on the real architecture).
 SD1_COUNTS = (
@@ -59,12 +58,11 @@ def layer_names(unet: nn.Module) -> list[str]:
 def test_places_of_a_real_unet_are_kohyas() -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(cross_attention_dim=768)
-    first = {"down": 0, "mid": 12, "up": 13}
     counts: Counter[int] = Counter()
     for name in layer_names(unet):
-        block = block_of(name)
+        block = SD15.block_of(name)
         assert block is not None
-        counts[first[block.place] + block.number] += 1
+        counts[block.index] += 1
     expected = {int(one): int(many) for one, many in (p.split(":") for p in SD1_COUNTS.split())}
     assert counts == expected
 
@@ -72,14 +70,15 @@ def test_places_of_a_real_unet_are_kohyas() -> None:
 @pytest.mark.parametrize(
     ("name", "block"),
     [
-        ("lora_unet_input_blocks_4_1_proj_in", Block("down", 4)),
-        ("lora_unet_middle_block_1_proj_in", Block("mid", 1)),
-        ("lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_q", Block("up", 0)),
+        ("lora_unet_input_blocks_4_1_proj_in", ("down", 4, 5)),
+        ("lora_unet_middle_block_1_proj_in", ("mid", 1, 11)),
+        ("lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_q", ("up", 0, 13)),
         ("lora_te1_text_model_encoder_layers_0_mlp_fc1", None),
     ],
 )
-def test_places_of_sdxl(name: str, block: Block | None) -> None:
-    assert block_of(name) == block
+def test_places_of_sdxl(name: str, block: tuple[str, int, int] | None) -> None:
+    found = SDXL.block_of(name)
+    assert (None if found is None else (found.side, found.number, found.index)) == block
 
 
 def targets() -> tuple[LoraTarget, ...]:
@@ -87,7 +86,13 @@ def targets() -> tuple[LoraTarget, ...]:
         name: "text_encoder" if part == "text_encoder" else "unet" for name, part in NAMES.items()
     }
     return tuple(
-        LoraTarget(name=name, module=nn.Linear(6, 5), part=part, needs_conv_dim=False)
+        LoraTarget(
+            name=name,
+            module=nn.Linear(6, 5),
+            part=part,
+            needs_conv_dim=False,
+            block=SD15.block_of(name),
+        )
         for name, part in parts.items()
     )
 
@@ -136,21 +141,26 @@ def test_no_weights_and_weights_of_one_are_the_same_network() -> None:
 )
 def test_named_shapes_are_kohyas(given: str | float, expected: list[float]) -> None:
     names = [f"lora_unet_output_blocks_{number}_1_proj_in" for number in (0, 4, 8)]
-    found = lr_weights(
-        [
-            LoraTarget(name=n, module=nn.Linear(2, 2), part="unet", needs_conv_dim=False)
-            for n in names
-        ],
-        replace(OPTIONS, up_lr_weight=given),
-    )
-    assert list(found.values()) == pytest.approx(expected, abs=1e-4)
-    assert [one == 0 for one in found.values()] == [one == 0 for one in expected]
+    sites = [
+        LoraTarget(
+            name=name,
+            module=nn.Linear(2, 2),
+            part="unet",
+            needs_conv_dim=False,
+            block=SDXL.block_of(name),
+        )
+        for name in names
+    ]
+    weights = [one.lr_weight for one in sized_sites(sites, replace(OPTIONS, up_lr_weight=given))]
+    assert weights == pytest.approx(expected, abs=1e-4)
+    assert [weight == 0 for weight in weights] == [weight == 0 for weight in expected]
 
 
 def test_weights_up_to_the_threshold_count_as_zero() -> None:
     options = replace(OPTIONS, mid_lr_weight=0.1, block_lr_zero_threshold=0.1)
-    assert lr_weights(targets(), options)["lora_unet_mid_block_attentions_0_proj_in"] == 0
-    assert distinct_weights(options, family="stable_diffusion") == {1.0}
+    (mid,) = (layer for layer in sized_sites(targets(), options) if "mid" in layer.site.name)
+    assert mid.lr_weight == 0
+    assert distinct_weights(options, SD15.unet_blocks) == {1.0}
 
 
 def test_weights_that_reach_no_layer_are_refused() -> None:
@@ -161,13 +171,13 @@ def test_weights_that_reach_no_layer_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "family", "said"),
     [
-        ({"up_lr_weight": (1.0,) * 9}, "stable_diffusion", "9 weights"),
+        ({"up_lr_weight": (1.0,) * 9}, "sd15", "9 weights"),
         ({"up_lr_weight": (1.0,) * 12}, "sdxl", "12 weights"),
-        ({"mid_lr_weight": -0.5}, "stable_diffusion", "-0.5"),
-        ({"mid_lr_weight": float("inf")}, "stable_diffusion", "inf"),
-        ({"down_lr_weight": "cosines"}, "stable_diffusion", "'cosines'"),
-        ({"block_lr_zero_threshold": 0.1}, "stable_diffusion", "without block weights"),
-        ({"mid_lr_weight": 0.5, "train_unet": False}, "stable_diffusion", "train_unet=false"),
+        ({"mid_lr_weight": -0.5}, "sd15", "-0.5"),
+        ({"mid_lr_weight": float("inf")}, "sd15", "inf"),
+        ({"down_lr_weight": "cosines"}, "sd15", "'cosines'"),
+        ({"block_lr_zero_threshold": 0.1}, "sd15", "without block weights"),
+        ({"mid_lr_weight": 0.5, "train_unet": False}, "sd15", "train_unet=false"),
     ],
 )
 def test_impossible_and_ineffective_weights_are_refused(
@@ -175,13 +185,13 @@ def test_impossible_and_ineffective_weights_are_refused(
 ) -> None:
     options = replace(OPTIONS, **changes)
     wrong = check_value(NetworkOptions, config_tree(options), "network")
-    (problem,) = wrong or check_block_weights(options, family=family)
+    (problem,) = wrong or check_block_weights(options, FAMILIES[family].unet_blocks)
     assert said in problem.found
 
 
 def test_good_weights_are_no_problem() -> None:
     options = replace(OPTIONS, down_lr_weight="sine", mid_lr_weight=(0.5,), up_lr_weight=0.0)
-    assert check_block_weights(options, family="stable_diffusion") == []
+    assert check_block_weights(options, SD15.unet_blocks) == []
 
 
 def sizes_of(**changes: Any) -> dict[str, tuple[tuple[int, ...], float]]:
@@ -199,6 +209,7 @@ def sizes_of(**changes: Any) -> dict[str, tuple[tuple[int, ...], float]]:
             module=module,
             part="text_encoder" if name.startswith("lora_te") else "unet",
             needs_conv_dim="resnets" in name,
+            block=SD15.block_of(name),
         )
         for name, module in kinds.items()
     ]
@@ -254,15 +265,12 @@ def test_a_conv_dim_for_all_goes_with_dims_by_block() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, Any], said: str) -> None:
     options = replace(OPTIONS, **changes)
     wrong = check_value(NetworkOptions, config_tree(options), "network")
-    (problem, *_) = wrong or check_block_sizes(options, family="stable_diffusion")
+    (problem, *_) = wrong or check_block_sizes(options, SD15.unet_blocks)
     assert said in problem.found
 
 
 def test_sizes_of_sdxl_count_its_own_blocks() -> None:
-    assert check_block_sizes(replace(OPTIONS, block_dims=(4,) * 23), family="sdxl") == []
-    assert index_of("lora_unet_input_blocks_4_1_proj_in") == 5
-    assert index_of("lora_unet_middle_block_1_proj_in") == 11
-    assert index_of("lora_unet_output_blocks_0_1_proj_in") == 13
+    assert check_block_sizes(replace(OPTIONS, block_dims=(4,) * 23), SDXL.unet_blocks) == []
 
 
 def test_weights_are_spelled_as_kohya_spells_them() -> None:

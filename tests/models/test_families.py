@@ -28,7 +28,7 @@ from optbench.lora.save import save_lora
 from optbench.models import load_base, sd2, sd15, sdxl, stable_diffusion
 from optbench.models.assemble import assemble
 from optbench.models.checkpoint import AUTOENCODER
-from optbench.models.key_maps import unet_name
+from optbench.models.files.families import FAMILIES as FACTS
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sdxl import StableDiffusionXL
 from optbench.models.stable_diffusion import StableDiffusion
@@ -360,14 +360,16 @@ def real_targets(family: str) -> list[LoraTarget]:
         if family == "sd2":
             encoder = CLIPTextModel(CLIPTextConfig(**sd2.TEXT_ENCODER))
             unet = UNet2DConditionModel(**sd2.UNET)
-            return [*text_targets(encoder, prefix="lora_te"), *unet_targets(unet)]
+            family = FACTS["sd2"]
+            return [*text_targets(encoder, family), *unet_targets(unet, family)]
         first = CLIPTextModel(CLIPTextConfig(**sd15.TEXT_ENCODER))
         second = CLIPTextModelWithProjection(CLIPTextConfig(**sdxl.TEXT_ENCODER_2))
         unet = UNet2DConditionModel(**sdxl.UNET)
+    family = FACTS["sdxl"]
     return [
-        *text_targets(first, prefix="lora_te1"),
-        *text_targets(second, prefix="lora_te2"),
-        *unet_targets(unet, rename=lambda name: unet_name(name, unet.config)),
+        *text_targets(first, family),
+        *text_targets(second, family, number=1),
+        *unet_targets(unet, family),
     ]
 
 

@@ -7,7 +7,6 @@ Everything is read from headers and records; nothing is loaded and nothing is me
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from optbench.errors import DamagedFileError
-from optbench.models.files.facts import tensor_shapes
+from optbench.lora.blocks import num_saved_numbers, sized_sites
+from optbench.models.files.lora_sites import lora_sites
 from optbench.records import CaptionedImage, Dataset
-from optbench.schema import NetworkOptions, RunConfig
+from optbench.schema import RunConfig
 from optbench.storage.files import Row, readable_rows
 from optbench.storage.rundir import RunDir, read_config
 from optbench.training.plan import RunPlan
@@ -27,16 +27,6 @@ _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
 _PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
 _COUNTED = ("base", "train", "optimizer", "network")
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
-# Of diffusers' layout and of the original one: attention, feed-forward and projections; in the
-# unet, the rest of its blocks is for conv_dim.
-_TEXT = ("text_encoder", "cond_stage_model.", "conditioner.")
-_UNET = ("unet.", "model.diffusion_model.")
-_TEXT_LAYER = re.compile(r"\.(self_attn|attn|mlp)\.")
-_UNET_LINEAR = re.compile(r"\.attentions\.|(_blocks\.\d+|middle_block)\.1\.(proj_|transformer_)")
-_UNET_CONV = re.compile(
-    r"\.resnets\.|samplers\.|\.(in_layers|out_layers|emb_layers)\.|\.skip_connection\.|"
-    r"_blocks\.\d+\.(0\.op|[12]\.conv)\."
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +49,7 @@ def estimate(plan: RunPlan) -> Cost:
         num_steps=num_steps,
         num_epochs=num_epochs,
         seconds=_seconds(plan.config, plan.dataset, num_steps=num_steps, num_epochs=num_epochs),
-        disk_bytes=_disk_bytes(plan.config, num_epochs),
+        disk_bytes=_disk_bytes(plan, num_epochs),
     )
 
 
@@ -186,40 +176,25 @@ def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             yield file.parent, stored
 
 
-def _disk_bytes(config: RunConfig, num_epochs: int) -> int:
-    num_weights = num_lora_weights(config)
-    files = num_weights * _SAVED_BYTES[config.train.save_precision] * (num_epochs + 1)
-    state = num_weights * _STATE_BYTES
-    pictures = 0.0
+def _disk_bytes(plan: RunPlan, num_epochs: int) -> int:
+    config = plan.config
+    num_numbers = num_lora_numbers(plan)
+    files = num_numbers * _SAVED_BYTES[config.train.save_precision] * (num_epochs + 1)
+    state = num_numbers * _STATE_BYTES
+    images = 0.0
     if config.render.enabled:
         pixels = sum(prompt.width * prompt.height for prompt in config.prompts.prompts)
-        # Every picture lies there twice: alone, and in a sheet.
-        pictures = 2 * pixels * len(config.render.seeds) * _PNG_BYTES_PER_PIXEL * num_epochs
-    return round(files + state + pictures)
+        # Every image lies there twice: alone, and in a sheet.
+        images = 2 * pixels * len(config.render.seeds) * _PNG_BYTES_PER_PIXEL * num_epochs
+    return round(files + state + images)
 
 
-def num_lora_weights(config: RunConfig) -> int:
-    """Return about how many numbers the LoRA has, from the shapes in the base's file headers."""
-    network = config.network
-    total = 0
-    for name, shape in tensor_shapes(config.base):
-        if len(shape) not in (2, 4) or not name.endswith("weight"):
-            continue
-        is_text = name.startswith(_TEXT)
-        if is_text and network.train_text_encoder and _TEXT_LAYER.search(name):
-            # Query, key and value in one tensor have a LoRA each, and each reads the same input.
-            total += network.dim * (sum(shape) + 2 * shape[1] * ("in_proj" in name))
-        elif name.startswith(_UNET) and network.train_unet:
-            total += _unet_weights(name, shape, network)
-    return total
-
-
-def _unet_weights(name: str, shape: tuple[int, ...], network: NetworkOptions) -> int:
-    num_out, num_in, *window = shape
-    num_read = num_in * math.prod(window)
-    if _UNET_LINEAR.search(name):
-        return network.dim * (num_read + num_out)
-    if network.conv_dim is None or not _UNET_CONV.search(name):
-        return 0
-    dim = network.dim if math.prod(window) == 1 else network.conv_dim
-    return dim * (num_read + num_out)
+def num_lora_numbers(plan: RunPlan) -> int:
+    """Return how many numbers a LoRA file of the run holds; 0 where base headers do not tell."""
+    network, initial = plan.config.network, plan.initial_weights
+    sizes = None
+    if initial is not None and network.dim_from_weights:
+        layers = initial.of_parts(network)
+        sizes = {name: (layer.dim, layer.alpha) for name, layer in layers.items()}
+    sized = sized_sites(lora_sites(plan.config.base).values(), network, sizes=sizes)
+    return num_saved_numbers(sized, dora=network.dora)

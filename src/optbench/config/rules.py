@@ -15,6 +15,8 @@ from optbench.errors import Problem, near_names
 from optbench.lora.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.lora.initial_weights import check_layers, check_start, starting_lora
 from optbench.metrics.build import check_metric
+from optbench.models.files.families import FAMILIES
+from optbench.models.files.lora_sites import lora_sites
 from optbench.models.files.processes import check_loss_for_base
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.models.samplers import SAMPLERS
@@ -249,7 +251,8 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
     if base and network and not problems:
         # Opens files, so only where they are known to be there.
         start = starting_lora(network)
-        problems += check_layers(base, network, start) if start else []
+        if start is not None:
+            problems += check_layers(lora_sites(base), base.name, network, start)
     if base and train:
         problems += check_clip_skip(base, train.clip_skip)
     if train and network:
@@ -261,10 +264,11 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
     if train and dataset:
         problems += check_captions_for_length(dataset, num_epochs=train.epochs)
     unet_weights = {1.0}
-    if network and base:
-        problems += check_block_sizes(network, family=base.family)
-        wrong = check_block_weights(network, family=base.family)
-        unet_weights = {1.0} if wrong else distinct_weights(network, family=base.family)
+    family = FAMILIES.get(base.family) if base else None
+    if network and family:
+        problems += check_block_sizes(network, family.unet_blocks)
+        wrong = check_block_weights(network, family.unet_blocks)
+        unet_weights = {1.0} if wrong else distinct_weights(network, family.unet_blocks)
         problems += wrong
     if recipe and lr_scheduler:
         problems += check_recipe(

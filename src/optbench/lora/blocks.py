@@ -1,33 +1,22 @@
-"""Where in the unet a layer sits, counted as kohya's trainer does, and what its block weighs there.
+"""Decide which layers carry a LoRA, of what dim and alpha, and at what share of the rate.
 
-SD1.x and SD2: 12 down blocks, one in the middle, 12 up. SDXL: 9, 3 and 9. Blocks without layers of
-their own count too, so that a list means the same for every base of a family.
+Dims, alphas and rates may differ by block of the unet, as in kohya's trainer. Nothing here imports
+torch, so that a plan counts the same layers as the network.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, TypeVar
 
 from optbench.errors import Problem
-from optbench.records import LoraTarget
+from optbench.records import LoraSite, LoraTarget, UnetBlocks, UnetSide
 from optbench.schema import NetworkOptions
 
-Place = Literal["down", "mid", "up"]
-Weights = tuple[float, ...] | float | str | None  # as options.NetworkOptions has them
-
-_DIFFUSERS = re.compile(
-    r"lora_unet_(down|up)_blocks_(\d+)_(attentions|resnets|downsamplers|upsamplers)_(\d+)"
-)
-_ORIGINAL = re.compile(r"lora_unet_(input|middle|output)_blocks?_(\d+)_")
-_PLACES: Mapping[str, Place] = {"input": "down", "middle": "mid", "output": "up"}
-_LAYERS_PER_BLOCK = 3
-_SAMPLER = 2  # the last of a block's three
-_NUM_BLOCKS: Mapping[Place, int] = {"down": 12, "mid": 1, "up": 12}
-_NUM_BLOCKS_SDXL: Mapping[Place, int] = {"down": 9, "mid": 3, "up": 9}
+Weights = tuple[float, ...] | float | str | None  # as schema.NetworkOptions has them
 
 _SHAPES: Mapping[str, Callable[[float], float]] = {
     "sine": lambda share: math.sin(math.pi / 2 * share),
@@ -40,55 +29,59 @@ _SHAPES: Mapping[str, Callable[[float], float]] = {
 _NAMED = re.compile(rf"({'|'.join(_SHAPES)})(\+[0-9.]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One block of the unet: its place, and its number there from 0."""
-
-    place: Place
-    number: int
+# Of the headers of a base model's files, or of the loaded one.
+_Site = TypeVar("_Site", LoraSite, LoraTarget)
 
 
-def block_of(name: str) -> Block | None:
-    """Return the block a layer belongs to, from its kohya name; None for a text encoder's layer."""
-    if match := _ORIGINAL.match(name):
-        return Block(_PLACES[match[1]], int(match[2]))
-    if match := _DIFFUSERS.match(name):
-        layer = _SAMPLER if "samplers" in match[3] else int(match[4])
-        # The first of the down blocks is the unet's own first convolution.
-        first = 1 if match[1] == "down" else 0
-        place: Place = "down" if match[1] == "down" else "up"
-        return Block(place, first + _LAYERS_PER_BLOCK * int(match[2]) + layer)
-    return Block("mid", 0) if name.startswith("lora_unet_mid_block_") else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizedSite(Generic[_Site]):
+    """A layer that gets a LoRA, unless `lr_weight` is 0."""
+
+    site: _Site
+    dim: int
+    alpha: float  # as its file says it
+    lr_weight: float  # what multiplies the rate of its part
 
 
-def index_of(name: str) -> int | None:
-    """Return where kohya's lists for all blocks have a layer's, or None where they have none.
+def sized_sites(
+    sites: Iterable[_Site],
+    options: NetworkOptions,
+    *,
+    sizes: Mapping[str, tuple[int, float]] | None = None,
+) -> list[SizedSite[_Site]]:
+    """Return the layers that these settings give a size, in the order of `sites`.
 
-    SD1.x and SD2: 25 places, 12 down, the middle, 12 up. SDXL: 23, the first for the embeddings of
-    time and size, then 9 down, 3 in the middle, 9 up, and the last for the unet's way out.
+    Args:
+        sites: Every layer of the base model that may carry a LoRA.
+        options: Which of them do, and of what size.
+        sizes: Instead of the options' sizes, dim and alpha of exactly the layers to train.
     """
-    block = block_of(name)
-    if block is None:
-        return None
-    is_sdxl = _ORIGINAL.match(name) is not None
-    sizes = _NUM_BLOCKS_SDXL if is_sdxl else _NUM_BLOCKS
-    first = {"down": 0, "mid": sizes["down"], "up": sizes["down"] + sizes["mid"]}
-    return first[block.place] + block.number + int(is_sdxl)
+    listed: dict[tuple[UnetSide, int], tuple[float, ...]] = {}
+    sized = []
+    for site in sites:
+        size = layer_size(site, options) if sizes is None else sizes.get(site.name)
+        if size is None:
+            continue
+        weight = 1.0
+        if block := site.block:
+            count = block.blocks.at(block.side)
+            if (block.side, count) not in listed:
+                given = _given(options)[block.side]
+                listed[block.side, count] = _numbers(given, count, options.block_lr_zero_threshold)
+            weight = listed[block.side, count][block.number]
+        sized.append(SizedSite(site=site, dim=size[0], alpha=size[1], lr_weight=weight))
+    return sized
 
 
-def lr_weights(targets: Sequence[LoraTarget], options: NetworkOptions) -> dict[str, float]:
-    """Return what multiplies the rate of every layer, by its name; 0 leaves the layer out."""
-    names = [target.name for target in targets]
-    sizes = _NUM_BLOCKS_SDXL if any(map(_ORIGINAL.match, names)) else _NUM_BLOCKS
-    listed = {
-        place: _numbers(given, sizes[place], options.block_lr_zero_threshold)
-        for place, given in _given(options).items()
-    }
-    blocks = {name: block_of(name) for name in names}
-    return {
-        name: 1.0 if block is None else listed[block.place][block.number]
-        for name, block in blocks.items()
-    }
+def num_saved_numbers(layers: Iterable[SizedSite[_Site]], *, dora: bool) -> int:
+    """Return how many numbers a file of these layers holds: downs, ups, alphas, DoRA's lengths."""
+    total = 0
+    for layer in layers:
+        if layer.lr_weight > 0:
+            outputs, inputs, *kernel = layer.site.shape
+            total += layer.dim * (outputs + inputs * math.prod(kernel)) + 1
+            total += inputs if dora else 0
+    return total
 
 
 def check_effect(options: NetworkOptions, layers: Sequence[float]) -> Problem | None:
@@ -107,9 +100,9 @@ def check_effect(options: NetworkOptions, layers: Sequence[float]) -> Problem | 
     )
 
 
-def check_block_sizes(options: NetworkOptions, *, family: str) -> list[Problem]:
+def check_block_sizes(options: NetworkOptions, blocks: UnetBlocks) -> list[Problem]:
     """Return everything impossible or without effect in the sizes of the unet's blocks."""
-    num_blocks = 23 if family == "sdxl" else 25
+    num_blocks = blocks.num_listed
     problems = []
     for dims_name, alphas_name in (
         ("block_dims", "block_alphas"),
@@ -151,15 +144,14 @@ def check_block_sizes(options: NetworkOptions, *, family: str) -> list[Problem]:
     return problems
 
 
-def check_block_weights(options: NetworkOptions, *, family: str) -> list[Problem]:
+def check_block_weights(options: NetworkOptions, blocks: UnetBlocks) -> list[Problem]:
     """Return everything impossible or without effect in the weights of the unet's blocks."""
-    sizes = _NUM_BLOCKS_SDXL if family == "sdxl" else _NUM_BLOCKS
     given = _given(options)
     has_weights = any(weights is not None for weights in given.values())
     problems = [
         problem
-        for place, weights in given.items()
-        for problem in _check_one(place, weights, sizes[place])
+        for side, weights in given.items()
+        for problem in _check_weights(side, weights, blocks.at(side))
     ]
     if has_weights and not options.train_unet:
         problems.append(
@@ -183,23 +175,23 @@ def check_block_weights(options: NetworkOptions, *, family: str) -> list[Problem
     return problems
 
 
-def distinct_weights(options: NetworkOptions, *, family: str) -> set[float]:
-    """Return the weights above 0 that the unet's blocks are asked to have, 1 where none is."""
-    sizes = _NUM_BLOCKS_SDXL if family == "sdxl" else _NUM_BLOCKS
-    numbers = (
-        _numbers(given, sizes[place], options.block_lr_zero_threshold)
-        for place, given in _given(options).items()
-    )
-    return {weight for one in numbers for weight in one if weight > 0}
+def distinct_weights(options: NetworkOptions, blocks: UnetBlocks) -> set[float]:
+    """Return the weights above 0 that the settings give the unet's blocks, 1 where none is."""
+    return {
+        weight
+        for side, given in _given(options).items()
+        for weight in _numbers(given, blocks.at(side), options.block_lr_zero_threshold)
+        if weight > 0
+    }
 
 
 def spelled_blocks(options: NetworkOptions) -> dict[str, str]:
     """Return what is given by block as kohya's network_args spell it: down_lr_weight=0,1."""
     spelled = {
-        f"{place}_lr_weight": ",".join(f"{one:g}" for one in given)
+        f"{side}_lr_weight": ",".join(f"{weight:g}" for weight in given)
         if isinstance(given, tuple)
         else str(given)
-        for place, given in _given(options).items()
+        for side, given in _given(options).items()
         if given is not None
     }
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
@@ -211,7 +203,7 @@ def spelled_blocks(options: NetworkOptions) -> dict[str, str]:
     return spelled
 
 
-def _given(options: NetworkOptions) -> dict[Place, Weights]:
+def _given(options: NetworkOptions) -> dict[UnetSide, Weights]:
     return {
         "down": options.down_lr_weight,
         "mid": options.mid_lr_weight,
@@ -234,8 +226,8 @@ def _numbers(given: Weights, num_blocks: int, threshold: float = 0.0) -> tuple[f
     return tuple(number if number > threshold else 0.0 for number in numbers)
 
 
-def _check_one(place: Place, given: Weights, num_blocks: int) -> list[Problem]:
-    where = f"network.{place}_lr_weight"
+def _check_weights(side: UnetSide, given: Weights, num_blocks: int) -> list[Problem]:
+    where = f"network.{side}_lr_weight"
     if isinstance(given, str) and not _NAMED.fullmatch(given):
         return [
             Problem(
@@ -261,50 +253,32 @@ def _check_one(place: Place, given: Weights, num_blocks: int) -> list[Problem]:
     return []
 
 
-def layer_size(target: LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:
+def layer_size(site: LoraSite | LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:
     """Return a layer's dim and alpha as its file says them, or None where it gets no LoRA.
 
     With `rslora` the alpha is multiplied by sqrt(dim), so that alpha / dim, which every reader of
     such files computes, is rsLoRA's alpha / sqrt(dim) (Kalajdzievski, A Rank Stabilization Scaling
     Factor for Fine-Tuning with LoRA, arXiv:2312.03732).
     """
-    size = _asked_size(target, options)
-    if size is None or size[0] == 0:
+    if not (options.train_unet if site.part == "unet" else options.train_text_encoder):
         return None
-    dim, alpha = size
-    return (dim, alpha * math.sqrt(dim)) if options.rslora else (dim, alpha)
-
-
-def _asked_size(target: LoraTarget, options: NetworkOptions) -> tuple[int, float] | None:
-    if not (options.train_unet if target.part == "unet" else options.train_text_encoder):
-        return None
-    is_pointwise = getattr(target.module, "kernel_size", (1, 1)) == (1, 1)  # linear ones have none
     has_conv = options.conv_dim is not None or options.conv_block_dims is not None
-    if target.needs_conv_dim and not has_conv:
+    is_pointwise = math.prod(site.shape[2:]) == 1
+    if not has_conv and (site.needs_conv_dim or not is_pointwise):
         return None
-    index = index_of(target.name)
     # Inside resnets, linear and 1x1 layers come with the convolutions but have the size of the
     # others (kohya).
     if is_pointwise:
-        return _in_block(
-            index, options.block_dims, options.block_alphas, (options.dim, options.alpha)
-        )
-    if not has_conv:
+        dim, alpha = options.dim, options.alpha
+        dims, alphas = options.block_dims, options.block_alphas
+    else:
+        # A conv_alpha that is not given is 1 beside conv_block_dims (kohya); else it is refused.
+        dim = options.conv_dim or 0
+        alpha = 1.0 if options.conv_alpha is None else options.conv_alpha
+        dims, alphas = options.conv_block_dims, options.conv_block_alphas
+    if site.block is not None and dims is not None:
+        dim = dims[site.block.index]
+        alpha = alpha if alphas is None else alphas[site.block.index]
+    if dim == 0:
         return None
-    # A conv_alpha that is not given is 1 beside conv_block_dims (kohya); else it is refused.
-    alpha = 1.0 if options.conv_alpha is None else options.conv_alpha
-    return _in_block(
-        index, options.conv_block_dims, options.conv_block_alphas, (options.conv_dim or 0, alpha)
-    )
-
-
-def _in_block(
-    index: int | None,
-    dims: Sequence[int] | None,
-    alphas: Sequence[float] | None,
-    everywhere: tuple[int, float],
-) -> tuple[int, float]:
-    """Return the size listed for a block, else the one for all layers."""
-    if index is None or dims is None:
-        return everywhere
-    return dims[index], everywhere[1] if alphas is None else alphas[index]
+    return (dim, alpha * math.sqrt(dim)) if options.rslora else (dim, alpha)

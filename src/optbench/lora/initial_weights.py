@@ -11,8 +11,7 @@ import functools
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +20,10 @@ import yaml
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import keys as lora_keys
 from optbench.lora.file import LoraFile
-from optbench.lora.keys import ALPHA, ModuleShape, keys_of, named
-from optbench.records import Part
-from optbench.schema import BaseOptions, NetworkOptions
+from optbench.lora.keys import ALPHA, ModuleShape, keys_of
+from optbench.records import LoraSite, Part
+from optbench.schema import NetworkOptions
 from optbench.storage import resources
-from optbench.storage.safetensors_header import read_header
 
 METADATA_KEY = "optbench.continued_from"
 _FINGERPRINT_LENGTH = 16
@@ -369,82 +367,34 @@ def _no_weights() -> Problem:
     )
 
 
-_WEIGHT = ".weight"
-_TEXT_MODEL = "text_model."  # transformers 5 may leave it out of a file
-_TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
-_UNET_LAYER = re.compile(r"\.attentions\.")
-_UNET_CONV = re.compile(r"\.(resnets|downsamplers|upsamplers)\.")
+def check_layers(
+    sites: Mapping[str, LoraSite], base: str, options: NetworkOptions, start: StartingLora
+) -> list[Problem]:
+    """Return a problem if the base has no place for a layer of the file, or one of another size.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfferedLayer:
-    """One layer of a base that may carry a LoRA."""
-
-    shape: tuple[int, ...]  # of its weight: (O, I) or (O, I, kernel, kernel)
-    needs_conv_dim: bool
-
-
-def offered_layers(options: BaseOptions) -> dict[str, OfferedLayer]:
-    """Return every layer by kohya's name; nothing where the headers do not tell."""
-    folder = Path(options.path)
-    found: dict[str, OfferedLayer] = {}
-    for key, shape in _weights(folder / "text_encoder"):
-        name = _TEXT_MODEL + key.removeprefix(_TEXT_MODEL)
-        if _TEXT_LAYER.search(name):
-            found[_spelled("lora_te", name)] = OfferedLayer(shape=shape, needs_conv_dim=False)
-    for key, shape in _weights(folder / "unet"):
-        if _UNET_LAYER.search(key):
-            found[_spelled("lora_unet", key)] = OfferedLayer(shape=shape, needs_conv_dim=False)
-        elif _UNET_CONV.search(key):
-            found[_spelled("lora_unet", key)] = OfferedLayer(shape=shape, needs_conv_dim=True)
-    has_both = {part_of(name) for name in found} == {"unet", "text_encoder"}
-    return found if has_both and not (folder / "text_encoder_2").exists() else {}
-
-
-def check_layers(base: BaseOptions, options: NetworkOptions, start: StartingLora) -> list[Problem]:
-    """Return a problem for the file's layers that the base has not, or has in another shape."""
-    offered = offered_layers(base)
-    if not offered:
+    Args:
+        sites: The layers of the base by kohya's name; empty where its headers do not tell.
+        base: The base's name.
+        options: Which parts are trained.
+        start: What is continued.
+    """
+    shapes = {name: _of_weight(start.shapes[name]) for name in start.of_parts(options)}
+    if not sites:
         return []
-    wanted = {name: start.shapes[name] for name in start.of_parts(options)}
-    unknown = [name for name in wanted if name not in offered]
-    unlike = [
-        f"{name} for {_of_weight(shape)} where {base.name} has {offered[name].shape}"
-        for name, shape in wanted.items()
-        if name in offered and _of_weight(shape) != offered[name].shape
-    ]
-    complaints = {
-        "layers that the base has not": unknown,
-        "layers of other shapes than the base's": unlike,
-    }
-    return [
-        Problem(
-            "network.weights",
-            f"{what} in {start.path.name}: {named(names, len(wanted), 'layers')}",
-            f"a LoRA for {base.name}",
-            "choose the base this LoRA was trained on, or a LoRA of this base's family",
-        )
-        for what, names in complaints.items()
-        if names
-    ]
+    return lora_keys.misfits(
+        [name for name in shapes if name not in sites],
+        [
+            f"{name} for {shape} in a layer of {sites[name].shape}"
+            for name, shape in shapes.items()
+            if name in sites and shape != sites[name].shape
+        ],
+        len(shapes),
+        base=base,
+        where="network.weights",
+        fix="choose the base this LoRA was trained on, or a LoRA of this base's family",
+    )
 
 
 def _of_weight(module: ModuleShape) -> tuple[int, ...]:
     """Return the shape of the weight that a layer of the file changes."""
     return (module.up[0], *module.down[1:])
-
-
-def _spelled(prefix: str, name: str) -> str:
-    return f"{prefix}_{name.removesuffix(_WEIGHT)}".replace(".", "_")
-
-
-def _weights(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield name and shape of every weight that a linear layer or a convolution can have."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            shapes = read_header(file).shapes
-        except (OSError, ValueError):
-            continue  # the base's own reader says what is wrong with it
-        for name, shape in shapes.items():
-            if name.endswith(_WEIGHT) and len(shape) in (2, 4):
-                yield name, shape

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from optbench.contracts import Network
 from optbench.errors import ConfigError, Problem
-from optbench.lora.blocks import check_effect, layer_size, lr_weights
+from optbench.lora.blocks import check_effect, sized_sites
 from optbench.lora.file import read_lora
 from optbench.lora.layer import LoraLayer
 from optbench.records import LoraTarget, ParameterGroup, Part
@@ -60,22 +60,22 @@ def build_network(
                 f"add network.conv_alpha={options.conv_dim / 2:g}",
             )
         )
-    weights = lr_weights(targets, options)
-    wanted = {
-        target.name: layer_size(target, options) if sizes is None else sizes.get(target.name)
-        for target in targets
-    }
-    offered = [target for target in targets if wanted[target.name] is not None]
+    sized = sized_sites(targets, options, sizes=sizes)
     layers = [
         LoraLayer(
-            target, dim=size[0], alpha=size[1], seed=seed, lr_weight=weight, dora=options.dora
+            layer.site,
+            dim=layer.dim,
+            alpha=layer.alpha,
+            seed=seed,
+            lr_weight=layer.lr_weight,
+            dora=options.dora,
         )
-        for target in offered
-        if (size := wanted[target.name]) and (weight := weights[target.name]) > 0
+        for layer in sized
+        if layer.lr_weight > 0
     ]
     if not layers:
         raise ConfigError(_nothing_to_train(targets, options))
-    if problem := check_effect(options, [weights[target.name] for target in offered]):
+    if problem := check_effect(options, [layer.lr_weight for layer in sized]):
         raise ConfigError(problem)
     return LoraNetwork(layers, options)
 

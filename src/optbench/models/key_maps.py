@@ -11,26 +11,8 @@ from typing import Any
 
 from optbench.models.assemble import Origin, Origins
 from optbench.models.files.detect import UNET, VAE
+from optbench.models.files.unet_names import unet_name
 
-_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}
-_UNET_ENDS = {
-    "conv_in": "input_blocks.0.0",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-}
-_MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
-_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.?(.*)")
 _VAE_BLOCK = re.compile(r"(\w+)\.(down|up)_blocks\.(\d+)\.(resnets|\w+samplers)\.(\d+)\.?(.*)")
 # The newer name, the one in the original layout, and the one diffusers used before.
 _VAE_ATTENTION = {
@@ -48,37 +30,6 @@ _OPEN_CLIP = {
     "mlp.fc2": "mlp.c_proj",
 }
 _THIRDS = ("q_proj", "k_proj", "v_proj")
-
-
-def unet_name(module: str, config: Any) -> str:
-    """Return a unet module's name in the original layout, from its name in diffusers.
-
-    Args:
-        module: For instance `down_blocks.1.attentions.0.proj_in`; parameters work as well.
-        config: The unet's: `layers_per_block` and `up_block_types` count.
-    """
-    for ours, theirs in _UNET_ENDS.items():
-        if module == ours or module.startswith(f"{ours}."):
-            return theirs + module.removeprefix(ours)
-    if module.startswith("mid_block."):
-        middle, index, *inner = module.removeprefix("mid_block.").split(".")
-        place_there = _MIDDLE[f"{middle}.{index}"]
-        return _joined("middle_block", place_there, _inner(middle, ".".join(inner)))
-    match = _BLOCK.fullmatch(module)
-    if match is None:
-        raise KeyError(f"{module} has no name in the original layout")
-    way, block, kind, layer, rest = match.groups()
-    per_block = config["layers_per_block"] + 1
-    if kind == "downsamplers":
-        place = 1 + int(block) * per_block + per_block - 1
-        return _joined(f"input_blocks.{place}.0", "op", rest.removeprefix("conv").lstrip("."))
-    if kind == "upsamplers":
-        place = int(block) * per_block + per_block - 1
-        has_attention = "Attn" in config["up_block_types"][int(block)]
-        return _joined(f"output_blocks.{place}.{2 if has_attention else 1}", rest)
-    place = int(block) * per_block + int(layer)
-    side = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
-    return _joined(side, "0" if kind == "resnets" else "1", _inner(kind, rest))
 
 
 def unet_origins(config: Any) -> Origins:
@@ -162,14 +113,3 @@ def _vae_name(name: str, num_levels: int) -> str:
     number = int(level) if way == "down" else num_levels - 1 - int(level)
     inner = f"block.{resnet_index}" if kind == "resnets" else f"{way}sample"
     return f"{half}.{way}.{number}.{inner}.{rest}"
-
-
-def _inner(kind: str, rest: str) -> str:
-    if kind != "resnets":
-        return rest
-    first, _, last = rest.partition(".")
-    return _joined(_RESNET[first], last)
-
-
-def _joined(*parts: str) -> str:
-    return ".".join(part for part in parts if part)

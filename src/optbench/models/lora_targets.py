@@ -1,65 +1,58 @@
-"""Which layers of a base may carry a LoRA, and what kohya's trainer calls them."""
+"""The layers of a loaded base model that may carry a LoRA, under the names of kohya's trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from optbench.models.compute import text_model
-from optbench.records import LoraTarget
+from optbench.models.files.families import Family
+from optbench.models.files.lora_sites import (
+    carries_lora,
+    needs_conv_dim,
+    text_name,
+    unet_layer_name,
+)
+from optbench.models.files.unet_names import unet_name
+from optbench.records import LoraTarget, Part
 
-# kohya's lists: a LoRA goes on every linear and convolution inside these classes.
-_ENCODERS = {"lora_te": "text_encoder", "lora_te1": "text_encoder", "lora_te2": "text_encoder_2"}
-_TEXT_CLASSES = ("CLIPAttention", "CLIPMLP")
-_UNET_CLASSES = ("Transformer2DModel",)
-_UNET_CONV_CLASSES = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 
-
-def text_targets(encoder: Any, *, prefix: str) -> list[LoraTarget]:
-    """Return a text encoder's layers; prefix is lora_te, or lora_te1 and lora_te2 in SDXL."""
-    layers = _layers(text_model(encoder), _TEXT_CLASSES)
+def text_targets(encoder: Any, family: Family, *, number: int = 0) -> list[LoraTarget]:
+    """Return the layers of a family's text encoder, the first one or the second."""
     return [
         LoraTarget(
-            name=_key(f"{prefix}_text_model", name),
+            name=text_name(family.lora_prefixes[number], path),
             module=layer,
             part="text_encoder",
             needs_conv_dim=False,
-            diffusers_path=f"{_ENCODERS[prefix]}.text_model.{name}",
+            diffusers_path=f"{family.text_encoders[number]}.text_model.{path}",
         )
-        for name, layer in layers
+        for path, layer in _layers(text_model(encoder), "text_encoder")
     ]
 
 
-def unet_targets(
-    unet: nn.Module, *, rename: Callable[[str], str] = lambda name: name
-) -> list[LoraTarget]:
-    """Return the unet's layers, those for conv_dim last; `rename` maps the names of modules."""
+def unet_targets(unet: Any, family: Family) -> list[LoraTarget]:
+    """Return the unet's layers, those for conv_dim last."""
     targets = []
-    for classes, needs_conv_dim in ((_UNET_CLASSES, False), (_UNET_CONV_CLASSES, True)):
-        targets += [
+    for path, layer in _layers(unet, "unet"):
+        name = unet_layer_name(unet_name(path, unet.config) if family.has_original_names else path)
+        targets.append(
             LoraTarget(
-                name=_key("lora_unet", rename(name)),
+                name=name,
                 module=layer,
                 part="unet",
-                needs_conv_dim=needs_conv_dim,
-                diffusers_path=f"unet.{name}",
+                needs_conv_dim=needs_conv_dim(path),
+                block=family.block_of(name),
+                diffusers_path=f"unet.{path}",
             )
-            for name, layer in _layers(unet, classes)
-        ]
-    return targets
+        )
+    return sorted(targets, key=lambda target: target.needs_conv_dim)
 
 
-def _layers(root: nn.Module, classes: Sequence[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the path and the layer of every linear and convolution inside `classes`."""
-    for block_name, block in root.named_modules():
-        if type(block).__name__ not in classes:
-            continue
-        for layer_name, layer in block.named_modules():
-            if isinstance(layer, (nn.Linear, nn.Conv2d)):
-                yield f"{block_name}.{layer_name}", layer
-
-
-def _key(prefix: str, path: str) -> str:
-    return f"{prefix}_{path}".replace(".", "_")
+def _layers(root: nn.Module, part: Part) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the path and the layer of every linear layer and convolution that may carry a LoRA."""
+    for path, layer in root.named_modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and carries_lora(part, path):
+            yield path, layer

@@ -21,7 +21,8 @@ from optbench.models import autoencoder, random_parts, sd15
 from optbench.models.checkpoint import AUTOENCODER, Checkpoint, check_fit
 from optbench.models.compute import attend_with, compiled, keep_activations
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, DiffusionProcess, with_prediction
-from optbench.models.key_maps import clip_origins, open_clip_origins, unet_name
+from optbench.models.files.families import FAMILIES
+from optbench.models.key_maps import clip_origins, open_clip_origins
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
 from optbench.models.stable_diffusion import Name
@@ -211,11 +212,10 @@ class StableDiffusionXL:
         """
         text = [
             target
-            for number, encoder in enumerate(self.text_encoders, start=1)
-            for target in text_targets(encoder, prefix=f"lora_te{number}")
+            for number, encoder in enumerate(self.text_encoders)
+            for target in text_targets(encoder, FAMILIES[self.family], number=number)
         ]
-        unet = unet_targets(self.unet, rename=lambda name: unet_name(name, self.unet.config))
-        return (*text, *unet)
+        return (*text, *unet_targets(self.unet, FAMILIES[self.family]))
 
     def sample(self, request: SampleRequest) -> list[Image]:
         """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""

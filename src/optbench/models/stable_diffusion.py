@@ -24,6 +24,7 @@ from optbench.models.assemble import Origins
 from optbench.models.checkpoint import Checkpoint, check_fit
 from optbench.models.compute import attend_with, compiled, keep_activations, text_model
 from optbench.models.diffusion import DiffusionProcess
+from optbench.models.files.families import FAMILIES
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.models.sampling import Studio, paint
 from optbench.models.text import clip, prompt_weights
@@ -162,8 +163,8 @@ class StableDiffusion:
 
     def lora_targets(self) -> tuple[LoraTarget, ...]:
         """Return every layer that may carry a LoRA under kohya's names, text encoder first."""
-        text = text_targets(self.text_encoder, prefix="lora_te")
-        return (*text, *unet_targets(self.unet))
+        family = FAMILIES[self.family]
+        return (*text_targets(self.text_encoder, family), *unet_targets(self.unet, family))
 
     def sample(self, request: SampleRequest) -> list[Image]:
         """Return one picture per seed; noise is made on the CPU, so it is the same everywhere."""

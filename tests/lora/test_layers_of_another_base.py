@@ -1,4 +1,4 @@
-"""The layers a base offers, read from headers, are those it offers once it is loaded."""
+"""A LoRA of another base model is refused by the headers of the base's files alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench.lora.initial_weights import check_layers, offered_layers, starting_lora
+from optbench.lora.initial_weights import check_layers, starting_lora
 from optbench.lora.network import build_network
+from optbench.models.files.lora_sites import lora_sites
 from tests.builders.lora_files import write_lora
 from tests.builders.random_base import base_options, load, write_base
 from tests.builders.small_training import NETWORK
@@ -18,15 +19,6 @@ from tests.builders.small_training import NETWORK
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("random"))
-
-
-def test_headers_tell_what_the_loaded_base_offers(folder: Path) -> None:
-    targets = load(folder).lora_targets()
-    found = offered_layers(base_options(folder))
-    assert {name: one.needs_conv_dim for name, one in found.items()} == {
-        target.name: target.needs_conv_dim for target in targets
-    }
-    assert all(found[one.name].shape == tuple(one.module.weight.shape) for one in targets)
 
 
 def test_a_lora_of_another_base_is_refused_without_loading_one(
@@ -41,7 +33,10 @@ def test_a_lora_of_another_base_is_refused_without_loading_one(
         asked = replace(options, weights=str(path))
         start = starting_lora(asked)
         assert start is not None
-        return [problem.found for problem in check_layers(base_options(folder), asked, start)]
+        return [
+            problem.found
+            for problem in check_layers(lora_sites(base_options(folder)), "random", asked, start)
+        ]
 
     assert check("fits") == []
     key = next(key for key in tensors if "attn2_to_k.lora_down" in key)
@@ -50,10 +45,3 @@ def test_a_lora_of_another_base_is_refused_without_loading_one(
     assert "attn2_to_k" in unlike
     tensors = {key.replace("down_blocks_0", "input_blocks_4"): one for key, one in tensors.items()}
     assert any("input_blocks_4" in found for found in check("sdxl"))
-
-
-def test_where_headers_do_not_tell_nothing_is_claimed(tmp_path: Path) -> None:
-    assert offered_layers(base_options(tmp_path)) == {}
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet" / "a.safetensors").write_bytes(b"\xff" * 20)
-    assert offered_layers(base_options(tmp_path)) == {}
