@@ -2,33 +2,102 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-# The module of every command; `train` is what runs without a name.
-COMMANDS = {
-    "train": "optbench.cli.train",
-    "plan": "optbench.cli.plan",
-    "report": "optbench.cli.report",
-    "render": "optbench.cli.render.command",
-    "resize": "optbench.cli.resize.command",
-    "regularize": "optbench.cli.regularize",
-    "metrics": "optbench.cli.metrics",
-    "import": "optbench.cli.kohya.command",
-    "export": "optbench.cli.kohya.command",
-    "doctor": "optbench.cli.doctor",
-    "verify": "optbench.cli.verify",
-}
+from optbench.cli.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optbench.errors import Problem
+
+# Flags of Hydra's whose value is the next word, so that it is not taken for a command's name.
+_FLAGS_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--experimental-rerun",
+    "--info",
+    "-i",
+)
+_HELP = ("--help", "-h")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code of the command that the first argument names, else of a training."""
+    """Return the exit code of the command that the first bare word names, else of a training.
+
+    Without arguments, or with nothing but --help, prints the list of commands. Every command's
+    module is imported only here, so that each costs what it needs alone.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    name = arguments[0] if arguments else ""
-    if name not in COMMANDS:
+    bare_words = _bare_words(arguments)
+    if bare_words and bare_words[0] in COMMANDS:
+        name = bare_words.pop(0)
+        arguments.remove(name)
+    elif not arguments or arguments in (["--help"], ["-h"], ["help"]):
+        from optbench.cli.help import print_overview
+
+        print_overview()
+        return 0
+    elif arguments in (["--version"], ["version"]):
+        from importlib.metadata import version
+
+        print(f"optbench {version('optbench')}")
+        return 0
+    elif bare_words and not any(flag in arguments for flag in _HELP):
+        from optbench.cli.command import refuse
+
+        return refuse([_unknown_command(bare_words[0])])
+    else:
         name = "train"
-    elif name not in ("import", "export"):
-        arguments = arguments[1:]
-    # Imported here: each command pays for what it needs alone.
-    return int(importlib.import_module(COMMANDS[name]).main(arguments))
+    if any(flag in arguments for flag in _HELP):
+        from optbench.cli.help import print_help
+
+        print_help(name, only=bare_words)
+        return 0
+    from importlib import import_module
+
+    return int(import_module(COMMANDS[name].module).main(arguments))
+
+
+def _unknown_command(word: str) -> Problem:
+    from difflib import get_close_matches
+    from pathlib import Path
+
+    from optbench.errors import Problem
+    from optbench.storage.resources import command_line
+
+    near = get_close_matches(word, COMMANDS, n=2)
+    fix = f"{command_line('--help')} lists the commands"
+    if near:
+        fix = f"did you mean {' or '.join(command_line(name) for name in near)}?"
+    elif word.endswith(".safetensors"):
+        fix = f"to render it write {command_line('render', word)}"
+    elif Path(word).is_dir():
+        fix = f"to build its report write {command_line('report', word)}"
+    return Problem(
+        "the command line",
+        f"{word!r}, which is neither a command nor a setting",
+        f"one of {', '.join(COMMANDS)}, or settings as key=value",
+        fix,
+    )
+
+
+def _bare_words(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that are neither flags nor overrides nor a flag's value."""
+    words = []
+    previous = ""
+    for argument in arguments:
+        is_value = previous in _FLAGS_WITH_VALUE
+        if not is_value and "=" not in argument and not argument.startswith(("-", "~", "+")):
+            words.append(argument)
+        previous = argument
+    return words

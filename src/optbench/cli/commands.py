@@ -1,0 +1,195 @@
+"""The commands of `optbench`: the module of each, and what its help says.
+
+Read by the dispatcher and by the help, so it imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class CommandInfo(NamedTuple):
+    """One command."""
+
+    module: str  # has `main(arguments) -> exit code`
+    line: str  # what it does, in one line of the overview
+    usage: str  # what follows the command's name
+    about: str
+    examples: tuple[tuple[str, str], ...] = ()  # what it does, and the words behind `optbench`
+    config: str | None = None  # the file of conf/ that holds its settings
+    groups: tuple[str, ...] | None = None  # the config groups it takes; None: all
+    sweeps: str | None = None  # whose named sweeps it takes: "" for trainings
+
+
+COMMANDS: dict[str, CommandInfo] = {
+    "train": CommandInfo(
+        module="optbench.cli.train",
+        line="train one LoRA per combination of settings, then build the report",
+        usage="[-m] [sweep=NAME] [group=option] [key=value] ...",
+        about=(
+            "Trains one LoRA per combination of settings on identical images, noise and seeds, "
+            "renders the same prompts from each, and builds one report. The word `train` may be "
+            "left out. Values with commas make a sweep with -m. The same command again skips "
+            "finished runs and resumes interrupted ones."
+        ),
+        examples=(
+            ("One run", "optimizer=lion network.dim=32"),
+            ("A sweep: every optimizer at every dim", "-m optimizer=adamw,lion network.dim=16,32"),
+            ("A named sweep", "sweep=demo"),
+            (
+                "Images and checkpoint of your own",
+                "base=sd15 base.path=MODEL dataset=folder dataset.dir=DIR prompts=folder "
+                "\"prompts.prompts.a.text='myword, 1girl, standing'\"",
+            ),
+            ("One run's complete config", "--cfg job network.dim=32"),
+        ),
+        config="config",
+        sweeps="",
+    ),
+    "plan": CommandInfo(
+        module="optbench.cli.plan",
+        line="what a training would run, its hours and disk, and every problem at once",
+        usage="[-m] [sweep=NAME] [group=option] [key=value] ...",
+        about=(
+            "Takes the arguments of a training and says what it would run: runs, steps, hours, "
+            "disk, images per bucket, and everything that is wrong with the settings. Trains "
+            "nothing, writes nothing and loads no weights."
+        ),
+        examples=(
+            ("Before a sweep", "plan -m optimizer=adamw,lion network.dim=16,32"),
+            ("Before a named one", "plan sweep=optimizers"),
+        ),
+        config="config",
+        sweeps="",
+    ),
+    "report": CommandInfo(
+        module="optbench.cli.report",
+        line="build the report of a folder of runs again",
+        usage="[RUNS_DIR ...]",
+        about=(
+            "Builds tables, sheets and the page again from the files of a sweep, or of every "
+            "sweep in a folder (without one: runs). Trains nothing and needs no torch."
+        ),
+        examples=(("One sweep", "report runs/demo"), ("All of them", "report")),
+    ),
+    "render": CommandInfo(
+        module="optbench.cli.render.command",
+        line="images from finished LoRA files, as sheets: an X/Y/Z plot",
+        usage="LORA_OR_RUN ... [x=AXIS] [y=AXIS] [z=AXIS] [key=value] ...",
+        about=(
+            "Renders images with finished LoRA files, ours or anyone's (LoRA, LoCon, DoRA, LoHa, "
+            "LoKr), and puts them on sheets. The files are only read, and an image that exists is "
+            "not rendered again."
+        ),
+        examples=(
+            ("A LoRA beside the base model", "render my.safetensors base=sd15 base.path=MODEL"),
+            ("Every epoch of a run", "render runs/single/RUN y=epoch"),
+            ("Strengths", "render my.safetensors 'y={strength:[0,0.5,1]}'"),
+            (
+                "Samplers and steps",
+                "render my.safetensors 'x={steps:[10,20,30]}' "
+                "'y={sampler:[Euler a,DPM++ 2M Karras]}'",
+            ),
+            ("Other words in the prompts", "render my.safetensors 'y={sr:[smile,angry,crying]}'"),
+            (
+                "Several LoRAs in one image",
+                "render a.safetensors b.safetensors y=null "
+                "'prompts.prompts.a.text=\"1girl <lora:a:0.8> <lora:b:0.5>\"'",
+            ),
+        ),
+        config="plot",
+    ),
+    "resize": CommandInfo(
+        module="optbench.cli.resize.command",
+        line="smaller or merged LoRA files, and what every layer lost",
+        usage="source=LORA_OR_RUN [-m] [sweep=NAME] [key=value] ...",
+        about=(
+            "Writes smaller LoRA files (or merges several), as kohya's resize_lora.py does, and "
+            "reports what every layer lost, with images and validation losses beside the "
+            "original's. The source files are only read."
+        ),
+        examples=(
+            ("One file", "resize source=big.safetensors new_dim=32"),
+            ("Every epoch of a run", "resize source=runs/single/RUN new_dim=8"),
+            ("A sweep", "resize -m source=big.safetensors method=sv_ratio param=2,5,8"),
+            ("A named sweep", "resize source=big.safetensors sweep=resize_ratio"),
+            (
+                "A merge",
+                "resize 'source=[a.safetensors,b.safetensors]' 'weights=[0.7,0.3]' new_dim=32",
+            ),
+        ),
+        config="resize",
+        sweeps="resize",
+    ),
+    "regularize": CommandInfo(
+        module="optbench.cli.regularize",
+        line="class (regularization) images, made by the base model",
+        usage="[-m] [class_words=WORDS] [key=value] ...",
+        about=(
+            "Lets the base model make images of a class, to train beside a character's own so "
+            "that the class stays as it was (prior preservation, arXiv:2208.12242). The same "
+            "command again resumes, and never writes over an image."
+        ),
+        examples=(
+            ("100 of a girl", "regularize base=sd15 base.path=MODEL class_words=girl"),
+            ("Two classes", "regularize -m class_words=girl,boy num_pictures=50"),
+            ("Then train with them", "dataset.reg_dir=regularization ..."),
+        ),
+        config="regularize",
+    ),
+    "metrics": CommandInfo(
+        module="optbench.cli.metrics",
+        line="measure the images of finished runs",
+        usage="[RUNS_DIR ...] [metric=OPTION] [metric.KEY=VALUE] ...",
+        about=(
+            "Measures the images of runs from their files (without a folder: runs), again only "
+            "where an image or a metric changed. Trains and renders nothing. docs/metrics.md says "
+            "what the numbers mean; build the report again afterwards."
+        ),
+        examples=(
+            ("The metrics that need no download", "metrics runs/demo"),
+            ("CLIP too", "metrics runs/demo metric=clip metric.metrics.clip.path=FOLDER"),
+        ),
+        config="config",
+        groups=("metric",),
+    ),
+    "import": CommandInfo(
+        module="optbench.cli.kohya.import_command",
+        line="a command or TOML of kohya's trainer -> a command of optbench",
+        usage="FILE",
+        about=(
+            "Reads a training command of kohya's sd-scripts (a shell script, a .bat or a TOML) "
+            "and prints the command that trains the same here. What has no equivalent is listed "
+            "beside it."
+        ),
+        examples=(("", "import train.sh"),),
+    ),
+    "export": CommandInfo(
+        module="optbench.cli.kohya.export_command",
+        line="a run -> a script for kohya's trainer",
+        usage="RUN_DIR",
+        about="Prints a shell script that trains the same LoRA with kohya's sd-scripts.",
+        examples=(("", "export runs/single/RUN > train.sh"),),
+    ),
+    "doctor": CommandInfo(
+        module="optbench.cli.doctor",
+        line="what can run on this machine; test an optimizer recipe of your own",
+        usage="[RECIPE.yaml ...]",
+        about=(
+            "Without a file: versions, devices, and which optimizer recipes can run here. With "
+            "recipe files: runs the conformance suite that every shipped recipe passes."
+        ),
+        examples=(("", "doctor"), ("A recipe of your own", "doctor mine/optimizer/mine.yaml")),
+    ),
+    "verify": CommandInfo(
+        module="optbench.cli.verify",
+        line="read every file of finished runs and name the corrupt ones",
+        usage="[RUNS_DIR ...]",
+        about=(
+            "Reads every file of finished runs (without a folder: runs) and names what is corrupt. "
+            "A finished run with a corrupt file is marked as interrupted, so that the command that "
+            "made it repairs it. Nothing else is changed."
+        ),
+        examples=(("", "verify runs"),),
+    ),
+}
