@@ -11,12 +11,13 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from optbench.analysis import settings
-from optbench.cli.kohya import command, option_names
+from optbench.cli.kohya import export_command, import_command, option_names
 from optbench.cli.kohya.export_script import Exported, export
 from optbench.cli.kohya.import_script import convert, read_options
 from optbench.config.build import build_config, config_tree
 from optbench.config.compose import compose_tree, hydra_session
 from optbench.errors import ConfigError, Problem
+from optbench.storage.resources import program
 from optbench.storage.rundir import RunDir, write_atomic
 
 SAME = ("dataset", "network", "lr_scheduler", "train", "loss", "seed")
@@ -300,15 +301,17 @@ def test_a_file_without_options_is_refused(tmp_path: Path, content: str, suffix:
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDir(tmp_path / "my-run")
     write_atomic(run.config_path, OmegaConf.to_yaml(OmegaConf.create(tree_of())))
-    assert command.main(["export", str(run.path)]) == 0
+    assert export_command.main([str(run.path)]) == 0
     script = capsys.readouterr().out
     assert "--output_name=my-run" in script
     (tmp_path / "train.sh").write_text(script)
-    assert command.main(["import", str(tmp_path / "train.sh")]) == 0
-    assert capsys.readouterr().out.startswith("python -m optbench base=sd15 ")
-    assert command.main(["import", str(tmp_path / "absent.sh")]) == 2
+    assert import_command.main([str(tmp_path / "train.sh")]) == 0
+    assert capsys.readouterr().out.startswith(f"{program()} base=sd15 ")
+    assert import_command.main([str(tmp_path / "absent.sh")]) == 2
     assert "absent.sh" in capsys.readouterr().err
-    assert command.main(["export", str(tmp_path / "absent")]) == 2
+    assert export_command.main([str(tmp_path / "absent")]) == 2
+    assert import_command.main([]) == 2
+    assert f"write {program()} import FILE" in capsys.readouterr().err
 
 
 def test_the_table_for_people_has_every_option_of_loss_and_memory() -> None:

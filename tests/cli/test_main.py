@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from optbench.cli import train as cli
+from optbench import schema
+from optbench.cli import help as cli_help
+from optbench.cli import main as cli
+from optbench.cli.commands import COMMANDS
 from optbench.config.build import config_yaml
 from optbench.config.compose import SweepPlan
 from optbench.config.messages import print_problems
@@ -109,8 +115,8 @@ def test_ctrl_c_is_130_with_what_is_left_and_the_command_that_goes_on(
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert lines[0] == "Stopped by Ctrl-C."
-    assert lines[1:3] == ["2 of 2 runs are not done:", "  pending: not begun"]
-    assert lines[-1] == "  python -m optbench -m network.dim=1,2"
+    assert lines[1:3] == ["2 of 2 runs are not done:", "  pending: not started"]
+    assert lines[-1] == f"  {resources.program()} -m network.dim=1,2"
 
 
 def test_a_report_that_cannot_be_built_is_a_message(
@@ -130,13 +136,156 @@ def test_brackets_in_a_message_are_text_and_no_markup(
     assert all(part in out for part in ("[red]x[/]", "[a,b]", "[w]", "[f]"))
 
 
-def test_help_lists_groups_keys_and_sweeps(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help"]) == 0
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.usefixtures("outcome")
+def test_the_overview_lists_every_command_and_trains_nothing(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    for name in resources.sweep_names():
-        assert name in out
-    for said in ("optimizer:", "dadaptlion", "lr_mult: 1.0", "sweep=NAME"):
-        assert said in out
+    for name, info in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(info.line)}$", out, re.MULTILINE)
+    assert f"{resources.program()} sweep=demo" in out
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.usefixtures("outcome")
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["plan", "--help"], "plan [-m]"),
+        (["--help", "plan"], "plan [-m]"),
+        (["network.dim=4", "--help"], "[-m]"),
+        (["render", "a.safetensors", "-h"], "render LORA_OR_RUN"),
+        (["verify", "--help"], "verify [RUNS_DIR"),
+    ],
+)
+def test_help_may_stand_anywhere(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {resources.program()} {usage}")
+    assert list(Path().iterdir()) == []
+
+
+def test_the_help_of_a_command_explains_settings_and_sweeps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["train", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "network.dim=16 rank of the LoRA" in out
+    assert "dadaptlion" in out
+    assert "lr_scheduler=rex The rate falls late" in out
+    for name, question in cli_help.sweep_questions("").items():
+        assert f"{name} {question}" in out
+    assert cli.main(["resize", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "source=(must be given) a LoRA file" in out
+    assert "resize_ratio how small" in out
+
+
+def test_a_word_behind_help_selects_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--help", "warmup"]) == 0
+    out = capsys.readouterr().out
+    assert "lr_scheduler.warmup_steps" in out
+    assert "network.dim" not in out
+    assert "usage" not in out
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_no_line_of_help_is_wider_than_the_terminal_except_commands_to_copy(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for arguments in ([], *([name, "--help"] for name in COMMANDS)):
+        assert cli.main(arguments) == 0
+        for line in capsys.readouterr().out.splitlines():
+            assert len(line) <= width or resources.program() in line
+
+
+def test_every_setting_has_an_explanation() -> None:
+    for config in ("config", "plot", "regularize", "resize"):
+        groups = cli_help.groups_of(config)
+        missing = [one.key for group in groups for one in group.settings if not one.words]
+        assert not missing, config
+        for group in groups:
+            if group.name != "optimizer":  # docs/optimizers.md has their table
+                assert all(group.options.values()), group.name
+    # What only a recipe's author types is explained in the file to start from.
+    recipe = resources.conf_dir() / "optimizer" / "adamw.yaml"
+    assert all(one.words for one in cli_help.settings_of(recipe, prefix="optimizer."))
+
+
+def test_every_choice_of_a_setting_stands_in_its_explanation() -> None:
+    settings = {one.key: one for group in cli_help.groups_of("config") for one in group.settings}
+    settings |= {one.key: one for group in cli_help.groups_of("resize") for one in group.settings}
+    checked = 0
+    sections = {**typing.get_type_hints(schema.RunConfig), "launch": schema.LaunchOptions}
+    for name, options in {**sections, "": schema.ResizeOptions}.items():
+        if name == "optimizer" or not hasattr(options, "__annotations__"):
+            continue
+        for field, kind in typing.get_type_hints(options).items():
+            for choice in _choices(kind):
+                key = f"{name}.{field}".lstrip(".")
+                assert re.search(rf"\b{re.escape(str(choice))}\b", settings[key].words), key
+                checked += 1
+    assert checked > 20
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    return tuple(choice for part in typing.get_args(kind) for choice in _choices(part))
+
+
+def test_every_named_sweep_asks_a_question() -> None:
+    for command in ("", "resize"):
+        questions = cli_help.sweep_questions(command)
+        assert set(questions) == set(resources.sweep_names(command))
+        assert all(question.endswith("?") for question in questions.values())
+
+
+@pytest.mark.usefixtures("outcome")
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["pln", "network.dim=4"], "plan"),
+        (["network.dim=4", "reprot"], "report"),
+        (["-m", "trian", "network.dim=4,8"], "train"),
+        (["my.safetensors"], "render my.safetensors"),
+        (["nonsense"], "--help lists the commands"),
+    ],
+)
+def test_a_misspelt_command_gets_a_suggestion_and_trains_nothing(
+    arguments: list[str], suggestion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert suggestion in captured.err
+    assert captured.out == ""
+    assert list(Path().iterdir()) == []
+
+
+def test_a_command_may_stand_behind_flags_and_their_values(
+    outcome: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["-m", "plan", "network.dim=1,2"]) == 0
+    assert "2 runs: 0 done, 2 to do" in capsys.readouterr().out
+    (tmp_path / "plan").mkdir()
+    assert cli.main(["--config-dir", str(tmp_path / "plan"), "network.dim=1"]) == 0
+    assert cli.main(["train", "network.dim=1"]) == 0
+    assert len(outcome.reports) == 2
+
+
+def test_help_costs_no_torch_no_hydra_and_no_pandas() -> None:
+    code = (
+        "import sys; from optbench.cli.main import main; main([]); main(['train', '--help']); "
+        "sys.exit(bool({'torch', 'hydra', 'pandas', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL)
+    assert done.returncode == 0
 
 
 def test_the_config_of_a_run_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:

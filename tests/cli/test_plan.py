@@ -66,8 +66,8 @@ def test_the_plan_of_the_main_command(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert len(re.findall(r"(adamw|lion|dadaptlion)-dim\d+-[0-9a-f]{8}\s+to do", out)) == 12
     assert "12 runs: 0 done, 12 to do" in out
-    assert "bucket 512x768: 2 pictures, 6 uses" in out
-    assert "bucket 768x512: 1 pictures, 3 uses" in out
+    assert "bucket 512x768: 2 images, 6 uses" in out
+    assert "bucket 768x512: 1 images, 3 uses" in out
     assert "optimizer.lr is a factor" in out
     assert "time: unknown" in out
     assert "class words" not in out
@@ -89,7 +89,7 @@ def test_problems_are_all_told_and_the_exit_code_is_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert plan_command.main(["network.dim=0", "seed=-1"]) == 2
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "network.dim" in out
     assert "seed" in out
 
@@ -97,9 +97,9 @@ def test_problems_are_all_told_and_the_exit_code_is_2(
 def test_finished_runs_are_seen(capsys: pytest.CaptureFixture[str]) -> None:
     write_run(only("network.dim=8"), step_seconds=1, pause_seconds=1)
     plan_command.main(["network.dim=8"])
-    assert "1 runs: 1 done, 0 to do" in capsys.readouterr().out
+    assert "1 run: 1 done, 0 to do" in capsys.readouterr().out
     plan_command.main(["network.dim=8", "render.steps=3"])
-    assert "other pictures to render" in capsys.readouterr().out
+    assert "other images to render" in capsys.readouterr().out
 
 
 def test_steps_are_counted_by_bucket_and_update() -> None:
@@ -165,12 +165,12 @@ def test_the_data_is_counted_by_folder_bucket_and_batch(
         plan_command.main(["-m", reg, "train.batch_size=2,4", "train.gradient_accumulation=3"]) == 0
     )
     out = capsys.readouterr().out
-    assert "data set mirelle: 7 pictures, 18 uses an epoch" in out
-    assert "folder 3_girl: 3 pictures x 3 = 9 uses" in out
-    assert "regularization folder 2_girl: 4 class pictures x 2, then balanced" in out
+    assert "data set mirelle: 7 images, 18 uses an epoch" in out
+    assert "folder 3_girl: 3 images x 3 = 9 uses" in out
+    assert "regularization folder 2_girl: 4 class images x 2, then balanced" in out
     reg_part = "(4 and 9 of them regularization)"
-    assert f"bucket 512x768: 6 pictures, 15 uses an epoch {reg_part}, 8 or 4 batches" in out
-    assert "bucket 768x512: 1 pictures, 3 uses an epoch, 2 or 1 batches" in out
+    assert f"bucket 512x768: 6 images, 15 uses an epoch {reg_part}, 8 or 4 batches" in out
+    assert "bucket 768x512: 1 images, 3 uses an epoch, 2 or 1 batches" in out
     assert "steps an epoch: 4 (10 batches of up to 2, 3 to a step)" in out
     assert "steps an epoch: 2 (5 batches of up to 4, 3 to a step)" in out
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from optbench.cli import regularize
 from optbench.cli.regularize import main
 from optbench.contracts import SampleRequest
 from optbench.models.text.clip import ClipTextOptions
@@ -44,7 +43,7 @@ def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Painter:
     place.mkdir()
     monkeypatch.chdir(place)
     base = Painter()
-    monkeypatch.setattr(regularize, "load_base", lambda options, *, device, dtype: base)
+    monkeypatch.setattr("optbench.models.load_base", lambda options, *, device, dtype: base)
     return base
 
 

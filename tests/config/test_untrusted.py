@@ -108,7 +108,7 @@ def test_showing_the_config_runs_nothing_of_it_either(
     text = f"# @package _global_\nhydra: {{hydra_logging: {evil}}}\n"
     (folder / "fast.yaml").write_text(text)
     arguments = ["--cfg", "job", f"--config-dir={folder.parent}", "optimizer=fast"]
-    assert cli.main(arguments) == cli.BAD_INPUT
+    assert cli.main(arguments) == 2
     said = capfd.readouterr()
     assert "os.system" in said.err
     assert "intruded" not in said.out

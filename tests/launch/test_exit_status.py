@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from optbench.cli.summary import Undone, last_words, undone_runs
 from optbench.errors import OptbenchError
 from optbench.launch import probe
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
 from optbench.records import Status
-from optbench.storage import locks, rundir
+from optbench.storage import rundir
 
 
 @pytest.mark.parametrize(
@@ -71,42 +70,6 @@ def test_a_run_without_an_end_has_no_objective_and_a_bad_one_the_worst(tmp_path:
         assert objective(finished(tmp_path / status, status, mean_loss=1.0)) == math.inf
     assert math.isnan(objective(finished(tmp_path / "cut", "interrupted", mean_loss=1.0)))
     assert objective(finished(tmp_path / "black", "done", mean_loss=None)) == math.inf
-
-
-def test_the_last_words_group_reasons_and_give_the_command(tmp_path: Path) -> None:
-    undone = [
-        Undone(
-            name="a-run-with-a-long-name-12345678", status="skipped", why="lion needs lion-pytorch"
-        ),
-        Undone(name="b", status="failed", why="x" * 200),
-        Undone(name="c", status="skipped", why="lion needs lion-pytorch"),
-    ]
-    for width in (80, 120):
-        lines = last_words(undone, num_runs=40, arguments=["-m", "a=[1, 2]"], width=width)
-        assert lines[0] == "3 of 40 runs are not done:"
-        assert max(len(line) for line in lines) == width
-        assert lines[1:4] == [
-            "  skipped: lion needs lion-pytorch",
-            "      a-run-with-a-long-name-12345678",
-            "      c",
-        ]
-        assert lines[-1] == "  python -m optbench -m 'a=[1, 2]'"
-    whole = last_words(undone, num_runs=40, arguments=[], width=None)
-    assert any("x" * 200 in line for line in whole)
-    assert last_words([], num_runs=4, arguments=[], width=80) == []
-
-
-def test_what_is_not_done_says_why_in_one_line(tmp_path: Path) -> None:
-    rundir.write_status(tmp_path / "done", "done")
-    rundir.write_status(tmp_path / "bad", "failed", "first line\nsecond line")
-    with locks.hold_lock(tmp_path / "mine"):
-        rundir.write_status(tmp_path / "mine", "running")
-        found = undone_runs(tmp_path / name for name in ("done", "bad", "mine", "never"))
-    assert [(one.status, one.why.partition(" on ")[2] or one.why) for one in found] == [
-        ("failed", "first line"),
-        ("running", "this machine is making it"),
-        ("pending", "not begun"),
-    ]
 
 
 def asked(folder: Path, *, seconds: float) -> Any:

@@ -172,13 +172,13 @@ def test_the_command_measures_a_sweep_and_load_gives_the_frame(
     assert frames.metrics.empty
     assert {"run", "metric", "value", "base_value"} <= set(frames.metrics.columns)
     assert main([str(tmp_path / "sweep"), "metric.metrics.embedded=null"]) == 0
-    assert "1 runs: 26 measured, 0 as before" in capsys.readouterr().out
+    assert "1 runs: 26 images measured, 0 reused" in capsys.readouterr().out
     frame = optbench.load(tmp_path / "sweep").metrics
     assert set(frame["metric"]) >= {"flat", "clipped", "diversity", "copy_distance"}
     assert set(frame["run"]) == {"adamw-tiny"}
     assert frame["value"].notna().all()
     assert main([str(tmp_path / "sweep"), "metric.metrics.embedded=null"]) == 0
-    assert "0 measured, 26 as before" in capsys.readouterr().out
+    assert "0 images measured, 26 reused" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m optbench doctor [RECIPE.yaml]`: what can run here; does a recipe keep its word?
+"""`optbench doctor [RECIPE.yaml ...]`: what can run here; does a recipe pass the conformance suite?
 
 Without an argument: versions, devices, and for every recipe of conf/optimizer whether it can run
 here. With recipe files: the conformance suite that every shipped recipe passes, on each of them.
@@ -6,7 +6,6 @@ here. With recipe files: the conformance suite that every shipped recipe passes,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,38 +13,33 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from optbench.cli.command import DONE, output, refuse
 from optbench.config.build import build_recipe
 from optbench.config.compose import compose_recipe
-from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError
 from optbench.optim.recipes import check_package, departures
 from optbench.schema import OptimizerOptions
 from optbench.storage import provenance, resources
 
-_FINE = 0
-_BROKEN_WORD = 1
-_BAD_INPUT = 2
+_NOT_CONFORMING = 1
 _PACKAGES = ("optbench", "diffusers", "transformers", "accelerate", "safetensors")
-_WIDTH_WITHOUT_TERMINAL = 200
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Print what can run here, or how recipes fare.
 
     Returns:
         0; 1 if a recipe does not do what it says; 2 if one cannot be read or built.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    console = Console(soft_wrap=True, highlight=False, width=width)
+    console = output()
     try:
         if arguments:
             return max([_examine(console, Path(argument)) for argument in arguments])
-        _print_machine(console, _shipped_recipes())
+        files = sorted((resources.conf_dir() / "optimizer").glob("*.yaml"))
+        _print_machine(console, {file.stem: build_recipe(compose_recipe(file)) for file in files})
     except OptbenchError as error:
-        print_problems(error.problems, console)
-        return _BAD_INPUT
-    return _FINE
+        return refuse(error.problems)
+    return DONE
 
 
 def _examine(console: Console, file: Path) -> int:
@@ -60,35 +54,31 @@ def _examine(console: Console, file: Path) -> int:
         console.print(f"  note: runs, tables and reports say {escape(recipe.name)}")
     for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
         console.print(f"  note: {escape(sentence)}")
-    broken = _conformance(console, recipe)
-    if not broken:
-        folder = file.parent.resolve()
-        asked = (
-            f"--config-dir {folder.parent} " if folder != resources.conf_dir() / "optimizer" else ""
-        )
-        if folder.name != "optimizer":
-            console.print(f"  put it into a folder named optimizer: FOLDER/optimizer/{file.name}")
-            asked = "--config-dir FOLDER "
-        command = escape(f"python -m optbench {asked}optimizer={file.stem}")
-        console.print(f"  [green]keeps its word[/]: {command}")
-    return _BROKEN_WORD if broken else _FINE
-
-
-def _conformance(console: Console, recipe: OptimizerOptions) -> int:
-    """Return how many checks find something, after printing each of them."""
     import torch
 
     from optbench.optim import conformance
 
     torch.set_num_threads(1)  # bitwise comparisons want one, and so small a task too
-    num_broken = 0
+    num_failed = 0
     for name in conformance.RECIPE_CHECKS:
-        sentences = conformance.violations_of(name, recipe)
-        console.print(f"  {name}: {'[red]no[/]' if sentences else 'yes'}")
-        for sentence in sentences:
+        violations = conformance.violations_of(name, recipe)
+        console.print(f"  {name}: {'[red]no[/]' if violations else 'yes'}")
+        for sentence in violations:
             console.print(f"    {escape(sentence)}")
-        num_broken += bool(sentences)
-    return num_broken
+        num_failed += bool(violations)
+    if num_failed:
+        console.print(f"  [red]fails the conformance suite[/]: {num_failed} checks")
+        return _NOT_CONFORMING
+    folder = file.parent.resolve()
+    config_dir = ["--config-dir", str(folder.parent)]
+    if folder.name != "optimizer":
+        console.print(f"  put it into a folder named optimizer: FOLDER/optimizer/{file.name}")
+        config_dir = ["--config-dir", "FOLDER"]
+    elif folder == resources.conf_dir() / "optimizer":
+        config_dir = []
+    command = resources.command_line("train", *config_dir, f"optimizer={file.stem}")
+    console.print(f"  [green]passes the conformance suite[/]: {escape(command)}")
+    return DONE
 
 
 def _print_machine(console: Console, recipes: Mapping[str, OptimizerOptions]) -> None:
@@ -112,12 +102,3 @@ def _print_machine(console: Console, recipes: Mapping[str, OptimizerOptions]) ->
         here = escape(problems[0].fix) if problems else "yes"
         table.add_row(name, escape(recipe.target), package, here)
     console.print(table)
-
-
-def _shipped_recipes() -> dict[str, OptimizerOptions]:
-    files = sorted((resources.conf_dir() / "optimizer").glob("*.yaml"))
-    return {file.stem: build_recipe(compose_recipe(file)) for file in files}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

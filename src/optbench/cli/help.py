@@ -156,7 +156,9 @@ def settings_of(file: Path, *, prefix: str = "") -> list[Setting]:
     """
     text = file.read_text("utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    return [] if root is None else list(_settings(root, text.splitlines(), prefix))
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    return list(_settings(root, text.splitlines(), prefix))
 
 
 def _settings(node: yaml.MappingNode, lines: Sequence[str], prefix: str) -> Iterator[Setting]:
@@ -251,7 +253,9 @@ class _Page:
         """Add commands to copy, each whole on its line, with what it does above it."""
         for words, command in examples:
             if words:
-                self._lines.append(f"{' ' * _MARGIN}{self._styled(f'# {words}', 2)}")
+                margin = " " * _MARGIN
+                wrapped = textwrap.wrap(f"# {words}", self._width - _MARGIN)
+                self._lines += [f"{margin}{self._styled(line, 2)}" for line in wrapped]
             self._lines.append(f"{' ' * _MARGIN}{resources.program()} {command}")
 
     def group(self, group: Group) -> None:

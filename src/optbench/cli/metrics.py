@@ -1,4 +1,4 @@
-"""`python -m optbench metrics RUNS_DIR... [metric=...]`: measure the pictures that are there."""
+"""`optbench metrics [RUNS_DIR ...] [metric=...]`: measure the images of finished runs."""
 
 from __future__ import annotations
 
@@ -7,82 +7,67 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from optbench.analysis import find_runs, is_run, no_runs, sweep_dirs
+from optbench.cli.command import DONE, folders_only, refuse
 from optbench.config.build import build_group
 from optbench.config.compose import CONFIG_NAME, compose_tree, hydra_session
-from optbench.config.messages import print_problems
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs
 from optbench.schema import MetricOptions
 
-_FINE = 0
-_BAD_INPUT = 2
-_USAGE = """\
-python -m optbench metrics RUNS_DIR... [metric=OPTION] [metric.KEY=VALUE ...]
 
-Measures the pictures of runs from their files, again only where a picture or a metric changed;
-trains and renders nothing. Options are files of conf/metric; docs/metrics.md says what the numbers
-mean. Build the report again afterwards: python -m optbench report RUNS_DIR
-"""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Return the exit code: 0, or 2 with every problem on the standard error."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(_USAGE, end="")
-        return _FINE if arguments else _BAD_INPUT
-    folders = [Path(one) for one in arguments if "=" not in one]
-    overrides = [one for one in arguments if "=" in one]
+    overrides = [word for word in arguments if "=" in word and not Path(word).exists()]
     try:
         options = _options(overrides)
-        run_dirs = [run_dir for folder in folders for run_dir in _runs(folder)]
-        if not run_dirs:
-            raise no_runs(Path("RUNS_DIR"))
+        folders = [word for word in arguments if word not in overrides]
+        run_dirs = [
+            run_dir
+            for folder in folders_only(folders, default="runs")
+            for run_dir in _runs_in(folder)
+        ]
     except OptbenchError as error:
-        print_problems(error.problems, Console(stderr=True, soft_wrap=True, highlight=False))
-        return _BAD_INPUT
+        return refuse(error.problems)
     started = time.perf_counter()
     tally = measure_runs(run_dirs, options)
     for notice in tally.notices:
         print(notice, file=sys.stderr)
     seconds = time.perf_counter() - started
     print(
-        f"{len(run_dirs)} runs: {tally.num_measured} measured, {tally.num_kept} as before, "
-        f"{seconds:.1f} s (a picture counts once for each metric)"
+        f"{len(run_dirs)} runs: {tally.num_measured} images measured, {tally.num_kept} reused, "
+        f"{seconds:.1f} s (an image counts once for each metric)"
     )
-    return _FINE
+    return DONE
 
 
-def _runs(folder: Path) -> list[Path]:
+def _runs_in(folder: Path) -> list[Path]:
     if is_run(folder):
         return [folder]
-    found = [run_dir for sweep_dir in sweep_dirs(folder) for run_dir in find_runs(sweep_dir)]
-    if not found:
+    runs = [run_dir for sweep_dir in sweep_dirs(folder) for run_dir in find_runs(sweep_dir)]
+    if not runs:
         raise no_runs(folder)
-    return found
+    return runs
 
 
 def _options(overrides: Sequence[str]) -> MetricOptions:
     """Return the metrics that the overrides ask for; a command that measures is not off."""
-    problems = [
-        Problem(
-            "the command line",
-            repr(one),
-            "settings of the metrics only; all others are in the runs' own configs",
-            "leave it out, or write metric=..., metric.KEY=VALUE",
-        )
-        for one in overrides
-        if one.lstrip("+~").partition("=")[0].partition(".")[0] != "metric"
-    ]
-    problems += [
-        Problem("the command line", "metric=off", "something to measure", "leave it out")
-        for one in overrides
-        if one == "metric=off"
-    ]
+    problems = []
+    for override in overrides:
+        if override.lstrip("+~").partition("=")[0].partition(".")[0] != "metric":
+            problems.append(
+                Problem(
+                    "the command line",
+                    repr(override),
+                    "settings of the metrics only; all others are in the runs' own configs",
+                    "leave it out, or write metric=OPTION or metric.KEY=VALUE",
+                )
+            )
+        elif override == "metric=off":
+            problems.append(
+                Problem("the command line", override, "something to measure", "leave it out")
+            )
     if not problems:
         with hydra_session(None, CONFIG_NAME) as hydra:
             tree, _ = compose_tree(hydra, overrides, problems=problems)
@@ -92,7 +77,3 @@ def _options(overrides: Sequence[str]) -> MetricOptions:
     if wrong := check_metric(options):
         raise ConfigError(*wrong)
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

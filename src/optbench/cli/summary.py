@@ -1,78 +1,78 @@
-"""The last words of a command: which runs are not done, why in one line each, and what goes on."""
+"""Final summary: unfinished runs, one-line reasons, and the command that resumes them."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optbench.storage import locks, rundir
+from optbench.storage import locks, resources, rundir
 
 _INDENT = "  "
 _SHORTEST = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Undone:
+@dataclass(frozen=True, slots=True)
+class UnfinishedRun:
     """One run that is not done."""
 
     name: str
     status: rundir.FolderStatus
-    why: str  # one line
+    reason: str  # one line
+    fix: str = ""  # what to do about it, one line; "" where the reason does not say
 
 
-def undone_runs(run_dirs: Iterable[Path]) -> list[Undone]:
-    """Return the runs that are not done, each with its reason's first line."""
-    found = []
+def unfinished_runs(run_dirs: Iterable[Path]) -> list[UnfinishedRun]:
+    """Return the runs that are not done, each with its reason and what to do about it."""
+    unfinished = []
     for run_dir in run_dirs:
         record = rundir.read_status(run_dir)
         if record.status == "done":
             continue
-        why = next(iter(record.reason.splitlines()), "")
+        reason, *more = record.reason.splitlines() or [""]
+        fix = next((line.strip() for line in more if line.strip().startswith("->")), "")
         if record.status == "running":
-            holder = locks.lock_holder(run_dir)
-            why = f"{holder} is making it" if holder else "another process is making it"
+            reason = f"{locks.lock_holder(run_dir) or 'another process'} is working on it"
         elif record.status == "pending":
-            why = "not begun"
-        found.append(Undone(name=run_dir.name, status=record.status, why=why))
-    return found
+            reason = "not started"
+        unfinished.append(UnfinishedRun(run_dir.name, record.status, reason, fix))
+    return unfinished
 
 
-def last_words(
-    undone: Sequence[Undone], *, num_runs: int, arguments: Sequence[str], width: int | None
+def summary_lines(
+    unfinished: Sequence[UnfinishedRun], *, num_runs: int, resume: str, width: int | None
 ) -> list[str]:
-    """Return the lines to leave on the screen; runs with one reason stand together under it.
+    """Return the lines to leave on the screen; runs with the same reason stand together under it.
 
     Args:
-        undone: The runs that are not done.
-        num_runs: How many were asked for.
-        arguments: What was typed behind `python -m optbench`.
+        unfinished: The runs that are not done.
+        num_runs: How many the command line asks for.
+        resume: The command that resumes them.
         width: Columns of the screen; None for a file or a pipe, where nothing is cut.
     """
-    if not undone:
+    if not unfinished:
         return []
-    lines = [f"{len(undone)} of {num_runs} runs are not done:"]
-    groups: dict[tuple[str, str], list[str]] = {}
-    for one in undone:
-        groups.setdefault((one.status, one.why), []).append(one.name)
-    for (status, why), names in groups.items():
-        lines.append(_cut(f"{_INDENT}{status}: {why}", width))
+    are = "run is" if num_runs == 1 else "runs are"
+    lines = [f"{len(unfinished)} of {num_runs} {are} not done:"]
+    by_reason: dict[tuple[str, str, str], list[str]] = {}
+    for run in unfinished:
+        by_reason.setdefault((run.status, run.reason, run.fix), []).append(run.name)
+    for (status, reason, fix), names in by_reason.items():
+        line = f"{_INDENT}{status}: {reason}"
+        if width is not None and len(line) > max(width, _SHORTEST):
+            line = f"{line[: max(width, _SHORTEST) - 3]}..."
+        lines.append(line)
         lines += [f"{_INDENT * 3}{name}" for name in names]  # whole, to be searched for
-    if any(one.status in ("failed", "diverged", "out_of_memory", "skipped") for one in undone):
-        lines.append("What to do about each stands in its status.json and in the report.")
-    return [*lines, *how_to_go_on(arguments)]
+        lines += [f"{_INDENT}{fix}"] if fix else []
+    return [*lines, "Resume with (finished runs are skipped):", f"{_INDENT}{resume}"]
 
 
-def how_to_go_on(arguments: Sequence[str]) -> list[str]:
-    """Return the command that makes what is not done, whole, to be copied."""
-    return [
-        "To go on with them (what is done is kept):",
-        f"{_INDENT}python -m optbench {shlex.join(arguments)}".rstrip(),
-    ]
+def resume_command(name: str, arguments: Sequence[str]) -> str:
+    """Return the command that resumes unfinished runs, whole, to be copied.
 
-
-def _cut(line: str, width: int | None) -> str:
-    if width is None or len(line) <= max(width, _SHORTEST):
-        return line
-    return f"{line[: max(width, _SHORTEST) - 3]}..."
+    Args:
+        name: The command; "train" for a training.
+        arguments: What was typed behind it.
+    """
+    typed = [word for word in arguments if not word.startswith("hydra.sweep.dir=")]
+    return resources.command_line(name, *typed)

@@ -1,69 +1,60 @@
-"""`python -m optbench verify RUNS_DIR`: read every file of finished runs and say which are damaged.
+"""`optbench verify [RUNS_DIR ...]`: read every file of finished runs and name the corrupt ones.
 
 A disk may rot what nobody reads for months. Nothing is changed but the status of a damaged run:
-it is `interrupted` then, and the command that made its sweep makes again what is not whole.
+it is `interrupted` then, and the command that made its sweep makes again what is corrupt.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from optbench.analysis import find_runs, is_run, no_runs, sweep_dirs
-from optbench.config.messages import print_problems
+from optbench.cli.command import DONE, folders_only, output, refuse
 from optbench.errors import OptbenchError
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 from optbench.training.recovery import damage_of
 
-_WHOLE = 0
-_DAMAGED = 1
-_BAD_INPUT = 2
+_CORRUPT = 1
 _ENDED = ("done", "diverged", "failed", "out_of_memory", "skipped", "interrupted")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print every damaged file.
+def main(arguments: Sequence[str]) -> int:
+    """Print every corrupt file.
 
     Returns:
-        0 if all is whole; 1 if something is not; 2 if there are no runs.
+        0 if all are intact; 1 if one is not; 2 if there are no runs.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    console = Console(soft_wrap=True, highlight=False)
     try:
-        runs = [run for one in arguments or ["runs"] for run in _runs(Path(one))]
+        folders = folders_only(arguments, default="runs")
+        runs = [run for folder in folders for run in _runs_in(folder)]
     except OptbenchError as error:
-        print_problems(error.problems, console)
-        return _BAD_INPUT
-    num_damaged = 0
+        return refuse(error.problems)
+    console = output()
+    num_corrupt = 0
     for run in runs:
         record = rundir.read_status(run.path)
         if record.status not in _ENDED or rundir.is_of_later_optbench(run.path):
-            console.print(f"{escape(run.name)}: {record.status}, not looked at")
+            console.print(f"{escape(run.name)}: {record.status}, not read")
             continue
-        found = list(damage_of(run))
-        for line in found:
+        damage = list(damage_of(run))
+        for line in damage:
             console.print(f"{escape(run.name)}: [red]{escape(line)}[/]")
-        if found and record.status == "done":
-            reason = f"damaged: {'; '.join(found)}; the same command makes it again"
+        if damage and record.status == "done":
+            reason = f"damaged: {'; '.join(damage)}; the same command makes it again"
             rundir.write_status(run.path, "interrupted", reason, **record.facts)
-        num_damaged += bool(found)
-    console.print(f"{len(runs)} runs read, {num_damaged} with damaged files")
-    return _DAMAGED if num_damaged else _WHOLE
+        num_corrupt += bool(damage)
+    console.print(f"{len(runs)} runs read, {num_corrupt} with corrupt files")
+    return _CORRUPT if num_corrupt else DONE
 
 
-def _runs(root: Path) -> list[RunDir]:
-    found = [RunDir(run) for sweep in sweep_dirs(root) for run in find_runs(sweep)]
-    if not found and is_run(root):
-        found = [RunDir(root)]
-    if not found:
+def _runs_in(root: Path) -> list[RunDir]:
+    runs = [RunDir(run) for sweep in sweep_dirs(root) for run in find_runs(sweep)]
+    if not runs and is_run(root):
+        runs = [RunDir(root)]
+    if not runs:
         raise no_runs(root)
-    return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return runs

@@ -56,7 +56,7 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
         key,
         "an unknown setting",
         f"one of {', '.join(siblings)}",
-        did_you_mean(near) or "python -m optbench --help lists every key",
+        did_you_mean(near) or f"{resources.program()} train --help lists every setting",
     )
 
 
@@ -86,7 +86,7 @@ def needs_multirun(override: str) -> Problem:
         override.partition("=")[0],
         repr(override),
         "one value, because this is one run",
-        f"to train every value write: python -m optbench -m {override} ...",
+        f"to train every value write {resources.command_line('', '-m', override)} ...",
     )
 
 
@@ -219,14 +219,18 @@ def broken_file(error: HydraException) -> Problem:
         "conf/, sweep/ or your --config-dir",
         " ".join(str(cause).split()),
         "config files that compose",
-        "repair the file named above; python -m optbench --info searchpath lists all places",
+        f"repair the file; {resources.command_line('', '--info', 'searchpath')} lists all places",
     )
 
 
 def sweep_of_another_command(sweep: str, command: str) -> Problem:
     """Return the problem of a named sweep whose settings are another command's."""
-    right = resources.command_line(command, f"sweep={sweep}")
-    return Problem("sweep", f"{sweep}, a sweep of another command", "one of this command", right)
+    return Problem(
+        "sweep",
+        f"{sweep}, a sweep of `optbench {command or 'train'}`",
+        "a sweep of this command",
+        f"write {resources.command_line(command, f'sweep={sweep}')} ...",
+    )
 
 
 def first_line(error: Exception) -> str:

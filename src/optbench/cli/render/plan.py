@@ -33,7 +33,7 @@ _NUM_HASH_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedPlot:
+class PlotPlan:
     """One plot; its status and what it shows lie in `run_dir`."""
 
     overrides: tuple[str, ...]
@@ -56,7 +56,7 @@ def with_named_files(arguments: Sequence[str]) -> list[str]:
     return [*others, f"lora=[{quoted}]"]
 
 
-def compose_plots(arguments: Sequence[str]) -> CommandPlan[AskedPlot]:
+def compose_plots(arguments: Sequence[str]) -> CommandPlan[PlotPlan]:
     """Return every plot a command line asks for; makes nothing and loads no weights.
 
     Raises:
@@ -66,7 +66,7 @@ def compose_plots(arguments: Sequence[str]) -> CommandPlan[AskedPlot]:
     return compose(with_named_files(arguments), command)
 
 
-def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPlot:
+def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> PlotPlan:
     problems: list[Problem] = []
     with open_dict(tree):
         given = {side: _plain(tree.pop(side, None)) for side in SIDES}
@@ -91,7 +91,7 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> AskedPlo
     }
     content = {**settings, "sides": given, "wildcards": {key: list(lists[key]) for key in lists}}
     name = fingerprint(content)[:_NUM_HASH_DIGITS]
-    return AskedPlot(overrides=overrides, plot=plot, run_dir=Path(options.dir) / "plots" / name)
+    return PlotPlan(overrides=overrides, plot=plot, run_dir=Path(options.dir) / "plots" / name)
 
 
 def _plain(value: Any) -> Any:

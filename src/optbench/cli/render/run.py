@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
-from optbench.cli.render.plan import AskedPlot
+from optbench.cli.render.plan import PlotPlan
 from optbench.contracts import BaseModel, SampleRequest, TextOptions
 from optbench.errors import ConfigError, Problem, is_out_of_memory
 from optbench.lora.adapters.apply import (
@@ -81,7 +81,7 @@ def check_files(plot: Plot) -> None:
         )
 
 
-def make_plot(asked: AskedPlot) -> Status:
+def make_plot(asked: PlotPlan) -> Status:
     """Write every picture that is missing, and the sheets; return "done".
 
     Raises:
@@ -234,7 +234,7 @@ def _make(
 
 
 def _draw_sheets(
-    asked: AskedPlot, placed: dict[Shot, _Placed], notes: dict[Path, str]
+    asked: PlotPlan, placed: dict[Shot, _Placed], notes: dict[Path, str]
 ) -> list[Path]:
     """Draw every page and write down which picture stands where."""
     folder = Path(asked.plot.options.dir) / "sheets" / asked.run_dir.name

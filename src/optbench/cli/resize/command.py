@@ -1,4 +1,4 @@
-"""`python -m optbench resize`: smaller LoRA files, exactly, and what every layer lost."""
+"""`optbench resize`: smaller LoRA files, exactly, and what every layer lost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from optbench.cli.command import errors, output, run_command
 from optbench.cli.resize.plan import CONFIG_NAME, ResizePlan, plan_resizes
-from optbench.cli.train import BAD_INPUT, DONE, NOT_ALL_DONE, STOPPED, asks_for_information
-from optbench.config.build import register_resolvers
-from optbench.config.compose import CommandPlan, flags_first
+from optbench.config.compose import CommandPlan
 from optbench.config.messages import print_problems
 from optbench.errors import ConfigError, OptbenchError
 from optbench.launch import guard
@@ -24,48 +22,41 @@ from optbench.storage.rundir import RunDir
 
 if TYPE_CHECKING:
     from optbench.cli.resize.evaluate import ResizeEvaluator
-    from optbench.lora.resize.svd_cache import SvdCache
-
-_WIDTH_WITHOUT_TERMINAL = 200
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0 all asked files are made, 1 some are not, 2 bad input, 130 stopped.
+def main(arguments: Sequence[str]) -> int:
+    """Return the exit code; the last line on the standard output is the report's path."""
+    evaluators: list[ResizeEvaluator | None] = []
 
-    The last line on the standard output is the report's path.
-    """
-    arguments = flags_first(sys.argv[1:] if argv is None else argv)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    if asks_for_information(arguments):
-        register_resolvers()
-        return guard.call_hydra(arguments, lambda tree: None, config_name=CONFIG_NAME)
-    try:
-        asked = plan_resizes(arguments)
-        evaluator = _check_contents(asked)
-    except OptbenchError as error:
-        print_problems(error.problems, errors)
-        return BAD_INPUT
-    try:
-        _make_all(asked, evaluator)
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on with what is not done.", file=sys.stderr)
-        return STOPPED
-    return _conclude(asked)
+    def compose(words: Sequence[str]) -> CommandPlan[ResizePlan]:
+        plan = plan_resizes(words)
+        evaluators.append(_check_contents(plan))
+        return plan
+
+    return run_command(
+        "resize",
+        arguments,
+        config_name=CONFIG_NAME,
+        compose=compose,
+        work=lambda plan: _resize(plan, evaluators[0]),
+        finish=_finish,
+    )
 
 
-def _check_contents(asked: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
+def _check_contents(plan: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
     """Read every source that is still needed once, and refuse all that is wrong together.
 
-    Returns what pictures and losses are made with, or None where none are.
+    Returns what images and losses are made with, or None where none are.
     """
+    # Imported here and below: torch takes seconds that a mistyped command does not need.
     from optbench.cli.resize.evaluate import ResizeEvaluator, is_embedded, is_evaluated
     from optbench.cli.resize.run import is_done
     from optbench.lora.resize.merge import check_sources
 
-    needed = [run for run in asked.runs if not is_done(run)]
+    needed = [run for run in plan.runs if not is_done(run)]
     groups = list(dict.fromkeys(files for run in needed for files in run.sources.values()))
     check_sources(groups)
-    options = asked.runs[0].options
+    options = plan.runs[0].options
     if not needed or not is_evaluated(options):
         return None
     evaluator = ResizeEvaluator(options)
@@ -74,22 +65,33 @@ def _check_contents(asked: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
         return evaluator
     if not is_embedded(options.base):
         raise ConfigError(*problems)
-    # The embedded base is a default that nobody asked for; the files are made all the same.
-    print(f"No pictures and no losses: {problems[0].found}.", file=sys.stderr)
+    # The embedded base model is a default that nobody typed; the files are written all the same.
+    print(f"No images and no losses: {problems[0].found}.", file=sys.stderr)
     print(f"-> {problems[0].fix}", file=sys.stderr)
     return None
 
 
-def _make_all(asked: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
+def _resize(plan: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
     """Make what is not made, the originals first; one that fails stops no other."""
     from optbench.cli.resize.run import is_done, is_original_done, make_original, make_resize
+    from optbench.lora.resize.svd_cache import SvdCache, svd_cache_folder
 
-    todo = [run for run in asked.runs if not is_done(run)]
-    svd_caches = _svd_caches(todo)
+    todo = [run for run in plan.runs if not is_done(run)]
+    # A decomposition that several runs need is kept until the last of them is done, and what a
+    # killed command left is used up by the next one.
+    svd_caches: dict[tuple[Path, ...], SvdCache] = {}
+    counts = Counter(files for run in todo for files in run.sources.values())
+    for run in todo:
+        cache_dir = Path(run.options.cache_dir)
+        for files in run.sources.values():
+            source = hashing.files_fingerprint(files, cache_dir=cache_dir)
+            folder = svd_cache_folder(cache_dir, source, run.options.weights)
+            if counts[files] > 1 or folder.is_dir():
+                svd_caches[files] = SvdCache(folder)
     if evaluator is not None:
-        for run in {one.original_dir: one for one in todo}.values():
+        for run in {run.original_dir: run for run in todo}.values():
             if not is_original_done(run):
-                print(f"{run.original_dir.name}", file=sys.stderr)
+                print(run.original_dir.name, file=sys.stderr)
                 guard.guard(run.original_dir, partial(make_original, run, evaluator))
     for number, run in enumerate(todo, start=1):
         if rundir.read_status(run.run_dir).status != "running":
@@ -100,59 +102,16 @@ def _make_all(asked: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None)
         svd_cache.clear()
 
 
-def _svd_caches(todo: Sequence[ResizePlan]) -> dict[tuple[Path, ...], SvdCache]:
-    """Return a place to keep the decomposition of every source that is needed more than once."""
-    from optbench.lora.resize.svd_cache import SvdCache, svd_cache_folder
-
-    found = {}
-    counts = Counter(files for run in todo for files in run.sources.values())
-    for run in todo:
-        cache_dir = Path(run.options.cache_dir)
-        for files in run.sources.values():
-            source = hashing.files_fingerprint(files, cache_dir=cache_dir)
-            folder = svd_cache_folder(cache_dir, source, run.options.weights)
-            # What a killed command left is used up by the next one.
-            if counts[files] > 1 or folder.is_dir():
-                found[files] = SvdCache(folder)
-    return found
-
-
-def _conclude(asked: CommandPlan[ResizePlan]) -> int:
-    """Print what was made and what it kept, build the report, and return the exit code."""
+def _finish(plan: CommandPlan[ResizePlan]) -> Path | None:
+    """Print what was made and what it retained, build the report and return its path."""
     from optbench.report import build_report
 
-    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    Console(soft_wrap=True, highlight=False, width=width).print(_table(asked))
-    undone = []
-    for run in asked.runs:
-        state = rundir.read_status(run.run_dir)
-        if state.status != "done":
-            undone.append(f"  {run.run_dir.name}: {state.status}: {state.reason}")
-    if undone:
-        print(f"{len(undone)} of {len(asked.runs)} are not done:", file=sys.stderr)
-        print("\n".join(undone), file=sys.stderr)
-    try:
-        print(build_report(asked.sweep_dir))
-    except OptbenchError as error:
-        print_problems(error.problems, Console(stderr=True, soft_wrap=True, highlight=False))
-        return NOT_ALL_DONE
-    return NOT_ALL_DONE if undone else DONE
-
-
-def _table(asked: CommandPlan[ResizePlan]) -> Table:
-    table = Table(title=str(asked.sweep_dir), title_justify="left", box=None)
-    for title in (
-        "file",
-        "epoch",
-        "MB",
-        "of source",
-        "mean dim",
-        "energy kept",
-        "least of a layer",
-    ):
-        table.add_column(title, justify="left" if title == "file" else "right")
-    for run in asked.runs:
-        for row in _rows(run.run_dir):
+    table = Table(title=str(plan.sweep_dir), title_justify="left", box=None)
+    table.add_column("file")
+    for title in ("epoch", "MB", "of source", "mean dim", "energy retained", "least of a layer"):
+        table.add_column(title, justify="right")
+    for run in plan.runs:
+        for row in rundir.read_rows(RunDir(run.run_dir).epochs_path):
             table.add_row(
                 run.run_dir.name,
                 str(row["epoch"]),
@@ -162,12 +121,9 @@ def _table(asked: CommandPlan[ResizePlan]) -> Table:
                 f"{row['retained_energy']:.2%}",
                 f"{row['least_retained_energy']:.2%}",
             )
-    return table
-
-
-def _rows(run_dir: Path) -> list[rundir.Row]:
-    return rundir.read_rows(RunDir(run_dir).epochs_path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    output().print(table)
+    try:
+        return build_report(plan.sweep_dir)
+    except OptbenchError as error:
+        print_problems(error.problems, errors())
+        return None

@@ -1,0 +1,170 @@
+"""Run a command that takes settings: compose them, print problems, do the work, leave with a code.
+
+What differs between commands is handed in; flags, exit codes, Ctrl-C, the list of unfinished runs
+and the command that resumes them are the same for all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from optbench.cli import summary
+from optbench.config.build import register_resolvers
+from optbench.config.compose import CommandPlan, Planned, check_untrusted_targets, flags_first
+from optbench.config.messages import print_problems
+from optbench.errors import OptbenchError, Problem
+from optbench.storage.resources import command_line
+from optbench.training import interrupt
+
+DONE = 0
+NOT_ALL_DONE = 1
+BAD_INPUT = 2
+_SIGNALLED = 128  # and the signal's number, as shells have it: 130 for Ctrl-C
+_WIDTH_WITHOUT_TERMINAL = 200  # a name cut at column 80 of a pipe could not be searched for
+
+_Run = TypeVar("_Run", bound=Planned)
+
+
+def run_command(
+    name: str,
+    arguments: Sequence[str],
+    *,
+    config_name: str,
+    compose: Callable[[Sequence[str]], CommandPlan[_Run]],
+    work: Callable[[CommandPlan[_Run]], object],
+    finish: Callable[[CommandPlan[_Run]], str | Path | None],
+    typed: Sequence[str] | None = None,
+) -> int:
+    """Return the exit code: 0 all runs are done, 1 some are not, 2 bad input, 130 after Ctrl-C.
+
+    Args:
+        name: The command, as it is typed.
+        arguments: What was typed behind it, flags anywhere.
+        config_name: The file of conf/ with its settings.
+        compose: Returns everything the arguments ask for, checked; creates nothing.
+        work: Does what is not done yet, each run under `guard`.
+        finish: Prints what came of it and returns the last line of the standard output, the path
+            that a person goes on with; None if there is nothing to show.
+        typed: The words of the command that resumes; None: `arguments`.
+    """
+    typed = arguments if typed is None else typed
+    arguments = flags_first(arguments)
+    if (code := shown(arguments, config_name)) is not None:
+        return code
+    try:
+        plan = compose(arguments)
+    except OptbenchError as error:
+        return refuse(error.problems)
+    try:
+        with interrupt.listening():
+            work(plan)
+    except OptbenchError as error:
+        return refuse(error.problems)
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal_number", signal.SIGINT)
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"Stopped by {by}.", file=sys.stderr)
+        _print_unfinished(name, plan, typed)
+        return _SIGNALLED + number
+    last_line = finish(plan)
+    is_unfinished = _print_unfinished(name, plan, typed)
+    if last_line is not None:
+        print(last_line)
+    return NOT_ALL_DONE if is_unfinished or last_line is None else DONE
+
+
+def refuse(problems: Sequence[Problem]) -> int:
+    """Print problems on the standard error; return the exit code of bad input."""
+    print_problems(problems, errors())
+    return BAD_INPUT
+
+
+def output() -> Console:
+    """Return the standard output, as wide as the terminal, or wide where there is none."""
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(soft_wrap=True, highlight=False, width=width)
+
+
+def errors() -> Console:
+    """Return the standard error for messages whose lines the terminal wraps."""
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def folders_only(arguments: Sequence[str], *, default: str) -> list[Path]:
+    """Return the folders that a command without settings was given, or the default one.
+
+    Raises:
+        OptbenchError: If there is a flag or a setting among them.
+    """
+    problems = [
+        Problem(
+            "the command line",
+            repr(word),
+            "folders only, as this command has no flags and no settings",
+            "leave it out",
+        )
+        for word in arguments
+        if word.startswith("-") or ("=" in word and not Path(word).exists())
+    ]
+    if problems:
+        raise OptbenchError(*problems)
+    return [Path(word) for word in arguments or [default]]
+
+
+def one_path(name: str, word: str, arguments: Sequence[str]) -> Path:
+    """Return the one file or folder that a command takes.
+
+    Raises:
+        OptbenchError: If there is none, or more than one word.
+    """
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise OptbenchError(
+            Problem(
+                "the command line",
+                f"{len(arguments)} arguments" if arguments else "no argument",
+                f"one, {word}",
+                f"write {command_line(name, word)}",
+            )
+        )
+    return Path(arguments[0])
+
+
+def shown(arguments: Sequence[str], config_name: str) -> int | None:
+    """Let Hydra show what --cfg, --info and the like ask for; None if nothing of the kind is."""
+    from hydra._internal.utils import get_args_parser
+
+    parsed = get_args_parser().parse_args(list(arguments))
+    if not (parsed.hydra_help or parsed.cfg or parsed.info is not None or parsed.shell_completion):
+        return None
+    from optbench.launch import guard
+
+    try:
+        check_untrusted_targets(arguments)
+    except OptbenchError as error:
+        return refuse(error.problems)
+    register_resolvers()
+    return guard.call_hydra(arguments, lambda tree: None, config_name=config_name)
+
+
+def _print_unfinished(name: str, plan: CommandPlan[_Run], typed: Sequence[str]) -> bool:
+    """Print which runs are not done, why, and what resumes them; return whether there are any."""
+    run_dirs = [run.run_dir for run in plan.runs]
+    if not plan.is_complete:  # a sweeper plugin chose the runs while it went
+        run_dirs = sorted(path.parent for path in plan.sweep_dir.glob("*/status.json"))
+    unfinished = summary.unfinished_runs(run_dirs)
+    lines = summary.summary_lines(
+        unfinished,
+        num_runs=len(run_dirs),
+        resume=summary.resume_command(name, typed),
+        width=shutil.get_terminal_size().columns if sys.stderr.isatty() else None,
+    )
+    for line in lines:
+        print(line, file=sys.stderr)
+    return bool(unfinished) or not run_dirs

@@ -1,0 +1,21 @@
+"""`optbench export RUN_DIR`: a run -> a script for kohya's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optbench.cli.command import DONE, one_path, refuse
+from optbench.cli.kohya.export_script import export
+from optbench.errors import OptbenchError
+from optbench.storage.rundir import RunDir, read_config
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the script; return 0, or 2 if the run cannot be read."""
+    try:
+        run_dir = one_path("export", "RUN_DIR", arguments)
+        exported = export(read_config(RunDir(run_dir)), name=run_dir.resolve().name)
+    except OptbenchError as error:
+        return refuse(error.problems)
+    print(exported.script, end="")
+    return DONE

@@ -1,0 +1,32 @@
+"""`optbench import FILE`: a command or TOML of kohya's trainer -> a command of optbench."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from optbench.cli.command import DONE, one_path, refuse
+from optbench.cli.kohya.import_script import convert, read_options
+from optbench.errors import OptbenchError
+from optbench.storage.resources import command_line
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print our command on the standard output, and what it lacks on the standard error.
+
+    Returns:
+        0; 2 if the file cannot be read.
+    """
+    try:
+        imported = convert(read_options(one_path("import", "FILE", arguments)))
+    except OptbenchError as error:
+        return refuse(error.problems)
+    print(command_line("train", *imported.overrides))
+    for title, sentences in (
+        ("no equivalent here", imported.lost),
+        ("kohya's default, written out", imported.assumed),
+        ("not needed", imported.not_needed),
+    ):
+        for sentence in sentences:
+            print(f"{title}: {sentence}", file=sys.stderr)
+    return DONE
