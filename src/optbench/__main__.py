@@ -1,4 +1,4 @@
-"""`python -m optbench` and the console script `optbench`: the command line's exit code."""
+"""`python -m optbench` and the console script `optbench`: leave with the command's exit code."""
 
 import sys
 

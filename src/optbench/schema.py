@@ -417,7 +417,7 @@ class LaunchOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResizeOptions(Options):
-    """How finished LoRA files are shrunk or merged (`python -m optbench resize`)."""
+    """How finished LoRA files are shrunk or merged (`optbench resize`)."""
 
     source: tuple[str, ...]  # LoRA files or folders of runs; several are merged into one
     weights: tuple[float, ...] | None  # of a merge, one per source; None: nothing is merged
@@ -443,7 +443,7 @@ class ResizeOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegularizeOptions(Options):
-    """How a base makes pictures of a class (`python -m optbench regularize`)."""
+    """How a base makes pictures of a class (`optbench regularize`)."""
 
     base: BaseOptions
     dir: str  # gets a folder <repeats>_<class words>
@@ -469,7 +469,7 @@ class RegularizeOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotOptions(Options):
-    """What finished LoRA files are shown with (`python -m optbench render`), but for the sides."""
+    """What finished LoRA files are shown with (`optbench render`), but for the sides."""
 
     lora: tuple[str, ...]  # files, and folders of runs
     with_base: bool

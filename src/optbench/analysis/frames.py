@@ -170,7 +170,7 @@ def no_runs(root: Path) -> DatasetError:
             str(root),
             found,
             "a sweep's folder with runs in it, or a folder of sweeps",
-            "give the folder that `python -m optbench` made, for instance runs/single",
+            "give the folder that a training made, for instance runs/single",
         )
     )
 

@@ -63,7 +63,7 @@ _Run = TypeVar("_Run", bound=Planned)
 class Command(Generic[_Run]):
     """One of the commands that take settings: its primary config, and what its runs are."""
 
-    name: str  # what follows `python -m optbench.`; "" trains
+    name: str  # as it is typed behind `optbench`; "" trains
     config_name: str  # a file of conf/
     build: Callable[[DictConfig, tuple[str, ...], str], _Run]  # settings, overrides, sweep's name
 

@@ -34,6 +34,7 @@ from optbench.schema import (
     TrainOptions,
     ValidateOptions,
 )
+from optbench.storage.resources import command_line
 from optbench.training.rules import check_loss, check_loss_for_data
 from optbench.training.trackers import check_tracker
 
@@ -162,7 +163,7 @@ def check_prompt_text(
             where,
             one,
             "a prompt as `optbench.models.text.prompt_grammar` describes it",
-            "take it out; LoRA files are put together by python -m optbench render",
+            f"take it out; {command_line('render')} puts LoRA files together",
         )
         for one in found
     ]

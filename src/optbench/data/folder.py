@@ -27,6 +27,7 @@ from optbench.data.rules import (
 from optbench.errors import DatasetError, Problem
 from optbench.records import CaptionedImage, Dataset, PictureFolder
 from optbench.schema import DatasetOptions
+from optbench.storage.resources import command_line
 
 _REG_DIR = "dataset.reg_dir"
 _MUCH = 2
@@ -111,9 +112,7 @@ def _regularization_folders(options: DatasetOptions, findings: Findings) -> list
     root = Path(options.reg_dir)
     if root.is_dir() and root.resolve() == Path(options.dir).resolve():
         expected = "another folder, for the same pictures cannot be both"
-        fix = (
-            "make class pictures with python -m optbench regularize, or write dataset.reg_dir=null"
-        )
+        fix = f"make class images with {command_line('regularize')}, or write dataset.reg_dir=null"
         findings.problems.append(Problem(_REG_DIR, f"{root}, as dataset.dir", expected, fix))
         return []
     folders = find_pictures(root, _REG_DIR, None, findings)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from optbench.errors import Problem
+from optbench.storage.resources import command_line
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 _MAX_NAMED = 5
@@ -146,5 +147,5 @@ def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Proble
             "LoRA layers as kohya's trainer writes them: NAME.lora_down.weight with "
             "NAME.lora_up.weight, and NAME.alpha or none"
         ),
-        "give a LoRA or LoCon file; pictures of other forms: python -m optbench render FILE",
+        f"give a LoRA or LoCon file; other kinds can be rendered: {command_line('render', 'FILE')}",
     )

@@ -44,7 +44,7 @@ def sweep_commands() -> dict[str, str]:
 
 
 def _command_of(sweep: Path) -> str:
-    mark = "# Command: python -m optbench "
+    mark = "# Command: optbench "
     lines = sweep.read_text(encoding="utf-8").splitlines()
     return next((line.removeprefix(mark).strip() for line in lines if line.startswith(mark)), "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from optbench.errors import Problem
 from optbench.schema import DatasetOptions, LossOptions
+from optbench.storage.resources import command_line
 
 _NUM_TIMESTEPS = 1000  # of every family's schedule
 _HUBER = ("huber", "smooth_l1")
@@ -25,12 +26,9 @@ def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[P
     return [
         Problem(
             "loss.prior_loss_weight",
-            f"{options.prior_loss_weight:g} without regularization pictures",
-            "1, or pictures that it can weigh",
-            (
-                "leave it out, or add dataset.reg_dir=FOLDER (python -m optbench regularize makes "
-                "one)"
-            ),
+            f"{options.prior_loss_weight:g} without regularization images",
+            "1, or images that it can weigh",
+            f"leave it out, or add dataset.reg_dir=FOLDER ({command_line('regularize')} makes one)",
         )
     ]
 

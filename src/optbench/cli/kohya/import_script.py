@@ -35,7 +35,7 @@ _MANY_EPOCHS = 1_000_000  # where steps alone decide
 
 @dataclass(slots=True)
 class Imported:
-    """Overrides for `python -m optbench`, and what is to be known about them."""
+    """Overrides for a training, and what a person should know about them."""
 
     overrides: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)  # what has no equivalent

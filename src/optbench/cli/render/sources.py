@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench.errors import Problem
+from optbench.storage.resources import command_line
 
 _EPOCH_FILE = re.compile(r"(.+)-(\d{6})\.safetensors")
 
@@ -61,5 +62,5 @@ def _problem(given: str, what: str) -> Problem:
         "lora",
         f"{given}, {what}",
         "a .safetensors file, or a run's folder, each of a name of its own",
-        "write python -m optbench render FILE.safetensors, or runs/SWEEP/RUN",
+        f"write {command_line('render', 'FILE.safetensors')}, or the folder runs/SWEEP/RUN",
     )

@@ -1,5 +1,5 @@
 "use strict";
-// Scores, notes and votes: kept by this browser, taken out as files that `optbench.report` reads.
+// Scores, notes and votes: kept by this browser, taken out as files that `optbench report` reads.
 (function (ob) {
   const { element } = ob;
   const FORMAT = "optbench scores 1", LONGEST_NOTE = 4000, LARGEST_FILE = 50e6;
