@@ -57,7 +57,7 @@ def report_of(folder: Path) -> MetricReport | None:
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
-        ("untrained", {"hardly differs from the base"}),
+        ("untrained", {"hardly differs from the base model"}),
         ("trained", set()),
         ("burnt", {"burnt", "noise"}),  # hard edges everywhere
         ("noise", {"noise"}),

@@ -302,9 +302,9 @@ def test_a_file_of_scores_is_taken_in_and_a_wrong_one_is_not(
     message = viewer.page.locator('[data-part="scores"] [role="status"]')
     for _ in range(2):
         viewer.page.set_input_files(".vs-file", [good, bad])
-        viewer.page.get_by_text("bad.json was not taken in").wait_for()
+        viewer.page.get_by_text("bad.json was not imported").wait_for()
     assert "1 scores and notes, 1 votes" in message.inner_text()
-    assert "good.json: 1 scores and 0 votes taken in, 3 of other runs" in message.inner_text()
+    assert "good.json: 1 scores and 0 votes imported, 3 of other runs" in message.inner_text()
 
 
 def test_blind_votes_tell_no_name(viewer: Viewer, index: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What one change of one setting did, over all pairs of runs that differ in nothing else."""
+"""Effect of one change of one setting, over all pairs of runs that differ in nothing else."""
 
 from __future__ import annotations
 
@@ -60,26 +60,27 @@ def with_intervals(
         ):
             if is_done.get((sweep, run), False):
                 by_run.setdefault((sweep, run), {})[image] = (float(mean), int(size))
-        found = [
-            _over_pictures(by_run.get((sweep, one)), by_run.get((sweep, other)))
-            for sweep, one, other in zip(
+        intervals = [
+            _over_images(by_run.get((sweep, before)), by_run.get((sweep, after)))
+            for sweep, before, after in zip(
                 pairs["sweep"], pairs["from_run"], pairs["to_run"], strict=True
             )
         ]
         for index, end in enumerate(("difference", "low", "high")):
-            values = [one[index] for one in found]
+            values = [interval[index] for interval in intervals]
             frame[f"validation_{split}_{end}"] = pd.Series(values, index=frame.index, dtype=float)
     return frame
 
 
-def _over_pictures(
-    one: Mapping[str, tuple[float, int]] | None, other: Mapping[str, tuple[float, int]] | None
+def _over_images(
+    before: Mapping[str, tuple[float, int]] | None, after: Mapping[str, tuple[float, int]] | None
 ) -> tuple[float | None, float | None, float | None]:
-    if not one or not other or one.keys() != other.keys():
+    """Return the mean difference and its interval; each run has (mean, number of rows) by image."""
+    if not before or not after or before.keys() != after.keys():
         return None, None, None
-    if any(one[image][1] != other[image][1] for image in one):
+    if any(before[image][1] != after[image][1] for image in before):
         return None, None, None
-    interval = stats.mean_interval([other[image][0] - one[image][0] for image in sorted(one)])
+    interval = stats.mean_interval([after[image][0] - before[image][0] for image in sorted(before)])
     return interval.mean, interval.low, interval.high
 
 
@@ -91,8 +92,8 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
-        for measure, found in outcomes(part, validation).items():
-            groups = _by_setting(found)
+        for measure, reached in outcomes(part, validation).items():
+            groups = _by_setting(reached)
             noise = stats.pooled_deviation(groups)
             if noise is not None:
                 repeated = [group for group in groups if len(group) > 1]
@@ -100,11 +101,12 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_NOISE_COLUMNS))
 
 
-def _by_setting(found: Sequence[Outcome]) -> list[list[float]]:
+def _by_setting(reached: Sequence[Outcome]) -> list[list[float]]:
     """Return the values of each setting's seeds."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for one in found:
-        groups.setdefault((one.settings, one.comparable), {})[one.seed] = one.value
+    for outcome in reached:
+        key = outcome.settings, outcome.comparable
+        groups.setdefault(key, {})[outcome.seed] = outcome.value
     return [list(group.values()) for group in groups.values()]
 
 
@@ -118,29 +120,31 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
     """
     rows: list[dict[str, Any]] = []
     for sweep, part in runs.groupby("sweep", sort=False):
-        own = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
+        changes = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
         names = varied(part)
         for measure, reached in outcomes(part, validation).items():
-            known = {one.run: one for one in reached}
+            of_run = {outcome.run: outcome for outcome in reached}
             noise = stats.pooled_deviation(_by_setting(reached))
             deviation = noise[0] if noise else None
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}
-            for setting, before, after, one, other in zip(
-                *(own[name] for name in columns), strict=True
+            for setting, from_value, to_value, from_run, to_run in zip(
+                *(changes[name] for name in columns), strict=True
             ):
-                key = str(setting), str(before), str(after)
-                ends = known.get(one), known.get(other)
+                key = str(setting), str(from_value), str(to_value)
+                ends = of_run.get(from_run), of_run.get(to_run)
                 if ends[0] and ends[1] and ends[0].comparable == ends[1].comparable:
                     groups.setdefault(key, []).append((ends[0], ends[1]))
-            made = [
+            of_changes = [
                 {"sweep": sweep}
                 | _effect(_Change(key=key, measure=measure, ends=ends), names, deviation)
                 for key, ends in groups.items()
             ]
-            for row, p in zip(made, stats.holm([row["sign_flip_p"] for row in made]), strict=True):
+            for row, p in zip(
+                of_changes, stats.holm([row["sign_flip_p"] for row in of_changes]), strict=True
+            ):
                 row["holm_p"] = p
-            rows += made
+            rows += of_changes
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
@@ -155,14 +159,14 @@ class _Change:
     @property
     def differences(self) -> list[float]:
         if self.measure == SPEED:
-            return [math.log(other.value / one.value) for one, other in self.ends]
-        return [other.value - one.value for one, other in self.ends]
+            return [math.log(after.value / before.value) for before, after in self.ends]
+        return [after.value - before.value for before, after in self.ends]
 
     @property
     def seeds(self) -> list[str] | None:
         """Return each pair's seed, None where all have one."""
-        found = [one.seed for one, _ in self.ends]
-        return found if len(set(found)) > 1 else None
+        seeds = [before.seed for before, _ in self.ends]
+        return seeds if len(set(seeds)) > 1 else None
 
 
 def _effect(change: _Change, names: Sequence[str], deviation: float | None) -> dict[str, Any]:
@@ -207,16 +211,16 @@ def _interactions(change: _Change, names: Sequence[str]) -> Iterator[str]:
         if name == change.key[0]:
             continue
         levels: dict[str, list[float]] = {}
-        for (one, _), value in zip(change.ends, change.differences, strict=True):
-            levels.setdefault(one.settings[index], []).append(value)
+        for (before, _), value in zip(change.ends, change.differences, strict=True):
+            levels.setdefault(before.settings[index], []).append(value)
         noise = stats.pooled_deviation(list(levels.values()))
         if len(levels) < 2 or noise is None:
             continue
-        means = {level: statistics.fmean(found) for level, found in levels.items()}
-        low, high = min(means, key=lambda one: means[one]), max(means, key=lambda one: means[one])
+        means = {level: statistics.fmean(values) for level, values in levels.items()}
+        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
         num_comparisons = math.comb(len(levels), 2)
         t = stats.student_quantile(1 - (1 - stats.CONFIDENCE) / 2 / num_comparisons, noise[1])
         size = t * noise[0] * math.sqrt(1 / len(levels[low]) + 1 / len(levels[high]))
         if means[high] - means[low] > size:
-            told = ", ".join(f"{mean:+.3g} at {level}" for level, mean in means.items())
-            yield f"{name}: {told}"
+            at_levels = ", ".join(f"{mean:+.3g} at {level}" for level, mean in means.items())
+            yield f"{name}: {at_levels}"

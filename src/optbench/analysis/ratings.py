@@ -1,4 +1,4 @@
-"""What people said, for each setting: mean scores, strengths from votes, and agreement."""
+"""Human ratings of settings: mean scores, strengths from votes, and agreement with metrics."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, 
         scores: As `optbench.load` has them.
         settings: Each run's setting; runs that are not in it are left out.
     """
-    found: dict[str, list[tuple[str, tuple[object, ...], float]]] = {}
+    by_setting: dict[str, list[tuple[str, tuple[object, ...], float]]] = {}
     columns = ("run", "epoch", "prompt", "seed", "width", "height", "score")
     for *cell, score in zip(*(scores[name] for name in columns), strict=True):
         setting = settings.get(str(cell[0]))
         if setting is not None and not is_missing(score):
-            place = tuple(None if is_missing(one) else one for one in cell)
-            found.setdefault(setting, []).append((str(cell[0]), place, float(score)))
+            place = tuple(None if is_missing(value) else value for value in cell)
+            by_setting.setdefault(setting, []).append((str(cell[0]), place, float(score)))
     intervals = {}
-    for setting, rows in found.items():
+    for setting, rows in by_setting.items():
         has_runs = len({run for run, _, _ in rows}) > 1
         blocks = [run if has_runs else place for run, place, _ in rows]
         intervals[setting] = stats.mean_interval([score for _, _, score in rows], blocks)
@@ -74,7 +74,7 @@ def self_agreement(votes: pd.DataFrame) -> SelfAgreement | None:
 
     Sides may be the other way round the second time; skipped pairs are left out.
     """
-    said: dict[object, object] = {}
+    first_answers: dict[object, object] = {}
     num_same = num_repeats = 0
     ends = [[f"{side}_{name}" for name in CELL] for side in ("left", "right")]
     for row in votes.to_dict("records"):
@@ -85,10 +85,10 @@ def self_agreement(votes: pd.DataFrame) -> SelfAgreement | None:
         answer = repr(chosen)
         pair = row["rater"], *sorted([repr(left), repr(right)])
         if not row["repeat"]:
-            said[pair] = answer
-        elif pair in said:
+            first_answers[pair] = answer
+        elif pair in first_answers:
             num_repeats += 1
-            num_same += said[pair] == answer
+            num_same += first_answers[pair] == answer
     return SelfAgreement(num_same=num_same, num_repeats=num_repeats) if num_repeats else None
 
 
@@ -101,13 +101,13 @@ def agreements(
         human: Each setting's score or strength.
         measures: Of each measure its value for every setting, turned so that more is better.
     """
-    found = {}
+    alike = {}
     for name, values in measures.items():
         both: Sequence[str] = [setting for setting in human if setting in values]
         agreement = stats.rank_agreement([human[s] for s in both], [values[s] for s in both])
         if agreement is not None:
-            found[name] = agreement
-    return found
+            alike[name] = agreement
+    return alike
 
 
 def _plain(value: object) -> object:

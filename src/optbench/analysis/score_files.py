@@ -1,4 +1,4 @@
-"""What people said of the images: `<sweep>/scores/*.json` and `*.csv` -> tidy rows.
+"""Read people's scores and votes, `<sweep>/scores/*.json` and `*.csv`, into tidy rows.
 
 The files come from the report's own page or from a spreadsheet, and may come from anyone: nothing
 in them is trusted, every text is cut to a length, and what cannot be read is said in a sentence.
@@ -34,7 +34,7 @@ _MAX_ROWS = 100_000  # of one file
 _MAX_TEXT = 4000  # letters of a note
 _MAX_NAME = 300
 _MAX_NUMBER = 2**53  # a browser's numbers are whole up to here
-_MAX_TOLD = 5  # problems of one file
+_MAX_PROBLEMS = 5  # of one file that are listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,41 +60,42 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
     votes: list[Row] = []
     problems: list[str] = []
     for path in _files(sweep_dir / "scores", problems):
-        told: list[str] = []
+        in_file: list[str] = []
         try:
             content = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
-            for row in _checked(content.get("scores"), content, _score, told):
+            for row in _checked(content.get("scores"), content, _score, in_file):
                 row["sweep"] = sweep_dir.name
                 scores[tuple(row[name] for name in ("rater", *CELL))] = row
             votes += [
                 {**row, "sweep": sweep_dir.name}
-                for row in _checked(content.get("votes"), content, _vote, told)
+                for row in _checked(content.get("votes"), content, _vote, in_file)
             ]
         except (_DamagedError, OSError, ValueError, RecursionError, csv.Error) as error:
-            told.append(f"it cannot be read: {str(error)[:200]}")
-        problems += [f"{path.name}: {one}" for one in told[:_MAX_TOLD]]
-        if len(told) > _MAX_TOLD:
-            problems.append(f"{path.name}: and {len(told) - _MAX_TOLD} more rows like these")
+            in_file.append(f"it cannot be read: {str(error)[:200]}")
+        problems += [f"{path.name}: {problem}" for problem in in_file[:_MAX_PROBLEMS]]
+        if len(in_file) > _MAX_PROBLEMS:
+            more = len(in_file) - _MAX_PROBLEMS
+            problems.append(f"{path.name}: and {more} more rows like these")
     known = set(runs)
-    kept = [row for row in scores.values() if row["run"] in known]
-    kept_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= known]
-    num_strange = len(scores) - len(kept) + len(votes) - len(kept_votes)
-    if num_strange:
-        problems.append(f"{num_strange} scores or votes are about runs that are not in this folder")
-    return Scores(scores=tuple(kept), votes=tuple(kept_votes), problems=tuple(problems))
+    known_scores = [row for row in scores.values() if row["run"] in known]
+    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= known]
+    num_unknown = len(scores) - len(known_scores) + len(votes) - len(known_votes)
+    if num_unknown:
+        problems.append(f"{num_unknown} scores or votes are about runs that are not in this folder")
+    return Scores(scores=tuple(known_scores), votes=tuple(known_votes), problems=tuple(problems))
 
 
 def _files(folder: Path, problems: list[str]) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = sorted(
+    paths = sorted(
         path
         for path in folder.iterdir()
         if path.suffix.lower() in (".json", ".csv") and path.is_file() and not path.is_symlink()
     )
-    if len(found) > _MAX_FILES:
-        problems.append(f"scores: {len(found)} files, of which the first {_MAX_FILES} are read")
-    return found[:_MAX_FILES]
+    if len(paths) > _MAX_FILES:
+        problems.append(f"scores: {len(paths)} files, of which the first {_MAX_FILES} are read")
+    return paths[:_MAX_FILES]
 
 
 def _text(path: Path) -> str:
@@ -105,9 +106,9 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     content = json.loads(_text(path))
-    said = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or said != FORMAT:
-        raise _DamagedError(f'it says "format": {said!r:.60}, expected "{FORMAT}"')
+    stated = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or stated != FORMAT:
+        raise _DamagedError(f'it says "format": {stated!r:.60}, expected "{FORMAT}"')
     return content
 
 
@@ -122,13 +123,15 @@ def _csv(path: Path) -> dict[str, Any]:
     return {"rater": path.stem, "scores": rows}
 
 
-def _checked(listed: Any, content: Mapping[str, Any], check: Any, told: list[str]) -> Iterator[Row]:
+def _checked(
+    listed: Any, content: Mapping[str, Any], check: Any, problems: list[str]
+) -> Iterator[Row]:
     if listed is None:
         return
     if not isinstance(listed, list):
         raise _DamagedError(f"scores and votes are lists, not {type(listed).__name__}")
     if len(listed) > _MAX_ROWS:
-        told.append(f"{len(listed)} rows, of which the first {_MAX_ROWS} are read")
+        problems.append(f"{len(listed)} rows, of which the first {_MAX_ROWS} are read")
     rater = _name(content.get("rater") or "someone")
     for number, entry in enumerate(listed[:_MAX_ROWS], start=1):
         try:
@@ -136,7 +139,7 @@ def _checked(listed: Any, content: Mapping[str, Any], check: Any, told: list[str
                 raise _DamagedError(f"a {type(entry).__name__}, not named values")
             row = check(entry, rater)
         except _DamagedError as error:
-            told.append(f"row {number}: {error}")
+            problems.append(f"row {number}: {error}")
             continue
         if row is not None:
             yield row
@@ -149,9 +152,10 @@ def _score(entry: Mapping[str, Any], rater: str) -> Row | None:
     written = _clean(note, _MAX_TEXT) if isinstance(note, str) else ""
     if score is None and not written.strip():
         return None
-    own = entry.get("rater")
-    said = {"rater": _name(own) if isinstance(own, str) and own else rater}
-    return {**said, **_cell(entry), "score": score, "note": written}
+    row_rater = entry.get("rater")
+    if isinstance(row_rater, str) and row_rater:
+        rater = _name(row_rater)
+    return {"rater": rater, **_cell(entry), "score": score, "note": written}
 
 
 def _vote(entry: Mapping[str, Any], rater: str) -> Row:
@@ -171,16 +175,16 @@ def _cell(entry: Mapping[str, Any]) -> Row:
     run, prompt = entry.get("run"), entry.get("prompt")
     if not isinstance(run, str) or not run:
         raise _DamagedError("it names no run")
-    found: Row = {"run": _name(run)}
+    cell: Row = {"run": _name(run)}
     for name in CELL[1:]:
         if name == "prompt":
-            found[name] = _name(prompt) if isinstance(prompt, str) and prompt else None
+            cell[name] = _name(prompt) if isinstance(prompt, str) and prompt else None
             continue
         number = _number(entry.get(name), name)
         if number is not None and number != int(number):
             raise _DamagedError(f"{name} {number:g}, expected a whole number")
-        found[name] = None if number is None else int(number)
-    return found
+        cell[name] = None if number is None else int(number)
+    return cell
 
 
 def _number(value: Any, name: str) -> float | None:
@@ -206,5 +210,5 @@ def _name(text: str) -> str:
 
 def _clean(text: str, length: int) -> str:
     """Return a text without what no one writes: control letters, halves of surrogate pairs."""
-    kept = "".join(one if one.isprintable() or one in "\n\t" else " " for one in text[:length])
-    return kept.encode("utf-8", "replace").decode("utf-8")
+    clean = "".join(c if c.isprintable() or c in "\n\t" else " " for c in text[:length])
+    return clean.encode("utf-8", "replace").decode("utf-8")

@@ -43,7 +43,7 @@ METRICS: Mapping[str, Meaning] = {
     "change_from_base": Meaning(
         unit="0 to 1",
         higher_is_better=None,
-        meaning="mean absolute difference from the base's picture of the same seed",
+        meaning="mean absolute difference from the base's image of the same seed",
     ),
     "ssim_with_base": Meaning(
         unit="-1 to 1",
@@ -59,22 +59,22 @@ METRICS: Mapping[str, Meaning] = {
     "copy_distance": Meaning(
         unit="share of 64 bits",
         higher_is_better=True,
-        meaning="perceptual hash against the nearest training picture: below 0.16 a near-copy",
+        meaning="perceptual hash against the nearest training image: below 0.16 a near-copy",
     ),
     "identical_seeds": Meaning(
         unit="share of other seeds",
         higher_is_better=False,
-        meaning="other seeds of the prompt that gave the same picture",
+        meaning="other seeds of the prompt that gave the same image",
     ),
     "diversity": Meaning(
         unit="0 to 1",
         higher_is_better=None,
-        meaning="mean absolute difference from the prompt's other seeds, pictures made small",
+        meaning="mean absolute difference from the prompt's other seeds, images made small",
     ),
     "resemblance": Meaning(
         unit="cosine",
         higher_is_better=True,
-        meaning="nearness to the training pictures; does not notice broken pictures",
+        meaning="nearness to the training images; does not notice broken images",
         paper=_DREAMBOOTH,
     ),
     "outfit_obedience": Meaning(
@@ -105,37 +105,37 @@ METRICS: Mapping[str, Meaning] = {
     "clip_text": Meaning(
         unit="cosine",
         higher_is_better=True,
-        meaning="the picture and its own prompt (CLIP-T); compare with the base's only",
+        meaning="the image and its own prompt (CLIP-T); compare with the base's only",
         paper=_CLIP,
     ),
     "clip_image": Meaning(
         unit="cosine",
         higher_is_better=True,
-        meaning="mean over the training pictures (CLIP-I); rewards shape and palette",
+        meaning="mean over the training images (CLIP-I); rewards shape and palette",
         paper=_DREAMBOOTH,
     ),
     "clip_nearest": Meaning(
         unit="cosine",
         higher_is_better=None,
-        meaning="the nearest training picture, which is named: near 1 a copy",
+        meaning="the nearest training image, which is named: near 1 a copy",
         paper=_CLIP,
     ),
     "dino_image": Meaning(
         unit="cosine",
         higher_is_better=True,
-        meaning="mean over the training pictures; notices more of the subject than CLIP",
+        meaning="mean over the training images; notices more of the subject than CLIP",
         paper="Caron et al. 2021, arXiv 2104.14294; " + _DREAMBOOTH,
     ),
     "dino_nearest": Meaning(
         unit="cosine",
         higher_is_better=None,
-        meaning="the nearest training picture, which is named: near 1 a copy",
+        meaning="the nearest training image, which is named: near 1 a copy",
         paper="Caron et al. 2021, arXiv 2104.14294",
     ),
     "lpips_from_base": Meaning(
         unit="0 and up",
         higher_is_better=None,
-        meaning="perceptual distance from the base's picture of the same seed",
+        meaning="perceptual distance from the base's image of the same seed",
         paper="Zhang et al. 2018, arXiv 1801.03924",
     ),
 }

@@ -17,9 +17,9 @@ _TEXTS: Mapping[Reason, str] = {
     "diverged": "Some runs diverged; try lower rates:",
     "out_of_memory": "Some runs ran out of memory; trade speed for memory:",
     "nothing_to_compare": "Compare it with another optimizer, with enough seeds to rule out luck:",
-    "no_held_out_validation": "Measure a validation loss on images kept out of training; nothing "
-    "is trained again:",
-    "no_validation": "Measure a validation loss; better still with images kept out of training "
+    "no_held_out_validation": "Measure the validation loss on held-out images (nothing is "
+    "retrained):",
+    "no_validation": "Measure a validation loss; better still on held-out images "
     "(validate.dir=FOLDER):",
     "few_seeds": "Repeat with more seeds ({seeds} now):",
     "rates_untuned": "Tune the learning rate of every optimizer:",

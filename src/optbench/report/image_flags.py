@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from optbench.analysis.image_metrics import Flag, FlagKind
 from optbench.analysis.standings import Setting, Standings
 from optbench.report.charts.line import number_text
-from optbench.report.wording import listed
+from optbench.report.wording import listed, times
 
 _MAX_NAMED = 3
 _WORDS: Mapping[FlagKind, str] = {
@@ -16,7 +16,7 @@ _WORDS: Mapping[FlagKind, str] = {
     "noise": "noise",
     "identical_seeds": "all seeds give the same image",
     "outfit_leak": "the outfit leaks",
-    "unchanged": "hardly differs from the base",
+    "unchanged": "hardly differs from the base model",
     "near_copy": "near-copy",
 }
 
@@ -30,7 +30,7 @@ def flag_words(flag: Flag) -> str:
 def flag_numbers(flag: Flag) -> str:
     """Return the numbers that the flag rests on."""
     if flag.kind == "near_copy":
-        return f"{flag.num_images} images"
+        return times(flag.num_images, "image")
     base = "" if flag.base_value is None else f", base {number_text(round(flag.base_value, 3))}"
     after = " after the last epoch" if flag.kind == "unchanged" else ""
     return f"{flag.metric} {number_text(round(flag.value, 3))}{base}{after}"

@@ -161,4 +161,4 @@ def _block_means(values: Sequence[float], blocks: Sequence[Hashable] | None) -> 
     members: dict[Hashable, list[float]] = {}
     for value, block in zip(values, blocks, strict=True):
         members.setdefault(block, []).append(value)
-    return np.asarray([sum(found) / len(found) for found in members.values()], dtype=float)
+    return np.asarray([sum(block) / len(block) for block in members.values()], dtype=float)

@@ -57,21 +57,21 @@ def standings(
             all are.
         confidence: Of all intervals together.
     """
-    known = {name: dict(found) for name, found in values.items() if found}
+    known = {name: dict(by_block) for name, by_block in values.items() if by_block}
     if not known:
         return []
     everything: dict[Hashable, list[float]] = {}
-    for found in known.values():
-        for block, value in found.items():
+    for by_block in known.values():
+        for block, value in by_block.items():
             everything.setdefault(block, []).append(value)
-    centre = {block: sum(found) / len(found) for block, found in everything.items()}
+    centre = {block: sum(of_block) / len(of_block) for block, of_block in everything.items()}
     deviations = {
-        name: sum(value - centre[block] for block, value in found.items()) / len(found)
-        for name, found in known.items()
+        name: sum(value - centre[block] for block, value in by_block.items()) / len(by_block)
+        for name, by_block in known.items()
     }
     ordered = sorted(known, key=lambda name: deviations[name])
     best = known[ordered[0]]
-    each = 1 - (1 - confidence) / max(1, len(ordered) - 1)
+    of_each = 1 - (1 - confidence) / max(1, len(ordered) - 1)
     result = []
     for name in ordered:
         shared = (
@@ -87,7 +87,7 @@ def standings(
                 against_best=mean_interval(
                     [known[name][block] - best[block] for block in shared],
                     groups,
-                    confidence=each,
+                    confidence=of_each,
                 )
                 if shared
                 else None,
@@ -129,8 +129,8 @@ def probability_lower(first: Sequence[float], second: Sequence[float]) -> float:
 
     The probability of improvement of Agarwal et al. 2021 (2108.13264), for a measure that falls.
     """
-    found = np.sign(np.subtract.outer(np.asarray(first), np.asarray(second)))
-    return float((found + 1).mean() / 2)
+    signs = np.sign(np.subtract.outer(np.asarray(first), np.asarray(second)))
+    return float((signs + 1).mean() / 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Votes between two -> how strong each is: Bradley-Terry with ties (Davidson 1970).
+"""Strengths from votes between two things: Bradley-Terry with ties (Davidson 1970).
 
 P(i over j) = p_i / D, P(tie) = v sqrt(p_i p_j) / D, D = p_i + p_j + v sqrt(p_i p_j), with where
 s_i = log p_i is a strength. A normal prior of deviation 3 on every s_i, and on log v, keeps finite
@@ -66,29 +66,31 @@ def bradley_terry(votes: Sequence[Comparison]) -> list[Strength]:
     counted = Counter(_oriented(place[v.first], place[v.second], v.winner) for v in votes)
     kinds = np.asarray(list(counted), dtype=np.int64)
     counts = np.asarray(list(counted.values()), dtype=np.float64)
-    found = fit_strengths(kinds, counts, len(names))
+    fitted = fit_strengths(kinds, counts, len(names))
     stream = generator("bradley-terry", len(votes), len(names))
     resampled = stream.multinomial(len(votes), counts / counts.sum(), size=_NUM_RESAMPLES)
-    drawn = [fit_strengths(kinds, one.astype(float), len(names), found) for one in resampled]
+    drawn = [
+        fit_strengths(kinds, resample.astype(float), len(names), fitted) for resample in resampled
+    ]
     low, high = np.quantile(np.stack(drawn), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
     # About the mean of all: votes say nothing of a strength that all have in common.
-    centring = np.eye(len(found))
+    centring = np.eye(len(fitted))
     centring[:-1, :-1] -= 1 / len(names)
-    covariance = centring @ np.linalg.inv(_derivatives(found, kinds, counts)[1]) @ centring.T
+    covariance = centring @ np.linalg.inv(_derivatives(fitted, kinds, counts)[1]) @ centring.T
     half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance))
-    low, high = np.minimum(low, found - half), np.maximum(high, found + half)
+    low, high = np.minimum(low, fitted - half), np.maximum(high, fitted + half)
     num_votes = Counter(name for vote in votes for name in (vote.first, vote.second))
     strengths = [
         Strength(
             name=name,
-            strength=float(found[index]),
+            strength=float(fitted[index]),
             low=float(low[index]),
             high=float(high[index]),
             num_votes=num_votes[name],
         )
         for name, index in place.items()
     ]
-    return sorted(strengths, key=lambda one: -one.strength)
+    return sorted(strengths, key=lambda strength: -strength.strength)
 
 
 def fit_strengths(
@@ -106,20 +108,20 @@ def fit_strengths(
         num_things: How many things there are.
         start: Where to begin, for instance a fit of nearly the same votes.
     """
-    found = np.zeros(num_things + 1) if start is None else start.copy()
-    value = _log_posterior(found, kinds, counts)
+    theta = np.zeros(num_things + 1) if start is None else start.copy()
+    value = _log_posterior(theta, kinds, counts)
     for _ in range(_MAX_STEPS):
-        gradient, curvature = _derivatives(found, kinds, counts)
+        gradient, curvature = _derivatives(theta, kinds, counts)
         step = np.linalg.solve(curvature, gradient)
         scale = 1.0
-        while (new := _log_posterior(found + scale * step, kinds, counts)) < value:
+        while (new := _log_posterior(theta + scale * step, kinds, counts)) < value:
             scale /= 2
             if scale < _CLOSE:
-                return found
-        found, value = found + scale * step, new
+                return theta
+        theta, value = theta + scale * step, new
         if float(np.abs(scale * step).max()) < _CLOSE:
             break
-    return found
+    return theta
 
 
 def _oriented(first: int, second: int, winner: str | None) -> tuple[int, int, int]:
@@ -128,27 +130,30 @@ def _oriented(first: int, second: int, winner: str | None) -> tuple[int, int, in
     return (first, second, outcome) if first < second else (second, first, (1, 0, 2)[outcome])
 
 
-def _log_posterior(found: Floats, kinds: Indices, counts: Floats) -> float:
-    logits = found[_places(kinds, found)] @ _TERMS.T
+# theta: the strengths, and log v as the last, (num_things + 1,).
+
+
+def _log_posterior(theta: Floats, kinds: Indices, counts: Floats) -> float:
+    logits = theta[_places(kinds, theta)] @ _TERMS.T
     chosen = logits[np.arange(len(kinds)), kinds[:, 2]]
     total = np.logaddexp.reduce(logits, axis=1)
-    return float((counts * (chosen - total)).sum() - _PRECISION / 2 * (found**2).sum())
+    return float((counts * (chosen - total)).sum() - _PRECISION / 2 * (theta**2).sum())
 
 
-def _derivatives(found: Floats, kinds: Indices, counts: Floats) -> tuple[Floats, Floats]:
+def _derivatives(theta: Floats, kinds: Indices, counts: Floats) -> tuple[Floats, Floats]:
     """Return gradient and negated second derivatives of the log-posterior."""
-    places = _places(kinds, found)
-    logits = found[places] @ _TERMS.T
+    places = _places(kinds, theta)
+    logits = theta[places] @ _TERMS.T
     shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     rest = counts[:, None] * (np.eye(3)[kinds[:, 2]] - shares)
-    gradient = -_PRECISION * found
+    gradient = -_PRECISION * theta
     np.add.at(gradient, places, rest @ _TERMS)
     spread = np.eye(3) * shares[:, :, None] - shares[:, :, None] * shares[:, None, :]
     local = counts[:, None, None] * (_TERMS.T @ spread @ _TERMS)
-    curvature = _PRECISION * np.eye(len(found))
+    curvature = _PRECISION * np.eye(len(theta))
     np.add.at(curvature, (places[:, :, None], places[:, None, :]), local)
     return gradient, curvature
 
 
-def _places(kinds: Indices, found: Floats) -> Indices:
-    return np.stack([kinds[:, 0], kinds[:, 1], np.full(len(kinds), len(found) - 1)], axis=1)
+def _places(kinds: Indices, theta: Floats) -> Indices:
+    return np.stack([kinds[:, 0], kinds[:, 1], np.full(len(kinds), len(theta) - 1)], axis=1)

@@ -1,4 +1,4 @@
-"""Do two measures order the same things alike?"""
+"""Rank correlation: how alike two measures order the same things."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Agreement:
 
 def ranks(values: Sequence[float]) -> Floats:
     """Return the ranks from 1, equal values sharing the mean of theirs, (n,)."""
-    found = np.asarray(values, dtype=float)
-    ordered = np.sort(found)
-    first = np.searchsorted(ordered, found, side="left")
-    last = np.searchsorted(ordered, found, side="right")
+    array = np.asarray(values, dtype=float)
+    ordered = np.sort(array)
+    first = np.searchsorted(ordered, array, side="left")
+    last = np.searchsorted(ordered, array, side="right")
     result: Floats = (first + last + 1) / 2
     return result
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Pearson's correlation of the ranks; None where a measure has one value only."""
-    one, other = ranks(first), ranks(second)
-    one, other = one - one.mean(), other - other.mean()
-    scale = math.sqrt(float((one**2).sum() * (other**2).sum()))
-    return float((one * other).sum()) / scale if scale else None
+    x, y = ranks(first), ranks(second)
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum()) / scale if scale else None
 
 
 def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Agreement | None:
@@ -53,10 +53,10 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Agreement
     low = high = None
     n = len(first)
     if n >= _MIN_THINGS:
-        one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+        x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
         drawn = generator("ranks", n).integers(0, n, size=(_NUM_RESAMPLES, n))
-        found = [spearman(one[chosen].tolist(), other[chosen].tolist()) for chosen in drawn]
-        known = [value for value in found if value is not None]
+        resampled = [spearman(x[chosen].tolist(), y[chosen].tolist()) for chosen in drawn]
+        known = [value for value in resampled if value is not None]
         tail = (1 - CONFIDENCE) / 2
         low, high = (float(np.quantile(known, part)) for part in (tail, 1 - tail))
     return Agreement(correlation=correlation, low=low, high=high, num_things=n)

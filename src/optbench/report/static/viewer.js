@@ -4,8 +4,8 @@
   const { element, visible } = ob;
   const SECONDS_A_PICTURE = 0.8;
   const HELP = [["arrow keys, Page Up and Down, Home, End", "go through the table"], ["Enter", "open the image large, beside the reference if there is one"],
-    ["x, or Shift and click", "mark for comparing, up to four"], ["v", "compare the marked ones"], ["w, f, d, s while comparing", "wipe, flicker, difference, side by side"],
-    ["p", "make it the reference, or no more"], [", and .", "slider back and on"], ["l", "play and stop"], ["+ and -", "larger and smaller images"], ["/", "go to the filter"],
+    ["x, or Shift and click", "mark for comparing, up to four"], ["v", "compare the marked images"], ["w, f, d, s while comparing", "wipe, flicker, difference, side by side"],
+    ["p", "set or clear the reference"], [", and .", "slider back and forward"], ["l", "play and stop"], ["+ and -", "larger and smaller images"], ["/", "go to the filter"],
     ["r and n", "go to the score and to the note"], ["b", "compare blindly"], ["Esc", "close what is open"], ["?", "this list"]];
 
   ob.App = class {
@@ -163,8 +163,8 @@
   function start() {
     const root = document.getElementById("viewer"), data = window.optbenchReport;
     if (!root) { return; }
-    const problem = !data ? "The file data.js was not found beside this page, so there are no images to choose from: copy the whole folder, or build the report again."
-      : data.schema !== 1 ? `data.js has schema ${data.schema} and this page reads 1: build the report again.` : "";
+    const problem = !data ? "The file data.js was not found beside this page, so there are no images to choose from: copy the whole folder, or rebuild the report."
+      : data.schema !== 1 ? `data.js has schema ${data.schema} and this page reads 1: rebuild the report.` : "";
     if (problem) {
       root.before(element("p", { class: "note" }, problem));
     } else if (data.shots.length && data.epochs.length) {

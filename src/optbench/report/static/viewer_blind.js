@@ -128,7 +128,7 @@
       }
       const rows = [...counts].sort(([, one], [, other]) => other.won - other.lost - (one.won - one.lost));
       this.dialog.replaceChildren(element("h2", {}, "What you judged"),
-        element("p", {}, `${this.own.length} pairs in this session, all of them kept with your scores. ${this.agreement()}`),
+        element("p", {}, `${this.own.length} pairs in this session, all stored with your scores. ${this.agreement()}`),
         element("div", { class: "wide" }, element("table", {}, element("thead", {}, element("tr", {}, ["run", "better", "equal", "worse"].map((word) => element("th", { scope: "col" }, word)))),
           element("tbody", {}, rows.map(([run, { won, tied, lost }]) => element("tr", {}, element("th", { scope: "row" }, element("bdi", {}, run.label)),
             [won, tied, lost].map((number) => element("td", {}, String(number)))))))),

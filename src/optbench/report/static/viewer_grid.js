@@ -278,7 +278,7 @@
       const { width, height } = this.size;
       const image = element("img", { width, height, decoding: "async", draggable: "false" });
       if (!this.isPrinting) { image.loading = "lazy"; }
-      image.addEventListener("error", () => image.replaceWith(this.words("!", "gone", "its small copy is not where it was")));
+      image.addEventListener("error", () => image.replaceWith(this.words("!", "gone", "its thumbnail is missing")));
       this.aim(image, cell);
       return image;
     }

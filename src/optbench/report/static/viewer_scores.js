@@ -1,5 +1,5 @@
 "use strict";
-// Scores, notes and votes: kept by this browser, taken out as files that `optbench report` reads.
+// Scores, notes and votes: stored in this browser, saved as files that `optbench report` reads.
 (function (ob) {
   const { element } = ob;
   const FORMAT = "optbench scores 1", LONGEST_NOTE = 4000, LARGEST_FILE = 50e6;
@@ -127,7 +127,7 @@
         input.addEventListener("change", () => { this.isWhole = isWhole; this.show(this.cell); });
         return element("label", {}, input, ` ${words}`);
       };
-      const file = element("input", { type: "file", accept: ".json,application/json", multiple: true, class: "vs-file", "aria-label": "scores to take in" });
+      const file = element("input", { type: "file", accept: ".json,application/json", multiple: true, class: "vs-file", "aria-label": "scores to import" });
       file.addEventListener("change", () => this.read(file));
       this.message = element("p", { class: "hint", role: "status" });
       place.append(element("h3", {}, "Your score"), element("div", { class: "vs-line" }, radio("this image", false), radio("its whole run", true)),
@@ -177,9 +177,9 @@
 
     say(extra) {
       const { scores } = this.app;
-      const where = scores.isKept ? "kept by this browser" : "NOT kept: this browser stores nothing for files, so save them before you leave";
+      const where = scores.isKept ? "stored in this browser" : "NOT stored: this browser stores nothing for files, so save them before you leave";
       this.message.textContent = `${extra ? `${extra} ` : ""}${scores.scores.size} scores and notes, ${scores.votes.length} votes, ${where}. ` +
-        `Put the JSON file into the folder "scores" beside the runs and build the report again: it joins them.`;
+        `Put the JSON file into the folder "scores" beside the runs and rebuild the report to include it.`;
     }
 
     save(isJson) {
@@ -195,10 +195,10 @@
         try {
           if (file.size > LARGEST_FILE) { throw new Error("larger than 50 MB"); }
           const count = this.app.scores.take(JSON.parse(await file.text()), false);
-          said.push(`${file.name}: ${count.scores} scores and ${count.votes} votes taken in` +
-            `${count.unknown ? `, ${count.unknown} of other runs or damaged left out` : ""}.`);
+          said.push(`${file.name}: ${count.scores} scores and ${count.votes} votes imported` +
+            `${count.unknown ? `, ${count.unknown} of other runs or damaged were left out` : ""}.`);
         } catch (error) {
-          said.push(`${file.name} was not taken in: ${error.message}.`);
+          said.push(`${file.name} was not imported: ${error.message}.`);
         }
       }
       input.value = "";
