@@ -412,7 +412,6 @@ class LaunchOptions(Options):
 
     isolation: Isolation  # auto: a process per run where a GPU is used
     workers: Count | None  # runs at a time, each in its process; None: one per GPU, else one
-    first_touch_seconds: Positive  # how long the folders of runs and cache may take to answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

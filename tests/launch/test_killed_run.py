@@ -312,7 +312,7 @@ def test_trackers_change_no_weight_and_a_failing_one_no_status(
     assert [step for step, _ in Whole.told] == steps
     assert "mean_loss" in Whole.told[-1][1]
     notices = rundir.read_json(watched.provenance_path)["notices"]
-    assert any("tracker wandb is told nothing more" in notice for notice in notices)
+    assert any("wandb logging is disabled" in notice for notice in notices)
 
 
 def test_two_runs_in_one_pass_leave_the_folders_of_two_single_ones(

@@ -98,7 +98,7 @@ def test_every_death_of_a_process_is_a_status_in_words(
     deaths = {
         "crash": ("failed", "segmentation fault (SIGSEGV)"),
         "exit": ("failed", "exit code 3"),
-        "SIGKILL": ("interrupted", "killed (SIGKILL); the same command goes on"),
+        "SIGKILL": ("interrupted", "killed (SIGKILL); rerun the same command"),
         "SIGABRT": ("failed", "aborted (SIGABRT)"),
         "SIGTERM": ("interrupted", "terminated (SIGTERM)"),
         "": ("done", ""),
@@ -187,7 +187,7 @@ def test_when_a_run_gets_a_process(plan: RunPlan, monkeypatch: pytest.MonkeyPatc
     config = plan.config
 
     def options(isolation: Any, workers: int | None = None) -> LaunchOptions:
-        return LaunchOptions(isolation=isolation, workers=workers, first_touch_seconds=1)
+        return LaunchOptions(isolation=isolation, workers=workers)
 
     on_cpu = replace(config, train=replace(config.train, device="cpu"))
     for visible, wanted, number in (("", False, 1), ("0,1", True, 2)):
@@ -206,7 +206,6 @@ def test_impossible_and_ineffective_ways_to_launch_are_refused(tmp_path: Path) -
         (["launch.workers=0"], "launch.workers"),
         (["launch.workers=2", "launch.isolation=none"], "launch.workers"),
         (["launch.isolation=thread"], "launch.isolation"),
-        (["launch.first_touch_seconds=0"], "launch.first_touch_seconds"),
         (["launch.nonsense=1"], "launch.nonsense"),
     ):
         with pytest.raises(ConfigError) as caught:

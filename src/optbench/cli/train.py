@@ -11,7 +11,7 @@ from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_
 from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_sentences
 from optbench.errors import OptbenchError
-from optbench.launch import guard, probe
+from optbench.launch import guard
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 def _train(plan: SweepPlan, arguments: Sequence[str]) -> None:
     for sentence in import_sentences(run.config.optimizer for run in plan.runs):
         print(sentence, file=sys.stderr)
-    probe.check_answering(plan)
+    guard.check_writable(plan)
     guard.launch(arguments, plan)
 
 

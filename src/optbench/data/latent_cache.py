@@ -1,4 +1,4 @@
-"""Turn pictures into latents once per data set and base, keep them on disk, and form batches.
+"""Encode images to latents once per data set and base, keep them on disk, and form batches.
 
 An entry of the cache is named by everything its content depends on: the picture's bytes, its size
 and bucket, the flip, the autoencoder and the kind of device. So nothing stale is ever used, and

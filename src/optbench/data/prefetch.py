@@ -1,4 +1,4 @@
-"""Threads that prepare what comes next, in the order in which it is wanted."""
+"""Prepare the next items in threads, in order."""
 
 from __future__ import annotations
 

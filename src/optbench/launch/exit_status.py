@@ -1,4 +1,4 @@
-"""What becomes of a run that did not end well: its status, and why, in words that help."""
+"""Turn an exception or an exit code into a run's status and a reason that says what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optbench.errors import (
 from optbench.records import Status
 
 _NUM_TRACEBACK_LINES = 12
-_SAME_COMMAND = "the same command goes on from here"
+_SAME_COMMAND = "rerun the same command to resume"
 _DISK = {
     errno.ENOSPC: "the disk is full; make room",
     errno.EDQUOT: "the quota of this disk is used up; make room",
@@ -73,20 +73,20 @@ def judge_exit(code: int, *, is_out_of_memory: bool, last_words: str) -> tuple[S
 
     Args:
         code: As subprocess gives it: minus the signal's number, or what the process returned.
-        is_out_of_memory: Whether the kernel killed a process for want of memory meanwhile.
+        is_out_of_memory: Whether the kernel killed a process meanwhile because memory ran out.
         last_words: What Python's fault handler wrote, if it could.
     """
-    said = f"\n{last_words}" if last_words else ""
+    tail = f"\n{last_words}" if last_words else ""
     if code >= 0:
-        return "failed", f"its process ended with exit code {code} and no status{said}"
+        return "failed", f"its process ended with exit code {code} and no status{tail}"
     try:
         name = signal.Signals(-code).name
         words = (signal.strsignal(-code) or name).lower()
     except ValueError:
-        return "failed", f"its process was ended by signal {-code}{said}"
+        return "failed", f"its process was ended by signal {-code}{tail}"
     if -code == signal.SIGKILL and is_out_of_memory:
-        reason = f"the kernel killed its process for want of host memory ({name})"
+        reason = f"the kernel killed its process because host memory ran out ({name})"
         return "out_of_memory", f"{reason}\n    -> {_LESS_HOST_MEMORY}"
     if -code in _CRASHES:
-        return "failed", f"its process crashed: {words} ({name}){said}"
+        return "failed", f"its process crashed: {words} ({name}){tail}"
     return "interrupted", f"its process was ended from outside: {words} ({name}); {_SAME_COMMAND}"

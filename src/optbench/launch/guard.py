@@ -1,7 +1,7 @@
 """The run boundary: one run at a time, and nothing it does can stop or distort the others.
 
-Hydra starts the runs; here every run is given its place, finished ones are left alone without
-loading anything, and whatever goes wrong inside becomes a status with a reason.
+Hydra starts the runs; here each is handed its plan, finished ones are skipped without loading
+anything, and whatever goes wrong inside becomes a status with a reason.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, VERSION_BASE, SweepPlan
 from optbench.config.identity import plan_run
-from optbench.errors import DamagedFileError, LockLostError
+from optbench.errors import DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
@@ -94,13 +95,41 @@ class RunTask:
 
     def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
         """Return how a worker's process makes it again: with what conf/ calls made known."""
-        names = [each.name for each in dataclasses.fields(self) if each.name != "session"]
+        names = [part.name for part in dataclasses.fields(self) if part.name != "session"]
         return _unpickled, ({name: getattr(self, name) for name in names},)
 
 
 def _unpickled(values: dict[str, Any]) -> RunTask:
     register_resolvers()
     return RunTask(**values)
+
+
+def check_writable(asked: SweepPlan) -> None:
+    """Make the sweep's folder and the cache, and return when both can be written to.
+
+    Raises:
+        OptbenchError: With every folder that cannot.
+    """
+    folders = {"runs_dir": asked.sweep_dir}
+    for plan in asked.runs:
+        folders.setdefault("cache_dir", Path(plan.config.cache_dir))
+    problems = []
+    for key, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            problems.append(
+                Problem(
+                    f"{key}={folder}",
+                    (error.strerror or str(error)).lower(),
+                    "a folder that can be written to",
+                    f"repair its rights, make room, or write {key}=ANOTHER_FOLDER",
+                )
+            )
+    if problems:
+        raise OptbenchError(*problems)
 
 
 def launch(arguments: Sequence[str], asked: SweepPlan) -> None:
@@ -240,12 +269,12 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         traceback.clear_frames(error.__traceback__)
         return "running"  # the folder is another worker's: not even a status may be written
     except StopAskedError as stop:
-        _end(run_dir, "interrupted", f"{stop}; the same command goes on from here")
+        _end(run_dir, "interrupted", f"{stop}; rerun the same command to resume")
         if interrupt.hand_on(stop):
             return "interrupted"
         raise
     except KeyboardInterrupt:
-        _end(run_dir, "interrupted", "stopped by Ctrl-C; the same command goes on from here")
+        _end(run_dir, "interrupted", "stopped by Ctrl-C; rerun the same command to resume")
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one run's crash must not stop the others
         status, reason = judge(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 from optbench.errors import DamagedFileError
 from optbench.storage import rundir
 
-# Pictures that were not trained on come first: what is asked is how well it generalizes.
+# Held-out images come first: what counts is how well it generalizes.
 _KEYS = ("validation_loss/held_out", "validation_loss/training", "mean_loss")
 _HOPELESS = ("diverged", "failed", "out_of_memory", "skipped")
 

@@ -1,7 +1,7 @@
-"""Runs in processes of their own: memory, leaked state and crashes end with the run.
+"""Train runs in processes of their own: memory, leaked state and crashes end with the run.
 
-The child holds the run's lock and writes its status; here it is started, given a GPU, waited
-for, and - where it died without a word - given a status.
+The child holds the run's lock and writes its status; here it is started, given a GPU and waited
+for, and where it died before it could write a status, that is written here.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ def gpus() -> tuple[str, ...]:
     """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES spells them; loads no torch."""
     visible = os.environ.get(_VISIBLE)
     if visible is not None:
-        return tuple(one for one in visible.split(",") if one.strip() not in ("", "-1"))
+        return tuple(gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1"))
     if shutil.which("nvidia-smi") is None:
         return ()
     try:
-        told = subprocess.run(
+        listing = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    return _listed(told.stdout)
+    return _listed(listing.stdout)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def _start(job: RunJob, *, slot: int, device: str | None, is_alone: bool) -> _Ch
 
 
 def _conclude(child: _Child) -> None:
-    """Give a run whose process died without a word a status."""
+    """Write the status of a run whose process died without writing one."""
     with child.faults as faults:
         faults.seek(0)
         text = faults.read().decode(errors="replace")

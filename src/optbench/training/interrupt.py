@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM or Ctrl-C ends training after the step, where it can go on bit for bit.
+"""Stop on SIGTERM or Ctrl-C: training ends after the step, from where it resumes bit for bit.
 
 Everywhere else stopping at once is safe: files are written whole. The same holds for the signal
 that submitit takes for a job whose time is up; its own handler, which queues the job again, is

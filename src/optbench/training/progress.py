@@ -1,4 +1,4 @@
-"""What a person watches: the run's loss, rates, speed and time left, and the sweep's."""
+"""Show the run's loss, rates, speed and time left, and the sweep's, while it trains."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class RunProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the lines away, whatever happened, and leave one that says how far it got."""
+        """Remove the lines, whatever happened, and leave one with the step reached."""
         if not self._has_bar:
             return
         self._live.stop()

@@ -214,8 +214,8 @@ def _short_records(run: RunDir, state: State, notices: list[str]) -> float:
 def _short_epochs(path: Path, epoch: int, notices: list[str]) -> list[int]:
     """Return the last epoch before one that has fewer records than the first."""
     rows = files.read_rows(path)
-    counts = [sum(row["epoch"] == one for row in rows) for one in range(1, epoch + 1)]
-    short = [one for one, count in enumerate(counts, start=1) if count < max(counts)]
+    counts = [sum(row["epoch"] == past for row in rows) for past in range(1, epoch + 1)]
+    short = [past for past, count in enumerate(counts, start=1) if count < max(counts)]
     if not short:
         return []
     notices.append(f"{path.name} lacks records of epoch {short[0]}")
@@ -237,8 +237,10 @@ def _unrecorded_loras(run: RunDir, epoch: int, notices: list[str]) -> set[int]:
     if not run.files_path.is_file():
         return set()  # a run from before there were records of files
     recorded = {row.get("file") for row in files.read_rows(run.files_path)}
-    paths = {one: run.lora_path(one) for one in range(1, epoch + 1)}
-    found = {one for one, path in paths.items() if path.is_file() and path.name not in recorded}
+    paths = {past: run.lora_path(past) for past in range(1, epoch + 1)}
+    unrecorded = {
+        past for past, path in paths.items() if path.is_file() and path.name not in recorded
+    }
     last = run.lora_path(None)
     # Killed a moment before its state, a run has this file and no record of it, rightly.
     if (
@@ -247,11 +249,11 @@ def _unrecorded_loras(run: RunDir, epoch: int, notices: list[str]) -> set[int]:
         and paths[epoch].is_file()
         and hashing.file_sha256(last) == hashing.file_sha256(paths[epoch])
     ):
-        found.add(epoch)
-    sentence = f"{run.files_path.name} has no record of epoch {min(found, default=0)}"
-    if found and sentence not in notices:
+        unrecorded.add(epoch)
+    sentence = f"{run.files_path.name} has no record of epoch {min(unrecorded, default=0)}"
+    if unrecorded and sentence not in notices:
         notices.append(sentence)
-    return found
+    return unrecorded
 
 
 def _aside_sentence(error: DamagedFileError, aside: Path) -> str:

@@ -155,4 +155,4 @@ def write_epoch_record(
         write_scalars(run.tensorboard_dir, [row])
         write_pictures(run, {epoch: row["step"]})
     if lane.trackers is not None:
-        lane.trackers.tell(run)
+        lane.trackers.log(run)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: scalars, pictures, sheets, and settings beside final numbers.
+"""Write TensorBoard's event files: scalars, images, sheets, and settings beside final numbers.
 
 Written between epochs, never within a step; made anew when a run goes on, so nothing is doubled.
 """

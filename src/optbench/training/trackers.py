@@ -1,8 +1,8 @@
-"""W&B, MLflow and trackio, through accelerate's own trackers; none of them can stop a run.
+"""Log runs to W&B, MLflow and trackio through accelerate's trackers; none of them can stop a run.
 
-Every epoch is told once: a small ledger in the run's folder says up to which epoch a tracker was
-told, and is written before it is told. So a killed run never doubles a row there; at worst the
-rows of the epoch it was killed in are missing.
+Every epoch is logged once: a small ledger in the run's folder holds the last epoch that each
+tracker has, and is written before the rows are sent. So a killed run never doubles a row there; at
+worst the rows of the epoch it was killed in are missing.
 """
 
 from __future__ import annotations
@@ -71,78 +71,78 @@ def _ineffective(where: str, found: str, expected: str) -> Problem:
 
 @dataclass(slots=True)
 class Trackers:
-    """The trackers of one run, begun by `begin`; what goes wrong with one is said and ends it."""
+    """The trackers of one run, begun by `begin`; an error of one is shown and ends its logging."""
 
     options: TrackerOptions
     folder: Path  # the run's state folder, where the ledger lies
     run_name: str
     say: Callable[[str], None]
     _open: dict[str, Any] = field(default_factory=dict)
-    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _ledger: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def begin(self, settings: Mapping[str, object]) -> None:
-        """Open every tracker, or go on with the run it already has, and tell it the settings."""
+        """Open every tracker, or resume the run it already has, and send it the settings."""
         if not self.options.log_with:
             return
-        self._told = self._read_ledger()
+        self._ledger = self._read_ledger()
         for name in self.options.log_with:
-            told = self._told.setdefault(name, {"epoch": 0, "id": ""})
-            if self._try(name, lambda one=name: self._start(one, settings)):  # type: ignore[misc]
-                self._told[name] = told
+            entry = self._ledger.setdefault(name, {"epoch": 0, "id": ""})
+            if self._try(name, lambda name=name: self._start(name, settings)):  # type: ignore[misc]
+                self._ledger[name] = entry
 
-    def tell(self, run: RunDir) -> None:
-        """Tell each tracker the run's records of the epochs that it was not told yet."""
+    def log(self, run: RunDir) -> None:
+        """Send each tracker the run's records of the epochs that it does not have yet."""
         if self._open:
             steps = rundir.read_rows(run.steps_path)
             for row in rundir.read_rows(run.epochs_path):
-                own = [step for step in steps if step["epoch"] == row["epoch"]]
-                self._epoch(row["epoch"], [*own, row])
+                step_rows = [step for step in steps if step["epoch"] == row["epoch"]]
+                self._epoch(row["epoch"], [*step_rows, row])
 
     def _epoch(self, epoch: int, rows: Sequence[Row]) -> None:
         for name in list(self._open):
-            told = self._told[name]
-            if told["epoch"] >= epoch:
+            entry = self._ledger[name]
+            if entry["epoch"] >= epoch:
                 continue
-            self._told[name] = {**told, "epoch": epoch}
+            self._ledger[name] = {**entry, "epoch": epoch}
             self._write_ledger()
-            self._try(name, lambda one=name: self._tell(one, rows))  # type: ignore[misc]
+            self._try(name, lambda name=name: self._send(name, rows))  # type: ignore[misc]
 
     def finish(self) -> None:
         """Close every tracker."""
         for name in list(self._open):
-            self._try(name, lambda one=name: self._open[one].finish())  # type: ignore[misc]
+            self._try(name, lambda name=name: self._open[name].finish())  # type: ignore[misc]
         self._open.clear()
 
     def _start(self, name: str, settings: Mapping[str, object]) -> None:
         from accelerate import tracking
 
-        told = self._told[name]
+        entry = self._ledger[name]
         arguments: dict[str, Any] = {**self.options.args.get(name, {})}
         project = self.options.log_tracker_name or _PROJECT
         shown = self.options.run_name or self.run_name
-        is_known = bool(told["id"])
+        is_known = bool(entry["id"])
         if name == "mlflow":
             tracker: Any = tracking.MLflowTracker(
-                project, run_name=shown, run_id=told["id"] or None, **arguments
+                project, run_name=shown, run_id=entry["id"] or None, **arguments
             )
         else:
             arguments = {"name": shown, **arguments}
             if name == "wandb":
-                own = told["id"] or hashing.fingerprint({"folder": str(self.folder.resolve())})
-                arguments = {"id": own, "resume": "allow", **arguments}
+                run_id = entry["id"] or hashing.fingerprint({"folder": str(self.folder.resolve())})
+                arguments = {"id": run_id, "resume": "allow", **arguments}
             else:
                 arguments = {"resume": "allow" if is_known else "never", **arguments}
             kind = tracking.WandBTracker if name == "wandb" else tracking.TrackioTracker
             tracker = kind(project, **arguments)
         tracker.start()
         self._open[name] = tracker
-        told["id"] = _identifier(name, tracker)
+        entry["id"] = _identifier(name, tracker)
         self._write_ledger()
         if not is_known:
             tracker.store_init_configuration(dict(settings))
 
-    def _tell(self, name: str, rows: Sequence[Row]) -> None:
-        """Tell one tracker rows by step; an epoch's own numbers go with its last step's."""
+    def _send(self, name: str, rows: Sequence[Row]) -> None:
+        """Send one tracker rows by step; an epoch's own numbers go with its last step's."""
         by_step: dict[int, dict[str, float]] = {}
         for row in rows:
             by_step.setdefault(int(row["step"]), {}).update(
@@ -157,7 +157,7 @@ class Trackers:
         why = call_third_party(work)
         if why:
             self._open.pop(name, None)
-            self.say(f"tracker {name} is told nothing more in this run: {why}")
+            self.say(f"{name} logging is disabled for the rest of this run: {why}")
         return not why
 
     def _read_ledger(self) -> dict[str, dict[str, Any]]:
@@ -167,15 +167,15 @@ class Trackers:
         try:
             content = rundir.read_json(path)
             return {
-                str(name): {"epoch": int(told["epoch"]), "id": str(told["id"])}
-                for name, told in content.items()
+                str(name): {"epoch": int(entry["epoch"]), "id": str(entry["id"])}
+                for name, entry in content.items()
             }
         except (DamagedFileError, KeyError, TypeError, ValueError) as error:
-            self.say(f"trackers may be told rows twice: {error}")
+            self.say(f"trackers may get rows twice: {error}")
             return {}
 
     def _write_ledger(self) -> None:
-        rundir.write_json(self.folder / _LEDGER, self._told)
+        rundir.write_json(self.folder / _LEDGER, self._ledger)
 
 
 @contextlib.contextmanager

@@ -119,8 +119,8 @@ def read_samples(
 
 def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
     """Return which of so many trained epochs are to be measured; the last of a run always is."""
-    found = [one for one in range(1, num_epochs + 1) if one % options.every_n_epochs == 0]
-    return found + [num_epochs] * (is_last and num_epochs not in found)
+    epochs = [epoch for epoch in range(1, num_epochs + 1) if epoch % options.every_n_epochs == 0]
+    return epochs + [num_epochs] * (is_last and num_epochs not in epochs)
 
 
 def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> None:
