@@ -6,11 +6,16 @@ places on disk or the report is in no hash.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.utils import create_config_search_path
+from hydra.core.default_element import GroupDefault
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import config_tree, register_resolvers
@@ -138,7 +143,7 @@ def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
 
 def _slug(config: RunConfig, changed: Sequence[tuple[str, Any]], start: StartingLora | None) -> str:
     words = [config.optimizer.name, f"dim{config.network.dim}"]
-    chosen = flatten(_shipped_choices())
+    chosen = _shipped_choices()
     if start is not None:
         words.append(f"continues_{start.fingerprint[:_NUM_HASH_DIGITS]}")
     words += [
@@ -201,68 +206,73 @@ def _dataset_settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
     return _without_off(counted, _DATASET_SWITCHES)
 
 
-def _primary_config() -> DictConfig:
-    root = OmegaConf.load(resources.conf_dir() / "config.yaml")
-    assert isinstance(root, DictConfig)
-    return root
+@functools.cache
+def _shipped_files() -> ConfigRepository:
+    """Return Hydra's reader of conf/, without anyone's --config-dir."""
+    return ConfigRepository(create_config_search_path(str(resources.conf_dir())))
 
 
-def _shipped_choices() -> dict[str, Any]:
+def _shipped(file: str) -> ConfigResult:
+    config = _shipped_files().load_config(file)
+    assert config is not None, f"conf/{file}.yaml ships with optbench"
+    return config
+
+
+def _shipped_choices() -> dict[str, str | None]:
     """Return what the defaults list of conf/config.yaml chooses, by group."""
-    entries = OmegaConf.to_container(_primary_config().defaults, resolve=False)
-    assert isinstance(entries, list)
-    choices: dict[str, Any] = {}
-    for entry in entries:
-        if isinstance(entry, dict):
-            choices.update({str(key): value for key, value in entry.items()})
-    return choices
+    entries = _shipped("config").defaults_list or []
+    return {
+        entry.group: entry.get_name()
+        for entry in entries
+        if isinstance(entry, GroupDefault) and not entry.override and entry.group
+    }
 
 
 def _shipped_tree(config: RunConfig) -> DictConfig:
     """Return the weight settings as conf/ ships them for this run's choice of options."""
     register_resolvers()
-    root = _primary_config()
+    root = _shipped("config").config
+    assert isinstance(root, DictConfig)
     # The base is hashed by its content; only the rates' scale enters other settings.
     base = {"lr_scale": config.base.lr_scale, **dict.fromkeys(_BASE_KEYS)}
     tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
     for group, default in _shipped_choices().items():
-        if default is None or " " in group or group == "sweep" or group in _HASHED_ELSEWHERE:
-            continue
         option = getattr(getattr(config, group, None), "name", default)
-        file = resources.conf_dir() / group / f"{option}.yaml"
-        if file.is_file():
-            text = file.read_text(encoding="utf-8")
-            package = re.match(r"# @package (\w+)", text)
-            node = {package[1] if package else group: OmegaConf.create(text)}
-            tree.merge_with(OmegaConf.create(node))
+        file = f"{group}/{option}"
+        if group not in _HASHED_ELSEWHERE and _shipped_files().config_exists(file):
+            shipped = _shipped(file)
+            OmegaConf.update(tree, shipped.header["package"] or group, shipped.config)
     return tree
 
 
 def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
-    """Return the settings that are not as shipped; values computed from changed ones are.
+    """Return the settings that are not as shipped, in the order of the schema.
 
-    So dim 32 with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
+    A value that is computed from a changed one, and nothing else, is not changed itself: dim 32
+    with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
     """
     actual = flatten(_weight_settings(config))
-    computed = []
-    changed = []
+    changed = {}
+    computed = {}
+    # First the plain values: each that differs replaces what is shipped, so that what is computed
+    # from it is worked out anew.
     for key, value in actual.items():
         is_known = key.partition(".")[0] in shipped  # a recipe of one's own is not
         if not is_known or key.startswith(_UNSPOKEN) or key == "lr_scheduler.name":
             continue
-        parent = OmegaConf.select(shipped, key.rpartition(".")[0]) if "." in key else shipped
-        last = key.rpartition(".")[2]
+        group, _, last = key.rpartition(".")
+        parent = OmegaConf.select(shipped, group) if group else shipped
         if isinstance(parent, DictConfig) and OmegaConf.is_interpolation(parent, last):
-            computed.append((key, value))
+            computed[key] = value
         elif _plain_value(shipped, key) != value:
-            changed.append((key, value))
+            changed[key] = value
             OmegaConf.update(shipped, key, value, force_add=True)
-    # One computed value may hang on another one before it: text_encoder_lr on lr.
-    for key, value in computed:
+    # Then the computed ones, in order: one may hang on another before it (text_encoder_lr on lr).
+    for key, value in computed.items():
         if _plain_value(shipped, key) != value:
-            changed.append((key, value))
+            changed[key] = value
             OmegaConf.update(shipped, key, value)
-    return sorted(changed, key=lambda pair: list(actual).index(pair[0]))
+    return [(key, changed[key]) for key in actual if key in changed]
 
 
 def _plain_value(tree: DictConfig, key: str) -> Any:
