@@ -32,9 +32,14 @@ class Problem:
     expected: str
     fix: str  # what to type
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong, to stand behind `where`."""
+        return f"found {self.found}; expected {self.expected}."
+
     def __str__(self) -> str:
-        """Return the problem as one short paragraph."""
-        return f"{self.where}: found {self.found}; expected {self.expected}.\n    -> {self.fix}"
+        """Return one sentence of what is wrong, and a line of what to type."""
+        return f"{self.where}: {self.sentence}\n    -> {self.fix}"
 
 
 class OptbenchError(Exception):

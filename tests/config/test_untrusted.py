@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from optbench.cli import train as cli
 from optbench.config.compose import compose_recipe, compose_runs
-from optbench.config.untrusted import check_tree, import_sentences
+from optbench.config.untrusted import check_targets, import_notices
 from optbench.errors import OptbenchError
 from tests.builders.small_training import ADAMW
 
@@ -33,7 +33,7 @@ def refused(hydra: str = "", recipe: str = "{}", *, typed: Sequence[str] = ()) -
     changed = OmegaConf.merge(
         tree, {"hydra": OmegaConf.create(hydra or "{}"), "optimizer": OmegaConf.create(recipe)}
     )
-    return [problem.found for problem in check_tree(changed, typed)]  # type: ignore[arg-type]
+    return [problem.found for problem in check_targets(changed, typed)]  # type: ignore[arg-type]
 
 
 def test_what_hydra_brings_along_is_no_stranger() -> None:
@@ -117,7 +117,7 @@ def test_showing_the_config_runs_nothing_of_it_either(
 def test_a_class_of_nobody_we_know_is_named_before_it_is_imported() -> None:
     stranger = replace(ADAMW, name="theirs", target="theirs.Fast")
     shipped = replace(ADAMW, target="torch.optim.AdamW")
-    assert import_sentences([shipped]) == []
-    assert import_sentences([shipped, stranger, stranger]) == [
+    assert import_notices([shipped]) == []
+    assert import_notices([shipped, stranger, stranger]) == [
         "recipe theirs imports and runs theirs.Fast, which no recipe that ships with optbench names"
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from optbench.cli.command import errors, run_command
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.config.messages import print_problems
-from optbench.config.untrusted import import_sentences
+from optbench.config.untrusted import import_notices
 from optbench.errors import OptbenchError
 from optbench.launch import guard
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(plan: SweepPlan, arguments: Sequence[str]) -> None:
-    for sentence in import_sentences(run.config.optimizer for run in plan.runs):
+    for sentence in import_notices(run.config.optimizer for run in plan.runs):
         print(sentence, file=sys.stderr)
     guard.check_writable(plan)
     guard.launch(arguments, plan)

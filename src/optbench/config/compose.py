@@ -1,7 +1,7 @@
-"""A command line -> every run it asks for, composed and checked, with nothing on disk.
+"""Compose and check every run of a command line, with nothing written to disk.
 
 Hydra stops at the first problem; here an override that Hydra refuses is noted and left out, and
-composing goes on, so that one look shows everything that is wrong.
+composing continues, so that everything wrong is reported together.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Command(Generic[_Run]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandPlan(Generic[_Run]):
-    """Everything a command line asks for."""
+    """Everything a command line is to make."""
 
     runs: tuple[_Run, ...]
     sweep_dir: Path
-    is_complete: bool  # False: a sweeper plugin chooses the runs while it goes, this is one of them
+    is_complete: bool  # False: a sweeper plugin chooses runs as it goes; `runs` is one example
     is_listed: bool  # True: the runs are those of a list, which only our own sweeper expands
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
-    at_a_time: int | None = None  # runs, by a launcher plugin; None: it does not say
+    at_a_time: int | None = None  # runs a launcher plugin makes at a time; None: unknown
 
 
 SweepPlan = CommandPlan[RunPlan]
@@ -104,22 +104,22 @@ def compose_runs(arguments: Sequence[str]) -> SweepPlan:
     """
     datasets: dict[tuple[DatasetOptions, int], Dataset] = {}  # runs that share one read it once
 
-    def plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> RunPlan:
+    def plan(tree: DictConfig, overrides: tuple[str, ...], folder: str) -> RunPlan:
         config = build_config(tree)
-        sweep_dir = Path(config.runs_dir) / (config.sweep_name or place)
+        sweep_dir = Path(config.runs_dir) / (config.sweep_name or folder)
         return plan_run(config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets)
 
-    asked = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
-    num_runs = len(asked.runs) if asked.is_complete else 0
+    sweep = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
+    num_runs = len(sweep.runs) if sweep.is_complete else 0
     runs = [
         dataclasses.replace(run, run_index=index, num_runs=num_runs)
-        for index, run in enumerate(asked.runs)
+        for index, run in enumerate(sweep.runs)
     ]
-    return dataclasses.replace(asked, runs=tuple(runs))
+    return dataclasses.replace(sweep, runs=tuple(runs))
 
 
 def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Run]:
-    """Return all runs that a command line asks of a command; creates nothing.
+    """Return every run that a command line asks of a command; creates nothing.
 
     Raises:
         ConfigError: With the problems of all runs together.
@@ -131,38 +131,38 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         if getattr(parsed, flag) is not None
     ]
     with hydra_session(parsed.config_dir, command.config_name) as hydra:
-        asked = config_sweep.parsable(parsed.overrides, problems)
-        asked = config_sweep.with_quoted_texts(asked, problems)
-        master, asked = compose_tree(hydra, asked, mode=RunMode.MULTIRUN, problems=problems)
+        overrides = config_sweep.parsable(parsed.overrides, problems)
+        overrides = config_sweep.with_quoted_texts(overrides, problems)
+        master, overrides = compose_tree(hydra, overrides, mode=RunMode.MULTIRUN, problems=problems)
         sweep = master.hydra.runtime.choices.get("sweep")
         if sweep and (owner := resources.sweep_commands().get(sweep, command.name)) != command.name:
             raise ConfigError(messages.sweep_of_another_command(sweep, owner))
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
         is_complete = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
         is_listed = bool(config_sweep.listed_settings(master))
-        is_basic_typed = "hydra/sweeper=basic" in asked
+        is_basic_typed = "hydra/sweeper=basic" in overrides
         if is_listed and not (is_multirun and is_complete and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
         swept: list[str] = []
         if is_multirun and is_complete:
-            lines = [*config_sweep.sweep_params(master, problems), *asked]
+            lines = [*config_sweep.sweep_params(master, problems), *overrides]
             expanded, swept = config_sweep.expand(
                 hydra.hydra.config_loader, master, lines, problems
             )
         else:
-            expanded, swept = config_sweep.only_run(asked, problems, is_multirun=is_multirun)
+            expanded, swept = config_sweep.only_run(overrides, problems, is_multirun=is_multirun)
         is_local = str(master.hydra.launcher._target_) == _BASIC_LAUNCHER
-        launching = launcher_options(master, is_local=is_local, problems=problems)
-        own = [override for override in asked if override.startswith("hydra")]
-        refused = frozenset(_about(problem) for problem in problems)
-        place = sweep or config_sweep.sweep_folder(swept)
+        launch = launcher_options(master, is_local=is_local, problems=problems)
+        of_hydra = [override for override in overrides if override.startswith("hydra")]
+        refused = frozenset(_key_of(problem) for problem in problems)
+        folder = sweep or config_sweep.sweep_folder(swept)
         runs = []
-        noted: dict[str | None, list[Problem]] = {}
-        for each in expanded:
-            here = noted.setdefault(each.setting, [])
-            run = _build_run(hydra, command, [*own, *each.overrides], place, here, refused)
+        by_setting: dict[str | None, list[Problem]] = {}
+        for single in expanded:
+            wrong = by_setting.setdefault(single.setting, [])
+            run = _build_run(hydra, command, [*of_hydra, *single.overrides], folder, wrong, refused)
             runs += [] if run is None else [run]
-    problems += config_sweep.named_by_setting(noted)
+    problems += config_sweep.named_by_setting(by_setting)
     if not problems:
         problems += _check_together(runs)
     if problems:
@@ -172,7 +172,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         sweep_dir=runs[0].run_dir.parent,
         is_complete=is_complete,
         is_listed=is_listed,
-        launch=launching,
+        launch=launch,
         is_local=is_local,
         at_a_time=at_a_time(master),
     )
@@ -220,8 +220,8 @@ def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Compose
 def check_untrusted_targets(arguments: Sequence[str]) -> None:
     """Refuse a --config-dir whose files would have Hydra call what is not its own.
 
-    For commands that only show something: Hydra sets up its logging for these, too. What cannot
-    be composed at all is left to Hydra to say.
+    For commands that only show something: Hydra sets up its logging for these, too. What does not
+    compose at all is reported by Hydra.
 
     Raises:
         ConfigError: With everything of the kind.
@@ -234,7 +234,7 @@ def check_untrusted_targets(arguments: Sequence[str]) -> None:
             tree = hydra.tree(parsed.overrides, RunMode.RUN)
         except HydraException:
             return
-    if problems := untrusted.check_tree(tree, parsed.overrides):
+    if problems := untrusted.check_targets(tree, parsed.overrides):
         raise ConfigError(*problems)
 
 
@@ -250,27 +250,27 @@ def compose_tree(
     Raises:
         ConfigError: If even without them nothing can be composed: a file is wrong.
     """
-    kept = list(overrides)
+    accepted = list(overrides)
     refused: list[tuple[str, HydraException]] = []
     while True:
         try:
-            tree = hydra.tree(kept, mode)
+            tree = hydra.tree(accepted, mode)
             break
         except HydraException as error:
-            guilty = _guilty(hydra, kept, mode, error)
-            if guilty is None:
+            wrong = _refused_override(hydra, accepted, mode, error)
+            if wrong is None:
                 raise ConfigError(*problems, messages.broken_file(error)) from error
-            refused.append((guilty, error))
-            kept.remove(guilty)
+            refused.append((wrong, error))
+            accepted.remove(wrong)
     problems += [messages.explain(override, error, tree) for override, error in refused]
-    problems += untrusted.check_tree(tree, overrides)
-    return tree, kept
+    problems += untrusted.check_targets(tree, overrides)
+    return tree, accepted
 
 
-def _guilty(
+def _refused_override(
     hydra: _Composer, overrides: Sequence[str], mode: RunMode, error: HydraException
 ) -> str | None:
-    """Return the override that an error is about; without a name in it, by leaving each out."""
+    """Return the override that an error of Hydra's is about; None where it is about a file."""
     if isinstance(error, MissingConfigException):
         for override in overrides:
             group, _, option = override.lstrip("+").partition("=")
@@ -280,6 +280,8 @@ def _guilty(
     for override in overrides:
         if named and _key(override) == named[1]:
             return override
+    # The error names nothing that was typed (a key inside a value, an interpolation): the override
+    # without which the rest composes is the one.
     for override in overrides:
         with contextlib.suppress(HydraException):
             hydra.tree([other for other in overrides if other != override], mode)
@@ -291,36 +293,36 @@ def _build_run(
     hydra: _Composer,
     command: Command[_Run],
     overrides: Sequence[str],
-    place: str,
+    folder: str,
     problems: list[Problem],
     refused: frozenset[str],
 ) -> _Run | None:
     """Return one run, or None after noting everything wrong with it.
 
-    What an override got wrong may hide other mistakes: it is left out, and the rest looked at.
+    A wrong override may hide other mistakes: it is left out, and the rest is checked again.
     """
-    kept = list(overrides)
-    named = set(refused)  # keys a problem was already noted for; left out they lack a value
+    remaining = list(overrides)
+    noted = set(refused)  # keys that have their problem; left out they lack a value, too
+    of_run = tuple(override for override in overrides if not override.startswith("hydra"))
     while True:
-        tree, _ = compose_tree(hydra, kept, problems=problems)
+        tree, _ = compose_tree(hydra, remaining, problems=problems)
         with open_dict(tree):
             del tree["hydra"]
         try:
-            own = tuple(override for override in overrides if not override.startswith("hydra"))
-            run = command.build(tree, own, place)
+            run = command.build(tree, of_run, folder)
         except OptbenchError as error:
-            problems += [one for one in error.problems if _about(one) not in named]
-            wrong = {_about(one) for one in error.problems}
-            named |= wrong
-            right = [override for override in kept if _key(override) not in wrong]
-            if right == kept:
+            problems += [problem for problem in error.problems if _key_of(problem) not in noted]
+            wrong = {_key_of(problem) for problem in error.problems}
+            noted |= wrong
+            right = [override for override in remaining if _key(override) not in wrong]
+            if right == remaining:
                 return None
-            kept = right
-            continue
-        return run if len(kept) == len(overrides) else None
+            remaining = right
+        else:
+            return run if len(remaining) == len(overrides) else None
 
 
-def _about(problem: Problem) -> str:
+def _key_of(problem: Problem) -> str:
     """Return the key a problem is about; what follows in `where` says more."""
     return problem.where.partition(" ")[0]
 

@@ -1,4 +1,4 @@
-"""How a command line wants its runs made: its own settings, and the plugins that Hydra lends."""
+"""Read and check how a command line launches its runs: group `launch` and Hydra's plugins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXTRAS = {
 def launcher_options(
     master: DictConfig, *, is_local: bool, problems: list[Problem]
 ) -> LaunchOptions | None:
-    """Return how the runs are to be made, after noting all that is wrong with it.
+    """Return the group `launch`, after noting everything wrong with it and with Hydra's plugins.
 
     None for commands that make all their runs in their own process, and after a problem.
     """

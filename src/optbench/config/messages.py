@@ -1,4 +1,4 @@
-"""Refusals in four parts: what Hydra refuses, with the nearest thing that exists, and on screen."""
+"""Word what Hydra refuses, with the nearest thing that exists, and print problems on screen."""
 
 from __future__ import annotations
 
@@ -121,26 +121,26 @@ def empty_sweep(lines: Sequence[str]) -> Problem:
     )
 
 
-def settings_without_names(found: object) -> Problem:
+def settings_without_names(settings: object) -> Problem:
     """Return the problem of listed settings that are no mapping from name to overrides."""
     return Problem(
         "settings",
-        f"{found!r}",
+        f"{settings!r}",
         "a name for every setting, with its overrides as text",
         'write settings: {lion: "optimizer=lion train.gradient_accumulation=4"}',
     )
 
 
-def setting_not_typed(where: str, found: object) -> Problem:
+def setting_not_typed(where: str, setting: object) -> Problem:
     """Return the problem of a listed setting that is not a text one could type."""
-    text = found
-    if isinstance(found, dict):
-        text = " ".join(f"{key}={value}" for key, value in found.items())
-    elif isinstance(found, list):
-        text = " ".join(str(item) for item in found)
+    text = setting
+    if isinstance(setting, dict):
+        text = " ".join(f"{key}={value}" for key, value in setting.items())
+    elif isinstance(setting, list):
+        text = " ".join(str(item) for item in setting)
     return Problem(
         where,
-        "null" if found is None else f"{found!r}",
+        "null" if setting is None else f"{setting!r}",
         "overrides as they are typed in a shell, in one text",
         f'write "{text or ""}", or "" for a setting without overrides; ~{where} leaves it out',
     )
@@ -276,12 +276,10 @@ def _last(key: str) -> str:
 
 
 def print_problems(problems: Sequence[Problem], console: Console) -> None:
-    """Print every problem in its four parts."""
+    """Print every problem: one sentence of what is wrong, and a line of what to type."""
     write = functools.partial(console.print, emoji=False)  # <lora:three:1> is no picture of a 3
     plural = "problem" if len(problems) == 1 else "problems"
     write(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
     for number, problem in enumerate(problems, start=1):
-        write(f"\n[bold]{number}. {escape(problem.where)}[/]")
-        write(f"   found     {escape(problem.found)}")
-        write(f"   expected  {escape(problem.expected)}")
+        write(f"\n{number}. [bold]{escape(problem.where)}[/]: {escape(problem.sentence)}")
         write(f"   [green]->[/] {escape(problem.fix)}")

@@ -150,22 +150,22 @@ def check_prompts(options: PromptOptions) -> list[Problem]:
 def check_prompt_text(
     where: str, text: str, *, is_negative: bool = False, takes_loras: bool = False
 ) -> list[Problem]:
-    """Return a problem for everything in a prompt that A1111's grammar has and is not read."""
-    found = prompt_grammar.mistakes(text, is_negative=is_negative)
-    if not found and not is_negative and not takes_loras:
+    """Return a problem for everything in a prompt that A1111 would read and optbench does not."""
+    mistakes = prompt_grammar.mistakes(text, is_negative=is_negative)
+    if not mistakes and not is_negative and not takes_loras:
         _, tags = prompt_grammar.without_loras(text)
-        found = [
+        mistakes = [
             f"<lora:{tag.name}:{tag.strength:g}>, and each run renders its own LoRA alone"
             for tag in tags
         ]
     return [
         Problem(
             where,
-            one,
+            mistake,
             "a prompt as `optbench.models.text.prompt_grammar` describes it",
             f"take it out; {command_line('render')} puts LoRA files together",
         )
-        for one in found
+        for mistake in mistakes
     ]
 
 

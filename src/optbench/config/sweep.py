@@ -1,4 +1,4 @@
-"""What a command line of several runs expands to: listed settings times the values swept over.
+"""Expand a command line of several runs: listed settings times the values swept over.
 
 `hydra.sweeper.params` and `key=a,b` are Hydra's own product. `settings` is a list beside it: every
 entry holds overrides as one would type them, and is one run of the sweep for each member of the
@@ -66,21 +66,21 @@ def expand(
     listed = listed_settings(master)
     if not listed:
         product, keys = _product(loader, shared, problems)
-        return [Expanded(setting=None, overrides=tuple(one)) for one in product], keys
+        return [Expanded(setting=None, overrides=tuple(run)) for run in product], keys
     if not isinstance(listed, Mapping):
         problems.append(messages.settings_without_names(listed))
         return [], []
-    taken = {_key(line) for line in shared}
-    found: list[Expanded] = []
+    shared_keys = {_key(line) for line in shared}
+    runs: list[Expanded] = []
     swept: list[str] = []
     for name, text in listed.items():
-        own = _entry(str(name), text, taken, problems)
-        if own is None:
+        overrides = _entry(str(name), text, shared_keys, problems)
+        if overrides is None:
             continue
-        product, keys = _product(loader, [*shared, *own], problems)
-        found += [Expanded(setting=str(name), overrides=tuple(one)) for one in product]
+        product, keys = _product(loader, [*shared, *overrides], problems)
+        runs += [Expanded(setting=str(name), overrides=tuple(run)) for run in product]
         swept += [key for key in keys if key not in swept]
-    return found, [*swept, SETTINGS]
+    return runs, [*swept, SETTINGS]
 
 
 def only_run(
@@ -90,14 +90,14 @@ def only_run(
 
     Values to sweep are a problem where no sweeper takes them.
     """
-    kept: list[str] = []
+    fixed: list[str] = []
     swept: list[str] = []
     for override in _of_runs(overrides):
         is_swept = _override(override).is_sweep_override()
         if is_swept and not is_multirun:
             problems.append(messages.needs_multirun(override))
-        (swept if is_swept else kept).append(override)
-    return [Expanded(setting=None, overrides=tuple(kept))], [_key(one) for one in swept]
+        (swept if is_swept else fixed).append(override)
+    return [Expanded(setting=None, overrides=tuple(fixed))], [_key(line) for line in swept]
 
 
 def sweep_folder(swept: Sequence[str]) -> str:
@@ -136,62 +136,73 @@ def with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list
 
     A prompt full of commas looks like values to sweep; nobody sweeps prompts, which train nothing.
     """
-    whole = []
+    quoted = []
     for override in overrides:
         key, _, text = override.partition("=")
         if _PROMPT_TEXT.fullmatch(key) and _override(override).is_sweep_override():
             problems.append(messages.unquoted_text(key, text))
             escaped = text.replace("'", "\\'")
             override = f"{key}='{escaped}'"
-        whole.append(override)
-    return whole
+        quoted.append(override)
+    return quoted
 
 
-def named_by_setting(noted: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:
-    """Return all problems, those of some listed settings only with the settings' names.
+def named_by_setting(by_setting: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:
+    """Return every problem once, with the listed settings that have it unless all of them do.
 
     Args:
-        noted: The problems of each listed setting's runs, also where there are none.
+        by_setting: The problems of each listed setting's runs, also where there are none.
     """
     names: dict[Problem, list[str | None]] = {}
-    for name, problems in noted.items():
+    for name, problems in by_setting.items():
         for problem in dict.fromkeys(problems):
             names.setdefault(problem, []).append(name)
-    told = []
+    merged = []
     for problem, having in names.items():
-        known = [f"{SETTINGS}.{name}" for name in having if name is not None]
-        is_shared = len(having) == len(noted) > 1
-        if known and not is_shared:
-            problem = dataclasses.replace(problem, where=f"{problem.where} in {', '.join(known)}")
-        told.append(problem)
-    return told
+        listed = [f"{SETTINGS}.{name}" for name in having if name is not None]
+        is_shared = len(having) == len(by_setting) > 1
+        if listed and not is_shared:
+            problem = dataclasses.replace(problem, where=f"{problem.where} in {', '.join(listed)}")
+        merged.append(problem)
+    return merged
 
 
-def _entry(name: str, text: object, taken: set[str], problems: list[Problem]) -> list[str] | None:
-    """Return the overrides of one entry, or None after noting what is wrong with it."""
+def _entry(
+    name: str, text: object, shared_keys: set[str], problems: list[Problem]
+) -> list[str] | None:
+    """Return the overrides of one entry of the list, or None after noting what is wrong with it.
+
+    Args:
+        name: The entry's name.
+        text: What it holds.
+        shared_keys: The keys that the rest of the sweep gives.
+        problems: Everything wrong is added to it.
+    """
     where = f"{SETTINGS}.{name}"
     if not isinstance(text, str):
         problems.append(messages.setting_not_typed(where, text))
         return None
-    own: list[Problem] = []
+    wrong: list[Problem] = []
     try:
         words = shlex.split(text)
     except ValueError as error:
         problems.append(messages.setting_not_typed(where, f"{text} ({error})"))
         return None
-    good = parsable(words, own, where=where)
-    texts: list[Problem] = []
-    good = with_quoted_texts(good, texts)
-    own += [dataclasses.replace(one, where=f"{one.where} in {where}") for one in texts]
-    keys = [_key(line) for line in good]
-    own += [messages.setting_out_of_place(where, key) for key in keys if _NOT_LISTED.fullmatch(key)]
-    own += [
+    overrides = parsable(words, wrong, where=where)
+    unquoted: list[Problem] = []
+    overrides = with_quoted_texts(overrides, unquoted)
+    wrong += [dataclasses.replace(text, where=f"{text.where} in {where}") for text in unquoted]
+    keys = [_key(line) for line in overrides]
+    wrong += [
+        messages.setting_out_of_place(where, key) for key in keys if _NOT_LISTED.fullmatch(key)
+    ]
+    wrong += [
         messages.setting_given_twice(where, key)
         for key in dict.fromkeys(keys)
-        if key in taken or keys.count(key) > 1
+        if key in shared_keys or keys.count(key) > 1
     ]
-    problems += own
-    return None if own else good
+    problems += wrong
+    return None if wrong else overrides
 
 
 def _product(

@@ -1,4 +1,4 @@
-"""What files from elsewhere would make this process import or call, found before anything is.
+"""Refuse what files from elsewhere would make this process import or call, before it happens.
 
 A recipe names a class, and Hydra calls what its own settings name; a file that is passed around
 could name anything. Nothing here imports what it looks at.
@@ -22,13 +22,13 @@ from optbench.storage import resources
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 _CALLED = ("_target_", "()", "class", "custom_search_space")  # the last is the Optuna plugin's
-_OWN = re.compile(
+_TRUSTED = re.compile(
     r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+|optbench\.launch\.optuna\.\w+"
 )
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.(env|decode)\b|\$\{\s*hydra:")
 
 
-def check_tree(tree: DictConfig, typed: Sequence[str]) -> list[Problem]:
+def check_targets(tree: DictConfig, typed: Sequence[str]) -> list[Problem]:
     """Return everything in a composed tree that would call or look up what no file may ask for.
 
     Args:
@@ -36,30 +36,30 @@ def check_tree(tree: DictConfig, typed: Sequence[str]) -> list[Problem]:
         typed: The command line's overrides: what a person typed is asked for.
     """
     line = " ".join(typed)
-    return [*_check_calls(tree, line), *_check_environment(tree, line)]
+    return [*_check_hydra(tree, line), *_check_environment(tree, line)]
 
 
-def import_sentences(recipes: Iterable[OptimizerOptions]) -> list[str]:
+def import_notices(recipes: Iterable[OptimizerOptions]) -> list[str]:
     """Return a sentence for each recipe whose class no recipe of ours names.
 
     To be printed before its module is imported: importing runs it.
     """
-    own = _own_targets()
-    found = {recipe.target: recipe.name for recipe in recipes if recipe.target not in own}
+    shipped = _shipped_targets()
+    foreign = {recipe.target: recipe.name for recipe in recipes if recipe.target not in shipped}
     return [
         f"recipe {name} imports and runs {target}, which no recipe that ships with optbench names"
-        for target, name in found.items()
+        for target, name in foreign.items()
     ]
 
 
 @functools.lru_cache(maxsize=1)
-def _own_targets() -> frozenset[str]:
+def _shipped_targets() -> frozenset[str]:
     files = sorted((resources.conf_dir() / "optimizer").glob("*.yaml"))
-    read = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
-    return frozenset(str(one["_target_"]) for one in read if one and "_target_" in one)
+    recipes = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
+    return frozenset(str(recipe["_target_"]) for recipe in recipes if recipe.get("_target_"))
 
 
-def _check_calls(tree: DictConfig, line: str) -> Iterator[Problem]:
+def _check_hydra(tree: DictConfig, line: str) -> Iterator[Problem]:
     hydra = tree.get("hydra")
     if hydra is None:
         return
@@ -68,13 +68,15 @@ def _check_calls(tree: DictConfig, line: str) -> Iterator[Problem]:
             if isinstance(value, DictConfig | ListConfig) or (key not in _CALLED):
                 # A whole group that another setting gives could hold anything.
                 if isinstance(value, DictConfig | ListConfig) and where not in line:
-                    yield _foreign_call(where, "settings taken from elsewhere in the config")
-            elif value is not None and not _OWN.fullmatch(str(value)) and str(value) not in line:
-                yield _foreign_call(where, str(value))
+                    yield _untrusted_target(where, "settings taken from elsewhere in the config")
+            elif (
+                value is not None and not _TRUSTED.fullmatch(str(value)) and str(value) not in line
+            ):
+                yield _untrusted_target(where, str(value))
     env_set = OmegaConf.select(hydra, "job.env_set")
     for name in env_set or ():
         if str(name) not in line:
-            yield _foreign_call(f"hydra.job.env_set.{name}", "an environment variable")
+            yield _untrusted_target(f"hydra.job.env_set.{name}", "an environment variable")
 
 
 def _walk(node: Any, key: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
@@ -129,10 +131,10 @@ def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
         yield where, value
 
 
-def _foreign_call(where: str, found: str) -> Problem:
+def _untrusted_target(where: str, target: str) -> Problem:
     return Problem(
         where,
-        found,
+        target,
         "what Hydra and its plugins bring along: anything else would be run here",
         (
             "look into the files of your --config-dir; to run it all the same, type it on the "
