@@ -22,6 +22,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.builders.shared import SharedFolders
+
 # No test asserts seconds: an example may take as long as a busy machine makes it.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
@@ -69,6 +71,16 @@ def _global_states() -> dict[str, object]:
         name, keys, *rest = sys.modules["numpy"].random.get_state()
         states["numpy"] = (name, keys.tobytes(), *rest)
     return states
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedFolders:
+    """Return the folders that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    root = (base.parent if is_worker else base) / "shared"
+    root.mkdir(exist_ok=True)
+    return SharedFolders(root)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def test_a_family_trains_renders_and_says_what_it_is(
     command: Command, tmp_path: Path, family: str
 ) -> None:
     folder = write_folder(FAMILIES[family].tiny(1), tmp_path / "model")
-    command.run(
+    command.without("prompts.").run(
         tmp_path / "runs",
         [
             f"base={family}",

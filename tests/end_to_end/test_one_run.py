@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -63,28 +64,23 @@ def test_a_run_records_what_its_optimizer_costs_and_does(finished: Path) -> None
     assert all(0 < row["update_ratio/unet"] < 1 for row in steps if row["step"] in looked_at)
 
 
-def test_the_same_run_twice_gives_the_same_bytes(
+def test_run_again_without_rendering_gives_the_same_bytes(
     command: Command, finished: Path, tmp_path: Path
 ) -> None:
-    command.run(tmp_path)
-    assert lora_bytes(one_run(tmp_path)) == lora_bytes(finished)
-
-
-def test_rendering_changes_no_weight(command: Command, finished: Path, tmp_path: Path) -> None:
     command.run(tmp_path, ["render=off"])
     run = one_run(tmp_path)
     assert not list(run.glob("images/epoch-*"))
     assert lora_bytes(run) == lora_bytes(finished)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "dadaptlion"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "dadaptlion"])
 def test_killed_and_run_again_ends_bit_identical(
     command: Command, tmp_path: Path, optimizer: str
 ) -> None:
     extra = [f"optimizer={optimizer}", "train.epochs=4", "render=off"]
     command.run(tmp_path / "whole", extra)
     process = command.start(tmp_path / "killed", extra)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list((tmp_path / "killed").glob("*/*/state/last.pt")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -101,23 +97,28 @@ def test_killed_and_run_again_ends_bit_identical(
     assert num_before < len(losses(whole)), "the kill came too late to prove anything"
 
 
-def test_finished_runs_are_not_made_again(command: Command, finished: Path) -> None:
-    before = (finished / "steps.jsonl").stat().st_mtime_ns
-    done = command.run(finished.parent.parent)
-    assert (finished / "steps.jsonl").stat().st_mtime_ns == before
-    assert done.stdout.strip().endswith("index.html")
-
-
-def test_changed_prompts_render_again_and_train_nothing(command: Command, tmp_path: Path) -> None:
-    command.run(tmp_path)
+def test_finished_runs_are_not_made_again_and_changed_prompts_only_rendered(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.parents[1], tmp_path, dirs_exist_ok=True)
     run = one_run(tmp_path)
     before = (run / "steps.jsonl").stat().st_mtime_ns
+    printed = command.run(tmp_path)
+    assert printed.stdout.strip().endswith("index.html")
+    assert len(list((run / "images" / "epoch-0002").glob("*.png"))) == 2
     command.run(tmp_path, ["render.seeds=[7,8]"])
     assert (run / "steps.jsonl").stat().st_mtime_ns == before
     assert len(list((run / "images" / "epoch-0002").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("network", ["lora", "locon", "lora network.rslora=true"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        "locon network.rslora=true",
+        pytest.param("lora", marks=pytest.mark.slow),
+        pytest.param("locon", marks=pytest.mark.slow),
+    ],
+)
 def test_diffusers_loads_every_key_and_draws_our_picture(
     command: Command, tmp_path: Path, network: str
 ) -> None:

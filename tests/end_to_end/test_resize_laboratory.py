@@ -26,9 +26,8 @@ def trained(command: Command, tmp_path: Path) -> Path:
 
 
 def asked(command: Command, trained: Path, *more: str) -> list[str]:
-    given = [one for one in command.arguments if not one.startswith(("train.", "network."))]
     return [
-        *given,
+        *command.without("train.", "network.").arguments,
         "render=few",
         "render.steps=2",
         "render.seeds=[7]",
@@ -112,23 +111,22 @@ def test_a_lora_of_another_base_is_resized_without_pictures_and_that_is_said(
     assert "no place for" in capsys.readouterr().err
 
 
-def test_validation_changes_no_weight(command: Command, tmp_path: Path) -> None:
-    found = []
-    for name in ("off", "default"):
-        command.run(tmp_path / name, ["render=off", f"validate={name}"])
-        run = one_run(tmp_path / name)
-        found.append({path.name: path.read_bytes() for path in (run / "lora").iterdir()})
-        assert (run / "validation.jsonl").is_file() == (name == "default")
-    assert found[0] == found[1]
-    rows = rundir.read_rows(run / "epochs.jsonl")
+def test_validation_changes_no_weight(command: Command, finished: Path, tmp_path: Path) -> None:
+    command.run(tmp_path / "new", ["render=off", "validate=default"])
+    validated = one_run(tmp_path / "new")
+    weights = [
+        {path.name: path.read_bytes() for path in (run / "lora").iterdir()}
+        for run in (validated, finished)
+    ]
+    assert weights[0] == weights[1]
+    rows = rundir.read_rows(validated / "epochs.jsonl")
     assert all("validation_loss/training" in row for row in rows)
-    # CommandPlan for afterwards, a finished run is measured and not trained again.
-    steps = one_run(tmp_path / "off") / "steps.jsonl"
-    before = steps.stat().st_mtime_ns
-    command.run(tmp_path / "off", ["render=off", "validate=default"])
-    assert steps.stat().st_mtime_ns == before
-    first, second = (
-        rundir.read_rows(one_run(tmp_path / name) / "validation.jsonl")
-        for name in ("off", "default")
-    )
-    assert first == second
+    # Asked for afterwards, a finished run is measured and not trained again.
+    shutil.copytree(finished.parents[1], tmp_path / "finished")
+    run = one_run(tmp_path / "finished")
+    assert not (run / "validation.jsonl").exists()
+    before = (run / "steps.jsonl").stat().st_mtime_ns
+    command.run(tmp_path / "finished", ["render=off", "validate=default"])
+    assert (run / "steps.jsonl").stat().st_mtime_ns == before
+    losses = [rundir.read_rows(path / "validation.jsonl") for path in (run, validated)]
+    assert losses[0] == losses[1]
