@@ -126,7 +126,7 @@ def test_diffusers_loads_every_key_and_draws_our_picture(
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from omegaconf import OmegaConf
 
-    command.run(tmp_path, [*f"network={network}".split(), "network.dim=4", "lr_mult=100"])
+    command.run(tmp_path, [*f"network={network}".split(), "network.dim=4", "lr_mult=30"])
     finished = one_run(tmp_path)
     config = OmegaConf.load(finished / "config.yaml")
     pipeline = StableDiffusionPipeline.from_pretrained(

@@ -101,7 +101,7 @@ def test_a_lora_of_another_base_is_resized_without_pictures_and_that_is_said(
     write_lora(Path("big.safetensors"))
     assert main(["source=big.safetensors", "new_dim=2"]) == 0
     said = capsys.readouterr().err
-    assert "No pictures and no losses: " in said
+    assert "No images and no losses: " in said
     assert "base=sd15" in said
     (made,) = Path("runs").glob("*/*/lora/*.safetensors")
     assert not (made.parents[1] / "images").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn import functional
 
 from optbench import contracts
 from optbench.errors import ConfigError
-from optbench.lora.network import LoraNetwork, build_network
+from optbench.lora.network import LoraNetwork, as_in_file, build_network
+from optbench.lora.save import save_lora
 from optbench.records import LoraTarget
 from tests.builders.network_options import PLAIN_NETWORK
 
@@ -845,3 +847,16 @@ def test_a_layer_is_broken_by_one_bad_number(bad: float) -> None:
     last.data.view(-1)[-1] = bad
     assert network.broken_layers("weights") == (name,)
     assert f"{name}.lora_up.weight" in network.state_dict()
+
+
+def test_a_files_weights_are_lent_though_its_alphas_are_rounded(tmp_path: Path) -> None:
+    network = make_network(make_base(), rslora=True, dim=6)  # 3 * sqrt(6) is no 16-bit number
+    before = network.state_dict()
+    path = tmp_path / "lora.safetensors"
+    save_lora(path, {key: 2 * value if "up" in key else value for key, value in before.items()},
+              precision="fp16", metadata={})  # fmt: skip
+    with as_in_file(network, path):
+        lent = network.state_dict()
+        assert torch.allclose(lent["lora_unet_time.lora_up.weight"],
+                              2 * before["lora_unet_time.lora_up.weight"], rtol=1e-3)  # fmt: skip
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

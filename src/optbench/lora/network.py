@@ -316,7 +316,7 @@ def as_in_file(network: Network, path: Path) -> Iterator[None]:
     """Give the network a file's weights for a while, and then its own back, bit for bit."""
     tensors, _ = read_lora(path)
     own = network.state_dict()
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network.load_state_dict(tensors)
     try:
         yield
     finally:
