@@ -208,7 +208,7 @@ DATA_SETS: dict[str, tuple[Callable[[Path], None], str]] = {
         "expected a text in UTF-8",
     ),
     "another ending of captions": (other_suffix, "found no .txt but a .caption file beside a.png"),
-    "a picture cut short": (cut_off, "expected a picture that can be decoded whole"),
+    "a picture cut short": (cut_off, "expected an image that can be decoded whole"),
     "words that are called a picture": (words_as_picture, "found bytes of no known format"),
     "a picture on its side": (turned, "found pixels that an EXIF note says to turn"),
     "a picture of 16 bits": (deep, "found more than 8 bits in one channel"),

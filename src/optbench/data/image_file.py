@@ -50,7 +50,7 @@ def read_picture(path: Path, findings: Findings) -> ReadPicture | None:
         is_unknown = isinstance(error, UnidentifiedImageError)
         words = "bytes of no known format" if is_unknown else f"{type(error).__name__}: {error}"
         fix = "copy or save the picture again, or remove it"
-        wanted = "a picture that can be decoded whole"
+        wanted = "an image that can be decoded whole"
         findings.problems.append(file_problem(path, words, wanted, fix))
         return None
     if problem is not None:
