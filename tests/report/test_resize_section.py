@@ -150,7 +150,7 @@ def test_many_files_make_several_sheets_each_with_the_original(sweep: Path) -> N
 def test_a_page_of_files_alone_has_no_ranking_of_steps(sweep: Path) -> None:
     page = build_report(sweep).read_text()
     assert "Resized LoRAs: which param?" in page
-    for said in ("Energy kept by every layer", "Spectrum of the original", "base, no LoRA"):
+    for said in ("Retained energy of every layer", "Spectrum of the original", "base, no LoRA"):
         assert said in page
     for unsaid in ('id="ranking"', 'id="pairs"', "Rates are the recipes"):
         assert unsaid not in page

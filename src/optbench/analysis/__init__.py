@@ -56,6 +56,7 @@ from optbench.analysis.ratings import (
     preferences,
     self_agreement,
 )
+from optbench.analysis.resized import ResizedLoss, resized_losses
 from optbench.analysis.standings import (
     FactorStanding,
     RateEdge,
@@ -83,6 +84,7 @@ __all__ = [
     "RESIZE",
     "RateEdge",
     "Reached",
+    "ResizedLoss",
     "SPEED",
     "SPLITS",
     "SelfAgreement",
@@ -121,6 +123,7 @@ __all__ = [
     "rank_settings",
     "rate_edges",
     "read_config",
+    "resized_losses",
     "self_agreement",
     "settings",
     "settings_of",

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from optbench.analysis.image_metrics import Flag, FlagKind
 from optbench.analysis.standings import Setting, Standings
-from optbench.report.charts.line import number_text
-from optbench.report.wording import listed, times
+from optbench.report.wording import listed, number_text, times
 
 _MAX_NAMED = 3
 _WORDS: Mapping[FlagKind, str] = {

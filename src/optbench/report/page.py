@@ -20,7 +20,7 @@ from optbench.report.findings import make_findings
 from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
 from optbench.report.viewer import write_data
-from optbench.report.wording import seconds_text
+from optbench.report.wording import number_text, seconds_text
 from optbench.storage.resources import command_line
 from optbench.storage.rundir import write_atomic
 
@@ -125,7 +125,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=line.number_text, seconds=seconds_text)
+    environment.filters.update(number=number_text, seconds=seconds_text)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
         style=Markup(_static(*_STYLES)),

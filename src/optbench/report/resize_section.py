@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import Any
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.resized import resized_layers, resized_losses
 from optbench.records import Cell
 from optbench.render import sheet as render_sheet
 from optbench.report.charts import spectra
-from optbench.report.charts.line import Chart, number_text
+from optbench.report.charts.line import Chart
 from optbench.report.charts.scatter import Level, Point, size_chart
 from optbench.report.charts.styles import Styles
 from optbench.report.sheets import PromptSheets, shown_sheet
 from optbench.report.tables import Entry, RunRow, Table
-from optbench.report.wording import NONE, bytes_text, difference_text
+from optbench.report.wording import NONE, bytes_text, difference_text, number_text
 from optbench.schema import Prompt
 
 _MAX_COLUMNS = 6  # of one sheet, the original included
@@ -84,9 +84,9 @@ def _source(run: RunEvidence) -> str:
 
 def _table(sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]) -> Table:
     largest = max((_size_of(run) or 0.0 for run, _ in last), default=0.0) or 1.0
-    losses = _paired(sweep)
+    losses = resized_losses(sweep.frames)
     splits = [name for name in _SPLITS if any(name in by_split for by_split in losses.values())]
-    lines = []
+    rows = []
     for run, row in last:
         size = _size_of(run)
         share = 100 * (size or 0.0) / largest
@@ -110,70 +110,25 @@ def _table(sweep: SweepEvidence, last: Sequence[tuple[RunEvidence, Mapping[str, 
                 continue
             original = difference_text(loss.against_original)
             if loss.against_original is not None:
-                original += f" ({loss.num_worse} of {loss.num_pictures})"
+                original += f" ({loss.num_worse} of {loss.num_images})"
             entries += [
                 _entry(loss.loss, number_text),
                 Entry(text=difference_text(loss.against_base), sort=loss.against_base),
                 Entry(text=original, sort=loss.against_original),
             ]
-        lines.append(RunRow(run=run, entries=tuple(entries)))
+        rows.append(RunRow(run=run, entries=tuple(entries)))
     titles = [
-        *("file", "of original", "mean dim", "max dim", "energy kept", "least layer"),
+        *("file", "of original", "mean dim", "max dim", "retained energy", "least layer"),
         *("distance", "SSIM"),
     ]
     for split in splits:
         name = "loss" if split == "training" else "held-out loss"
         titles += [name, f"{name} - base", f"{name} - original"]
-    return Table(titles=tuple(titles), rows=tuple(lines))
+    return Table(titles=tuple(titles), rows=tuple(rows))
 
 
 def _entry(value: float | None, text: Any) -> Entry:
     return Entry(text=NONE if value is None else text(value), sort=value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PairedLoss:
-    """A run's validation loss on one kind of images, and differences at the same draws."""
-
-    loss: float
-    against_base: float | None
-    against_original: float | None
-    num_worse: int  # images on which it is worse than the original
-    num_pictures: int
-
-
-def _paired(sweep: SweepEvidence) -> dict[str, dict[str, _PairedLoss]]:
-    """Return every run's losses after its last measured epoch, by run and kind of images."""
-    by_run: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    frame = sweep.frames.validation
-    if frame.empty or "loss" not in frame:
-        return {}
-    last = frame.groupby("run")["epoch"].transform("max")
-    for record in frame[frame["epoch"] == last].to_dict("records"):
-        row = {str(key): value for key, value in record.items()}
-        if _number(row.get("loss")) is not None:
-            by_run.setdefault(row["run"], {}).setdefault(str(row.get("split")), []).append(row)
-    return {
-        run: {split: _paired_of(rows) for split, rows in by_split.items() if split in _SPLITS}
-        for run, by_split in by_run.items()
-    }
-
-
-def _paired_of(rows: Sequence[Mapping[str, Any]]) -> _PairedLoss:
-    by_picture: dict[str, list[float]] = {}
-    for row in rows:
-        original = _number(row.get("original_loss"))
-        if original is not None:
-            by_picture.setdefault(str(row.get("image")), []).append(row["loss"] - original)
-    base = [row["loss"] - alone for row in rows if (alone := _number(row.get("base_loss")))]
-    differences = [value for values in by_picture.values() for value in values]
-    return _PairedLoss(
-        loss=statistics.fmean(row["loss"] for row in rows),
-        against_base=statistics.fmean(base) if base else None,
-        against_original=statistics.fmean(differences) if differences else None,
-        num_worse=sum(statistics.fmean(values) > 0 for values in by_picture.values()),
-        num_pictures=len(by_picture),
-    )
 
 
 # Charts
@@ -213,7 +168,7 @@ def _charts(
         lambda run, row: _number(row.get("picture_difference")),
         _base_distance(last),
     )
-    losses = _paired(sweep)
+    losses = resized_losses(sweep.frames)
     for split, words in _SPLITS.items():
         base = next(
             (
@@ -237,10 +192,10 @@ def _charts(
             base,
         )
     yield from chart(
-        "Energy kept by file size",
+        "Retained energy by file size",
         "Share of the sum of all squared singular values of the weight changes that is still "
         "there. It is exact, and says nothing of whether the lost part was seen.",
-        "energy kept",
+        "retained energy",
         lambda run, row: _number(row.get("retained_energy")),
     )
 
@@ -260,7 +215,7 @@ def _spectra_and_maps(
     sweep: SweepEvidence, resized: Sequence[RunEvidence]
 ) -> Iterator[tuple[Chart, list[Chart]]]:
     """Yield each source's spectrum, and what every layer kept in each of its files."""
-    by_run = _layers(sweep)
+    by_run = resized_layers(sweep.frames)
     by_source: dict[str, list[RunEvidence]] = {}
     for run in sorted(resized, key=lambda run: -(_size_of(run) or 0.0)):
         if by_run.get(run.name):
@@ -274,23 +229,12 @@ def _spectra_and_maps(
         note += "fall means that few directions do the work, and the rest can go."
         spectrum = Chart(title=f"Spectrum of the original{name}", note=note, svg=svg, legend=legend)
         drawn = spectra.energy_map([(_short(run), by_run[run.name]) for run in runs])
-        title = f"Energy kept by every layer{name}"
-        note = "White: all of its energy kept; full colour: none. Point at a cell for numbers."
+        title = f"Retained energy of every layer{name}"
+        note = (
+            "White: all of its energy is retained; full colour: none. Point at a cell for numbers."
+        )
         maps = [] if drawn is None else [Chart(title=title, note=note, svg=drawn)]
         yield spectrum, maps
-
-
-def _layers(sweep: SweepEvidence) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the records of every resized file's layers after its last epoch."""
-    frame = sweep.frames.layers
-    if frame.empty or "retained_fro" not in frame:
-        return {}
-    known = frame[frame["retained_fro"].notna()]
-    last = known[known["epoch"] == known.groupby("run")["epoch"].transform("max")]
-    by_run: dict[str, list[Mapping[str, Any]]] = {}
-    for record in last.to_dict("records"):
-        by_run.setdefault(str(record["run"]), []).append({str(k): v for k, v in record.items()})
-    return by_run
 
 
 def _last_record(run: RunEvidence) -> Mapping[str, Any]:
@@ -340,7 +284,12 @@ def _plans(
     seeds: Sequence[int],
 ) -> Iterator[render_sheet.SheetPlan]:
     """Yield sheets with columns that fit a page; the original is the first of every one."""
-    first, *others = [(run, epoch, _title(run, epoch)) for run in runs]
+    titled = []
+    for run in runs:
+        row = next((row for row in run.epochs if row.get("epoch") == epoch), {})
+        size = _number(row.get("lora_bytes")) or _size_of(run)
+        titled.append((run, epoch, f"{run.label}\n{bytes_text(size)}"))
+    first, *others = titled
     base = next((run for run in runs if run.run.images_dir(0).is_dir()), None)
     if base is not None:
         others.append((base, 0, "base, no LoRA\n0 B"))
@@ -363,13 +312,6 @@ def _plans(
             size_px=(prompt.width, prompt.height),
             cell_height_px=_CELL_PX,
         )
-
-
-def _title(run: RunEvidence, epoch: int) -> str:
-    """Return a column's title, and under it how large the file of that epoch is."""
-    row = next((row for row in run.epochs if row.get("epoch") == epoch), {})
-    size = _number(row.get("lora_bytes")) or _size_of(run)
-    return f"{run.label}\n{bytes_text(size)}"
 
 
 def _tile(run: RunEvidence, prompt: Prompt, *, seed: int, epoch: int) -> render_sheet.Tile:

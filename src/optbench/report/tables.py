@@ -12,8 +12,15 @@ import pandas as pd
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import DONE, RateEdge, Setting, Standings, Verdict, rate_edges
-from optbench.report.charts.line import number_text, thinned
-from optbench.report.wording import NONE, bytes_text, difference_text, seconds_text, times
+from optbench.report.charts.line import thinned
+from optbench.report.wording import (
+    NONE,
+    bytes_text,
+    difference_text,
+    number_text,
+    seconds_text,
+    times,
+)
 
 _MAX_EPOCH_COLUMNS = 12
 _ENOUGH_SEEDS = 6

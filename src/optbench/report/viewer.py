@@ -45,7 +45,9 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
     """
     runs = by_settings(sweep)
     images = _find_images(sweep, runs)
-    prompts = _prompts(runs)
+    # Runs may differ in a prompt's text.
+    texts = [(p.name, p.text, p.negative) for run in runs for p in run.prompts]
+    prompts = {key: place for place, key in enumerate(dict.fromkeys(texts))}
     bases = list(dict.fromkeys(run.base_name for run in runs))
     data = {
         "schema": SCHEMA,
@@ -102,9 +104,14 @@ def _find_images(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Images:
     for name, epoch, shot, path in listed:
         of_epoch = letters.setdefault(name, {}).setdefault(epoch, [_ABSENT] * len(shots))
         of_epoch[places[shot]] = _SHOWN if thumbnails.has_thumbnail(path) else _DAMAGED
+    epochs = tuple(sorted({epoch for _, epoch, _, _ in listed}))
+    if epochs:  # with those still to come of unfinished runs
+        planned = [run.num_epochs_planned for run in runs if run.row["status"] != "done"]
+        still = min(max(planned, default=0), _MAX_PLANNED_EPOCHS)
+        epochs = tuple(sorted({*epochs, *range(1, still + 1)}))
     return _Images(
         shots=shots,
-        epochs=_epochs(runs, {epoch for _, epoch, _, _ in listed}),
+        epochs=epochs,
         letters={
             name: {epoch: "".join(of_shots) for epoch, of_shots in sorted(epochs.items())}
             for name, epochs in letters.items()
@@ -125,22 +132,6 @@ def _in_order(runs: Sequence[RunEvidence], shots: set[Shot]) -> tuple[Shot, ...]
         for seed in run.seeds
     )
     return (*planned, *sorted(shots - planned.keys()))
-
-
-def _epochs(runs: Sequence[RunEvidence], rendered: set[int]) -> tuple[int, ...]:
-    """Return the epochs with images, and those still to come of unfinished runs."""
-    if not rendered:
-        return ()
-    planned = max(
-        (run.num_epochs_planned for run in runs if run.row["status"] != "done"), default=0
-    )
-    return tuple(sorted(rendered | set(range(1, min(planned, _MAX_PLANNED_EPOCHS) + 1))))
-
-
-def _prompts(runs: Sequence[RunEvidence]) -> dict[tuple[str, str, str], int]:
-    """Return every prompt (name, text, negative) and its place; runs may differ in the text."""
-    texts = ((prompt.name, prompt.text, prompt.negative) for run in runs for prompt in run.prompts)
-    return {key: place for place, key in enumerate(dict.fromkeys(texts))}
 
 
 def _run_facts(run: RunEvidence, style: Style, report_dir: Path) -> dict[str, Any]:

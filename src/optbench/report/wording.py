@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from optbench.report.charts.line import number_text
-
 NONE = "-"  # where a number is unknown
+
+
+def number_text(value: float) -> str:
+    """Return a number with up to four digits, as an axis or a table shows it."""
+    if value == 0 or abs(value) < 1e-12:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4g}"
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def seconds_text(seconds: float | None) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from markupsafe import Markup, escape
 
 from optbench.report.charts.styles import Style
+from optbench.report.wording import number_text
 
 WIDTH_PX, HEIGHT_PX = 640, 320
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 68, 12, 12, 40
@@ -216,16 +217,6 @@ def round_numbers(low: float, high: float) -> list[float]:
     size = min((power * m for m in (1, 2, 5, 10)), key=lambda s: abs(span / s - NUM_TICKS))
     first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
     return [index * size for index in range(first, last + 1)]
-
-
-def number_text(value: float) -> str:
-    """Return a number with up to four digits, as an axis or a table shows it."""
-    if value == 0 or abs(value) < 1e-12:
-        return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4g}"
-    mantissa, _, exponent = f"{value:.2e}".partition("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def axis_titles(x_title: str, y_title: str, *, left: int, right: int, top: int) -> Markup:

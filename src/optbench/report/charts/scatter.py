@@ -13,10 +13,9 @@ from optbench.report.charts.line import (
     NUM_TICKS,
     WIDTH_PX,
     axis_titles,
-    number_text,
     round_numbers,
 )
-from optbench.report.wording import bytes_text
+from optbench.report.wording import bytes_text, number_text
 
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 68, 40, 18, 40
 _MARGIN = 0.06

@@ -95,7 +95,7 @@ def energy_map(columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Ma
                 parts.append(_cell(row, number, index, has_words=has_words))
     return Markup(
         '<svg class="chart map" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img"'
-        ' aria-label="energy kept by every layer">{2}</svg>'
+        ' aria-label="retained energy of every layer">{2}</svg>'
     ).format(width, height, Markup("").join(parts))
 
 
