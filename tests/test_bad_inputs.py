@@ -19,7 +19,7 @@ from PIL import Image
 from optbench.config.compose import compose_runs
 from optbench.data import read_dataset
 from optbench.errors import OptbenchError, Problem, describe
-from optbench.lora.initial_weights import starting_lora
+from optbench.lora.initial_weights import initial_weights_of
 from optbench.models.files.rules import check_base
 from optbench.optim.build import check_arguments
 from optbench.optim.recipes import check_package
@@ -332,7 +332,7 @@ def test_a_lora_that_is_none(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.safetensors"
     write(path)
     with pytest.raises(OptbenchError) as caught:
-        starting_lora(replace(PLAIN_NETWORK, weights=str(path)))
+        initial_weights_of(replace(PLAIN_NETWORK, weights=str(path)))
     assert sentence in str(caught.value)
 
 

@@ -31,7 +31,7 @@ from optbench.data.captions import draw_caption, longest_forms
 from optbench.errors import OptbenchError, Problem
 from optbench.lora.adapters.apply import AdapterFile, applied, check_adapters, misfits
 from optbench.lora.file import LoraFile, read_lora
-from optbench.lora.initial_weights import starting_lora
+from optbench.lora.initial_weights import initial_weights_of
 from optbench.models.text import prompt_grammar
 from optbench.records import LoraTarget
 from optbench.storage import files, rundir
@@ -81,7 +81,7 @@ def with_header(header: object) -> bytes:
 
 
 def start_from(path: Path) -> object:
-    return starting_lora(replace(PLAIN_NETWORK, weights=str(path)))
+    return initial_weights_of(replace(PLAIN_NETWORK, weights=str(path)))
 
 
 def apply_anyones(path: Path) -> object:
@@ -176,7 +176,7 @@ def test_any_metadata_is_read(metadata: dict[str, str]) -> None:
         path = place / "a.safetensors"
         path.write_bytes(valid_lora(metadata))
         assert read_lora(path)[1] == metadata
-        start = starting_lora(replace(PLAIN_NETWORK, weights=str(path)))
+        start = initial_weights_of(replace(PLAIN_NETWORK, weights=str(path)))
         assert start is not None
         assert start.path == path
         open_whole(path)

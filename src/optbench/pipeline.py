@@ -16,7 +16,7 @@ from pathlib import Path
 
 from optbench.config.build import config_tree, config_yaml
 from optbench.data.batches import StepBudget, plan_epoch
-from optbench.lora.initial_weights import start_sentences
+from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
 from optbench.optim.recipes import departures
@@ -100,7 +100,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     """Return a run ready to train: network, optimizer, and its folder's last intact state."""
     config, base, run = plan.config, shared.base, RunDir(plan.run_dir)
     network = begin_network(
-        base.lora_targets(), config.network, seed=config.seed, start=plan.initial_weights
+        base.lora_targets(), config.network, seed=config.seed, initial=plan.initial_weights
     )
     for group in network.parameter_groups():
         for weight in group.parameters:  # in place, before an optimizer sees them
@@ -145,7 +145,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     lane.notices += text_notices(
         base, plan.dataset, config.dataset, config.prompts, text_options=text_options
     )
-    lane.notices += start_sentences(config.network, plan.initial_weights)
+    lane.notices += initial_weights_notices(config.network, plan.initial_weights)
     write_sealed_text(run.config_path, config_yaml(config))
     recovery.restore(lane, image_folders=(run.path / "images", images.shared_dir))
     save.write_provenance(lane)

@@ -16,7 +16,12 @@ from hypothesis import strategies as st
 from optbench.config.compose import compose_runs
 from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.lora import initial_weights
-from optbench.lora.initial_weights import StartingLora, check_start, is_rounded, starting_lora
+from optbench.lora.initial_weights import (
+    InitialWeights,
+    initial_weights_of,
+    is_rounded,
+    judge_initial_weights,
+)
 from optbench.schema import NetworkOptions
 from tests.builders.lora_files import CONV, LINEAR, POINT, random_tensors, write_lora
 from tests.builders.small_training import NETWORK
@@ -29,19 +34,23 @@ def options_for(path: Path, **changes: Any) -> NetworkOptions:
     return replace(NETWORK, **{**SIZES, "weights": str(path), **changes})
 
 
+def check_start(options: NetworkOptions) -> list[Problem]:
+    return judge_initial_weights(options)[1]
+
+
 def problem_of(options: NetworkOptions) -> Problem:
     (problem,) = check_start(options)
     return problem
 
 
-def read(path: Path) -> StartingLora:
-    start = starting_lora(replace(NETWORK, weights=str(path)))
+def read(path: Path) -> InitialWeights:
+    start = initial_weights_of(replace(NETWORK, weights=str(path)))
     assert start is not None
     return start
 
 
 def test_no_file_is_a_fresh_lora() -> None:
-    assert starting_lora(NETWORK) is None
+    assert initial_weights_of(NETWORK) is None
     assert check_start(NETWORK) == []
 
 
@@ -91,7 +100,7 @@ def test_layers_of_several_sizes_have_one_way_out(tmp_path: Path) -> None:
     assert "dim 8 alpha 4, dim 2 alpha 1" in problem.found
     assert problem.fix == "write network.dim_from_weights=true"
     usual = options_for(path, dim=16, conv_dim=None, conv_alpha=None, alpha=8.0)
-    taken = initial_weights.sized_by_file(replace(usual, dim_from_weights=True))
+    taken = initial_weights.sized_by_file(replace(usual, dim_from_weights=True), read(path))
     assert (taken.dim, taken.alpha, taken.conv_dim, taken.conv_alpha) == (8, 4.0, 8, 4.0)
 
 
@@ -108,7 +117,9 @@ def test_dim_from_weights_needs_weights_and_no_size_of_ones_own(tmp_path: Path) 
     assert problem.where == "network.block_dims"
     (problem,) = check_start(replace(asked, rslora=True))
     assert problem.where == "network.rslora"
-    assert check_start(initial_weights.sized_by_file(asked)) == []  # as a run's config.yaml says it
+    assert (
+        check_start(initial_weights.sized_by_file(asked, read(path))) == []
+    )  # as a run's config.yaml says it
 
 
 def test_rslora_is_in_a_files_alphas_and_dora_in_no_file(tmp_path: Path) -> None:
@@ -134,14 +145,14 @@ def test_a_part_without_weights_is_refused_and_a_part_left_out_is_said(tmp_path:
     assert problem.where == "network.train_text_encoder"
     alone = options_for(path, train_text_encoder=False)
     assert check_start(alone) == []
-    assert len(initial_weights.start_sentences(alone, read(path))) == 1
+    assert len(initial_weights.initial_weights_notices(alone, read(path))) == 1
     whole = write_lora(tmp_path / "whole.safetensors")
     asked = options_for(whole, train_text_encoder=False)
     assert check_start(asked) == []
     assert list(read(whole).of_parts(asked)) == [
         name for name in read(whole).layers if "unet" in name
     ]
-    (_, lost) = initial_weights.start_sentences(asked, read(whole))
+    (_, lost) = initial_weights.initial_weights_notices(asked, read(whole))
     assert "1 layers of the text encoder" in lost
 
 
@@ -214,17 +225,19 @@ def test_the_hash_is_the_one_kohyas_trainer_writes(tmp_path: Path) -> None:
 
     path = tmp_path / "a.safetensors"
     save_lora(path, random_tensors(), precision="fp16", metadata={"ss_seed": "1"})
-    said = initial_weights.start_metadata(read(path))
+    said = initial_weights.initial_weights_metadata(read(path))
     model_hash = json.loads(said[initial_weights.METADATA_KEY])["sshs_model_hash"]
     assert model_hash == read_lora(path)[1]["sshs_model_hash"]
-    assert initial_weights.start_metadata(None) == {}
+    assert initial_weights.initial_weights_metadata(None) == {}
 
 
-def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_runs_of_one_command_read_a_file_once(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors")
-    before = read(path).fingerprint
-    write_lora(path, dim=4)
-    assert read(path).fingerprint != before
+    read_files: initial_weights.ReadWeights = {}
+    first = initial_weights_of(options_for(path), read_files)
+    path.unlink()
+    assert initial_weights_of(options_for(path, dim=2), read_files) is first
+    assert judge_initial_weights(options_for(path), read_files) == (first, [])
 
 
 NUMBERS = st.floats(min_value=0.0625, max_value=200, width=16)

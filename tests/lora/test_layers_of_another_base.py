@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench.lora.initial_weights import check_layers, starting_lora
+from optbench.lora.initial_weights import check_layers, initial_weights_of
 from optbench.lora.network import build_network
 from optbench.models.files.lora_sites import lora_sites
 from tests.builders.lora_files import write_lora
@@ -31,7 +31,7 @@ def test_a_lora_of_another_base_is_refused_without_loading_one(
     def check(name: str) -> list[str]:
         path = write_lora(tmp_path / name, tensors)
         asked = replace(options, weights=str(path))
-        start = starting_lora(asked)
+        start = initial_weights_of(asked)
         assert start is not None
         return [
             problem.found

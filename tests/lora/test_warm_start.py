@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from optbench.errors import ConfigError, Problem
-from optbench.lora.initial_weights import starting_lora
+from optbench.errors import ConfigError, DamagedFileError, Problem
+from optbench.lora.initial_weights import initial_weights_of
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.lora.warm_start import begin_network
 from optbench.schema import NetworkOptions
@@ -37,8 +38,8 @@ def kohya_file(path: Path, *, dtype: torch.dtype = torch.float32, **changes: Any
 
 
 def begin(options: NetworkOptions, *, base: SmallBase | None = None, seed: int = 7) -> LoraNetwork:
-    start = starting_lora(options)
-    return begin_network((base or SmallBase()).lora_targets(), options, seed=seed, start=start)
+    initial = initial_weights_of(options)
+    return begin_network((base or SmallBase()).lora_targets(), options, seed=seed, initial=initial)
 
 
 def problems_of(options: NetworkOptions, *, base: SmallBase | None = None) -> tuple[Problem, ...]:
@@ -56,8 +57,6 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_every_weight_is_the_files_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
     path = kohya_file(tmp_path / "a.safetensors", dtype=dtype)
-    from safetensors.torch import load_file
-
     network = begin(replace(WHOLE, weights=str(path)))
     assert_same(network.state_dict(), load_file(path))
 
@@ -68,8 +67,6 @@ def test_without_a_file_nothing_is_other_than_before() -> None:
 
 
 def test_alphas_that_are_not_in_the_file_are_the_dim(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(kohya_file(tmp_path / "a.safetensors"))
     bare = {key: one for key, one in tensors.items() if not key.endswith("alpha")}
     path = write_lora(tmp_path / "bare.safetensors", bare)
@@ -90,8 +87,6 @@ def test_a_rounded_alpha_stays_the_settings_own(tmp_path: Path) -> None:
 
 
 def test_every_layer_takes_its_own_size_from_the_file(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(kohya_file(tmp_path / "a.safetensors"))
     for key in ("lora_te_text.lora_down.weight", "lora_te_text.lora_up.weight"):
         tensors[key] = torch.cat([tensors[key]] * 2, dim=0 if "down" in key else 1)
@@ -105,8 +100,6 @@ def test_every_layer_takes_its_own_size_from_the_file(tmp_path: Path) -> None:
 
 
 def test_layers_on_one_side_only_are_refused_with_their_names(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(kohya_file(tmp_path / "a.safetensors"))
     fewer = {key: one for key, one in tensors.items() if "lora_unet_out" not in key}
     path = write_lora(tmp_path / "fewer.safetensors", fewer)
@@ -123,8 +116,6 @@ def test_layers_on_one_side_only_are_refused_with_their_names(tmp_path: Path) ->
 
 
 def test_layers_of_another_base_are_refused_by_shape(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(kohya_file(tmp_path / "a.safetensors"))
     key = "lora_te_text.lora_down.weight"
     tensors[key] = torch.cat([tensors[key]] * 2, dim=1)
@@ -134,8 +125,6 @@ def test_layers_of_another_base_are_refused_by_shape(tmp_path: Path) -> None:
 
 
 def test_another_scale_in_one_layer_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     tensors = load_file(kohya_file(tmp_path / "a.safetensors"))
     tensors["lora_unet_out.alpha"] *= 2
     path = write_lora(tmp_path / "louder.safetensors", tensors)
@@ -145,9 +134,18 @@ def test_another_scale_in_one_layer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_not_trained_stays_in_its_file(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     path = kohya_file(tmp_path / "a.safetensors")
     network = begin(replace(WHOLE, weights=str(path), train_text_encoder=False))
     unet = {key: one for key, one in load_file(path).items() if "unet" in key}
     assert_same(network.state_dict(), unet)
+
+
+def test_a_file_that_changes_after_it_was_judged_is_refused(tmp_path: Path) -> None:
+    path = kohya_file(tmp_path / "a.safetensors")
+    options = replace(WHOLE, weights=str(path))
+    initial = initial_weights_of(options)
+    tensors = load_file(path)
+    tensors["lora_unet_out.lora_up.weight"] = tensors["lora_unet_out.lora_up.weight"] + 1
+    write_lora(path, tensors)
+    with pytest.raises(DamagedFileError, match="a moment ago"):
+        begin_network(SmallBase().lora_targets(), options, seed=7, initial=initial)

@@ -19,7 +19,7 @@ from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_
 from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
-from optbench.lora.initial_weights import start_sentences
+from optbench.lora.initial_weights import initial_weights_notices
 from optbench.optim.recipes import departures
 from optbench.storage import rundir
 from optbench.training.plan import RunPlan
@@ -73,7 +73,7 @@ def _print_notes(console: Console, plan: SweepPlan) -> None:
     initial_weights = {
         f"{run.name}: {sentence}"
         for run in plan.runs
-        for sentence in start_sentences(run.config.network, run.initial_weights)
+        for sentence in initial_weights_notices(run.config.network, run.initial_weights)
     }
     for sentence in sorted(initial_weights):
         console.print(f"  {escape(sentence)}")

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from optbench.config.messages import first_line, unknown_key
 from optbench.config.rules import check_sections, without_repeats
 from optbench.errors import ConfigError, Problem, did_you_mean, near_names
-from optbench.lora.initial_weights import sized_by_file
+from optbench.lora.initial_weights import ReadWeights, judge_initial_weights, sized_by_file
 from optbench.schema import (
     OptimizerOptions,
     Options,
@@ -62,8 +62,12 @@ def register_resolvers() -> None:
     )
 
 
-def build_config(tree: DictConfig) -> RunConfig:
+def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig:
     """Return the config of one run, checked as far as that is possible without loading a base.
+
+    Args:
+        tree: Hydra's, composed.
+        read: LoRA files that other runs of the command continue; this run's joins them.
 
     Raises:
         ConfigError: With every unknown, missing, ill-typed, impossible and ineffective setting.
@@ -78,10 +82,15 @@ def build_config(tree: DictConfig) -> RunConfig:
         values[name], wrong = _read(hint, tree, name)
         problems += wrong
     problems = _without_consequences(problems, tree)
-    problems += check_sections(values)
+    initial = None
+    if values["network"] is not None:
+        initial, wrong = judge_initial_weights(values["network"], read)
+        initial = None if wrong else initial
+        problems += wrong
+    problems += check_sections(values, initial)
     if problems:
         raise ConfigError(*without_repeats(problems))
-    values["network"] = sized_by_file(values["network"])
+    values["network"] = sized_by_file(values["network"], initial)
     return RunConfig(**values)
 
 

@@ -32,6 +32,7 @@ from optbench.config.build import build_config, register_resolvers
 from optbench.config.identity import plan_run
 from optbench.config.launcher import at_a_time, launcher_options
 from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.lora.initial_weights import ReadWeights
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, LaunchOptions
 from optbench.storage import resources
@@ -102,12 +103,16 @@ def compose_runs(arguments: Sequence[str]) -> SweepPlan:
     Raises:
         ConfigError: With the problems of all runs together.
     """
-    datasets: dict[tuple[DatasetOptions, int], Dataset] = {}  # runs that share one read it once
+    # Runs that share a data set, or continue the same LoRA, read it once.
+    datasets: dict[tuple[DatasetOptions, int], Dataset] = {}
+    read: ReadWeights = {}
 
     def plan(tree: DictConfig, overrides: tuple[str, ...], folder: str) -> RunPlan:
-        config = build_config(tree)
+        config = build_config(tree, read)
         sweep_dir = Path(config.runs_dir) / (config.sweep_name or folder)
-        return plan_run(config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets)
+        return plan_run(
+            config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets, read=read
+        )
 
     sweep = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
     num_runs = len(sweep.runs) if sweep.is_complete else 0

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import config_tree, register_resolvers
 from optbench.data import read_dataset
-from optbench.lora.initial_weights import StartingLora, starting_lora
+from optbench.lora.initial_weights import InitialWeights, ReadWeights, initial_weights_of
 from optbench.models.files import facts
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, RunConfig
@@ -72,6 +72,7 @@ def plan_run(
     sweep_dir: Path,
     overrides: tuple[str, ...] = (),
     datasets: dict[tuple[DatasetOptions, int], Dataset] | None = None,
+    read: ReadWeights | None = None,
 ) -> RunPlan:
     """Return the plan of a run; reads the data set and the base's files, the latter once.
 
@@ -80,13 +81,14 @@ def plan_run(
         sweep_dir: The folder of the sweep the run belongs to.
         overrides: What makes the run differ from the defaults, as typed.
         datasets: Data sets that were read for other runs of the command line; read ones join them.
+        read: LoRA files to continue, likewise.
 
     Raises:
         DatasetError: If pictures or captions cannot be read.
         BaseError: If the base's autoencoder has no readable config.
         OptbenchError: If the LoRA file that is continued cannot be read.
     """
-    start = starting_lora(config.network)
+    start = initial_weights_of(config.network, read)
     datasets = {} if datasets is None else datasets
     data_key = config.dataset, facts.pixels_per_latent(config.base)
     if data_key not in datasets:
@@ -136,12 +138,14 @@ def weights_fingerprint(
     return fingerprint(content)
 
 
-def run_slug(config: RunConfig, start: StartingLora | None = None) -> str:
+def run_slug(config: RunConfig, start: InitialWeights | None = None) -> str:
     """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
     return _slug(config, _changed(config, _shipped_tree(config)), start)
 
 
-def _slug(config: RunConfig, changed: Sequence[tuple[str, Any]], start: StartingLora | None) -> str:
+def _slug(
+    config: RunConfig, changed: Sequence[tuple[str, Any]], start: InitialWeights | None
+) -> str:
     words = [config.optimizer.name, f"dim{config.network.dim}"]
     chosen = _shipped_choices()
     if start is not None:

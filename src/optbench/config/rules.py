@@ -13,7 +13,7 @@ from typing import Any
 from optbench.data import check_captions_for_length, check_dataset_options
 from optbench.errors import Problem, near_names
 from optbench.lora.blocks import check_block_sizes, check_block_weights, distinct_weights
-from optbench.lora.initial_weights import check_layers, check_start, starting_lora
+from optbench.lora.initial_weights import InitialWeights, check_layers
 from optbench.metrics.build import check_metric
 from optbench.models.files.families import FAMILIES
 from optbench.models.files.lora_sites import lora_sites
@@ -218,11 +218,12 @@ def check_validate(options: ValidateOptions) -> list[Problem]:
     return problems
 
 
-def check_sections(values: Mapping[str, Any]) -> list[Problem]:
+def check_sections(values: Mapping[str, Any], initial: InitialWeights | None) -> list[Problem]:
     """Return everything wrong with the groups of a run's config, each alone and together.
 
     Args:
         values: The fields of `RunConfig`; None where a group could not be built.
+        initial: The LoRA file that the network continues, if it can.
     """
     base: BaseOptions | None = values["base"]
     dataset: DatasetOptions | None = values["dataset"]
@@ -236,7 +237,6 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
         (check_base, "base"),
         (check_dataset_options, "dataset"),
         (check_network, "network"),
-        (check_start, "network"),
         (check_schedule, "lr_scheduler"),
         (check_train, "train"),
         (check_loss, "loss"),
@@ -249,11 +249,9 @@ def check_sections(values: Mapping[str, Any]) -> list[Problem]:
     for check, name in alone:
         if values[name] is not None:
             problems += check(values[name])
-    if base and network and not problems:
+    if base and network and initial and not problems:
         # Opens files, so only where they are known to be there.
-        start = starting_lora(network)
-        if start is not None:
-            problems += check_layers(lora_sites(base), base.name, network, start)
+        problems += check_layers(lora_sites(base), base.name, network, initial)
     if base and train:
         problems += check_clip_skip(base, train.clip_skip)
     if train and network:

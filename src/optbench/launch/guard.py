@@ -29,6 +29,7 @@ from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
 from optbench.launch.processes import RunJob
+from optbench.lora.initial_weights import ReadWeights
 from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
@@ -86,9 +87,10 @@ class RunTask:
         for plan in self.plans:
             if plan.overrides == overrides:
                 return plan
-        job = hydra_config.job
+        job, read = hydra_config.job, ReadWeights()
+        config = build_config(tree, read)
         return dataclasses.replace(
-            plan_run(build_config(tree), sweep_dir=self.sweep_dir, overrides=overrides),
+            plan_run(config, sweep_dir=self.sweep_dir, overrides=overrides, read=read),
             run_index=0 if OmegaConf.is_missing(job, "num") else int(job.num),
             num_runs=0,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench.data.batches import num_batches
-from optbench.lora.initial_weights import StartingLora
+from optbench.lora.initial_weights import InitialWeights
 from optbench.records import Dataset
 from optbench.schema import RunConfig
 
@@ -26,7 +26,7 @@ class RunPlan:
     base_fingerprint: str
     changed_settings: tuple[str, ...]  # those that affect the weights and are not as shipped
     dataset: Dataset
-    initial_weights: StartingLora | None  # the LoRA file that is trained on
+    initial_weights: InitialWeights | None  # the LoRA file that is trained on
     sweep_dir: Path
     run_index: int = 0
     num_runs: int = 1  # 0: not known, a sweeper plugin decides

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from optbench.lora.initial_weights import start_metadata
+from optbench.lora.initial_weights import initial_weights_metadata
 from optbench.lora.metadata import LoraCard, kohya_metadata
 from optbench.lora.save import save_lora
 from optbench.models.files.facts import kohya_hashes
@@ -125,7 +125,7 @@ def save_lora_files(lane: RunLane) -> None:
     )
     with lane.optimizer.evaluation_weights():
         tensors = lane.network.state_dict()
-    metadata = {**kohya_metadata(card), **start_metadata(plan.initial_weights)}
+    metadata = {**kohya_metadata(card), **initial_weights_metadata(plan.initial_weights)}
     paths = [run.lora_path(card.epoch)]
     if card.step == card.num_steps:
         paths.append(run.lora_path(None))
