@@ -48,7 +48,7 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "plan": CommandInfo(
         module="optbench.cli.plan",
-        line="what a training would run, its hours and disk, and every problem at once",
+        line="what a training would run: hours, disk, and every problem",
         usage="[-m] [sweep=NAME] [group=option] [key=value] ...",
         about=(
             "Takes the arguments of a training and says what it would run: runs, steps, hours, "

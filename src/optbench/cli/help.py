@@ -53,7 +53,7 @@ def print_overview() -> None:
     """Print the commands with one line each, and what to type first."""
     page = _Page()
     page.paragraph(
-        f"{page.bold('optbench')} trains one LoRA per combination of settings on identical images, "
+        "optbench trains one LoRA per combination of settings on identical images, "
         "noise and seeds, renders the same prompts from each, and builds one report: which "
         "optimizer and settings should I train my LoRA with, and how sure is that?"
     )
@@ -72,8 +72,13 @@ def print_overview() -> None:
     for name, info in COMMANDS.items():
         page.row(name, info.line, left=12)
     page.title("More")
-    page.row("optbench NAME --help", "every setting of a command, explained", left=24)
-    page.row("README.md, docs/", "from a folder of images to a report, step by step", left=24)
+    page.examples(
+        (
+            ("Every setting of a command, explained", "NAME --help"),
+            ("Only the settings that have to do with a word", "NAME --help dropout"),
+        )
+    )
+    page.paragraph("From a folder of images to a report, step by step: README.md and docs/.")
     page.show()
 
 
@@ -93,7 +98,7 @@ def print_help(name: str, *, only: Sequence[str] = ()) -> None:
             page.group(group)
         page.show()
         return
-    page.paragraph(f"{page.bold('usage:')} {resources.command_line(name)} {info.usage}")
+    page.paragraph(f"usage: {resources.command_line(name)} {info.usage}")
     page.paragraph(info.about)
     if info.examples:
         page.title("Examples")
@@ -105,9 +110,13 @@ def print_help(name: str, *, only: Sequence[str] = ()) -> None:
         for sweep, question in sweep_questions(info.sweeps).items():
             page.row(sweep, question)
     if groups and info.groups is None:
-        page.title("To read on")
-        page.row(f"{name} --help WORD", "only the settings that have to do with a word")
-        page.row(f"{name} --cfg job", "the config that the other arguments give, as YAML")
+        page.title("More")
+        page.examples(
+            (
+                ("Only the settings that have to do with a word", f"{name} --help seed"),
+                ("The config that other arguments give, as YAML", f"{name} --cfg job"),
+            )
+        )
     page.show()
 
 
@@ -231,9 +240,6 @@ class _Page:
 
     def show(self) -> None:
         print("\n".join(self._lines).strip("\n"))
-
-    def bold(self, text: str) -> str:
-        return self._styled(text, 1)
 
     def title(self, text: str) -> None:
         self._lines += ["", self._styled(text, 1)]
