@@ -110,6 +110,24 @@ def call_third_party(work: Callable[[], object]) -> str:
     return ""
 
 
+def without_effect(where: str, value: object, because: str, add: str) -> Problem:
+    """Return the problem of a setting that does nothing without another one.
+
+    Args:
+        where: The setting's key.
+        value: What it is set to.
+        because: What the other one is, for instance "network.conv_dim is null".
+        add: What to type to give the setting an effect, for instance "network.conv_dim=8".
+    """
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return Problem(
+        where,
+        f"{f'{value:g}' if isinstance(value, float) else shown} while {because}",
+        "both or neither: alone it has no effect",
+        f"add {add}, or leave {where} out",
+    )
+
+
 def near_names(name: str, names: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
     """Return the known names most like one that is not known, the nearest first."""
     by_form: dict[str, list[str]] = {}

@@ -176,7 +176,7 @@ def test_weights_that_reach_no_layer_are_refused() -> None:
         ({"mid_lr_weight": -0.5}, "sd15", "-0.5"),
         ({"mid_lr_weight": float("inf")}, "sd15", "inf"),
         ({"down_lr_weight": "cosines"}, "sd15", "'cosines'"),
-        ({"block_lr_zero_threshold": 0.1}, "sd15", "without block weights"),
+        ({"block_lr_zero_threshold": 0.1}, "sd15", "no block has a weight"),
         ({"mid_lr_weight": 0.5, "train_unet": False}, "sd15", "train_unet=false"),
     ],
 )
@@ -257,9 +257,9 @@ def test_a_conv_dim_for_all_goes_with_dims_by_block() -> None:
     [
         ({"block_dims": (4,) * 23}, "23 numbers"),
         ({"block_dims": (-1,) * 25}, "-1"),
-        ({"block_alphas": (1.0,) * 25}, "without network.block_dims"),
+        ({"block_alphas": (1.0,) * 25}, "network.block_dims is null"),
         ({"block_dims": (4,) * 25, "block_alphas": (0.0,) * 25}, "0.0"),
-        ({"conv_block_dims": (4,) * 25, "train_unet": False}, "train_unet=false"),
+        ({"conv_block_dims": (4,) * 25, "train_unet": False}, "train_unet is false"),
     ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], said: str) -> None:

@@ -69,16 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unknown_command(word: str) -> Problem:
-    from difflib import get_close_matches
     from pathlib import Path
 
-    from optbench.errors import Problem
+    from optbench.errors import Problem, did_you_mean, near_names
     from optbench.storage.resources import command_line
 
-    near = get_close_matches(word, COMMANDS, n=2)
+    near = near_names(word, COMMANDS)
     fix = f"{command_line('--help')} lists the commands"
     if near:
-        fix = f"did you mean {' or '.join(command_line(name) for name in near)}?"
+        fix = did_you_mean([command_line(name) for name in near])
     elif word.endswith(".safetensors"):
         fix = f"to render it write {command_line('render', word)}"
     elif Path(word).is_dir():

@@ -12,19 +12,18 @@ import functools
 import json
 import math
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from optbench.config.explain import explain, missing, types_of
 from optbench.config.messages import first_line, unknown_key
 from optbench.config.rules import check_sections, without_repeats
-from optbench.errors import ConfigError, Problem, did_you_mean, near_names
+from optbench.errors import ConfigError, Problem
 from optbench.lora.initial_weights import ReadWeights, judge_initial_weights, sized_by_file
 from optbench.schema import (
     OptimizerOptions,
@@ -32,7 +31,6 @@ from optbench.schema import (
     Prompt,
     PromptOptions,
     RunConfig,
-    Words,
     key_of,
 )
 from optbench.storage import resources
@@ -40,7 +38,6 @@ from optbench.storage import resources
 SETTINGS = "settings"  # the key of conf/ that lists a sweep's runs, and that no run has itself
 LAUNCH = "launch"  # the key of conf/ that says how runs are made, and that no run has either
 _ABSENT = object()
-_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _Options = TypeVar("_Options")
 
 
@@ -73,7 +70,7 @@ def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig
         ConfigError: With every unknown, missing, ill-typed, impossible and ineffective setting.
     """
     register_resolvers()
-    hints = _hints(RunConfig)
+    hints = types_of(RunConfig)
     unknown = [str(key) for key in tree if key not in (*hints, SETTINGS, LAUNCH)]
     problems = [unknown_key(key, list(hints)) for key in unknown]
     # Group by group, so that the rules between the intact ones are checked whatever else is wrong.
@@ -182,7 +179,7 @@ def _plain_value(
 ) -> Any:
     """Return one value of a tree, resolved and plain, or _ABSENT after noting why there is none."""
     if (isinstance(node, DictConfig) and key not in node) or OmegaConf.is_missing(node, key):
-        problems.append(_missing(where))
+        problems.append(missing(where))
         return _ABSENT
     try:
         value = node[key]
@@ -236,7 +233,7 @@ def _validated(
         # mapping a group, a whole number a float, and nothing else becomes anything else.
         options = _adapter(hint).validate_json(json.dumps(value))
     except ValidationError as error:
-        wrong = [_problem(hint, value, where, part) for part in error.errors(include_url=False)]
+        wrong = [explain(hint, value, where, part) for part in error.errors(include_url=False)]
     noted = {problem.where for problem in problems}
     all_wrong = [*problems, *(one for one in dict.fromkeys(wrong) if one.where not in noted)]
     return (None, all_wrong) if all_wrong else (options, [])
@@ -259,119 +256,8 @@ def _with_listed_prompts(hint: Any, value: Any) -> Any:
             for name, prompt in value["prompts"].items()
         ]
         return {**value, "prompts": prompts}
-    hints = _hints(hint)
+    hints = types_of(hint)
     return {key: _with_listed_prompts(hints.get(key), item) for key, item in value.items()}
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's fields by their keys, with their ranges."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {key_of(field.name): hints[field.name] for field in dataclasses.fields(kind)}
-
-
-def _problem(hint: Any, value: Any, where: str, error: Any) -> Problem:
-    """Return one of pydantic's errors as a problem: where it is, what is there, what would fit."""
-    steps = list(error["loc"])
-    if error["type"] == "missing" and isinstance(steps[-1], int):
-        steps.pop()  # a list that is too short is wrong as a whole
-    is_listed = False
-    for step in steps:
-        bare = _bare(hint)
-        if dataclasses.is_dataclass(bare) and isinstance(step, str):
-            known, group = _hints(bare), f"{where}." if where else ""
-            where = f"{group}{step}"
-            if step not in known:
-                return unknown_key(where, [f"{group}{key}" for key in known])
-            if step not in value:
-                return _missing(where)
-            hint, value = known[step], value[step]
-        elif typing.get_origin(bare) is tuple and isinstance(step, int):
-            arguments = typing.get_args(bare)
-            hint, value = arguments[0 if arguments[-1] is Ellipsis else step], value[step]
-            is_listed = not (dataclasses.is_dataclass(hint) and isinstance(value, dict))
-            if not is_listed:
-                where = f"{where}.{value.get('name', step)}"
-        else:
-            break  # the parts of a union, each of which has its own error: one problem for all
-    fix = f"replace {_shown(value)} in {where}" if is_listed else _fix(hint, value, where)
-    return Problem(where, _shown(value), _described(hint, value), fix)
-
-
-def _bare(hint: Any) -> Any:
-    """Return a type without its range and without null; a union of several others as it is."""
-    if typing.get_origin(hint) is Annotated:
-        return _bare(typing.get_args(hint)[0])
-    if typing.get_origin(hint) in (Union, types.UnionType):
-        others = [part for part in typing.get_args(hint) if part is not types.NoneType]
-        return _bare(others[0]) if len(others) == 1 else hint
-    return hint
-
-
-def _words(hint: Any) -> Words | None:
-    """Return what `schema` says of a type, or of what it is besides null."""
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is Annotated:
-        return next((part for part in parts if isinstance(part, Words)), None)
-    is_union = typing.get_origin(hint) in (Union, types.UnionType)
-    return next((words for part in parts if (words := _words(part))), None) if is_union else None
-
-
-def _described(hint: Any, value: object = None) -> str:
-    """Return a type and its range as a reader of YAML would call them."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint in _KINDS:
-        is_finite = not isinstance(value, float) or math.isfinite(value)
-        return _KINDS[hint] if is_finite else f"a finite {_KINDS[hint].removeprefix('a ')}"
-    if hint is types.NoneType:
-        return "null"
-    if origin is Annotated:
-        words = _words(hint)
-        return words.expected if words else _described(arguments[0], value) + _range(arguments[1:])
-    if origin in (Union, types.UnionType):
-        return ", or ".join(_described(part, value) for part in arguments)
-    if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in arguments)
-    if origin is tuple and _bare(arguments[0]) is not Prompt:
-        number = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
-        return f"a list{number}, each {_described(arguments[0])}"
-    return "a group of settings"
-
-
-def _range(bounds: Sequence[Any]) -> str:
-    words = {Gt: "above {gt}", Ge: "of {ge} or more", Lt: "below {lt}", Le: "up to {le}"}
-    if {type(bound) for bound in bounds} in ({Ge, Lt}, {Ge, Le}):
-        words = {Ge: "from {ge}", Le: "to {le}", Lt: "up to, but not including, {lt}"}
-    return "".join(f" {words[type(bound)].format(**dataclasses.asdict(bound))}" for bound in bounds)
-
-
-def _fix(hint: Any, value: object, where: str) -> str:
-    """Return what to type instead of a value that is not of a type."""
-    bare, words = _bare(hint), _words(hint)
-    is_choice = typing.get_origin(bare) is Literal
-    if isinstance(value, list) and (bare in _KINDS or is_choice):
-        return f"one value only; to run each of them: -m {where}=A,B"
-    if isinstance(value, str) and "," in value and bare in (int, float, bool):
-        return "to run every value of the list, add -m"
-    if is_choice and isinstance(value, str):
-        near = near_names(value, [str(choice) for choice in typing.get_args(bare)])
-        if near:
-            return did_you_mean([f"{where}={name}" for name in near])
-    if bare is str and not isinstance(value, str):
-        return f"write {where}=VALUE; numbers and yes/no words in YAML need quotes"
-    if words:
-        return words.fix.format(key=where)
-    if bare is bool:
-        return f"write {where}=true or {where}=false"
-    if is_choice:
-        return f"write {where}={typing.get_args(bare)[0]}"
-    if types.NoneType in typing.get_args(hint):
-        return f"write {where}=null, or {_described(typing.get_args(hint)[0])}"
-    bounds = typing.get_args(hint)[1:]
-    if any(isinstance(bound, (Lt, Le)) for bound in bounds):
-        return f"write {where}=0.1"
-    if bounds and typing.get_origin(hint) is Annotated:
-        return f"write {where}={1 if isinstance(bounds[0], Gt) else bounds[0].ge}"
-    return f"write {where}=VALUE"
 
 
 def _without_consequences(problems: Sequence[Problem], tree: DictConfig) -> list[Problem]:
@@ -391,15 +277,6 @@ def _without_consequences(problems: Sequence[Problem], tree: DictConfig) -> list
         return not wrong.isdisjoint(re.findall(r"[A-Za-z_][\w.]*", value))
 
     return [problem for problem in problems if not is_consequence(problem.where)]
-
-
-def _missing(where: str) -> Problem:
-    return Problem(where, "no value", "one: this setting has no default", f"write {where}=VALUE")
-
-
-def _shown(value: object) -> str:
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _when(given: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data import check_captions_for_length, check_dataset_options
-from optbench.errors import Problem, near_names
+from optbench.errors import Problem, near_names, without_effect
 from optbench.lora.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.lora.initial_weights import InitialWeights, check_layers
 from optbench.metrics.build import check_metric
@@ -57,11 +57,11 @@ def check_network(options: NetworkOptions) -> list[Problem]:
     has_conv = options.conv_dim is not None or options.conv_block_dims is not None
     if options.conv_alpha is not None and not has_conv:
         problems.append(
-            Problem(
+            without_effect(
                 "network.conv_alpha",
-                f"{options.conv_alpha:g} while network.conv_dim is null",
-                "a conv_dim with it, because alone it has no effect",
-                "add network.conv_dim=8, or write network.conv_alpha=null",
+                options.conv_alpha,
+                "network.conv_dim is null",
+                "network.conv_dim=8",
             )
         )
     if options.conv_dim is not None and options.conv_alpha is None:
@@ -102,18 +102,18 @@ def check_train(options: TrainOptions) -> list[Problem]:
         )
     if options.dynamo_backend != "inductor" and not options.torch_compile:
         problems.append(
-            Problem(
+            without_effect(
                 "train.dynamo_backend",
-                f"{options.dynamo_backend} while train.torch_compile is false",
-                "torch_compile with it, because alone it has no effect",
-                "add train.torch_compile=true, or leave train.dynamo_backend out",
+                options.dynamo_backend,
+                "train.torch_compile is false",
+                "train.torch_compile=true",
             )
         )
     return problems
 
 
 def check_compiling(train: TrainOptions, network: NetworkOptions) -> list[Problem]:
-    """Return a problem if compiled code would have to be made anew in every step."""
+    """Return a problem if the UNet would be compiled anew in every step."""
     names = ("dropout", "rank_dropout", "module_dropout")
     dropped = [f"network.{name}" for name in names if getattr(network, name) > 0]
     if not train.torch_compile or not dropped:
@@ -122,7 +122,7 @@ def check_compiling(train: TrainOptions, network: NetworkOptions) -> list[Proble
         Problem(
             "train.torch_compile",
             f"true with {', '.join(dropped)}",
-            "no dropouts: what is dropped changes in every step, and with it the code",
+            "no dropout: a new mask in every step would have the code compiled anew",
             "write train.torch_compile=false, or dropout=none",
         )
     ]
@@ -208,11 +208,8 @@ def check_validate(options: ValidateOptions) -> list[Problem]:
         )
     if options.dir is not None and not options.enabled:
         problems.append(
-            Problem(
-                "validate.dir",
-                f"{options.dir} while validate.enabled is false",
-                "validation with it, because alone it has no effect",
-                "add validate=default, or leave validate.dir out",
+            without_effect(
+                "validate.dir", options.dir, "validate.enabled is false", "validate=default"
             )
         )
     return problems

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from optbench.data.layouts import Folder
-from optbench.data.rules import Findings, file_problem, named
-from optbench.errors import Problem
+from optbench.data.rules import Findings, file_problem
+from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
@@ -51,12 +51,12 @@ def read_captions(
         else:
             absent.append(picture.name)
     for other, names in elsewhere.items():
-        found = f"no {suffix} but a {other} file beside {named(names)}"
+        found = f"no {suffix} but a {other} file beside {shorten(names)}"
         fix = f"write dataset.caption_extension={other}, or rename the captions"
         wanted = f"captions ending in {suffix}"
         findings.problems.append(file_problem(folder.path, found, wanted, fix))
     if absent:
-        found = f"neither captions nor class words for {named(absent)}"
+        found = f"neither captions nor class words for {shorten(absent)}"
         expected = f"a {suffix} file beside each picture, or class words in the folder's name"
         fix = f"add captions, or rename the folder to {folder.repeats}_girl, or write "
         fix += "dataset.class_tokens=girl"

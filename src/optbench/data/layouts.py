@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from optbench.data.rules import PICTURE_SUFFIXES, Findings, file_problem, named, setting_problem
-from optbench.errors import Problem
+from optbench.data.rules import PICTURE_SUFFIXES, Findings, file_problem, setting_problem
+from optbench.errors import Problem, shorten
 
 METADATA_NAME = "metadata.jsonl"
 _NAME, _TEXT, _REPEATS = "file_name", "text", "num_repeats"
@@ -51,7 +51,7 @@ def read_imagefolder(root: Path, *, num_repeats: int, problems: list[Problem]) -
         problems.append(
             Problem(
                 str(file),
-                f"no line for {named(unnamed)}",
+                f"no line for {shorten(unnamed)}",
                 "a line for every picture beside it",
                 f"add lines, or move these pictures away, or move {METADATA_NAME} away",
             )
@@ -182,7 +182,7 @@ def no_folders(root: Path, setting: str) -> Problem:
     """Return the problem of a folder that holds none, with the nearest way to one that does."""
     pictures = pictures_in(root)
     others = sorted(f"{one.name}/" for one in root.iterdir() if one.is_dir())
-    found = [f"the folders {named(others)}"] if others else []
+    found = [f"the folders {shorten(others)}"] if others else []
     found += [f"{len(pictures)} pictures outside of folders"] if pictures else []
     fix = "make a folder 10_girl in it (10 repeats of class girl) and put pictures and captions in"
     metadata = sorted(one.parent for one in root.glob("*/metadata.jsonl"))
@@ -261,9 +261,9 @@ def _left_alone(root: Path, folders: Sequence[Folder]) -> Iterator[str]:
     taken = {folder.path for folder in folders}
     others = sorted(one for one in root.iterdir() if one.is_dir() and one not in taken)
     if names := [f"{one.name}/" for one in others if pictures_in(one)]:
-        yield f"left alone, for their names do not begin with <repeats>_: {named(names)}"
+        yield f"left alone, for their names do not begin with <repeats>_: {shorten(names)}"
     if root not in taken and (loose := [one.name for one in pictures_in(root)]):
-        yield f"left alone, for they lie outside of the folders <repeats>_...: {named(loose)}"
+        yield f"left alone, for they lie outside of the folders <repeats>_...: {shorten(loose)}"
     unread = [
         one.name
         for folder in sorted(taken)
@@ -271,4 +271,4 @@ def _left_alone(root: Path, folders: Sequence[Folder]) -> Iterator[str]:
         if one.suffix.lower() in _OTHER_SUFFIXES
     ]
     if unread:
-        yield f"left alone, for they are of a kind that is not read (save as .png): {named(unread)}"
+        yield f"left alone, for their format is not read (save as .png): {shorten(unread)}"

@@ -1,4 +1,4 @@
-"""What is impossible or without effect in the settings of captions."""
+"""Validate the settings of captions, and word what is wrong with a data set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optbench.data.captions import rearranges
-from optbench.errors import Problem
+from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"}
@@ -97,10 +97,7 @@ class Findings:
         """Yield one sentence for everything noted, with the first few pictures' names."""
         yield from self.remarks
         for sentence, names in self.noted.items():
-            yield f"{len(names)} of {num_pictures} {kind} {sentence}: {named(names)}"
-
-
-_MAX_NAMED = 5
+            yield f"{len(names)} of {num_pictures} {kind} {sentence}: {shorten(names)}"
 
 
 def setting_problem(name: str, found: object, expected: str, value: object) -> Problem:
@@ -112,9 +109,3 @@ def setting_problem(name: str, found: object, expected: str, value: object) -> P
 def file_problem(path: Path, found: str, expected: str, fix: str) -> Problem:
     """Return the problem of one file or folder."""
     return Problem(str(path), found, expected, fix)
-
-
-def named(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = len(names) - _MAX_NAMED
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

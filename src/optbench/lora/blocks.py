@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from optbench.errors import Problem
+from optbench.errors import Problem, without_effect
 from optbench.records import LoraSite, LoraTarget, UnetBlocks, UnetSide
 from optbench.schema import NetworkOptions
 
@@ -125,20 +125,20 @@ def check_block_sizes(options: NetworkOptions, blocks: UnetBlocks) -> list[Probl
                 )
         if alphas is not None and dims is None:
             problems.append(
-                Problem(
+                without_effect(
                     f"network.{alphas_name}",
-                    f"network.{alphas_name} without network.{dims_name}",
-                    "the dims with them, because alone they have no effect",
-                    f"add network.{dims_name}, or leave it out",
+                    list(alphas),
+                    f"network.{dims_name} is null",
+                    f"network.{dims_name}",
                 )
             )
         if dims is not None and not options.train_unet:
             problems.append(
-                Problem(
+                without_effect(
                     f"network.{dims_name}",
-                    "dims for the unet's blocks while network.train_unet=false",
-                    "none",
-                    "leave it out, or write network.train_unet=true",
+                    list(dims),
+                    "network.train_unet is false",
+                    "network.train_unet=true",
                 )
             )
     return problems
@@ -165,11 +165,11 @@ def check_block_weights(options: NetworkOptions, blocks: UnetBlocks) -> list[Pro
     threshold = options.block_lr_zero_threshold
     if threshold and not has_weights:
         problems.append(
-            Problem(
+            without_effect(
                 "network.block_lr_zero_threshold",
-                f"{threshold:g} without block weights",
-                "block weights with it: up to this number they count as 0",
-                "leave it at 0, or add 'network.up_lr_weight=cosine'",
+                threshold,
+                "no block has a weight",
+                "network.up_lr_weight=cosine",
             )
         )
     return problems

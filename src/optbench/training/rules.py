@@ -1,8 +1,8 @@
-"""What is impossible or without effect in the settings of loss and noise, without torch."""
+"""Validate the settings of loss and noise, alone and with the data set, without torch."""
 
 from __future__ import annotations
 
-from optbench.errors import Problem
+from optbench.errors import Problem, without_effect
 from optbench.schema import DatasetOptions, LossOptions
 from optbench.storage.resources import command_line
 
@@ -14,7 +14,7 @@ def check_loss(options: LossOptions) -> list[Problem]:
     """Return everything impossible or without effect in the settings alone."""
     return [
         *_check_huber(options),
-        *_check_company(options),
+        *_check_dependent(options),
         *_check_timesteps(options),
     ]
 
@@ -44,19 +44,27 @@ def _check_huber(options: LossOptions) -> list[Problem]:
         if options.huber_schedule is not None:
             del settings["huber_scale"]  # its default follows the schedule: one mistake, not two
         return [
-            _without_effect(name, value, f"loss.loss_type is {options.loss_type}",
-                            "loss.loss_type=huber")
+            without_effect(
+                f"loss.{name}",
+                value,
+                f"loss.loss_type is {options.loss_type}",
+                "loss.loss_type=huber",
+            )
             for name, value in settings.items()
             if value is not None
-        ]  # fmt: skip
+        ]
     problems = []
     if options.huber_schedule == "snr":
         scale = settings.pop("huber_scale")
         if scale is not None:
             problems.append(
-                _without_effect("huber_scale", scale, "loss.huber_schedule is snr",
-                                "loss.huber_schedule=constant")
-            )  # fmt: skip
+                without_effect(
+                    "loss.huber_scale",
+                    scale,
+                    "loss.huber_schedule is snr",
+                    "loss.huber_schedule=constant",
+                )
+            )
     return problems + [
         Problem(
             f"loss.{name}",
@@ -69,7 +77,7 @@ def _check_huber(options: LossOptions) -> list[Problem]:
     ]
 
 
-def _check_company(options: LossOptions) -> list[Problem]:
+def _check_dependent(options: LossOptions) -> list[Problem]:
     """Return the settings that say how much of something that is off."""
     offset, gamma = options.noise_offset, options.ip_noise_gamma
     iterations = options.multires_noise_iterations
@@ -83,7 +91,7 @@ def _check_company(options: LossOptions) -> list[Problem]:
          "ip_noise_gamma", gamma, "0.1"),
     )  # fmt: skip
     problems = [
-        _without_effect(name, value, f"loss.{other} is null", f"loss.{other}={example}")
+        without_effect(f"loss.{name}", value, f"loss.{other} is null", f"loss.{other}={example}")
         for name, value, other, other_value, example in pairs
         if value is not None and other_value is None
     ]
@@ -114,13 +122,3 @@ def _check_timesteps(options: LossOptions) -> list[Problem]:
             ),
         )
     ]
-
-
-def _without_effect(name: str, value: object, because: str, fix: str) -> Problem:
-    shown = str(value).lower() if isinstance(value, bool) else str(value)
-    return Problem(
-        f"loss.{name}",
-        f"{shown} while {because}",
-        "both or neither: alone it has no effect",
-        f"add {fix}, or leave loss.{name} out",
-    )

@@ -18,7 +18,7 @@ from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
 from optbench.data import check_dataset_options
-from optbench.errors import ConfigError, Problem
+from optbench.errors import ConfigError, Problem, without_effect
 from optbench.models.files.rules import check_base
 from optbench.schema import ResizeOptions
 from optbench.storage import hashing
@@ -133,14 +133,7 @@ def _check_fixed(options: ResizeOptions) -> list[Problem]:
             )
         )
     if options.param is not None:
-        problems.append(
-            Problem(
-                "param",
-                f"{options.param:g} while method is none",
-                "a method that reads it; without one it has no effect",
-                f"add method=sv_ratio, or leave param={options.param:g} out",
-            )
-        )
+        problems.append(without_effect("param", options.param, "method is none", "method=sv_ratio"))
     if options.compat == "v0.10":
         problems.append(
             Problem(
