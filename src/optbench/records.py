@@ -36,12 +36,12 @@ class CaptionedImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureFolder:
+class ImageFolder:
     """One folder of a data set, as it lies on disk."""
 
     name: str
-    repeats: int  # of its name; regularization pictures are used as often as balancing says
-    num_pictures: int
+    repeats: int  # of its name; regularization images are used as often as balancing says
+    num_images: int
     is_regularization: bool
 
 
@@ -51,7 +51,7 @@ class Dataset:
 
     images: tuple[CaptionedImage, ...]
     fingerprint: str  # hex; changes with any picture, caption, repeat or bucket
-    folders: tuple[PictureFolder, ...] = ()
+    folders: tuple[ImageFolder, ...] = ()
     notices: tuple[str, ...] = ()  # what may not have been meant, in sentences
 
 

@@ -81,7 +81,7 @@ def test_pictures_without_captions_are_named(
     caption.unlink()
     assert plan_command.main([]) == 0
     out = capsys.readouterr().out
-    assert "1 of 3 pictures have no caption but their folder's class words" in out
+    assert "1 of 3 images have no caption but their folder's class words" in out
     assert caption.stem in out
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from optbench.contracts import BaseModel
 from optbench.data import bucket_chooser, read_dataset
-from optbench.data.augmentation import drawn_corner, recolored, with_hue
+from optbench.data.augmentation import draw_colors, draw_corner, rotate_hue
 from optbench.data.batches import plan_epoch
 from optbench.data.latent_cache import FreshLatents, LatentCache, latents_of, load_pixels
 from optbench.errors import DatasetError
@@ -34,7 +34,7 @@ from tests.data.test_latent_cache import FakeBase, noise
 @given(st.integers(0, 3), st.integers(0, 3))
 def test_crops_begin_evenly_from_edge_to_edge(width: int, height: int) -> None:
     draw = random.Random(1)
-    counts = Counter(drawn_corner((width, height), draw) for _ in range(1600))
+    counts = Counter(draw_corner((width, height), draw) for _ in range(1600))
     assert set(counts) == {(x, y) for x in range(width + 1) for y in range(height + 1)}
     assert min(counts.values()) > 1600 / len(counts) * 0.5
 
@@ -44,7 +44,7 @@ def test_a_hue_is_turned_and_nothing_else(color: tuple[int, int, int], degrees: 
     pixels = np.array([[color]], dtype=np.uint8)
     hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in color))
     expected = colorsys.hsv_to_rgb((hue + degrees / 360) % 1, saturation, value)
-    assert np.abs(with_hue(pixels, degrees)[0, 0] - np.array(expected) * 255).max() <= 0.51
+    assert np.abs(rotate_hue(pixels, degrees)[0, 0] - np.array(expected) * 255).max() <= 0.51
 
 
 def test_a_third_of_uses_is_coloured_half_by_hue_half_by_gamma() -> None:
@@ -53,11 +53,11 @@ def test_a_third_of_uses_is_coloured_half_by_hue_half_by_gamma() -> None:
     kinds: Counter[str] = Counter()
     tones = []
     for seed in range(3000):
-        found = recolored(grey, random.Random(seed))
+        found = draw_colors(grey, random.Random(seed))
         if not np.array_equal(found, grey):
             kinds["gamma"] += 1
             tones.append(int(found[0, 0, 0]))
-        elif not np.array_equal(recolored(red, random.Random(seed)), red):
+        elif not np.array_equal(draw_colors(red, random.Random(seed)), red):
             kinds["hue"] += 1
     # 3000 x 0.165 = 495, standard deviation 20
     assert all(495 - 100 < kinds[kind] < 495 + 100 for kind in ("gamma", "hue"))

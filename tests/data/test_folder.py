@@ -170,8 +170,8 @@ def test_lines_with_words_are_alternatives_where_asked_for(root: Path) -> None:
     dataset = read_dataset(options_of(root), pixels_per_latent=8)
     assert [image.caption for image in dataset.images] == ["x, a", "x, {c|d}"]
     lines, choice = dataset.notices
-    assert lines.startswith("1 of 2 pictures have captions of several lines")
-    assert choice.startswith("1 of 2 pictures have a choice like {a|b}")
+    assert lines.startswith("1 of 2 images have captions of several lines")
+    assert choice.startswith("1 of 2 images have a choice like {a|b}")
     assert choice.endswith("b.png")
     dataset = read_dataset(options_of(root, enable_wildcard=True), pixels_per_latent=8)
     assert [image.caption for image in dataset.images] == ["x, a\nx, b", "x, {c|d}"]
@@ -183,7 +183,7 @@ def test_class_tokens_stand_in_instead_of_the_folders_words(root: Path) -> None:
     (root / "3_girl" / "a.txt").unlink()
     dataset = read_dataset(options_of(root, class_tokens="woman"), pixels_per_latent=8)
     assert [image.caption for image in dataset.images] == ["woman", "x, c"]
-    assert dataset.notices == ("1 of 2 pictures have no caption but dataset.class_tokens: a.png",)
+    assert dataset.notices == ("1 of 2 images have no caption but dataset.class_tokens: a.png",)
 
 
 def test_transparent_and_much_enlarged_pictures_are_named(root: Path) -> None:
@@ -195,7 +195,7 @@ def test_transparent_and_much_enlarged_pictures_are_named(root: Path) -> None:
     assert sentence.endswith(": a.png")
     listed = options_of(root, bucket_no_upscale=False)
     _, sentence = read_dataset(listed, pixels_per_latent=8).notices
-    assert sentence.startswith("2 of 2 pictures are enlarged more than 2 times")
+    assert sentence.startswith("2 of 2 images are enlarged more than 2 times")
 
 
 def test_a_face_detectors_suffix_is_not_part_of_the_captions_name(root: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_missing_folder_says_where_it_looked(tmp_path: Path) -> None:
     [
         ([], "nothing", "10_girl"),
         (["girl/a.png"], "girl/", "rename girl/ to 10_girl/"),
-        (["a.png", "b.png"], "2 pictures", "10_girl"),
+        (["a.png", "b.png"], "2 images", "10_girl"),
     ],
 )
 def test_a_folder_without_repeats_folders_says_what_to_rename(

@@ -67,10 +67,10 @@ def test_the_balance_that_kohyas_trainer_was_seen_to_make() -> None:
 @pytest.fixture
 def options(tmp_path: Path) -> DatasetOptions:
     """Return two pictures with 3 repeats, and three class pictures, one with a caption file."""
-    for name, num_pictures in (("data/3_mirelle", 2), ("reg/1_girl", 3)):
+    for name, num_images in (("data/3_mirelle", 2), ("reg/1_girl", 3)):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        for index in range(num_pictures):
+        for index in range(num_images):
             color = (40 * index, len(name), 0)
             Image.new("RGB", (128, 128), color).save(folder / f"{index}.png")
     (tmp_path / "reg/1_girl/1.txt").write_text("a girl, park")
@@ -86,7 +86,7 @@ def test_class_pictures_follow_marked_with_their_own_captions(options: DatasetOp
     assert [image.is_regularization for image in images] == [False, False, True, True, True]
     assert [image.caption for image in images[2:]] == ["girl", "a girl, park", "girl"]
     assert [image.repeats for image in images] == [3, 3, 2, 2, 2]
-    assert [(one.name, one.repeats, one.num_pictures) for one in read(options).folders] == [
+    assert [(one.name, one.repeats, one.num_images) for one in read(options).folders] == [
         ("3_mirelle", 3, 2),
         ("1_girl", 1, 3),
     ]
@@ -102,7 +102,7 @@ def test_the_tail_of_too_many_class_pictures_is_left_out_and_that_is_said(
     dataset = read(options)
     assert [image.path.name for image in dataset.images[2:]] == [f"{i}.png" for i in range(6)]
     (_, sentence) = dataset.notices
-    assert sentence.startswith("3 of 9 regularization pictures are not used")
+    assert sentence.startswith("3 of 9 regularization images are not used")
 
 
 def test_without_class_pictures_the_fingerprint_is_the_one_of_before(

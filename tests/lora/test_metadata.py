@@ -11,7 +11,7 @@ import pytest
 
 from optbench.lora.metadata import LoraCard, kohya_metadata
 from optbench.optim import toy_task
-from optbench.records import CaptionedImage, ModelVersion, PictureFolder
+from optbench.records import CaptionedImage, ImageFolder, ModelVersion
 from optbench.schema import OptimizerOptions, OptimizerTraits, TrainOptions
 from tests.builders.dataset_options import PLAIN
 from tests.builders.network_options import PLAIN_NETWORK
@@ -64,9 +64,9 @@ CARD = LoraCard(
         an_image("2_girl", "girl", repeats=7, is_regularization=True),
     ),
     folders=(
-        PictureFolder(name="1_other", repeats=1, num_pictures=1, is_regularization=False),
-        PictureFolder(name="3_mirelle girl", repeats=3, num_pictures=2, is_regularization=False),
-        PictureFolder(name="2_girl", repeats=2, num_pictures=4, is_regularization=True),
+        ImageFolder(name="1_other", repeats=1, num_images=1, is_regularization=False),
+        ImageFolder(name="3_mirelle girl", repeats=3, num_images=2, is_regularization=False),
+        ImageFolder(name="2_girl", repeats=2, num_images=4, is_regularization=True),
     ),
     dataset=replace(PLAIN, dir="/secret/place", shuffle_caption=True, keep_tokens=1),
     network=replace(

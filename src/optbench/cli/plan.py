@@ -91,11 +91,11 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
         console.print(f"\ndata set {name}: {len(dataset.images)} images, {num_uses} uses an epoch")
         for folder in dataset.folders:
             kind = "class images" if folder.is_regularization else "images"
-            line = f"folder {folder.name}: {folder.num_pictures} {kind} x {folder.repeats}"
+            line = f"folder {folder.name}: {folder.num_images} {kind} x {folder.repeats}"
             if folder.is_regularization:
                 line = f"regularization {line}, then balanced"
             else:
-                line += f" = {folder.num_pictures * folder.repeats} uses"
+                line += f" = {folder.num_images * folder.repeats} uses"
             console.print(f"  {escape(line)}")
         batch_sizes = sorted({run.config.train.batch_size for run in same_data})
         for count in bucket_counts(dataset):

@@ -1,4 +1,4 @@
-"""A folder of pictures -> captioned pictures, each in its bucket; all that is wrong at once."""
+"""Read an image folder into captioned, bucketed images; report every problem together."""
 
 from optbench.data.buckets import bucket_chooser
 from optbench.data.folder import check_dataset_options, read_dataset

@@ -1,4 +1,4 @@
-"""Which size a picture is trained in: kohya's aspect-ratio buckets, to the rounding.
+"""Choose the size each image is trained in: kohya's aspect-ratio buckets, to the rounding.
 
 Sizes are (width, height) in pixels throughout.
 """
@@ -14,13 +14,14 @@ from optbench.errors import Problem
 from optbench.schema import DatasetOptions
 
 Size = tuple[int, int]
-PlaceInBucket = Callable[[Size], tuple[Size, Size] | None]  # the file's size -> bucket, resized
+# The file's size -> the bucket and the size before cropping; None: no bucket has room for it.
+ChooseBucket = Callable[[Size], tuple[Size, Size] | None]
 
 
-def bucket_chooser(options: DatasetOptions) -> PlaceInBucket:
-    """Return the function that gives a picture's bucket and its size before cropping, or None.
+def bucket_chooser(options: DatasetOptions) -> ChooseBucket:
+    """Return the function that gives an image's bucket and its size before cropping, or None.
 
-    It gives None for a picture too small or too narrow for any bucket. The rule is kohya's, to
+    It gives None for an image too small or too narrow for any bucket. The rule is kohya's, to
     the rounding; `options` must be free of problems.
     """
     if not options.enable_bucket and options.random_crop:
@@ -85,20 +86,20 @@ def _cover_nearest(size: Size, *, buckets: Sequence[Size]) -> tuple[Size, Size]:
     """Return the bucket of the nearest width / height, and the size that just covers it."""
     width, height = size
     ratio = width / height
-    # kohya looks for a bucket of the picture's own size first; no two buckets share a ratio, so
+    # kohya looks for a bucket of the image's own size first; no two buckets share a ratio, so
     # that one is the nearest anyway.
-    bucket = min(buckets, key=lambda one: abs(one[0] / one[1] - ratio))
+    bucket = min(buckets, key=lambda size: abs(size[0] / size[1] - ratio))
     scale = bucket[1] / height if ratio > bucket[0] / bucket[1] else bucket[0] / width
     return bucket, (int(width * scale + 0.5), int(height * scale + 0.5))
 
 
 def _crop_only(size: Size, *, bucket: Size) -> tuple[Size, Size] | None:
-    """Return the one bucket and the picture's own size: kohya's crops, but does not resize here."""
+    """Return the one bucket and the image's own size: kohya's crops, but does not resize here."""
     return (bucket, size) if size[0] >= bucket[0] and size[1] >= bucket[1] else None
 
 
 def _shrink_to_area(size: Size, *, area: int, step: int) -> tuple[Size, Size] | None:
-    """Return the picture's own size, shrunk to `area` if larger, and its bucket inside that."""
+    """Return the image's own size, shrunk to `area` if larger, and its bucket inside that."""
     width, height = size
     resized = size
     if width * height > area:
@@ -113,10 +114,10 @@ def _shrink_to_area(size: Size, *, area: int, step: int) -> tuple[Size, Size] | 
             ),
             ((by_width, _floor(by_width / ratio, step)), (by_width, int(by_width / ratio + 0.5))),
         ]
-        candidates = [one for one in candidates if min(one[0]) > 0]
+        candidates = [(bucket, resized) for bucket, resized in candidates if min(bucket) > 0]
         if not candidates:
             return None
-        resized = min(candidates, key=lambda one: abs(one[0][0] / one[0][1] - ratio))[1]
+        _, resized = min(candidates, key=lambda pair: abs(pair[0][0] / pair[0][1] - ratio))
     bucket = (_floor(resized[0], step), _floor(resized[1], step))
     return (bucket, resized) if min(bucket) > 0 else None
 

@@ -1,4 +1,4 @@
-"""What a caption becomes each time its picture is used: kohya's steps, in kohya's order.
+"""Draw an image's caption anew at every use: kohya's steps, in kohya's order.
 
 Every draw has an address of its own, so switching one step on changes no draw of another.
 """
@@ -17,17 +17,17 @@ from optbench.schema import DatasetOptions
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warmup:
-    """While tags join one by one: how many updates are done, of those it takes."""
+    """How far the warm-up of tags is, during which they join one by one."""
 
-    num_done: int
-    num_steps: float
+    num_done: int  # updates
+    num_steps: float  # updates until all tags have joined
 
 
-Place = tuple[int, str, int]  # epoch, picture's key, occurrence
+Place = tuple[int, str, int]  # epoch, image's key, occurrence
 
 _CHOICE = re.compile(r"\{([^}]+)\}")
 # What doubled braces become while single ones are looked for; no text file holds these.
-_OPENED, _CLOSED = "\ue000", "\ue001"
+_OPEN_BRACE, _CLOSED_BRACE = "\ue000", "\ue001"
 
 
 def draw_caption(
@@ -41,10 +41,10 @@ def draw_caption(
     separator.
 
     Args:
-        caption: The picture's; its lines are alternatives.
+        caption: The image's; its lines are alternatives.
         options: What happens to captions.
         seed: The run's.
-        place: Which use of which picture.
+        place: Which use of which image.
         warmup: How far the warm-up of tags is; None: over.
     """
     draw = rng.shuffler(seed, "caption", *place)
@@ -60,15 +60,15 @@ def draw_caption(
     else:
         caption = _completed(caption, options)
     if rearranges(options):
-        dropped = rng.shuffler(seed, "caption", *place, "tags")
-        caption = _rearranged(caption, options, draw, dropped, warmup)
+        tag_draw = rng.shuffler(seed, "caption", *place, "tags")
+        caption = _rearranged(caption, options, draw, tag_draw, warmup)
     if options.secondary_separator:
         caption = caption.replace(options.secondary_separator, options.caption_separator)
     return caption
 
 
 def rearranges(options: DatasetOptions) -> bool:
-    """Return whether captions are taken apart into tags at all; without, no tag is kept either."""
+    """Return whether captions are split into tags at all; if not, `keep_tokens` has no effect."""
     return (
         options.shuffle_caption
         or options.caption_tag_dropout_rate > 0
@@ -77,7 +77,7 @@ def rearranges(options: DatasetOptions) -> bool:
 
 
 def longest_forms(caption: str, options: DatasetOptions) -> list[str]:
-    """Return what a caption's lines may become at most, to see whether a text encoder reads it."""
+    """Return the longest text each line of a caption may become, to compare with a text encoder."""
     lines = [_completed(line, options) for line in caption.split("\n")]
     if not options.enable_wildcard:
         return lines
@@ -91,19 +91,19 @@ def _completed(line: str, options: DatasetOptions) -> str:
 
 def _with_choices(line: str, choose: Callable[[list[str]], str]) -> str:
     """Return the line with one text of every {a|b|c}; {{ and }} stand for single braces."""
-    line = line.replace("{{", _OPENED).replace("}}", _CLOSED)
-    line = _CHOICE.sub(lambda found: choose(found[1].split("|")), line)
-    return line.replace(_OPENED, "{").replace(_CLOSED, "}")
+    line = line.replace("{{", _OPEN_BRACE).replace("}}", _CLOSED_BRACE)
+    line = _CHOICE.sub(lambda match: choose(match[1].split("|")), line)
+    return line.replace(_OPEN_BRACE, "{").replace(_CLOSED_BRACE, "}")
 
 
 def _rearranged(
     caption: str,
     options: DatasetOptions,
     draw: random.Random,
-    dropped: random.Random,
+    tag_draw: random.Random,
     warmup: Warmup | None,
 ) -> str:
-    kept, free, last = _parted(caption, options)
+    first, free, last = _split_tags(caption, options)
     if warmup is not None:
         least = options.token_warmup_min
         per_step = (len(free) - least) / warmup.num_steps
@@ -112,20 +112,20 @@ def _rearranged(
         draw.shuffle(free)
     rate = options.caption_tag_dropout_rate
     if rate > 0:
-        free = [tag for tag in free if dropped.random() >= rate]
-    return ", ".join([*kept, *free, *last])
+        free = [tag for tag in free if tag_draw.random() >= rate]
+    return ", ".join([*first, *free, *last])
 
 
-def _parted(caption: str, options: DatasetOptions) -> tuple[list[str], list[str], list[str]]:
+def _split_tags(caption: str, options: DatasetOptions) -> tuple[list[str], list[str], list[str]]:
     """Return the tags that stay in front, those that may move, and those that stay at the end."""
     mark, separator = options.keep_tokens_separator, options.caption_separator
     if mark and mark in caption:
         front, _, rest = caption.partition(mark)
         middle, _, end = rest.partition(mark)
-        kept, free, last = (
+        first, free, last = (
             [tag.strip() for tag in part.split(separator) if tag.strip()]
             for part in (front, middle, end)
         )
-        return kept, free, last
+        return first, free, last
     tags = [tag.strip() for tag in caption.split(separator)]
     return tags[: options.keep_tokens], tags[options.keep_tokens :], []

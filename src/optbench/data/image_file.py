@@ -1,4 +1,4 @@
-"""One picture file: decoded once to know that it is whole, its size, and what is odd about it."""
+"""Decode one image file whole, to know its size, that it is intact, and what is odd about it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from optbench.data.buckets import Size
-from optbench.data.rules import Findings, file_problem
+from optbench.data.rules import Findings
 from optbench.errors import Problem
 
 _KEY_LENGTH = 16
 _OPAQUE = 255
 _TRANSPARENT = "are partly transparent, which is dropped: the colours under it are trained on"
-# What Pillow raises for damaged files, besides what a file system may raise.
+# What Pillow raises for corrupt files, besides what a file system may raise.
 _DECODE_ERRORS = (
     OSError,
     SyntaxError,
@@ -28,60 +28,56 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadPicture:
-    """A whole picture's size and what its bytes hash to."""
+class DecodedImage:
+    """An intact image's size and what its bytes hash to."""
 
     size: Size
-    key: str
+    key: str  # the first 16 hex digits of their SHA-256
 
 
-def read_picture(path: Path, findings: Findings) -> ReadPicture | None:
-    """Return the picture after decoding everything, or None after adding what is wrong with it."""
+def decode_image(path: Path, findings: Findings) -> DecodedImage | None:
+    """Return the image after decoding all of it, or None after adding what is wrong with it."""
     try:
         content = path.read_bytes()
-        size, problem, is_transparent = _decode(path, content)
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()  # all pixels, so that a cut-off file shows
+            size, mode = image.size, image.mode
+            is_transparent = _is_transparent(image)
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
     except _BOMBS as error:
+        expected = "an image of a size that Pillow agrees to open"
         fix = "shrink it; both sides are shrunk to dataset.resolution anyway"
-        wanted = "a picture of a size that Pillow agrees to open"
-        findings.problems.append(file_problem(path, str(error), wanted, fix))
+        findings.problems.append(Problem(str(path), str(error), expected, fix))
         return None
     except _DECODE_ERRORS as error:
-        # Pillow's own words name an address in memory here.
+        # Pillow's text for an unknown format holds an address in memory.
         is_unknown = isinstance(error, UnidentifiedImageError)
-        words = "bytes of no known format" if is_unknown else f"{type(error).__name__}: {error}"
-        fix = "copy or save the picture again, or remove it"
-        wanted = "an image that can be decoded whole"
-        findings.problems.append(file_problem(path, words, wanted, fix))
+        found = "bytes of no known format" if is_unknown else f"{type(error).__name__}: {error}"
+        fix = "copy or save the image again, or remove it"
+        expected = "an image that can be decoded whole"
+        findings.problems.append(Problem(str(path), found, expected, fix))
         return None
-    if problem is not None:
-        findings.problems.append(problem)
-        return None
-    if is_transparent:
-        findings.note(_TRANSPARENT, path.name)
-    return ReadPicture(size=size, key=hashlib.sha256(content).hexdigest()[:_KEY_LENGTH])
-
-
-def _decode(path: Path, content: bytes) -> tuple[Size, Problem | None, bool]:
-    """Return size, problem and transparency after decoding everything: so cut-off files show."""
-    with Image.open(io.BytesIO(content)) as picture:
-        picture.load()
-        size, mode = picture.size, picture.mode
-        is_transparent = _has_transparency(picture)
-        is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
-    problem = None
     if is_turned:
         # kohya trains it lying on its side, a viewer shows it upright; nobody wants to guess.
         found, fix = "pixels that an EXIF note says to turn", "turn them: mogrify -auto-orient FILE"
-        problem = file_problem(path, found, "pixels that are upright as they are", fix)
-    elif mode[0] in "IF":
+        findings.problems.append(
+            Problem(str(path), found, "pixels that are upright as they are", fix)
+        )
+        return None
+    if mode[0] in "IF":
         found = f"more than 8 bits in one channel (mode {mode})"
-        problem = file_problem(path, found, "8 bits per channel", "save it as 8-bit RGB")
-    return size, problem, is_transparent
+        findings.problems.append(
+            Problem(str(path), found, "8 bits per channel", "save it as 8-bit RGB")
+        )
+        return None
+    if is_transparent:
+        findings.note(_TRANSPARENT, path.name)
+    return DecodedImage(size=size, key=hashlib.sha256(content).hexdigest()[:_KEY_LENGTH])
 
 
-def _has_transparency(picture: Image.Image) -> bool:
+def _is_transparent(image: Image.Image) -> bool:
     """Return whether any pixel lets something through; an alpha channel alone does not."""
-    if not picture.has_transparency_data:
+    if not image.has_transparency_data:
         return False
-    (least, _) = picture.convert("RGBA").getchannel("A").getextrema()
+    (least, _) = image.convert("RGBA").getchannel("A").getextrema()
     return isinstance(least, int) and least < _OPAQUE

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from optbench import rng
 from optbench.contracts import BaseModel
-from optbench.data.augmentation import drawn_corner, recolored
+from optbench.data.augmentation import draw_colors, draw_corner
 from optbench.data.prefetch import ahead
 from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
 from optbench.records import Batch, CaptionedImage, Dataset, Sample
@@ -103,10 +103,10 @@ class FreshLatents:
         if self.options.random_crop:
             (width, height), bucket = image.resized, image.bucket
             draw = rng.shuffler(self.seed, "crop", *place)
-            corner = drawn_corner((width - bucket[0], height - bucket[1]), draw)
+            corner = draw_corner((width - bucket[0], height - bucket[1]), draw)
         pixels = load_pixels(image, flipped=sample.flipped, corner=corner)
         if self.options.color_aug:
-            pixels = recolored(pixels, rng.shuffler(self.seed, "color", *place))
+            pixels = draw_colors(pixels, rng.shuffler(self.seed, "color", *place))
         return pixels
 
     def _encode(self, sample: Sample, pixels: NDArray[np.uint8]) -> Tensor:

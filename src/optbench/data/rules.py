@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from optbench.data.captions import rearranges
 from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", ".jxl"}
 _COMMA = "',' (in quotes: \"dataset.caption_separator=','\")"
 
 
 def check_captions(options: DatasetOptions) -> Iterator[Problem]:
     """Yield everything impossible or without effect, as far as no caption must be read for it."""
     suffix = options.caption_extension
-    if not re.fullmatch(r"\.[^/\\]+", suffix) or suffix.lower() in PICTURE_SUFFIXES:
+    if not re.fullmatch(r"\.[^/\\]+", suffix) or suffix.lower() in IMAGE_SUFFIXES:
         expected = "a dot and the letters that captions' names end in"
         yield setting_problem("caption_extension", repr(suffix), expected, ".txt")
     yield from _without_effect(options)
@@ -71,7 +70,7 @@ def _without_effect(options: DatasetOptions) -> Iterator[Problem]:
         for name in ("caption_prefix", "caption_suffix"):
             if text := getattr(options, name):
                 found = f"{text!r} together with dataset.reg_dir"
-                expected = "null, for kohya's trainer puts it on class pictures too, and a "
+                expected = "null, for kohya's trainer puts it on class images too, and a "
                 expected += "trigger word there would undo them"
                 yield Problem(
                     f"dataset.{name}",
@@ -83,29 +82,24 @@ def _without_effect(options: DatasetOptions) -> Iterator[Problem]:
 
 @dataclass(slots=True)
 class Findings:
-    """Everything wrong, and by kind the pictures about which there is something to say."""
+    """Problems and notices of one data set, collected while its files are read."""
 
     problems: list[Problem] = field(default_factory=list)
-    noted: dict[str, list[str]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)  # whole sentences
+    notices: list[str] = field(default_factory=list)  # whole sentences
+    image_names: dict[str, list[str]] = field(default_factory=dict)  # by what is true of them
 
-    def note(self, sentence: str, picture: str) -> None:
-        """Remember that a sentence, whose subject is pictures, is true of this one, too."""
-        self.noted.setdefault(sentence, []).append(picture)
+    def note(self, predicate: str, image_name: str) -> None:
+        """Remember that a predicate, `are partly transparent`, is true of one more image."""
+        self.image_names.setdefault(predicate, []).append(image_name)
 
-    def sentences(self, *, num_pictures: int, kind: str = "pictures") -> Iterator[str]:
-        """Yield one sentence for everything noted, with the first few pictures' names."""
-        yield from self.remarks
-        for sentence, names in self.noted.items():
-            yield f"{len(names)} of {num_pictures} {kind} {sentence}: {shorten(names)}"
+    def sentences(self, *, num_images: int, kind: str = "images") -> Iterator[str]:
+        """Yield the notices, and a sentence per predicate with the first few images' names."""
+        yield from self.notices
+        for predicate, names in self.image_names.items():
+            yield f"{len(names)} of {num_images} {kind} {predicate}: {shorten(names)}"
 
 
 def setting_problem(name: str, found: object, expected: str, value: object) -> Problem:
     """Return the problem of one setting, and a value that works."""
     where = f"dataset.{name}"
     return Problem(where, str(found), expected, f"write {where}={value}")
-
-
-def file_problem(path: Path, found: str, expected: str, fix: str) -> Problem:
-    """Return the problem of one file or folder."""
-    return Problem(str(path), found, expected, fix)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optbench.lora.blocks import spelled_blocks
-from optbench.records import CaptionedImage, ModelVersion, PictureFolder
+from optbench.records import CaptionedImage, ImageFolder, ModelVersion
 from optbench.schema import (
     DatasetOptions,
     LossOptions,
@@ -49,7 +49,7 @@ class LoraCard:
     num_steps: int
     num_batches_per_epoch: int
     images: Sequence[CaptionedImage]
-    folders: Sequence[PictureFolder]
+    folders: Sequence[ImageFolder]
     dataset: DatasetOptions
     network: NetworkOptions
     optimizer: OptimizerOptions
@@ -132,7 +132,7 @@ def _dataset_metadata(card: LoraCard) -> dict[str, str]:
 def _num_uses(card: LoraCard, *, is_regularization: bool) -> int:
     """Return pictures times repeats as the folders say; kohya counts before it balances."""
     return sum(
-        folder.repeats * folder.num_pictures
+        folder.repeats * folder.num_images
         for folder in card.folders
         if folder.is_regularization == is_regularization
     )
@@ -140,7 +140,7 @@ def _num_uses(card: LoraCard, *, is_regularization: bool) -> int:
 
 def _folders(card: LoraCard, *, is_regularization: bool) -> dict[str, dict[str, int]]:
     return {
-        folder.name: {"n_repeats": folder.repeats, "img_count": folder.num_pictures}
+        folder.name: {"n_repeats": folder.repeats, "img_count": folder.num_images}
         for folder in card.folders
         if folder.is_regularization == is_regularization
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.analysis import image_rows
-from optbench.data.rules import PICTURE_SUFFIXES
+from optbench.data.rules import IMAGE_SUFFIXES
 from optbench.metrics.contract import Picture, Reference
 from optbench.records import Cell
 from optbench.storage.nested import section
@@ -92,7 +92,7 @@ def _training_pictures(config: Mapping[str, Any]) -> tuple[Picture, ...]:
     if not isinstance(folder, str) or not folder or not Path(folder).is_dir():
         return ()
     files = sorted(
-        path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES
+        path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
     )
     return tuple(Picture(path=path, text=_caption(path, suffix)) for path in files)
 
