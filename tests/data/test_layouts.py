@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from optbench.config.build import check_value, config_tree
 from optbench.data import read_dataset
 from optbench.errors import DatasetError, Problem
 from optbench.records import Dataset
+from optbench.schema import DatasetOptions
 from tests.builders.dataset_options import PLAIN
 
 ROW = {"file_name": "a.png", "text": "x, a"}
@@ -132,9 +134,10 @@ def test_loose_pictures_are_taken_with_repeats_and_not_without(root: Path) -> No
 
 
 @pytest.mark.parametrize("number", [0, -1])
-def test_repeats_are_above_zero(root: Path, number: int) -> None:
-    found = problems(root, num_repeats=number, class_tokens="girl")
-    assert [problem.where for problem in found] == ["dataset.num_repeats"]
+def test_repeats_are_above_zero(number: int) -> None:
+    tree = config_tree(replace(PLAIN, num_repeats=number))
+    (problem,) = check_value(DatasetOptions, tree, "dataset")
+    assert problem.where == "dataset.num_repeats"
 
 
 def test_repeats_beside_folders_that_name_theirs_have_no_effect(root: Path) -> None:

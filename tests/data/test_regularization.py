@@ -1,4 +1,4 @@
-"""Regularization pictures: balanced as kohya's trainer does it, marked, and out of the way."""
+"""Regularization images: balanced as kohya's trainer does it, marked, and out of the way."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optbench.schema import DatasetOptions
 from tests.builders.dataset_options import PLAIN
 
 
-def picture(index: int, repeats: int) -> CaptionedImage:
+def class_image(index: int, repeats: int) -> CaptionedImage:
     return CaptionedImage(
         path=Path(f"{index}.png"),
         key=str(index),
@@ -53,20 +53,20 @@ def counted_one_by_one(repeats: list[int], num_uses: int) -> dict[int, int]:
 def test_repeats_are_what_giving_them_out_one_by_one_gives(
     repeats: list[int], num_uses: int
 ) -> None:
-    images = [picture(index, own) for index, own in enumerate(repeats)]
+    images = [class_image(index, own) for index, own in enumerate(repeats)]
     found = {int(image.key): image.repeats for image in balanced(images, num_uses=num_uses)}
     assert found == counted_one_by_one(repeats, num_uses)
     assert num_uses <= sum(found.values()) < num_uses + max(repeats)
 
 
 def test_the_balance_that_kohyas_trainer_was_seen_to_make() -> None:
-    found = balanced([picture(index, 1) for index in range(4)], num_uses=21)
+    found = balanced([class_image(index, 1) for index in range(4)], num_uses=21)
     assert [image.repeats for image in found] == [6, 5, 5, 5]
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> DatasetOptions:
-    """Return two pictures with 3 repeats, and three class pictures, one with a caption file."""
+    """Return two images with 3 repeats, and three class images, one with a caption file."""
     for name, num_images in (("data/3_mirelle", 2), ("reg/1_girl", 3)):
         folder = tmp_path / name
         folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def read(options: DatasetOptions) -> Dataset:
     return read_dataset(options, pixels_per_latent=8)
 
 
-def test_class_pictures_follow_marked_with_their_own_captions(options: DatasetOptions) -> None:
+def test_class_images_follow_marked_with_their_own_captions(options: DatasetOptions) -> None:
     images = read(options).images
     assert [image.is_regularization for image in images] == [False, False, True, True, True]
     assert [image.caption for image in images[2:]] == ["girl", "a girl, park", "girl"]
@@ -92,7 +92,7 @@ def test_class_pictures_follow_marked_with_their_own_captions(options: DatasetOp
     ]
 
 
-def test_the_tail_of_too_many_class_pictures_is_left_out_and_that_is_said(
+def test_the_tail_of_too_many_class_images_is_left_out_and_that_is_said(
     options: DatasetOptions,
 ) -> None:
     assert options.reg_dir is not None
@@ -105,7 +105,7 @@ def test_the_tail_of_too_many_class_pictures_is_left_out_and_that_is_said(
     assert sentence.startswith("3 of 9 regularization images are not used")
 
 
-def test_without_class_pictures_the_fingerprint_is_the_one_of_before(
+def test_without_class_images_the_fingerprint_is_the_one_of_before(
     options: DatasetOptions,
 ) -> None:
     alone = read(replace(options, reg_dir=None))
@@ -113,7 +113,7 @@ def test_without_class_pictures_the_fingerprint_is_the_one_of_before(
     assert alone.fingerprint == hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def test_the_fingerprint_knows_class_pictures_and_that_they_are_such(
+def test_the_fingerprint_knows_class_images_and_that_they_are_such(
     options: DatasetOptions, tmp_path: Path
 ) -> None:
     both = read(options).fingerprint
@@ -127,7 +127,7 @@ def test_the_fingerprint_knows_class_pictures_and_that_they_are_such(
     assert _fingerprint(unmarked) != both
 
 
-def test_uses_of_training_pictures_do_not_notice_class_pictures(options: DatasetOptions) -> None:
+def test_uses_of_training_images_do_not_notice_class_images(options: DatasetOptions) -> None:
     shuffled = replace(options, shuffle_caption=True, flip_aug=True, caption_dropout_rate=0.5)
 
     def uses(dataset: Dataset) -> set[object]:
@@ -144,7 +144,7 @@ def test_uses_of_training_pictures_do_not_notice_class_pictures(options: Dataset
     assert sum(one.is_regularization for batch in planned for one in batch.samples) == 6
 
 
-def test_one_picture_may_be_in_both_folders_and_keeps_its_own_addresses(
+def test_one_image_may_be_in_both_folders_and_keeps_its_own_addresses(
     options: DatasetOptions, tmp_path: Path
 ) -> None:
     (tmp_path / "reg/1_girl/3.png").write_bytes((tmp_path / "data/3_mirelle/0.png").read_bytes())
