@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .venv/stamp-created:
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || "$(SYSTEM_PYTHON)" -m venv --clear .venv || { \
@@ -44,13 +44,20 @@ setup: .venv/stamp-dev ## Make .venv with optbench and all its tools
 demo: .venv/stamp-run ## Train, render and compare a small sweep; prints the report's path
 	@$(PYTHON) -m optbench sweep=demo
 
+# One worker per core, each with one torch thread; more than eight would wait for the disk.
+WORKERS := -n logical --maxprocesses 8 --dist worksteal
+
 .PHONY: test
-test: .venv/stamp-dev ## Run the whole test suite
-	@$(PYTHON) -m pytest
+test: .venv/stamp-dev ## Run the test suite: every package, without what is slow
+	@$(PYTHON) -m pytest $(WORKERS)
 
 .PHONY: test-all
-test-all: .venv/stamp-dev ## Run the test suite and the full-size checkpoints (12 GB of memory)
-	@$(PYTHON) -m pytest -m ""
+test-all: .venv/stamp-dev ## Run the whole test suite: also what is slow, many examples, tools/tinybase
+	@$(PYTHON) -m pytest $(WORKERS) -m "not full_size" --hypothesis-profile=many tests tools
+
+.PHONY: test-full-size
+test-full-size: .venv/stamp-dev ## Load, train and resume checkpoints of published sizes (12 GB of memory)
+	@$(PYTHON) -m pytest -m full_size tests/full_size
 
 .PHONY: check
 check: .venv/stamp-dev ## Format, lint, types and layers of imports; changes nothing
@@ -78,7 +85,7 @@ docs: .venv/stamp-dev ## Make docs/optimizers.md from conf/optimizer/ and the fi
 
 .PHONY: wheel-smoke
 wheel-smoke: .venv/stamp-dev ## Build a wheel, install it apart, use it from an empty folder
-	@$(PYTHON) -m pytest tests/packaging
+	@$(PYTHON) -m pytest -m "" tests/packaging
 
 .PHONY: clean
 clean: ## Remove .venv and everything the tools made; keeps runs/

@@ -24,9 +24,15 @@ import pytest
 
 from tests.builders.shared import SharedFolders
 
-# No test asserts seconds: an example may take as long as a busy machine makes it.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+# No test asserts seconds: an example may take as long as a busy machine makes it. Examples depend
+# on the test alone, so that what fails once fails again; --hypothesis-profile=many finds new ones.
+hypothesis.settings.register_profile(
+    "few", deadline=None, max_examples=15, derandomize=True, database=None
+)
+hypothesis.settings.register_profile(
+    "many", deadline=None, max_examples=int(os.environ.get("OPTBENCH_EXAMPLES", "150"))
+)
+hypothesis.settings.load_profile("few")
 
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -40,12 +39,7 @@ from optbench.storage.safetensors_header import read_header
 from tests.builders.dataset_options import PLAIN as DATA
 from tests.builders.network_options import PLAIN_NETWORK
 
-_NUM_EXAMPLES = int(os.environ.get("OPTBENCH_FUZZ_EXAMPLES", "30"))
-fuzzed = settings(
-    max_examples=_NUM_EXAMPLES,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-)
+fuzzed = settings(suppress_health_check=list(HealthCheck))
 
 JSON = st.recursive(
     st.none()
@@ -316,7 +310,7 @@ def test_records_come_back_from_anything(row: dict[str, Any]) -> None:
         files.read_json(place / "a.json")
 
 
-@settings(fuzzed, max_examples=max(6, _NUM_EXAMPLES // 10))  # frames take their time
+@settings(fuzzed, max_examples=max(6, fuzzed.max_examples // 10))  # frames take their time
 @given(
     row=st.dictionaries(
         st.sampled_from(["epoch", "step", "mean_loss", "run", "sweep", "seconds_train"]) | TEXT,

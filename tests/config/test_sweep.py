@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optbench.cli.resize.plan import plan_resizes
@@ -227,7 +227,6 @@ NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)
 PROBLEMS = st.sampled_from([Problem("w", word, "e", "f") for word in ("x", "y", "z")])
 
 
-@settings(max_examples=60)
 @given(
     noted=NAMES.flatmap(
         lambda names: st.fixed_dictionaries(dict.fromkeys(names, st.lists(PROBLEMS)))

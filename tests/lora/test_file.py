@@ -14,7 +14,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 
 from optbench.errors import DamagedFileError, DivergedError
@@ -141,7 +141,6 @@ shapes = st.lists(st.integers(0, 4), max_size=4)
 values = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=25)
 @given(data=st.data(), metadata=st.dictionaries(names, texts, max_size=4))
 def test_save_and_load_are_inverse(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, metadata: dict[str, str]
@@ -274,7 +273,6 @@ KINDS = {
 }
 
 
-@settings(max_examples=80)
 @given(values=FLOATS, kind=st.sampled_from([*KINDS]))
 def test_every_float_is_read_exactly_and_nan_found_where_torch_finds_it(
     tmp_path_factory: pytest.TempPathFactory, values: list[float], kind: torch.dtype

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optbench.config.compose import compose_runs
@@ -246,7 +246,6 @@ KINDS = st.sampled_from(
 )
 
 
-@settings(max_examples=25)
 @given(alpha=NUMBERS, kind=KINDS)
 def test_alphas_are_read_exactly_and_known_again_after_rounding(
     tmp_path_factory: Any, alpha: float, kind: torch.dtype

@@ -59,7 +59,7 @@ def refusal(source: Path, target: Path, **changes: Any) -> str:
     return str(caught.value)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dim=st.integers(1, 10),
     new_dim=st.integers(1, 12),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
@@ -125,7 +125,6 @@ def test_a_hostile_length_ends_in_dots() -> None:
     assert sheet_text.wrap("a b", 17, 500, max_lines=1) == ("a b",)
 
 
-@settings(max_examples=40)
 @given(st.text(st.characters(codec="ascii"), max_size=80), st.integers(30, 200))
 def test_no_line_is_wider_than_asked(text: str, width: int) -> None:
     lines = sheet_text.wrap(text, 17, width)

@@ -24,8 +24,18 @@ def input_campaign() -> list[Figures]:
 
 def _counted(name: str, file: str, what: str) -> Figures:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=3600", file],
-        env={**os.environ, "OPTBENCH_FUZZ_EXAMPLES": _NUM_EXAMPLES},
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--timeout=3600",
+            "--hypothesis-profile=many",
+            file,
+        ],
+        env={**os.environ, "OPTBENCH_EXAMPLES": _NUM_EXAMPLES},
         capture_output=True,
         text=True,
         check=False,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -184,7 +184,6 @@ def test_a_plain_loss_is_torchs_own_to_the_last_bit() -> None:
     assert torch.equal(found, torch.nn.functional.mse_loss(predicted, target))
 
 
-@settings(max_examples=25)
 @given(error=st.floats(-50, 50, width=32), c=st.floats(0.0625, 4, width=32))
 def test_huber_lies_between_the_square_and_the_straight_line(error: float, c: float) -> None:
     picture = torch.full((1, 1, 1, 1), error)
