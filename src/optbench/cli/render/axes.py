@@ -1,4 +1,4 @@
-"""What stands along a plot's sides: the values a person writes -> the values there are."""
+"""Read the axes of a plot: `seed`, `{strength: [0,0.5,1]}`, ranges as A1111 writes them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Axis:
 
 
 def read_axis(where: str, given: Any, problems: list[Problem]) -> Axis | None:
-    """Return a side as it was asked for, None for none or after noting what is wrong with it."""
+    """Return an axis, or None for none and after noting what is wrong with it."""
     if given is None:
         return None
     if isinstance(given, str) and given in _OF_ALL:
@@ -56,10 +56,10 @@ def read_axis(where: str, given: Any, problems: list[Problem]) -> Axis | None:
     kind, raw = next(iter(given.items()))
     listed = list(raw) if isinstance(raw, Sequence) and not isinstance(raw, str) else [raw]
     values: list[Any] = []
-    for one in listed:
-        values += _numbers(one) if kind in {*_INTEGERS, "strength", "cfg_scale"} else [one]
-    noted = [_wrong_value(where, kind, value) for value in values]
-    wrong = [one for one in noted if one is not None]
+    for item in listed:
+        values += _numbers(item) if kind in {*_INTEGERS, "strength", "cfg_scale"} else [item]
+    checked = [_wrong_value(where, kind, value) for value in values]
+    wrong = [problem for problem in checked if problem is not None]
     if not wrong and (not values or len(set(values)) < len(values) or len(values) > _MAX_VALUES):
         found = f"{len(values)} values, {len(set(values))} of them different"
         wrong = [_problem(where, found, f"from 1 to {_MAX_VALUES} values, none twice")]
@@ -80,14 +80,14 @@ def _numbers(given: Any) -> list[Any]:
     if match[4]:
         count = int(match[4])
         gaps = max(1, count - 1)
-        found = [first + (last - first) * index / gaps for index in range(min(count, 2000))]
+        numbers = [first + (last - first) * index / gaps for index in range(min(count, 2000))]
     elif step == 0 or (last - first) / step > 2 * _MAX_VALUES:
         return [given]
     else:
         count = int((last - first) / step + 1e-9) + 1
-        found = [first + step * index for index in range(count)]
-    are_whole = all(one.is_integer() for one in found)
-    return [int(one) if are_whole else round(one, 10) for one in found]
+        numbers = [first + step * index for index in range(count)]
+    are_whole = all(number.is_integer() for number in numbers)
+    return [int(number) if are_whole else round(number, 10) for number in numbers]
 
 
 def _wrong_value(where: str, kind: str, value: Any) -> Problem | None:

@@ -1,4 +1,4 @@
-"""A plot -> its pages, and every picture on them with all that decides how it looks."""
+"""Lay a plot out: its pages, and on them every image with all that decides how it looks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optbench.schema import PlotOptions, Prompt
 from optbench.storage import rundir
 
 BASE = "base, no LoRA"
-_MAX_PICTURES = 20_000
+_MAX_IMAGES = 20_000
 _WORDS = {
     "epoch": "epoch {}",
     "strength": "strength {:g}",
@@ -42,8 +42,8 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shot:
-    """One picture's settings; `missing` says why there can be none."""
+class ImageSpec:
+    """The settings of one image; `missing` says why it cannot be rendered."""
 
     loras: tuple[tuple[str, Path, float], ...]  # name, file and strength; none of strength 0
     prompt: Prompt
@@ -57,16 +57,16 @@ class Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One sheet: its title, and its pictures row by row."""
+    """One sheet: its title, and its images row by row."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Shot, ...]], ...]
+    rows: tuple[tuple[str, tuple[ImageSpec, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scale:
-    """A side with the values it really has."""
+    """An axis with its values: those given, or all there are."""
 
     key: Key
     values: tuple[Any, ...]
@@ -81,28 +81,30 @@ class _Scale:
 def pages(plot: Plot) -> list[Page]:
     """Return every sheet of a plot, in order."""
     x, y, *others = _scales(plot)
-    found = []
-    for values in itertools.product(*(one.values for one in others)):
-        place = {one.key: value for one, value in zip(others, values, strict=True)}
+    sheets = []
+    for values in itertools.product(*(scale.values for scale in others)):
+        place = {scale.key: value for scale, value in zip(others, values, strict=True)}
         titles = [
-            one.title(value)
-            for one, value in zip(others, values, strict=True)
-            if len(one.values) > 1 or one.key[0] == "prompt"
+            scale.title(value)
+            for scale, value in zip(others, values, strict=True)
+            if len(scale.values) > 1 or scale.key[0] == "prompt"
         ]
         rows = tuple(
             (
                 y.title(down),
-                tuple(_shot(plot, {**place, y.key: down, x.key: across}) for across in x.values),
+                tuple(
+                    _image_spec(plot, {**place, y.key: down, x.key: across}) for across in x.values
+                ),
             )
             for down in y.values
         )
         title = ", ".join(titles) or "all"
-        found.append(Page(title=title, columns=tuple(map(x.title, x.values)), rows=rows))
-    return found
+        sheets.append(Page(title=title, columns=tuple(map(x.title, x.values)), rows=rows))
+    return sheets
 
 
 def check_plot(plot: Plot) -> list[Problem]:
-    """Return everything impossible or without effect in what a plot puts beside what."""
+    """Return every problem of a plot: axes that are impossible, equal, or without effect."""
     sides = [side for side in plot.sides if side is not None]
     keys = [side.key for side in sides]
     problems = [
@@ -125,27 +127,27 @@ def check_plot(plot: Plot) -> list[Problem]:
     count = 1
     for scale in _scales(plot):
         count *= len(scale.values)
-    if count > _MAX_PICTURES:
-        found = f"{count} pictures"
-        return [_problem("x, y and z", found, f"{_MAX_PICTURES} at most", "leave values out")]
+    if count > _MAX_IMAGES:
+        found = f"{count} images"
+        return [_problem("x, y and z", found, f"{_MAX_IMAGES} at most", "leave values out")]
     return []
 
 
 def _check_side(name: str, side: Axis, plot: Plot) -> list[Problem]:
     problems = []
     prompts = plot.options.prompts.prompts
-    epochs = {epoch for one in plot.sources if one.run_dir for epoch in one.files}
+    epochs = {epoch for source in plot.sources if source.run_dir for epoch in source.files}
     if side.kind == "epoch" and not epochs:
         problems.append(_problem(name, "epoch, and no run", "a run's folder", "add runs/SWEEP/RUN"))
     known: dict[str, Sequence[Any]] = {
         "epoch": [0, *epochs],
         "prompt": [prompt.name for prompt in prompts],
-        "lora": [text for one in plot.sources for text in (one.name, one.given)],
+        "lora": [text for source in plot.sources for text in (source.name, source.given)],
     }
     for value in side.values or ():
         if side.kind in known and value not in known[side.kind]:
-            there = ", ".join(map(str, known[side.kind])) or "none"
-            problems.append(_problem(name, f"{side.kind} {value}", f"one of {there}", ""))
+            names = ", ".join(map(str, known[side.kind])) or "none"
+            problems.append(_problem(name, f"{side.kind} {value}", f"one of {names}", ""))
     for prompt in prompts:
         texts = prompt.text + "\0" + prompt.negative
         if side.kind == "sr" and side.values and side.values[0] not in texts:
@@ -198,9 +200,8 @@ def _check_loras(plot: Plot) -> list[Problem]:
 
 
 def _check_lists_used(plot: Plot) -> list[Problem]:
-    texts = [
-        one for prompt in plot.options.prompts.prompts for one in (prompt.text, prompt.negative)
-    ]
+    prompts = plot.options.prompts.prompts
+    texts = [text for prompt in prompts for text in (prompt.text, prompt.negative)]
     used = {name for text in texts for name in wildcards.named_in(text, plot.lists)}
     if plot.options.wildcards_dir is None and (idle := sorted(plot.lists.keys() - used)):
         found = f"{', '.join(idle)}, which no prompt has"
@@ -224,7 +225,7 @@ def _scales(plot: Plot) -> list[_Scale]:
     used = {side.kind for side in plot.sides if side is not None}
     rest = [Axis(kind=kind, values=None) for kind in ("lora", "prompt", "seed") if kind not in used]
     if any(prompt_grammar.without_loras(text)[1] for text in _texts(plot)):
-        rest = [one for one in rest if one.kind != "lora"]
+        rest = [axis for axis in rest if axis.kind != "lora"]
     sides = [side or Axis(kind="", values=("",)) for side in plot.sides]
     return [_scale(side, plot) for side in [*sides, *rest]]
 
@@ -233,7 +234,9 @@ def _scale(side: Axis, plot: Plot) -> _Scale:
     options = plot.options
     values: Sequence[Any] = side.values or ()
     if side.kind == "lora":
-        chosen = [one for one in plot.sources if not values or {one.name, one.given} & set(values)]
+        chosen = [
+            lora for lora in plot.sources if not values or {lora.name, lora.given} & set(values)
+        ]
         has_base = any(
             other is not None and 0 in (other.values or (0,))
             for other in plot.sides
@@ -243,8 +246,8 @@ def _scale(side: Axis, plot: Plot) -> _Scale:
         alone = not chosen or (options.with_base and is_side and not has_base)
         values = [*([None] if alone else []), *chosen]
     elif side.values is None and side.kind == "epoch":
-        found = {epoch or 0 for one in plot.sources if one.run_dir for epoch in one.files}
-        values = sorted(found | ({0} if options.with_base else set()))
+        epochs = {epoch or 0 for lora in plot.sources if lora.run_dir for epoch in lora.files}
+        values = sorted(epochs | ({0} if options.with_base else set()))
     elif side.values is None and side.kind == "prompt":
         values = [prompt.name for prompt in options.prompts.prompts]
     elif side.values is None and side.kind == "seed":
@@ -254,11 +257,12 @@ def _scale(side: Axis, plot: Plot) -> _Scale:
     return _Scale(key=side.key, values=tuple(values))
 
 
-def _shot(plot: Plot, place: Mapping[Key, Any]) -> Shot:
+def _image_spec(plot: Plot, place: Mapping[Key, Any]) -> ImageSpec:
     options, render = plot.options, plot.options.render
     plain = {kind: value for (kind, _), value in place.items() if kind not in ("sr", "wildcard")}
     seed = plain["seed"]
-    prompt = next(one for one in options.prompts.prompts if one.name == plain["prompt"])
+    prompts = {prompt.name: prompt for prompt in options.prompts.prompts}
+    prompt = prompts[plain["prompt"]]
     texts = {"text": prompt.text, "negative": prompt.negative}
     for (kind, term), value in place.items():
         for name, text in texts.items():
@@ -271,20 +275,20 @@ def _shot(plot: Plot, place: Mapping[Key, Any]) -> Shot:
     missing = ""
     if tags:
         by_name = {source.name: source for source in plot.sources}
-        asked = [(by_name[tag.name], None, tag.strength) for tag in tags]
+        uses = [(by_name[tag.name], None, tag.strength) for tag in tags]
     else:
         source = plain.get("lora")
-        asked = []
+        uses = []
         if source is not None and plain.get("epoch") != 0:
-            asked = [(source, plain.get("epoch"), plain.get("strength", options.strength))]
+            uses = [(source, plain.get("epoch"), plain.get("strength", options.strength))]
     loras = []
-    for source, epoch, strength in asked:
+    for source, epoch, strength in uses:
         file = source.file(epoch)
         if file is None:
             missing = _why_missing(source, epoch)
         elif strength != 0:
             loras.append((source.name if epoch is None else file.stem, file, float(strength)))
-    return Shot(
+    return ImageSpec(
         loras=tuple(loras),
         prompt=replace(prompt, text=text, negative=texts["negative"]),
         seed=seed,

@@ -1,4 +1,4 @@
-"""A command line of `python -m optbench render` -> the plots it asks for, checked before.
+"""Compose a command line of `optbench render` into the plots it asks for, checked.
 
 Nothing here imports torch, so a mistyped command is refused at once.
 """
@@ -28,7 +28,7 @@ NAME, CONFIG_NAME = "render", "plot"
 SIDES = ("x", "y", "z")
 _FLAGS_WITH_VALUES = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path")
 _MORE_FLAGS = ("-p", "--package", "-i", "--info")
-_NOT_OF_THE_PICTURES = ("num_threads", "device", "cache_dir", "dir")
+_NOT_OF_THE_IMAGES = ("num_threads", "device", "cache_dir", "dir")
 _NUM_HASH_DIGITS = 8
 
 
@@ -52,7 +52,7 @@ def with_named_files(arguments: Sequence[str]) -> list[str]:
         takes_value = argument in (*_FLAGS_WITH_VALUES, *_MORE_FLAGS)
     if not files:
         return others
-    quoted = ",".join("'" + one.replace("\\", "\\\\").replace("'", "\\'") + "'" for one in files)
+    quoted = ",".join("'" + file.replace("\\", "\\\\").replace("'", "\\'") + "'" for file in files)
     return [*others, f"lora=[{quoted}]"]
 
 
@@ -62,11 +62,11 @@ def compose_plots(arguments: Sequence[str]) -> CommandPlan[PlotPlan]:
     Raises:
         ConfigError: With the problems of all of them together.
     """
-    command = Command(name=NAME, config_name=CONFIG_NAME, build=_asked)
+    command = Command(name=NAME, config_name=CONFIG_NAME, build=_plan)
     return compose(with_named_files(arguments), command)
 
 
-def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> PlotPlan:
+def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> PlotPlan:
     problems: list[Problem] = []
     with open_dict(tree):
         given = {side: _plain(tree.pop(side, None)) for side in SIDES}
@@ -87,7 +87,7 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> PlotPlan
     if problems:
         raise ConfigError(*rules.without_repeats(problems))
     settings = {
-        key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_PICTURES
+        key: value for key, value in asdict(options).items() if key not in _NOT_OF_THE_IMAGES
     }
     content = {**settings, "sides": given, "wildcards": {key: list(lists[key]) for key in lists}}
     name = fingerprint(content)[:_NUM_HASH_DIGITS]

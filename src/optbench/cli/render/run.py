@@ -1,4 +1,4 @@
-"""The pictures of a plot that are missing, each from its LoRA files, and then its sheets."""
+"""Render the images of a plot that are missing, each with its LoRA files, and draw its sheets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from optbench.cli.render.grid_plan import Page, Plot, Shot, pages
+from optbench.cli.render.grid_plan import ImageSpec, Page, Plot, pages
 from optbench.cli.render.plan import PlotPlan
 from optbench.contracts import BaseModel, SampleRequest, TextOptions
 from optbench.errors import ConfigError, Problem, is_out_of_memory
@@ -39,7 +39,7 @@ from optbench.render.prompts import (
 from optbench.storage import hashing, rundir
 from optbench.training.progress import tell
 
-_CELLS_SCHEMA = 2  # raise it when equal settings begin to give other pictures
+_CELLS_SCHEMA = 2  # raise it when equal settings begin to give other images
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
 _MAX_ROWS = 40  # of one sheet
@@ -47,17 +47,17 @@ _MAX_TEXTS = 4  # above it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed:
-    """One picture and the file it has or will have."""
+class PlannedImage:
+    """One image and the file it has or will have."""
 
-    shot: Shot
+    spec: ImageSpec
     path: Path
 
     @property
     def group(self) -> tuple[object, ...]:
-        """What pictures that are made together share: all but the seed."""
-        shot = self.shot
-        return (shot.loras, shot.prompt, shot.cfg_scale, shot.steps, shot.sampler, shot.clip_skip)
+        """What images that are sampled together share: all but the seed."""
+        spec = self.spec
+        return (spec.loras, spec.prompt, spec.cfg_scale, spec.steps, spec.sampler, spec.clip_skip)
 
 
 def check_files(plot: Plot) -> None:
@@ -66,39 +66,43 @@ def check_files(plot: Plot) -> None:
     Raises:
         OptbenchError: With everything that is wrong with any of them, together.
     """
-    shots = _shots(pages(plot))
-    files = {file: None for shot in shots for _, file, _ in shot.loras}
+    specs = _image_specs(pages(plot))
+    files = {file: None for spec in specs for _, file, _ in spec.loras}
     check_adapters(list(files))
     skips = {read_clip_skip(file) for file in files}
-    if len(skips) > 1 and any(shot.clip_skip is None for shot in shots):
+    if len(skips) > 1 and any(spec.clip_skip is None for spec in specs):
         raise ConfigError(
             Problem(
                 "clip_skip",
                 f"LoRA files that say {' and '.join(map(str, sorted(skips)))}",
-                "one, so that their pictures differ by nothing else",
+                "one, so that their images differ by nothing else",
                 f"write clip_skip={max(skips)}",
             )
         )
 
 
-def make_plot(asked: PlotPlan) -> Status:
-    """Write every picture that is missing, and the sheets; return "done".
+def make_plot(plan: PlotPlan) -> Status:
+    """Write every image that is missing, and the sheets; return "done".
 
     Raises:
-        ConfigError: If a LoRA does not fit the base, or this machine lacks the device.
-        BaseError: If the base cannot be loaded.
+        ConfigError: If a LoRA does not fit the base model, or this machine lacks the device.
+        BaseError: If the base model cannot be loaded.
     """
-    plot = asked.plot
+    plot = plan.plot
     options = plot.options
-    for notice in grammar_notices(sorted({one.prompt.text for one in _shots(pages(plot))})):
+    for notice in grammar_notices(sorted({spec.prompt.text for spec in _image_specs(pages(plot))})):
         tell(notice)
     for notice in font_notices(
         [source.name for source in plot.sources]
-        + [text for one in _shots(pages(plot)) for text in (one.prompt.text, one.prompt.name)]
+        + [
+            text
+            for spec in _image_specs(pages(plot))
+            for text in (spec.prompt.text, spec.prompt.name)
+        ]
     ):
         tell(notice)
-    placed = _placed(plot)
-    missing = [one for one in placed.values() if not one.path.is_file()]
+    planned = _planned_images(plot)
+    missing = [image for image in planned.values() if not image.path.is_file()]
     notes: dict[Path, str] = {}
     if missing:
         set_num_threads(options.num_threads)
@@ -106,50 +110,50 @@ def make_plot(asked: PlotPlan) -> Status:
         base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         _check_fit(base, missing)
         notes = _render(plot, base, missing)
-    _draw_sheets(asked, placed, notes)
-    rundir.write_status(asked.run_dir, "done")
+    _draw_sheets(plan, planned, notes)
+    rundir.write_status(plan.run_dir, "done")
     return "done"
 
 
-def _shots(found: Iterable[Page]) -> list[Shot]:
-    every = (shot for page in found for _, row in page.rows for shot in row)
-    return [shot for shot in dict.fromkeys(every) if not shot.missing]
+def _image_specs(sheets: Iterable[Page]) -> list[ImageSpec]:
+    specs = (spec for page in sheets for _, row in page.rows for spec in row)
+    return [spec for spec in dict.fromkeys(specs) if not spec.missing]
 
 
-def _placed(plot: Plot) -> dict[Shot, _Placed]:
-    """Return where every picture lies; the name ends in a hash of all that decides it."""
+def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
+    """Return the file of every image; its name ends in a hash of all that decides the image."""
     options = plot.options
     cache_dir = Path(options.cache_dir)
     base = base_fingerprint(options.base, cache_dir=cache_dir)
-    shots = _shots(pages(plot))
-    files = {file for shot in shots for _, file, _ in shot.loras}
+    specs = _image_specs(pages(plot))
+    files = {file for spec in specs for _, file, _ in spec.loras}
     skips = {read_clip_skip(file) for file in files} or {1}
-    found = {}
-    for shot in shots:
-        clip_skip = max(skips) if shot.clip_skip is None else shot.clip_skip
-        settled = replace(shot, clip_skip=clip_skip)
+    planned = {}
+    for spec in specs:
+        clip_skip = max(skips) if spec.clip_skip is None else spec.clip_skip
+        resolved = replace(spec, clip_skip=clip_skip)
         loras = [
             [hashing.files_fingerprint([file], cache_dir=cache_dir), strength]
-            for _, file, strength in shot.loras
+            for _, file, strength in spec.loras
         ]
         content = {
             "schema": _CELLS_SCHEMA,
             "base": [base, options.base.family, options.base.v_parameterization],
             "dtype": options.mixed_precision,
-            **asdict(settled),
-            "prompt": {**asdict(shot.prompt), "name": ""},
+            **asdict(resolved),
+            "prompt": {**asdict(spec.prompt), "name": ""},
             "loras": loras,
         }
-        prompt = shot.prompt
-        mark = hashing.fingerprint(content)[:_NUM_HASH_DIGITS]
-        name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{shot.seed}-{mark}.png"
-        found[shot] = _Placed(shot=settled, path=Path(options.dir) / "cells" / name)
-    return found
+        prompt = spec.prompt
+        digest = hashing.fingerprint(content)[:_NUM_HASH_DIGITS]
+        name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{spec.seed}-{digest}.png"
+        planned[spec] = PlannedImage(spec=resolved, path=Path(options.dir) / "cells" / name)
+    return planned
 
 
-def _check_fit(base: BaseModel, missing: Sequence[_Placed]) -> None:
+def _check_fit(base: BaseModel, missing: Sequence[PlannedImage]) -> None:
     targets = base.lora_targets()
-    files = {file: None for one in missing for _, file, _ in one.shot.loras}
+    files = {file: None for image in missing for _, file, _ in image.spec.loras}
     problems = [
         problem for file in files for problem in misfits(targets, AdapterFile(file), base=base.name)
     ]
@@ -157,39 +161,39 @@ def _check_fit(base: BaseModel, missing: Sequence[_Placed]) -> None:
         raise ConfigError(*problems)
 
 
-def _render(plot: Plot, base: BaseModel, missing: Sequence[_Placed]) -> dict[Path, str]:
-    """Make pictures, those of one LoRA together; return why some could not be made."""
+def _render(plot: Plot, base: BaseModel, missing: Sequence[PlannedImage]) -> dict[Path, str]:
+    """Render images, those of one LoRA together; return why some could not be rendered, by file."""
     options = plot.options
     painter = Halving(base, tell)
     origin = origin_of(options.base, cache_dir=Path(options.cache_dir))
-    groups: dict[tuple[object, ...], list[_Placed]] = {}
-    for one in sorted(
-        missing, key=lambda one: [(str(lora[1]), lora[2]) for lora in one.shot.loras]
+    groups: dict[tuple[object, ...], list[PlannedImage]] = {}
+    for image in sorted(
+        missing, key=lambda image: [(str(lora[1]), lora[2]) for lora in image.spec.loras]
     ):
-        groups.setdefault(one.group, []).append(one)
+        groups.setdefault(image.group, []).append(image)
     batches = []
     for group in groups.values():
-        # Equal settings may stand at several places; the file is made once.
-        unique = list({one.path: one for one in group}.values())
+        # Equal settings may stand at several places; the file is rendered once.
+        unique = list({image.path: image for image in group}.values())
         size = options.render.batch_size
         batches += [unique[start : start + size] for start in range(0, len(unique), size)]
     notes: dict[Path, str] = {}
     current: object = None
     with contextlib.ExitStack() as stack:
-        for batch in track(batches, description="pictures", console=Console(stderr=True)):
-            loras = batch[0].shot.loras
+        for batch in track(batches, description="images", console=Console(stderr=True)):
+            loras = batch[0].spec.loras
             if loras != current:
                 stack.close()
                 adapters = [(AdapterFile(file), strength) for _, file, strength in loras]
                 stack.enter_context(applied(base.lora_targets(), adapters))
                 current = loras
-            text_options = base.text_options({"clip_skip": batch[0].shot.clip_skip})
+            text_options = base.text_options({"clip_skip": batch[0].spec.clip_skip})
             try:
                 _make(painter, origin, plot, batch, text_options)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                notes |= {one.path: "out of memory" for one in batch}
+                notes |= {image.path: "out of memory" for image in batch}
     return notes
 
 
@@ -197,65 +201,65 @@ def _make(
     painter: Halving,
     origin: Origin,
     plot: Plot,
-    batch: Sequence[_Placed],
+    batch: Sequence[PlannedImage],
     text_options: TextOptions,
 ) -> None:
-    shot = batch[0].shot
+    spec = batch[0].spec
     request = SampleRequest(
-        text=shot.prompt.text,
-        negative=shot.prompt.negative,
-        seeds=tuple(one.shot.seed for one in batch),
-        width=shot.prompt.width,
-        height=shot.prompt.height,
-        cfg_scale=shot.cfg_scale,
-        steps=shot.steps,
-        sampler=shot.sampler,
+        text=spec.prompt.text,
+        negative=spec.prompt.negative,
+        seeds=tuple(planned.spec.seed for planned in batch),
+        width=spec.prompt.width,
+        height=spec.prompt.height,
+        cfg_scale=spec.cfg_scale,
+        steps=spec.steps,
+        sampler=spec.sampler,
         text_options=text_options,
     )
     with torch.inference_mode():
         images = painter.sample(request)
-    tags = tuple(LoraTag(name=name, strength=strength) for name, _, strength in shot.loras)
+    tags = tuple(LoraTag(name=name, strength=strength) for name, _, strength in spec.loras)
     looks = replace(
-        plot.options.render, cfg_scale=shot.cfg_scale, steps=shot.steps, sampler=shot.sampler
+        plot.options.render, cfg_scale=spec.cfg_scale, steps=spec.steps, sampler=spec.sampler
     )
-    for one, image in zip(batch, images, strict=True):
-        prompt = one.shot.prompt
+    for planned, image in zip(batch, images, strict=True):
+        prompt = planned.spec.prompt
         cell = Cell(
             prompt=prompt.name,
             width=prompt.width,
             height=prompt.height,
-            seed=one.shot.seed,
+            seed=planned.spec.seed,
             epoch=0,
         )
         text = parameters_text(
             cell, prompt, looks, text_options=text_options, origin=replace(origin, loras=tags)
         )
-        rundir.write_atomic(one.path, png_bytes(image, text))
+        rundir.write_atomic(planned.path, png_bytes(image, text))
 
 
 def _draw_sheets(
-    asked: PlotPlan, placed: dict[Shot, _Placed], notes: dict[Path, str]
-) -> list[Path]:
-    """Draw every page and write down which picture stands where."""
-    folder = Path(asked.plot.options.dir) / "sheets" / asked.run_dir.name
-    sheet_format = asked.plot.options.render.sheet_format
-    found, written = [], []
-    every = [part for page in pages(asked.plot) for part in _parted(page)]
+    plan: PlotPlan, planned: dict[ImageSpec, PlannedImage], notes: dict[Path, str]
+) -> None:
+    """Draw every page and write down which image stands where."""
+    folder = Path(plan.plot.options.dir) / "sheets" / plan.run_dir.name
+    sheet_format = plan.plot.options.render.sheet_format
+    written = []
+    sheets = [part for page in pages(plan.plot) for part in _parted(page)]
     for number, page in enumerate(
-        track(every, description="sheets", console=Console(stderr=True)), start=1
+        track(sheets, description="sheets", console=Console(stderr=True)), start=1
     ):
         first = page.rows[0][1][0].prompt
         rows = []
-        for title, shots in page.rows:
+        for title, specs in page.rows:
             tiles = []
-            for shot in shots:
-                path = placed[shot].path if shot in placed else None
-                note = shot.missing if path is None else notes.get(path, "not rendered")
-                is_there = path is not None and path.is_file()
-                tiles.append(render_sheet.Tile(path=path if is_there else None, note=note))
-                written.append([page.title, title, path.name if is_there and path else note])
+            for spec in specs:
+                path = planned[spec].path if spec in planned else None
+                note = spec.missing if path is None else notes.get(path, "not rendered")
+                exists = path is not None and path.is_file()
+                tiles.append(render_sheet.Tile(path=path if exists else None, note=note))
+                written.append([page.title, title, path.name if exists and path else note])
             rows.append(render_sheet.Row(title=title, tiles=tuple(tiles)))
-        plan = render_sheet.SheetPlan(
+        sheet = render_sheet.SheetPlan(
             title=page.title,
             text=_text(page),
             columns=page.columns,
@@ -263,19 +267,15 @@ def _draw_sheets(
             size_px=(first.width, first.height),
             cell_height_px=_CELL_PX,
         )
-        sheet = render_sheet.write_sheet(
-            folder / f"{number:03d}-{_word(page.title)}.{sheet_format}", plan
-        )
-        found.append(sheet.path)
-    rundir.write_json(asked.run_dir / "plot.json", {"pictures": written})
-    return found
+        render_sheet.write_sheet(folder / f"{number:03d}-{_word(page.title)}.{sheet_format}", sheet)
+    rundir.write_json(plan.run_dir / "plot.json", {"pictures": written})
 
 
 def _text(page: Page) -> str:
     """Return the text that a page shows; of several prompts each with its name, if they are few."""
     texts: dict[str, str] = {}
-    for shot in (one for _, row in page.rows for one in row):
-        texts.setdefault(shot.prompt.name, shot.prompt.text)  # the first, where words are replaced
+    for spec in (spec for _, row in page.rows for spec in row):
+        texts.setdefault(spec.prompt.name, spec.prompt.text)  # the first, where words are replaced
     if len(texts) == 1:
         return next(iter(texts.values()))
     named = [f"{name}: {text}" for name, text in texts.items()]

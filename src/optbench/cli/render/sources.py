@@ -1,4 +1,4 @@
-"""LoRA files and folders of runs, as a command names them, by epoch."""
+"""Find the LoRA files that a command names: single files, and folders of runs by epoch."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Source:
     def file(self, epoch: int | None) -> Path | None:
         """Return the file of an epoch, None for the last one; nothing where there is none."""
         if epoch is None or self.run_dir is None:
-            return self.files[max(self.files, key=lambda one: one or 0)]
+            return self.files[max(self.files, key=lambda number: number or 0)]
         return self.files.get(epoch)
 
 
 def find_sources(given: Sequence[str], problems: list[Problem]) -> list[Source]:
     """Return what is at every place that is named, after noting where there is no LoRA."""
-    found = []
-    for one in given:
-        path = Path(one)
+    sources = []
+    for name_given in given:
+        path = Path(name_given)
         files: dict[int | None, Path] = {}
         if path.is_dir():
             for file in sorted((path / "lora").glob("*.safetensors")):
@@ -44,17 +44,17 @@ def find_sources(given: Sequence[str], problems: list[Problem]) -> list[Source]:
         if files:
             name = path.resolve().name if path.is_dir() else path.stem
             run_dir = path if path.is_dir() else None
-            found.append(Source(name=name, given=one, files=files, run_dir=run_dir))
+            sources.append(Source(name=name, given=name_given, files=files, run_dir=run_dir))
         else:
             what = "a folder without lora/*-000001.safetensors" if path.is_dir() else "no LoRA file"
-            problems.append(_problem(one, what if path.exists() else "where there is nothing"))
-    names = [source.name for source in found]
+            problems.append(_problem(name_given, what if path.exists() else "which does not exist"))
+    names = [source.name for source in sources]
     problems += [
         _problem(source.given, f"a second LoRA of the name {source.name}")
-        for index, source in enumerate(found)
+        for index, source in enumerate(sources)
         if source.name in names[:index]
     ]
-    return found
+    return sources
 
 
 def _problem(given: str, what: str) -> Problem:

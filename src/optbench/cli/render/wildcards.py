@@ -1,4 +1,4 @@
-"""`__name__` in a prompt: one of the texts of a list, in order along a side or drawn by seed."""
+"""Replace `__name__` in a prompt by a text of a list, in order along an axis or drawn by seed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def read_lists(
     given: Any, folder: str | None, problems: list[Problem]
 ) -> dict[str, tuple[str, ...]]:
     """Return the values of every wildcard, from the settings and from a folder of NAME.txt."""
-    found: dict[str, tuple[str, ...]] = {}
+    lists: dict[str, tuple[str, ...]] = {}
     if folder is not None and not Path(folder).is_dir():
         problems.append(
-            _problem("wildcards_dir", f"{folder}, where there is none", "a folder of NAME.txt")
+            _problem("wildcards_dir", f"{folder}, which does not exist", "a folder of NAME.txt")
         )
     elif folder is not None:
         for file in sorted(Path(folder).glob("*.txt")):
@@ -33,23 +33,23 @@ def read_lists(
                 problems.append(_problem(str(file), f"{error}", "a text file in UTF-8"))
                 continue
             values = [line.strip() for line in lines if not line.lstrip().startswith("#")]
-            found[file.stem] = tuple(value for value in values if value)
+            lists[file.stem] = tuple(value for value in values if value)
     for name, values in (given or {}).items():
-        is_list = isinstance(values, list) and all(isinstance(one, str) for one in values)
-        found[str(name)] = tuple(values) if is_list else ()
-    return found
+        is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
+        lists[str(name)] = tuple(values) if is_list else ()
+    return lists
 
 
 def named_in(text: str, lists: Lists) -> set[str]:
     """Return the wildcards of a text, those in their values included; unknown ones too."""
-    found: set[str] = set()
+    names: set[str] = set()
     todo = _MARK.findall(text)
     while todo:
         name = todo.pop()
-        if name not in found:
-            found.add(name)
+        if name not in names:
+            names.add(name)
             todo += [inner for value in lists.get(name, ()) for inner in _MARK.findall(value)]
-    return found
+    return names
 
 
 def check_lists(where: str, text: str, lists: Lists) -> list[Problem]:
@@ -71,7 +71,7 @@ def put_in(text: str, chosen: Mapping[str, str]) -> str:
 
 
 def drawn(text: str, lists: Lists, *, seed: int) -> str:
-    """Return a text with a value for every wildcard; its picture's seed alone decides which.
+    """Return a text with a value for every wildcard; its image's seed alone decides which.
 
     Every place of a text draws by itself, so a name that stands twice may give two values.
     """
