@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given
 from torch import Tensor
 
-from optbench.lora.svd import Factors, decompose, shorten
+from optbench.lora.svd import Factors, decompose, truncate
 
 SHARE = 1e-5  # of the largest singular value: what float32 and the full SVD may differ by
 
@@ -60,7 +60,7 @@ def test_singular_values_are_those_of_the_full_matrix(factors: Factors) -> None:
 def test_what_is_lost_is_what_was_cut_and_no_more(factors: Factors, dim: int) -> None:
     whole = product(factors)
     values = torch.linalg.svdvals(whole)
-    found = shorten(decompose(factors), dim)
+    found = truncate(decompose(factors), dim)
     assert found.up.shape == (factors.up.shape[0], dim, *factors.up.shape[2:])
     assert found.down.shape == (dim, *factors.down.shape[1:])
     # No factors of this dim come nearer (Eckart and Young), and these come as near.
@@ -72,9 +72,9 @@ def test_what_is_lost_is_what_was_cut_and_no_more(factors: Factors, dim: int) ->
 
 
 @given(factors=factor_sets, dim=st.integers(1, 16))
-def test_shortening_again_changes_nothing(factors: Factors, dim: int) -> None:
-    once = shorten(decompose(factors), dim)
-    again = shorten(decompose(once), dim)
+def test_truncating_again_changes_nothing(factors: Factors, dim: int) -> None:
+    once = truncate(decompose(factors), dim)
+    again = truncate(decompose(once), dim)
     limit = SHARE * max(1e-30, float(torch.linalg.matrix_norm(product(factors))))
     assert float((product(again) - product(once)).abs().max()) <= limit
 
@@ -82,7 +82,7 @@ def test_shortening_again_changes_nothing(factors: Factors, dim: int) -> None:
 @given(factors=factor_sets)
 def test_singular_values_go_into_up_and_rows_of_down_are_orthonormal(factors: Factors) -> None:
     whole = decompose(factors)
-    found = shorten(whole, len(whole.singular_values))
+    found = truncate(whole, len(whole.singular_values))
     down = found.down.flatten(1)
     torch.testing.assert_close(down @ down.T, torch.eye(found.dim), rtol=0, atol=1e-5)
     lengths = torch.linalg.vector_norm(found.up.flatten(1), dim=0)
@@ -92,7 +92,7 @@ def test_singular_values_go_into_up_and_rows_of_down_are_orthonormal(factors: Fa
 
 def test_a_dim_above_the_rank_adds_zeros_only() -> None:
     factors = random_factors(6, 4, (5,))
-    found = shorten(decompose(factors), 9)
+    found = truncate(decompose(factors), 9)
     assert not found.up[:, 4:].any()
     assert not found.down[4:].any()
     torch.testing.assert_close(product(found), product(factors), rtol=0, atol=1e-5)
@@ -101,7 +101,7 @@ def test_a_dim_above_the_rank_adds_zeros_only() -> None:
 def test_float64_weights_are_not_rounded() -> None:
     factors = random_factors(20, 5, (30,))
     wide = Factors(up=factors.up.double(), down=factors.down.double(), alpha=1.0)
-    found = shorten(decompose(wide), 5)
+    found = truncate(decompose(wide), 5)
     assert found.up.dtype == torch.float64
     torch.testing.assert_close(product(found), product(wide), rtol=0, atol=1e-13)
 
@@ -119,7 +119,7 @@ def test_an_untrained_layer_has_singular_values_of_zero() -> None:
     untrained = Factors(up=torch.zeros(8, 3), down=factors.down, alpha=1.0)
     whole = decompose(untrained)
     assert whole.singular_values == (0.0, 0.0, 0.0)
-    assert not product(shorten(whole, 2)).any()
+    assert not product(truncate(whole, 2)).any()
 
 
 @given(factors=factor_sets, pair=st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -128,7 +128,7 @@ def test_a_larger_dim_never_loses_more(factors: Factors, pair: tuple[int, int]) 
     assume(small < large)
     whole = decompose(factors)
     lost = [
-        float(torch.linalg.matrix_norm(product(factors) - product(shorten(whole, dim))))
+        float(torch.linalg.matrix_norm(product(factors) - product(truncate(whole, dim))))
         for dim in (small, large)
     ]
     assert lost[1] <= lost[0] + SHARE * whole.singular_values[0]

@@ -29,7 +29,6 @@ _SHAPES: Mapping[str, Callable[[float], float]] = {
 _NAMED = re.compile(rf"({'|'.join(_SHAPES)})(\+[0-9.]+)?")
 
 
-# Of the headers of a base model's files, or of the loaded one.
 _Site = TypeVar("_Site", LoraSite, LoraTarget)
 
 
@@ -66,8 +65,9 @@ def sized_sites(
         if block := site.block:
             count = block.blocks.at(block.side)
             if (block.side, count) not in listed:
-                given = _given(options)[block.side]
-                listed[block.side, count] = _numbers(given, count, options.block_lr_zero_threshold)
+                weights = _weights_by_side(options)[block.side]
+                threshold = options.block_lr_zero_threshold
+                listed[block.side, count] = _numbers(weights, count, threshold)
             weight = listed[block.side, count][block.number]
         sized.append(SizedSite(site=site, dim=size[0], alpha=size[1], lr_weight=weight))
     return sized
@@ -86,7 +86,9 @@ def num_saved_numbers(layers: Iterable[SizedSite[_Site]], *, dora: bool) -> int:
 
 def check_effect(options: NetworkOptions, layers: Sequence[float]) -> Problem | None:
     """Return a problem if weights other than 1 are given and no trained layer gets one."""
-    listed = {one for given in _given(options).values() for one in _numbers(given, 2)}
+    listed = {
+        number for weights in _weights_by_side(options).values() for number in _numbers(weights, 2)
+    }
     if listed <= {1.0} or set(layers) != {1.0}:
         return None
     return Problem(
@@ -146,11 +148,11 @@ def check_block_sizes(options: NetworkOptions, blocks: UnetBlocks) -> list[Probl
 
 def check_block_weights(options: NetworkOptions, blocks: UnetBlocks) -> list[Problem]:
     """Return everything impossible or without effect in the weights of the unet's blocks."""
-    given = _given(options)
-    has_weights = any(weights is not None for weights in given.values())
+    by_side = _weights_by_side(options)
+    has_weights = any(weights is not None for weights in by_side.values())
     problems = [
         problem
-        for side, weights in given.items()
+        for side, weights in by_side.items()
         for problem in _check_weights(side, weights, blocks.at(side))
     ]
     if has_weights and not options.train_unet:
@@ -179,8 +181,8 @@ def distinct_weights(options: NetworkOptions, blocks: UnetBlocks) -> set[float]:
     """Return the weights above 0 that the settings give the unet's blocks, 1 where none is."""
     return {
         weight
-        for side, given in _given(options).items()
-        for weight in _numbers(given, blocks.at(side), options.block_lr_zero_threshold)
+        for side, weights in _weights_by_side(options).items()
+        for weight in _numbers(weights, blocks.at(side), options.block_lr_zero_threshold)
         if weight > 0
     }
 
@@ -188,22 +190,22 @@ def distinct_weights(options: NetworkOptions, blocks: UnetBlocks) -> set[float]:
 def spelled_blocks(options: NetworkOptions) -> dict[str, str]:
     """Return what is given by block as kohya's network_args spell it: down_lr_weight=0,1."""
     spelled = {
-        f"{side}_lr_weight": ",".join(f"{weight:g}" for weight in given)
-        if isinstance(given, tuple)
-        else str(given)
-        for side, given in _given(options).items()
-        if given is not None
+        f"{side}_lr_weight": ",".join(f"{weight:g}" for weight in weights)
+        if isinstance(weights, tuple)
+        else str(weights)
+        for side, weights in _weights_by_side(options).items()
+        if weights is not None
     }
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         listed = getattr(options, name)
         if listed is not None:
-            spelled[name] = ",".join(f"{one:g}" for one in listed)
+            spelled[name] = ",".join(f"{number:g}" for number in listed)
     if options.block_lr_zero_threshold:
         spelled["block_lr_zero_threshold"] = f"{options.block_lr_zero_threshold:g}"
     return spelled
 
 
-def _given(options: NetworkOptions) -> dict[UnetSide, Weights]:
+def _weights_by_side(options: NetworkOptions) -> dict[UnetSide, Weights]:
     return {
         "down": options.down_lr_weight,
         "mid": options.mid_lr_weight,
@@ -211,33 +213,33 @@ def _given(options: NetworkOptions) -> dict[UnetSide, Weights]:
     }
 
 
-def _numbers(given: Weights, num_blocks: int, threshold: float = 0.0) -> tuple[float, ...]:
+def _numbers(weights: Weights, num_blocks: int, threshold: float = 0.0) -> tuple[float, ...]:
     """Return a weight per block: those listed, one for all, or a named shape of kohya's."""
     numbers: tuple[float, ...]
-    if isinstance(given, tuple):
-        numbers = given
-    elif isinstance(given, str):
-        match = _NAMED.fullmatch(given)
-        assert match, f"{given} was checked"
+    if isinstance(weights, tuple):
+        numbers = weights
+    elif isinstance(weights, str):
+        match = _NAMED.fullmatch(weights)
+        assert match, f"{weights} was checked"
         shares = [index / max(1, num_blocks - 1) for index in range(num_blocks)]
         numbers = tuple(_SHAPES[match[1]](share) + float(match[2] or 0) for share in shares)
     else:
-        numbers = (1.0 if given is None else given,) * num_blocks
+        numbers = (1.0 if weights is None else weights,) * num_blocks
     return tuple(number if number > threshold else 0.0 for number in numbers)
 
 
-def _check_weights(side: UnetSide, given: Weights, num_blocks: int) -> list[Problem]:
+def _check_weights(side: UnetSide, weights: Weights, num_blocks: int) -> list[Problem]:
     where = f"network.{side}_lr_weight"
-    if isinstance(given, str) and not _NAMED.fullmatch(given):
+    if isinstance(weights, str) and not _NAMED.fullmatch(weights):
         return [
             Problem(
                 where,
-                repr(given),
+                repr(weights),
                 f"{', '.join(_SHAPES)}, with +0.25 to add that to all, or a list",
                 f"write {where}=cosine, or '{where}=[{','.join(['1'] * num_blocks)}]'",
             )
         ]
-    numbers = _numbers(given, num_blocks)
+    numbers = _numbers(weights, num_blocks)
     if len(numbers) != num_blocks:
         return [
             Problem(

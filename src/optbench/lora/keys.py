@@ -1,4 +1,4 @@
-"""What lies in a LoRA file, from its header alone: its layers, and why it may not be one.
+"""The keys of a LoRA file: which layers they make up, and why a file may not be a plain LoRA.
 
 Read are the files of kohya's trainer for SD1.x, SD2 and SDXL: linear layers and convolutions of
 any kernel, with or without alphas. Nothing here imports torch.
@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from optbench.errors import Problem
+from optbench.errors import Problem, shorten
 from optbench.storage.resources import command_line
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
-_MAX_NAMED = 5
 # Part of a key -> the form of adapter it belongs to; none of them is a plain product up @ down.
 OTHER_FORMS: Final = {
     ".dora_scale": "DoRA",
@@ -77,13 +76,13 @@ def refusals_of(shapes: Mapping[str, tuple[int, ...]], *, where: str) -> list[Pr
         shapes: Every key of the file and the shape of its tensor.
         where: The file, for the reader.
     """
-    found: list[tuple[str, list[str]]] = [
+    foreign: list[tuple[str, list[str]]] = [
         (f"{form}, a form of adapter that is not one product up @ down,", keys)
         for mark, form in OTHER_FORMS.items()
         if (keys := [key for key in shapes if mark in key])
     ]
-    if found:
-        return [_refusal(what, keys, len(shapes), where) for what, keys in found]
+    if foreign:
+        return [_refusal(what, keys, len(shapes), where) for what, keys in foreign]
     downs = {key.removesuffix(DOWN) for key in shapes if key.endswith(DOWN)}
     ups = {key.removesuffix(UP) for key in shapes if key.endswith(UP)}
     alphas = {key.removesuffix(ALPHA) for key in shapes if key.endswith(ALPHA)}
@@ -111,25 +110,25 @@ def misfits(
     strange: Sequence[str], unlike: Sequence[str], num_all: int, *, base: str, where: str, fix: str
 ) -> list[Problem]:
     """Return a problem if layers of a file have no place in a base, or one of another size."""
-    whats = (
-        f"no place for {named(strange, num_all, 'layers')}" if strange else "",
-        f"other sizes of {named(unlike, num_all, 'layers')}" if unlike else "",
-    )
-    found = "; ".join(filter(None, whats))
-    problem = Problem(where, found, f"a LoRA of base {base}", fix)
-    return [problem] if found else []
+    misfitting = []
+    if strange:
+        misfitting.append(f"no place for {named(strange, num_all, 'layers')}")
+    if unlike:
+        misfitting.append(f"other sizes of {named(unlike, num_all, 'layers')}")
+    if not misfitting:
+        return []
+    return [Problem(where, "; ".join(misfitting), f"a LoRA of base {base}", fix)]
 
 
 def clip_skip_of(metadata: Mapping[str, str]) -> int:
-    """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
-    said = metadata.get("ss_clip_skip", "")
-    return int(said) if said.isdecimal() and int(said) > 0 else 1
+    """Return the clip skip that a file says it was trained with; 1 where it says nothing."""
+    clip_skip = metadata.get("ss_clip_skip", "")
+    return int(clip_skip) if clip_skip.isdecimal() and int(clip_skip) > 0 else 1
 
 
 def named(names: Sequence[str], num_all: int, what: str = "tensors") -> str:
     """Return how many tensors or layers, and the first few names."""
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return f"{len(names)} of {num_all} {what}: {', '.join(names[:_MAX_NAMED])}{more}"
+    return f"{len(names)} of {num_all} {what}: {shorten(names)}"
 
 
 def _fit(down: tuple[int, ...], up: tuple[int, ...]) -> bool:

@@ -1,6 +1,6 @@
-"""One LoRA layer: two small weights beside a layer of the base, and what they add to its answer.
+"""One LoRA layer: two small weights beside a layer of the base, and what they add to its output.
 
-A layer W answers W(x) + scale * up(down(x)) with scale = alpha / dim. Shapes and starting values
+A layer W computes W(x) + scale * up(down(x)) with scale = alpha / dim. Shapes and initial values
 are kohya's; the random draws are ours, each with an address of its own.
 
 With DoRA (Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353) the layer's
@@ -76,7 +76,11 @@ class LoraLayer:
         return pair if self.magnitude is None else (*pair, self.magnitude)
 
     def attach(self) -> Iterator[RemovableHandle]:
-        """Make the layer answer with this pair added; each handle's `remove` ends that."""
+        """Add this pair to the layer's output; each handle's `remove` ends that.
+
+        The pair is added to every row of a batch. A packed pass, with several LoRAs on one base,
+        would attach each of them to rows of its own: here, and in `_rescale` and `_masked`.
+        """
         is_linear = isinstance(self.target_module, nn.Linear)
         if self.magnitude is not None:
             yield self.target_module.register_forward_pre_hook(self._rescale)
@@ -141,14 +145,14 @@ class LoraLayer:
         assert self.options is not None
         if self.options.dropout > 0:
             generator = rng.generator(self.step_seed, "dropout", self.name, "element")
-            kept = torch.rand(hidden.shape, generator=generator) >= self.options.dropout
-            hidden = hidden * kept.to(hidden.device)
+            mask = torch.rand(hidden.shape, generator=generator) >= self.options.dropout
+            hidden = hidden * mask.to(hidden.device)
         if self.options.rank_dropout > 0:
             generator = rng.generator(self.step_seed, "dropout", self.name, "rank")
             shape = [1] * hidden.ndim
             shape[0], shape[rank_axis] = hidden.shape[0], hidden.shape[rank_axis]
-            kept = torch.rand(shape, generator=generator) >= self.options.rank_dropout
-            hidden = hidden * kept.to(hidden.device)
+            mask = torch.rand(shape, generator=generator) >= self.options.rank_dropout
+            hidden = hidden * mask.to(hidden.device)
         return hidden
 
     def delta(self) -> Tensor:
@@ -195,10 +199,10 @@ def lengths(weight: Tensor, *, by: Literal["input", "output"] = "input") -> Tens
     Never 0, so that weights which are all 0 stay so when they are divided by their length.
     """
     axis = 1 if by == "input" else 0
-    found: Tensor = weight.transpose(0, axis).flatten(1).norm(dim=1)
+    norms: Tensor = weight.transpose(0, axis).flatten(1).norm(dim=1)
     shape = [1] * weight.ndim
     shape[axis] = -1
-    return found.clamp_min(torch.finfo(found.dtype).tiny).view(shape)
+    return norms.clamp_min(torch.finfo(norms.dtype).tiny).view(shape)
 
 
 def supported(module: nn.Module) -> nn.Linear | nn.Conv2d:

@@ -1,4 +1,4 @@
-"""What a LoRA file says about its own making, in the words of kohya's trainer.
+"""Write the metadata of a LoRA file: how it was trained, in the keys of kohya's trainer.
 
 Loaders tell the model's family by it, A1111 and its extensions show it, and people read it.
 """
@@ -35,7 +35,7 @@ _SGM = "https://github.com/Stability-AI/generative-models"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraCard:
-    """What a LoRA file says about its own making."""
+    """All that the metadata of a LoRA file is made from."""
 
     name: str  # of the run
     model_version: ModelVersion
@@ -100,7 +100,7 @@ def _dataset_metadata(card: LoraCard) -> dict[str, str]:
     tags: dict[str, Counter[str]] = {}
     for image in card.images:
         folder = image.path.parent.name
-        # Once per picture, whatever its repeats (kohya).
+        # Once per image, whatever its repeats (kohya).
         words = [word.strip().lower() for word in image.caption.split(",")]
         tags.setdefault(folder, Counter()).update(word for word in words if word)
     values: dict[str, object] = {
@@ -130,7 +130,7 @@ def _dataset_metadata(card: LoraCard) -> dict[str, str]:
 
 
 def _num_uses(card: LoraCard, *, is_regularization: bool) -> int:
-    """Return pictures times repeats as the folders say; kohya counts before it balances."""
+    """Return images times repeats as the folders say; kohya counts before it balances."""
     return sum(
         folder.repeats * folder.num_images
         for folder in card.folders
@@ -240,9 +240,9 @@ def _network_metadata(options: NetworkOptions) -> dict[str, str]:
         "rs_lora": options.rslora or None,
         "dora_wd": options.dora or None,
     }
-    given = {name: str(value) for name, value in arguments.items() if value is not None}
-    if given:
-        values["ss_network_args"] = json.dumps(given)
+    written = {name: str(value) for name, value in arguments.items() if value is not None}
+    if written:
+        values["ss_network_args"] = json.dumps(written)
     return _strings(values)
 
 

@@ -1,6 +1,6 @@
-"""The LoRA that is trained: which layers of a base carry one, its switches, and its file form.
+"""The LoRA that is trained: its layers on a base, dropout, max-norm, norms, and its tensors.
 
-Which layer gets which size, max-norm and the names in a file are kohya's.
+Max-norm and the names of the tensors are kohya's.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class LoraNetwork:
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """Return a context in which the base answers with this network added.
+        """Context manager: add this LoRA to the base's forward pass.
 
         The base's layers and weights stay as they are. Run it under autocast if the base is not
         float32: the network's weights are.
@@ -121,7 +121,7 @@ class LoraNetwork:
 
     @contextlib.contextmanager
     def merged(self) -> Iterator[None]:
-        """Return a context in which the base's weights hold this network, for fast rendering.
+        """Context manager: merge this LoRA into the base's weights, for fast rendering.
 
         The sums are formed in float32 and rounded to the base's dtype. The original weights are
         set aside, not recomputed, and come back bit for bit.
@@ -215,12 +215,12 @@ class LoraNetwork:
             ConfigError: If a key is missing or unknown, or a tensor does not fit this network's
                 dim or alpha; everything that is wrong at once, and then nothing is loaded.
         """
-        own = {key: value for layer in self._layers for key, value in layer.tensors().items()}
-        problems = _misfits(own, tensors)
+        weights = {key: value for layer in self._layers for key, value in layer.tensors().items()}
+        problems = _check_tensors(weights, tensors)
         if problems:
             raise ConfigError(*problems)
         with torch.no_grad():
-            for key, weight in own.items():
+            for key, weight in weights.items():
                 weight.copy_(tensors[key])
 
     def _layer_norms(self) -> list[float]:
@@ -241,13 +241,13 @@ def _grouped(layers: Sequence[LoraLayer]) -> Iterator[ParameterGroup]:
     )
     for part in _PARTS:
         for weight in weights:
-            members = [one for one in layers if (one.part, one.lr_weight) == (part, weight)]
+            members = [layer for layer in layers if (layer.part, layer.lr_weight) == (part, weight)]
             if members:
                 yield ParameterGroup(
                     name=part if weight == 1 else f"{part}_x{weight:g}",
                     part=part,
                     lr_weight=weight,
-                    parameters=[tensor for one in members for tensor in one.parameters()],
+                    parameters=[tensor for layer in members for tensor in layer.parameters()],
                 )
 
 
@@ -266,40 +266,41 @@ def _nothing_to_train(targets: Sequence[LoraTarget], options: NetworkOptions) ->
     )
 
 
-def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[Problem]:
-    """Return what keeps `given` from being loaded as `own`, in at most four problems."""
-    shared = [key for key in own if key in given]
-    unlike = [key for key in shared if given[key].shape != own[key].shape]
-    wide = [key for key in shared if given[key].dtype not in _FILE_DTYPES]
-    alphas = [
+def _check_tensors(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[Problem]:
+    """Return what keeps `tensors` from being loaded into `weights`, in at most five problems."""
+    shared = [key for key in weights if key in tensors]
+    unlike = [key for key in shared if tensors[key].shape != weights[key].shape]
+    wide = [key for key in shared if tensors[key].dtype not in _FILE_DTYPES]
+    rescaled = [
         key
         for key in shared
         if key.endswith(".alpha")
         and key not in unlike + wide
         # A 16-bit file holds a rounded alpha, which is still the same setting.
-        and given[key].cpu() != own[key].to(given[key].dtype)
+        and tensors[key].cpu() != weights[key].to(tensors[key].dtype)
     ]
-    sized = ", ".join(
-        f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in unlike
-    )
-    typed = ", ".join(f"{key} {given[key].dtype}" for key in wide)
-    valued = ", ".join(f"{key} {float(given[key]):g} for {float(own[key]):g}" for key in alphas)
-    complaints = [
-        ("missing keys", ", ".join(key for key in own if key not in given)),
-        ("unknown keys", ", ".join(key for key in given if key not in own)),
-        ("other shapes", sized),
-        ("other dtypes than float32, float16 and bfloat16", typed),
-        ("other alphas", valued),
-    ]
+    complaints = {
+        "missing keys": [key for key in weights if key not in tensors],
+        "unknown keys": [key for key in tensors if key not in weights],
+        "other shapes": [
+            f"{key} {tuple(tensors[key].shape)} for {tuple(weights[key].shape)}" for key in unlike
+        ],
+        "other dtypes than float32, float16 and bfloat16": [
+            f"{key} {tensors[key].dtype}" for key in wide
+        ],
+        "other alphas": [
+            f"{key} {float(tensors[key]):g} for {float(weights[key]):g}" for key in rescaled
+        ],
+    }
     return [
         Problem(
             "LoRA weights",
-            f"{what}: {listed}",
-            f"exactly this network's {len(own)} tensors",
+            f"{what}: {', '.join(entries)}",
+            f"exactly this network's {len(weights)} tensors",
             "use the network.* settings and the base these weights were trained with",
         )
-        for what, listed in complaints
-        if listed
+        for what, entries in complaints.items()
+        if entries
     ]
 
 
@@ -313,11 +314,15 @@ def _statistics(norms: Sequence[float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def as_in_file(network: Network, path: Path) -> Iterator[None]:
-    """Give the network a file's weights for a while, and then its own back, bit for bit."""
+    """Context manager: load a file's weights into the network, then restore its own, bit for bit.
+
+    Unlike `adapters.apply.applied` it keeps the network's own alphas, of which a 16-bit file
+    holds rounded ones.
+    """
     tensors, _ = read_lora(path)
-    own = network.state_dict()
+    trained = network.state_dict()
     network.load_state_dict(tensors)
     try:
         yield
     finally:
-        network.load_state_dict(own)
+        network.load_state_dict(trained)

@@ -1,4 +1,4 @@
-"""The singular values of up @ down from its two small factors, and the best shorter factors.
+"""Decompose up @ down from its two small factors, and cut it to the best factors of a smaller dim.
 
 A LoRA layer adds scale * up @ down, with up (O, R), down (R, K) and scale = alpha / dim. With
 up = Q1 R1 and down^T = Q2 R2 the product is Q1 (R1 R2^T) Q2^T, and the SVD U S V^T of the small
@@ -45,7 +45,7 @@ class Factors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decomposition:
-    """The SVD of one layer's up @ down, in the factored form that `shorten` cuts."""
+    """The SVD of one layer's up @ down, in the factored form that `truncate` cuts."""
 
     factors: Factors
     singular_values: tuple[float, ...]  # falling; of the product without its scale
@@ -75,7 +75,7 @@ def decompose(factors: Factors) -> Decomposition:
     )
 
 
-def shorten(decomposition: Decomposition, dim: int) -> Factors:
+def truncate(decomposition: Decomposition, dim: int) -> Factors:
     """Return factors of the given dim whose product is the nearest one to the original's.
 
     As in kohya's tool the singular values all go into up, the rows of down have length 1, and
@@ -103,8 +103,8 @@ def _times(orthogonal: tuple[Tensor, Tensor], columns: Tensor, dim: int) -> Tens
     Q stays a list of reflections: applying them to few columns costs much less than writing Q out.
     """
     reflectors, factors = orthogonal
-    num_kept = min(dim, columns.shape[1])
-    padded = reflectors.new_zeros(reflectors.shape[0], num_kept)
-    padded[: columns.shape[0]] = columns[:, :num_kept]
-    kept = torch.ormqr(reflectors[:, : len(factors)], factors, padded)
-    return torch.nn.functional.pad(kept, (0, dim - num_kept))
+    num_columns = min(dim, columns.shape[1])
+    padded = reflectors.new_zeros(reflectors.shape[0], num_columns)
+    padded[: columns.shape[0]] = columns[:, :num_columns]
+    product = torch.ormqr(reflectors[:, : len(factors)], factors, padded)
+    return torch.nn.functional.pad(product, (0, dim - num_columns))

@@ -103,7 +103,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _check_evaluation(options: ResizeOptions) -> list[Problem]:
-    """Return what is wrong with the groups that pictures and losses are made with."""
+    """Return what is wrong with the groups that images and losses are made with."""
     problems: list[Problem] = []
     problems += rules.check_validate(options.validate)
     problems += rules.check_sampler("render.sampler", options.render.sampler)

@@ -1,4 +1,4 @@
-"""The weighted sum of adapters in a base for a while, and whether they have their place there."""
+"""Merge adapter files of anyone's into a base for a while, and check that their layers fit it."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class AdapterFile(SafetensorsFile):
         if "lengths" not in layer.keys:
             return True
         shape = self.shapes[layer.keys["lengths"]]
-        wanted: int = weight.shape[0 if lengths_by(layer, shape) == "output" else 1]
-        return bool(math.prod(shape) == wanted)
+        num_lengths: int = weight.shape[0 if lengths_by(layer, shape) == "output" else 1]
+        return bool(math.prod(shape) == num_lengths)
 
     def change(self, layer: AdapterLayer, weight: Tensor) -> Tensor:
         """Return what a layer's float32 weight changes by; read now, in float32."""
@@ -112,7 +112,7 @@ def check_adapters(paths: Sequence[Path]) -> None:
 
 
 def read_clip_skip(path: Path) -> int:
-    """Return with how many skipped layers a file says it was trained; 1 where it says nothing."""
+    """Return the clip skip that a file says it was trained with; 1 where it says nothing."""
     return lora_keys.clip_skip_of(AdapterFile(path).metadata)
 
 
@@ -147,23 +147,23 @@ def misfits(
 def applied(
     targets: Sequence[LoraTarget], adapters: Sequence[tuple[AdapterFile, float]]
 ) -> Iterator[None]:
-    """Return a context in which the base's weights hold W + sum_i strength_i change_i(W).
+    """Context manager: the base's weights hold W + sum_i strength_i change_i(W).
 
     Every change is that of the base's own weight, whatever stands beside it, as in A1111. Sums are
     formed in float32 and rounded to the base's dtype; the weights come back bit for bit. Call
     `misfits` first.
     """
     places, originals = _places(targets), list[tuple[Tensor, Tensor]]()
-    wanted: dict[str, list[tuple[AdapterFile, AdapterLayer, float]]] = {}
+    by_target: dict[str, list[tuple[AdapterFile, AdapterLayer, float]]] = {}
     try:
         with torch.no_grad():
             for file, strength in adapters:
                 for name, layer in file.layers.items():
-                    wanted.setdefault(places[name].name, []).append((file, layer, strength))
+                    by_target.setdefault(places[name].name, []).append((file, layer, strength))
             for target in targets:
-                if target.name in wanted:
+                if target.name in by_target:
                     weight = supported(target.module).weight
-                    summed = _summed(weight, wanted[target.name])
+                    summed = _summed(weight, by_target[target.name])
                     originals.append((weight, weight.data))
                     weight.data = torch.empty_like(weight).copy_(summed)
         yield
@@ -174,19 +174,19 @@ def applied(
 
 def _summed(weight: Tensor, added: Sequence[tuple[AdapterFile, AdapterLayer, float]]) -> Tensor:
     with torch.autocast(weight.device.type, enabled=False):
-        own = weight.float()
-        changes = [file.change(layer, own) * strength for file, layer, strength in added]
-        return own + sum(changes[1:], changes[0])
+        original = weight.float()
+        changes = [file.change(layer, original) * strength for file, layer, strength in added]
+        return original + sum(changes[1:], changes[0])
 
 
 def _places(targets: Sequence[LoraTarget]) -> Mapping[str, LoraTarget]:
     """Return the base's layers by every name that files have for them."""
-    found: dict[str, LoraTarget] = {}
+    by_name: dict[str, LoraTarget] = {}
     for target in targets:
         if path := target.diffusers_path:
             underscored = path.replace(".", "_")
-            found[path] = found[f"lora_{underscored}"] = target
+            by_name[path] = by_name[f"lora_{underscored}"] = target
             # transformers 5 writes a text encoder's paths without the level that others have.
-            found[path.replace(".text_model.", ".")] = target
-        found[target.name] = target
-    return found
+            by_name[path.replace(".text_model.", ".")] = target
+        by_name[target.name] = target
+    return by_name

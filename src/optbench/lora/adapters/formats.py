@@ -1,4 +1,4 @@
-"""Which layers lie in an adapter's file and of what form, from its header alone.
+"""Recognise the layers of an adapter file and their forms, from its header alone.
 
 Read are LoRA, LoCon with a core (LyCORIS's use_tucker), LoHa and LoKr, each with or without DoRA's
 lengths, under the keys of kohya's trainer and LyCORIS, and LoRA and DoRA under those of PEFT and
@@ -76,7 +76,7 @@ def layers_of(
     ]
     if foreign:
         return {}, [_refusal(what, keys, len(shapes), where) for what, keys in foreign]
-    found: dict[str, dict[str, str]] = {}
+    parts: dict[str, dict[str, str]] = {}
     peft: set[str] = set()
     unknown = []
     for key in shapes:
@@ -84,14 +84,14 @@ def layers_of(
         if not part:
             unknown.append(key)
             continue
-        found.setdefault(name, {})[part] = key
+        parts.setdefault(name, {})[part] = key
         if is_peft:
             peft.add(name)
-    forms = {name: _form_of(keys) for name, keys in found.items()}
-    scales = _told_scales(metadata, [name for name in peft if forms[name]])
+    forms = {name: _form_of(keys) for name, keys in parts.items()}
+    scales = _scales_in(metadata, [name for name in peft if forms[name]])
     layers = {
         name: AdapterLayer(
-            name=name, form=form, keys=found[name], is_peft=name in peft, scale=scales.get(name)
+            name=name, form=form, keys=parts[name], is_peft=name in peft, scale=scales.get(name)
         )
         for name, form in forms.items()
         if form
@@ -114,9 +114,14 @@ def has_axes(part: str, shape: Sequence[int]) -> bool:
     """Return whether a part's tensor has as many axes as one of it may have."""
     if part == "alpha":
         return math.prod(shape) == 1
-    wanted = {"lengths": (1, 2, 4), "up": (2, 4), "down": (2, 4), "w2": (2, 4)}
-    cores = dict.fromkeys(("core", "t1", "t2"), (4,))
-    return len(shape) in {**wanted, **cores}.get(part, (2,)) and 0 not in shape
+    num_axes = {
+        "lengths": (1, 2, 4),
+        "up": (2, 4),
+        "down": (2, 4),
+        "w2": (2, 4),
+        **dict.fromkeys(("core", "t1", "t2"), (4,)),
+    }
+    return len(shape) in num_axes.get(part, (2,)) and 0 not in shape
 
 
 def _read_key(key: str) -> tuple[str, str, bool]:
@@ -150,30 +155,30 @@ def _has(parts: set[str], which: str) -> bool:
     return (which in parts) != ({f"{which}_a", f"{which}_b"} <= parts)
 
 
-def _told_scales(metadata: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+def _scales_in(metadata: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
     """Return the scale of every layer of which diffusers wrote it down; PEFT's files have no alpha.
 
     The scale is lora_alpha / r, or with use_rslora lora_alpha / sqrt(r), by pattern of the name.
     """
     try:
-        told = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
+        stored = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(stored, dict):
         return {}
-    found = {}
+    scales = {}
     for name in names:
         component, _, path = name.partition(".")
-        own = {
+        settings = {
             key.removeprefix(f"{component}."): value
-            for key, value in told.items()
+            for key, value in stored.items()
             if key.startswith(f"{component}.")
         }
-        alpha = _by_pattern(own.get("alpha_pattern"), path, own.get("lora_alpha"))
-        dim = _by_pattern(own.get("rank_pattern"), path, own.get("r"))
+        alpha = _by_pattern(settings.get("alpha_pattern"), path, settings.get("lora_alpha"))
+        dim = _by_pattern(settings.get("rank_pattern"), path, settings.get("r"))
         if alpha is not None and dim is not None and dim > 0:
-            found[name] = alpha / (dim**0.5 if own.get("use_rslora") else dim)
-    return found
+            scales[name] = alpha / (dim**0.5 if settings.get("use_rslora") else dim)
+    return scales
 
 
 def _by_pattern(patterns: Any, path: str, otherwise: Any) -> float | None:

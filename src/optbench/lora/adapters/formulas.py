@@ -1,4 +1,4 @@
-"""One layer's tensors -> what they change the base's weight by.
+"""Compute what one adapter layer's tensors change the base's weight by.
 
 With W the weight, s = alpha / dim and DoRA's lengths m, as ComfyUI, A1111 and LyCORIS read files:
 
@@ -36,9 +36,9 @@ def change(layer: AdapterLayer, parts: Mapping[str, Tensor], weight: Tensor) -> 
     if "lengths" not in parts:
         return added
     moved, learnt = weight + added, parts["lengths"]
-    own = lengths(moved, by=lengths_by(layer, learnt.shape))
+    norms = lengths(moved, by=lengths_by(layer, learnt.shape))
     # The order of operations is that of lora.LoraLayer.delta, for the same bits.
-    return learnt.view(own.shape) / own * moved - weight
+    return learnt.view(norms.shape) / norms * moved - weight
 
 
 def lengths_by(layer: AdapterLayer, shape: Sequence[int]) -> Literal["input", "output"]:

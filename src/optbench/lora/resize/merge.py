@@ -1,4 +1,4 @@
-"""The weighted sum of several LoRAs, exactly: their factors side by side.
+"""Merge several LoRAs into their exact weighted sum: their factors side by side.
 
 sum_i w_i scale_i up_i @ down_i is one product: [w_1 scale_1 up_1, w_2 scale_2 up_2, ...] times the
 downs below each other, whose dim is the sum of the dims. No cross terms, nothing rounded away;
@@ -12,12 +12,10 @@ from pathlib import Path
 
 import torch
 
-from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.errors import ConfigError, OptbenchError, Problem, shorten
 from optbench.lora.file import LoraFile
 from optbench.lora.keys import DOWN, UP, ModuleShape
 from optbench.lora.svd import Factors
-
-_MAX_NAMED = 3
 
 
 def check_sources(groups: Sequence[Sequence[Path]]) -> None:
@@ -50,7 +48,7 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
     Raises:
         ConfigError: If a layer's inputs, outputs or kernel differ between files; names them.
     """
-    found: dict[str, ModuleShape] = {}
+    modules: dict[str, ModuleShape] = {}
     unlike: list[str] = []
     for name in sorted({name for file in files for name in file.modules}):
         shapes = [file.modules[name] for file in files if name in file.modules]
@@ -59,7 +57,7 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
             (shape.up[0], shape.down[1:]) != (first.up[0], first.down[1:]) for shape in shapes[1:]
         ):
             unlike.append(f"{name} {', '.join(f'{shape.up} {shape.down}' for shape in shapes)}")
-        found[name] = ModuleShape(
+        modules[name] = ModuleShape(
             name=name,
             up=(first.up[0], dim, *first.up[2:]),
             down=(dim, *first.down[1:]),
@@ -67,7 +65,7 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
         )
     if unlike:
         raise ConfigError(_unlike(unlike, files))
-    return found
+    return modules
 
 
 def layer_factors(file: LoraFile, name: str) -> Factors:
@@ -90,10 +88,9 @@ def merged_factors(name: str, files: Sequence[LoraFile], weights: Sequence[float
 
 
 def _unlike(unlike: Sequence[str], files: Sequence[LoraFile]) -> Problem:
-    more = f" and {len(unlike) - _MAX_NAMED} more" if len(unlike) > _MAX_NAMED else ""
     return Problem(
         " and ".join(str(file.path) for file in files),
-        f"layers of different sizes: {'; '.join(unlike[:_MAX_NAMED])}{more}",
+        f"layers of different sizes: {shorten(unlike, most=3)}",
         "LoRAs of one family: all SD1.x, all SD2 or all SDXL",
         "merge LoRAs that were trained on the same kind of base",
     )

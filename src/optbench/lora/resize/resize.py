@@ -24,7 +24,7 @@ from optbench.lora.resize.merge import layer_factors, merged_factors, merged_mod
 from optbench.lora.resize.rules import SizeRule, kept_dim
 from optbench.lora.resize.svd_cache import SvdCache
 from optbench.lora.save import DTYPES, is_finite, save_lora
-from optbench.lora.svd import Decomposition, Factors, shorten
+from optbench.lora.svd import Decomposition, Factors, truncate
 from optbench.schema import SavePrecision
 
 DYNAMIC = "Dynamic"  # kohya's word where layers differ
@@ -95,7 +95,7 @@ def write_resized(
                 largest_rank=factors.largest_rank,
                 is_conv=module.is_conv,
             )
-            small = shorten(svd, dim)
+            small = truncate(svd, dim)
         layer = {DOWN: small.down, UP: small.up, ALPHA: torch.tensor(small.alpha)}
         keyed = {module.name + suffix: tensor for suffix, tensor in layer.items()}
         # Rounded at once: in float32 the result of a large file would take twice the room.

@@ -1,4 +1,4 @@
-"""How many singular values of a layer are kept: the rules of kohya's resize tool, to the index."""
+"""Choose a layer's new dim from its singular values, by the rules of kohya's resize tool."""
 
 from __future__ import annotations
 
@@ -70,4 +70,4 @@ def _count(singular_values: Sequence[float], rule: SizeRule) -> int:
         sums, share = list(accumulate(singular_values)), rule.param
     else:
         sums, share = list(accumulate(value**2 for value in singular_values)), rule.param**2
-    return 1 + next(index for index, one in enumerate(sums) if one >= share * sums[-1])
+    return 1 + next(index for index, total in enumerate(sums) if total >= share * sums[-1])
