@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from optbench.config.build import config_tree, config_yaml
-from optbench.data.batches import StepBudget, plan_epoch
+from optbench.data.batches import EpochBatches, StepBudget
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
 from optbench.optim.recipes import departures
-from optbench.records import Batch, EpochRecord
+from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
-from optbench.render.prompts import Halving, origin_of
 from optbench.render.run_images import Gallery
 from optbench.storage import rundir
 from optbench.storage.files import write_sealed_text
@@ -69,7 +67,7 @@ def run(plans: Sequence[RunPlan], session: Session) -> dict[str, Exception]:
             except Exception as error:  # noqa: BLE001 - it ends this run, not the others
                 errors[plan.name] = error
         for lane in lanes:
-            with lane.ends_by_error(), lane.progress.doing("rendering what is missing"):
+            with lane.ends_by_error():
                 catch_up(lane)
         with interrupt.deferred():
             for event in train_pass(lanes, shared):
@@ -99,12 +97,9 @@ class ImageLane(RunLane):
 def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bool) -> ImageLane:
     """Return a run ready to train: network, optimizer, and its folder's last intact state."""
     config, base, run = plan.config, shared.base, RunDir(plan.run_dir)
-    network = begin_network(
-        base.lora_targets(), config.network, seed=config.seed, initial=plan.initial_weights
-    )
-    for group in network.parameter_groups():
-        for weight in group.parameters:  # in place, before an optimizer sees them
-            weight.data = weight.data.to(base.device)
+    initial = plan.initial_weights
+    network = begin_network(base.lora_targets(), config.network, seed=config.seed, initial=initial)
+    network.to(base.device)
     optimizer = build_optimizer(
         config.optimizer,
         network.parameter_groups(),
@@ -119,18 +114,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         num_runs=plan.num_runs,
         has_bar=has_bar,
     )
-    cache_dir = Path(config.cache_dir)
-    text_options = base.text_options(asdict(config.train))
-    images = Gallery(
-        run=run,
-        base=base,
-        prompts=config.prompts.prompts,
-        options=config.render,
-        text_options=text_options,
-        cache_dir=cache_dir,
-        painter=Halving(base, progress.say),
-        origin=origin_of(config.base, cache_dir=cache_dir),
-    )
+    images = run_images.gallery_for(config, run, base, say=progress.say)
     lane = ImageLane(
         plan=plan,
         run=run,
@@ -143,9 +127,9 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     )
     lane.notices += shared.latents.notices
     lane.notices += text_notices(
-        base, plan.dataset, config.dataset, config.prompts, text_options=text_options
+        base, plan.dataset, config.dataset, config.prompts, text_options=images.text_options
     )
-    lane.notices += initial_weights_notices(config.network, plan.initial_weights)
+    lane.notices += initial_weights_notices(config.network, initial)
     write_sealed_text(run.config_path, config_yaml(config))
     recovery.restore(lane, image_folders=(run.path / "images", images.shared_dir))
     save.write_provenance(lane)
@@ -166,41 +150,46 @@ def train_pass(lanes: Sequence[ImageLane], shared: Shared) -> Iterator[Event[Ima
     if not lanes:
         return iter(())
     plan, config = lanes[0].plan, lanes[0].plan.config
-    train_options = config.train
-    budget = StepBudget(
-        gradient_accumulation=train_options.gradient_accumulation, total_steps=plan.total_steps
+    batches = EpochBatches(
+        dataset=plan.dataset,
+        options=config.dataset,
+        latents=shared.latents,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        budget=StepBudget(
+            gradient_accumulation=config.train.gradient_accumulation, total_steps=plan.total_steps
+        ),
     )
-
-    def epoch_batches(epoch: int, first: int) -> Iterable[Batch]:
-        planned = plan_epoch(
-            plan.dataset,
-            config.dataset,
-            seed=config.seed,
-            epoch=epoch,
-            batch_size=train_options.batch_size,
-            budget=budget,
-        )
-        return shared.latents.batches(planned[first:])
-
     return train(
         shared.base,
         lanes,
-        epoch_batches,
-        options=train_options,
-        plan=TrainingPlan(
-            seed=config.seed,
-            loss=config.loss,
-            steps_per_epoch=plan.steps_per_epoch,
-            total_steps=plan.total_steps,
-        ),
+        batches,
+        options=config.train,
+        plan=TrainingPlan.of(plan),
         accelerator=shared.accelerator,
         captions=shared.captions,
     )
 
 
+def catch_up(lane: ImageLane) -> None:
+    """Make what the folder lacks: the base's own images, and what a kill left epochs without.
+
+    The finished epoch's record comes after its images, which it describes, and the trackers get
+    it after that: the order of an undisturbed run.
+    """
+    with lane.progress.doing("rendering what is missing"):
+        validation.validate_due(lane)
+        run_images.render_missing(lane.images, lane.network, num_epochs=lane.finished.epoch)
+        rows = rundir.read_rows(lane.run.epochs_path)
+        tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
+        flat = run_images.flat_pictures(lane.run, epoch=lane.finished.epoch)
+        save.write_epoch_record(lane, flat_images=flat)
+
+
 def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
-    """Save an epoch of every lane, and only then validate and render: from there on, all of it can
-    be made again, and the process may be stopped at once.
+    """Save an epoch of every lane, then validate and render it.
+
+    All lanes are saved first: what follows can be made again, so it may be stopped at any time.
     """
     saved = []
     for lane, record in records:
@@ -210,9 +199,9 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
         with lane.ends_by_error(), lane.progress.doing(f"rendering epoch {record.epoch}"):
             started = time.perf_counter()
             with interrupt.at_once():
-                validate_missing(lane)
+                validation.validate_due(lane)
                 validated = time.perf_counter()
-                render_missing(lane)
+                run_images.render_missing(lane.images, lane.network, num_epochs=record.epoch)
             seconds = {
                 "seconds_save": seconds_save,
                 "seconds_validate": validated - started,
@@ -225,38 +214,6 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
                 lane.progress.say(
                     f"{len(flat)} images are black or of one color: {', '.join(flat)}"
                 )
-
-
-def catch_up(lane: ImageLane) -> None:
-    """Make what the folder lacks: the base's own images, and what a kill left epochs without.
-
-    The finished epoch's record comes after its images, which it describes, and the trackers are
-    told after the record: the order of an undisturbed run.
-    """
-    validate_missing(lane)
-    render_missing(lane)
-    rows = rundir.read_rows(lane.run.epochs_path)
-    tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
-    if lane.finished.row is not None:
-        flat = run_images.flat_pictures(lane.run, epoch=lane.finished.epoch)
-        save.write_epoch_record(lane, flat_images=flat)
-
-
-def validate_missing(lane: ImageLane) -> None:
-    """Measure every epoch so far that is due and has no validation loss yet."""
-    if lane.validator is not None:
-        finished = lane.finished
-        is_last = finished.step == lane.plan.total_steps
-        epochs = validation.epochs_due(lane.validator.options, finished.epoch, is_last=is_last)
-        validation.validate_missing(lane.validator, lane.network, epochs)
-
-
-def render_missing(lane: ImageLane) -> None:
-    """Render every image of every epoch so far that is not on disk yet."""
-    if lane.plan.config.render.enabled:
-        run_images.render_base(lane.images)
-        for epoch in range(1, lane.finished.epoch + 1):
-            run_images.render_epoch(lane.images, lane.network, epoch=epoch)
 
 
 def finish(lane: ImageLane) -> None:

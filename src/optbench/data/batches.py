@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optbench import rng
 from optbench.data.captions import Warmup, draw_caption
-from optbench.records import CaptionedImage, Dataset, Sample, Sizes
+from optbench.records import Batch, CaptionedImage, Dataset, Sample, Sizes
 from optbench.schema import DatasetOptions
+
+if TYPE_CHECKING:
+    from optbench.data.latent_cache import FreshLatents, LatentCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +83,30 @@ def plan_epoch(
         samples = tuple(draws.sample(use, warmup=warmup) for use in batch)
         planned.append(PlannedBatch(samples=samples, bucket=bucket))
     return planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochBatches:
+    """The batches of any epoch of a run, with their latents."""
+
+    dataset: Dataset
+    options: DatasetOptions
+    latents: LatentCache | FreshLatents
+    seed: int
+    batch_size: int
+    budget: StepBudget
+
+    def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Return an epoch's batches, from the n-th on: the ones before it were trained already."""
+        planned = plan_epoch(
+            self.dataset,
+            self.options,
+            seed=self.seed,
+            epoch=epoch,
+            batch_size=self.batch_size,
+            budget=self.budget,
+        )
+        return self.latents.batches(planned[first:])
 
 
 def num_batches(dataset: Dataset, *, batch_size: int) -> int:

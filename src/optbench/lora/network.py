@@ -100,6 +100,12 @@ class LoraNetwork:
         """
         return self._groups
 
+    def to(self, device: torch.device) -> None:
+        """Move the parameters in place; call it before an optimizer sees them."""
+        for group in self._groups:
+            for parameter in group.parameters:
+                parameter.data = parameter.data.to(device)
+
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """Context manager: add this LoRA to the base's forward pass.

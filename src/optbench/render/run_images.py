@@ -7,8 +7,8 @@ a person will load, and can be made again at any time.
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -23,14 +23,16 @@ from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell
 from optbench.render import sheet, thumbnails
 from optbench.render.prompts import (
+    Halving,
     Origin,
     Painter,
     cells_of,
+    origin_of,
     parameters_text,
     png_bytes,
     render_prompts,
 )
-from optbench.schema import Prompt, PromptOptions, RenderOptions
+from optbench.schema import Prompt, PromptOptions, RenderOptions, RunConfig
 from optbench.storage import hashing, rundir
 from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
@@ -75,6 +77,34 @@ class Gallery:
         return hashing.fingerprint(content)
 
 
+def gallery_for(
+    config: RunConfig, run: RunDir, base: BaseModel, *, say: Callable[[str], None]
+) -> Gallery:
+    """Return where a run's images go, and what decides how they look.
+
+    `say` is told of batches that do not fit into memory.
+    """
+    cache_dir = Path(config.cache_dir)
+    return Gallery(
+        run=run,
+        base=base,
+        prompts=config.prompts.prompts,
+        options=config.render,
+        text_options=base.text_options(asdict(config.train)),
+        cache_dir=cache_dir,
+        painter=Halving(base, say),
+        origin=origin_of(config.base, cache_dir=cache_dir),
+    )
+
+
+def render_missing(gallery: Gallery, network: Network, *, num_epochs: int) -> None:
+    """Render every image of the base and of so many epochs that is not on disk, where asked for."""
+    if gallery.options.enabled:
+        render_base(gallery)
+        for epoch in range(1, num_epochs + 1):
+            render_epoch(gallery, network, epoch=epoch)
+
+
 def render_base(gallery: Gallery) -> None:
     """Give the run its epoch 0: the base alone, rendered once and shared by all runs."""
     _forget_other_looks(gallery)
@@ -107,19 +137,13 @@ def render_merged(gallery: Gallery, *, epoch: int, lora: str) -> None:
     thumbnails.make_thumbnails(folder.glob("*.png"))
 
 
-@functools.lru_cache(maxsize=4)
-def _flat_among(files: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
-    return tuple(path.name for path, _, _ in files if _is_flat(path))
-
-
 def flat_pictures(run: RunDir, *, epoch: int) -> tuple[str, ...]:
     """Return the names of an epoch's pictures that are black or of one colour: nothing was drawn.
 
     NaN and infinity on the way to a picture become such a one, and no error.
     """
-    stamped = [(path, path.stat()) for path in sorted(run.images_dir(epoch).glob("*.png"))]
-    # Asked for its record and for the screen: the files are opened once.
-    return _flat_among(tuple((path, one.st_size, one.st_mtime_ns) for path, one in stamped))
+    paths = sorted(run.images_dir(epoch).glob("*.png"))
+    return tuple(path.name for path in paths if _is_flat(path))
 
 
 def _is_flat(path: Path) -> bool:

@@ -29,6 +29,7 @@ from optbench.training import global_rng, interrupt
 from optbench.training.lane import Lane, PartialEpoch
 from optbench.training.loss import LossWeighting
 from optbench.training.noise import draw_noise
+from optbench.training.plan import RunPlan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -45,6 +46,16 @@ class TrainingPlan:
     loss: LossOptions
     steps_per_epoch: int
     total_steps: int
+
+    @classmethod
+    def of(cls, plan: RunPlan) -> TrainingPlan:
+        """Return that of a planned run."""
+        return cls(
+            seed=plan.config.seed,
+            loss=plan.config.loss,
+            steps_per_epoch=plan.steps_per_epoch,
+            total_steps=plan.total_steps,
+        )
 
 
 @dataclass(frozen=True, slots=True)

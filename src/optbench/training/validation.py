@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optbench.contracts import BaseModel, Network, TextOptions
 from optbench.data import read_dataset
@@ -26,6 +26,9 @@ from optbench.storage.files import set_aside, write_rows
 from optbench.storage.rundir import Row, RunDir
 from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
 from optbench.training.plan import RunPlan
+
+if TYPE_CHECKING:
+    from optbench.training.lane import RunLane
 
 _KEY_FILE = "validated-as.json"
 _SCHEMA = 1  # raise it when equal settings begin to give other losses
@@ -121,6 +124,14 @@ def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> l
     """Return which of so many trained epochs are to be measured; the last of a run always is."""
     epochs = [epoch for epoch in range(1, num_epochs + 1) if epoch % options.every_n_epochs == 0]
     return epochs + [num_epochs] * (is_last and num_epochs not in epochs)
+
+
+def validate_due(lane: RunLane) -> None:
+    """Measure every epoch of a lane so far that is due and has no validation loss yet."""
+    if lane.validator is not None:
+        is_last = lane.finished.step == lane.plan.total_steps
+        epochs = epochs_due(lane.validator.options, lane.finished.epoch, is_last=is_last)
+        validate_missing(lane.validator, lane.network, epochs)
 
 
 def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> None:
