@@ -81,7 +81,7 @@ def test_a_run_and_what_is_made_of_it_stand_in_one_report(
     for said in (
         "Resized LoRAs",
         "new_dim=1 resized",
-        "Energy kept by every layer",
+        "Retained energy of every layer",
         "Speed and cost",
     ):
         assert said in page
