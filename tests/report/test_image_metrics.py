@@ -1,4 +1,4 @@
-"""What the report says of numbers of pictures: means, flags with known causes, and nothing."""
+"""What the report says of image metrics: means, flags with known causes, and nothing."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from optbench.analysis import load
+from optbench.analysis.changes import changes
 from optbench.analysis.evidence import SweepEvidence, read_sweep
 from optbench.report import tables
 from optbench.report.charts.line import HEIGHT_PX, Axes, Line, line_chart, smooth
@@ -173,10 +174,8 @@ def test_changes_are_summed_up_over_their_pairs(tmp_path: Path) -> None:
         },
     )
     found = {
-        (one.setting, one.from_value, one.to_value): (one.num_pairs, one.num_lower_loss)
-        for one in tables.pair_summaries(
-            sweep, make_findings(sweep, run_styles(sweep)).tables["effects"]
-        )
+        (row.setting, row.from_value, row.to_value): (len(row.pairs), row.num_lower_loss)
+        for row in changes(sweep.frames)
     }
     assert found == {("network.dim", "8", "16"): (2, 2), ("lr_mult", "1", "3"): (2, 0)}
 

@@ -6,6 +6,7 @@
 Conclusions are plain data on those frames, without words, colours or HTML. A sweep may still run.
 """
 
+from optbench.analysis.changes import Change, changes
 from optbench.analysis.comparisons import (
     GROUPS,
     MEASURED,
@@ -72,6 +73,7 @@ from optbench.analysis.targets import Reached, Targets, time_to_target
 
 __all__ = [
     "BANDS",
+    "Change",
     "FactorStanding",
     "Flag",
     "Frames",
@@ -95,6 +97,7 @@ __all__ = [
     "Untested",
     "agreements",
     "bands",
+    "changes",
     "compare_settings",
     "differing",
     "effects",

@@ -26,7 +26,7 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvidence:
-    """What is known about one run."""
+    """One run as read from its folder."""
 
     run: RunDir
     number: int  # from 1, in the order of the folders' names
@@ -76,7 +76,7 @@ class RunEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepEvidence:
-    """What is known about a sweep."""
+    """A sweep as read from its folder."""
 
     path: Path
     frames: Frames
@@ -96,7 +96,7 @@ class SweepEvidence:
 
 
 def read_sweep(sweep_dir: Path) -> SweepEvidence:
-    """Return what the folder of a sweep holds now; damaged files are named in `frames.problems`."""
+    """Return a sweep as its folder holds it now; damaged files are named in `frames.problems`."""
     frames = load_runs(sweep_dir, find_runs(sweep_dir))
     problems = list(frames.problems)
     records = known_records(frames.runs)

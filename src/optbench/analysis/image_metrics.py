@@ -1,4 +1,4 @@
-"""Means of the numbers measured on images, and which runs' images need a look."""
+"""Means of the metrics of images, and flags on runs whose images need a look."""
 
 from __future__ import annotations
 

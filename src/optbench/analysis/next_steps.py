@@ -1,4 +1,4 @@
-"""What a sweep has not tested, and which runs would make its answer surer: data without words."""
+"""Gaps of a sweep's evidence and the runs that would close them: data without words."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NextStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untested:
-    """What a sweep did not vary, with the values that it was at."""
+    """Settings that a sweep did not vary, with the values they had."""
 
     rates: bool
     fixed: dict[str, tuple[str, ...]]  # "base" and "dataset", those of them that were not varied
@@ -45,7 +45,7 @@ class Untested:
 
 
 def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
-    """Yield what to run next, the most useful first."""
+    """Yield the runs to make next, the most useful first."""
     runs = frames.runs[frames.runs["kind"] == TRAINING]
     rows = known_records(runs)
     statuses = {str(row["status"]) for row in rows}
@@ -81,7 +81,7 @@ def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
 
 
 def untested(frames: Frames, standings: Standings) -> Untested:
-    """Return what a sweep's answer says nothing about."""
+    """Return the settings and judgements that a sweep's answer cannot speak of."""
     runs = frames.runs[frames.runs["kind"] == TRAINING]
     factors = differing(runs) if len(runs) else []
     rows = known_records(runs)

@@ -38,7 +38,7 @@ Unlike = Literal["base", "validation", "loss", "num_steps"]  # in what two outco
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one finished run reached by one measure."""
+    """The value that one finished run reached by one measure."""
 
     run: str
     settings: tuple[str, ...]  # of everything varied but the seed, in the order of `varied`

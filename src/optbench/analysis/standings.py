@@ -1,4 +1,4 @@
-"""Which settings lead, which are tied, which cannot be compared: data, from a sweep's frames."""
+"""Rank the settings of a sweep from its frames: leaders, ties, settings that cannot be compared."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Setting:
 
     @property
     def num_broken(self) -> int:
-        """How many of its runs diverged, failed or ran out of memory."""
+        """The number of its runs that diverged, failed or ran out of memory."""
         return sum(self.statuses.get(status, 0) for status in BROKEN)
 
     @property
     def num_unfinished(self) -> int:
-        """How many of its runs are running, interrupted or skipped."""
+        """The number of its runs that are running, interrupted or skipped."""
         return len(self.runs) - self.num_broken - self.statuses.get(DONE, 0)
 
     @property
@@ -89,7 +89,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorStanding:
-    """How the values of one setting compare, over all blocks that differ in nothing else."""
+    """The values of one setting compared, over all blocks that differ in nothing else."""
 
     factor: str
     standings: tuple[Standing, ...]
@@ -165,7 +165,7 @@ class Standings:
 
     @property
     def conclusion(self) -> Conclusion:
-        """What these results say, in one word."""
+        """The result of the comparison, in one word."""
         if not self.finished:
             return "nothing_finished"
         if len(self.finished) == 1:

@@ -28,14 +28,14 @@ _TEXTS: Mapping[Reason, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What would make the answer surer, and what to type."""
+    """One next step in words, and the command for it."""
 
     text: str
     command: str
 
 
 def advise(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
-    """Yield what to type next, the most useful first."""
+    """Yield the next steps, the most useful first."""
     for step in next_steps(trainings.frames, standings):
         if step.reason == "nothing_to_compare":
             command = command_line(

@@ -167,7 +167,7 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     if unfinished:
         yield (
             f"{len(unfinished)} of {times(len(trainings.runs), 'run')} {_are(unfinished)} not "
-            "finished and do not count here, because the middle of a schedule is not its end. "
+            "finished and left out, because the middle of a schedule is not its end. "
             "The answer may change when they are done."
         )
     broken = [setting for setting in standings.settings if setting.num_broken]

@@ -1,4 +1,4 @@
-"""The frames as CSV and Parquet, for spreadsheets and notebooks."""
+"""Write the frames as CSV and Parquet, for spreadsheets and notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that the answer and the evidence of the page show, from a sweep's folder."""
+"""Collect the page's answer and evidence from a sweep's frames."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BandRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What a sweep's results say, and the tables that say it to a spreadsheet."""
+    """A sweep's conclusions as the page shows them, with the tables for spreadsheets."""
 
     answer: Answer | None
     standings: Standings
@@ -51,7 +51,7 @@ class Findings:
 
 
 def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
-    """Return what the answer and the evidence of a sweep show."""
+    """Return the conclusions of a sweep with their charts and tables."""
     frames = sweep.frames
     trainings = sweep.only(analysis.TRAINING)
     standings = rank_settings(frames)

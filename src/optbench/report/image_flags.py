@@ -21,7 +21,7 @@ _WORDS: Mapping[FlagKind, str] = {
 
 
 def flag_words(flag: Flag) -> str:
-    """Return what is wrong with the images."""
+    """Return the flag in words."""
     copied = f" of {flag.training_image}" if flag.training_image else ""
     return f"{_WORDS[flag.kind]}{copied}"
 

@@ -92,7 +92,7 @@ def write_page(sweep_dir: Path) -> Path:
             prompt_sheets=sheets.epoch_sheets(rows, report_dir),
             sheets_left_out=sheets.left_out(rows),
             charts=[*training_charts(trainings, styles), *validation_charts(trainings, styles)],
-            pairs=tables.pair_summaries(trainings, findings.tables["effects"]),
+            changes=tables.change_rows(trainings, findings.tables["effects"]),
             has_equal_draws=analysis.has_equal_draws(trainings.rows),
             run_sheets={run.name: _run_sheets(run, report_dir) for run in sweep.runs},
             lora_files={

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from optbench import analysis
+from optbench.analysis.changes import Change, changes
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import DONE, RateEdge, Setting, Standings, Verdict, rate_edges
 from optbench.report.charts.line import thinned
@@ -239,24 +239,19 @@ def epoch_times(sweep: SweepEvidence) -> Table | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairSummary:
-    """What one change of one setting did, over all pairs of runs equal in everything else."""
+class ChangeRow:
+    """One change of one setting, over all pairs of runs equal in everything else."""
 
-    setting: str
-    from_value: str
-    to_value: str
-    num_pairs: int
-    num_lower_loss: int
-    num_losses: int
+    change: Change
     loss_text: str
     time_text: str
-    effects: tuple[EffectLine, ...]  # by every measure there is, the strongest evidence first
-    pairs: tuple[PairLine, ...]
+    effects: tuple[EffectRow, ...]  # by every measure there is, the strongest evidence first
+    pairs: tuple[PairRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EffectLine:
-    """What one change did by one measure, with its interval."""
+class EffectRow:
+    """The effect of one change on one measure, with its interval."""
 
     measure: str
     mean: float
@@ -269,7 +264,7 @@ class EffectLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairLine:
+class PairRow:
     """One pair of runs."""
 
     from_run: RunEvidence
@@ -280,38 +275,39 @@ class PairLine:
     total_text: str
 
 
-def pair_summaries(sweep: SweepEvidence, effects: pd.DataFrame) -> list[PairSummary]:
-    """Return every change of one setting with the pairs of runs that show it, and what it did."""
-    measured = _effect_lines(effects)
+def change_rows(sweep: SweepEvidence, effects: pd.DataFrame) -> list[ChangeRow]:
+    """Return every change of one setting with its effects and the pairs of runs that show it."""
     runs = {run.name: run for run in sweep.runs}
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for pair in sweep.frames.pairs.to_dict("records"):
-        record = {str(name): value for name, value in pair.items()}
-        if not {record["from_run"], record["to_run"]} <= runs.keys():
-            continue  # of runs that are not shown here
-        num_steps = [runs[record[end]].row.get("num_steps") for end in ("from_run", "to_run")]
-        if num_steps[0] != num_steps[1]:
-            # Losses are paired at equal steps only, because the loss falls along a run.
-            record["loss_difference"] = record["seconds_total_difference"] = None
-        key = record["setting"], record["from_value"], record["to_value"]
-        groups.setdefault(key, []).append(record)
-    order = {
-        (name, value): (number, index)
-        for number, (name, values) in enumerate(sweep.factors.items())
-        for index, value in enumerate(values)
-    }
-    last = (len(order), 0)
-    listed = sorted(groups, key=lambda key: [order.get((key[0], value), last) for value in key[1:]])
-    return [_summary(groups[key], runs, measured.get(key, ())) for key in listed]
+    effects_of = _effect_rows(effects)
+    return [
+        ChangeRow(
+            change=change,
+            loss_text=difference_text(change.loss_difference),
+            time_text=NONE if change.time_ratio is None else f"x {change.time_ratio:.2f}",
+            effects=effects_of.get((change.setting, change.from_value, change.to_value), ()),
+            pairs=tuple(
+                PairRow(
+                    from_run=runs[pair["from_run"]],
+                    to_run=runs[pair["to_run"]],
+                    loss_text=difference_text(pair["loss_difference"]),
+                    validation_text=_validation_text(pair),
+                    step_text=_time_difference(pair["seconds_per_step_difference"]),
+                    total_text=_time_difference(pair["seconds_total_difference"]),
+                )
+                for pair in change.pairs
+            ),
+        )
+        for change in changes(sweep.frames)
+    ]
 
 
-def _effect_lines(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[EffectLine, ...]]:
-    by_change: dict[tuple[str, str, str], list[EffectLine]] = {}
+def _effect_rows(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[EffectRow, ...]]:
+    by_change: dict[tuple[str, str, str], list[EffectRow]] = {}
     for row in effects.to_dict("records"):
         if row["measure"] not in analysis.MEASURES:
             continue
         low, high, deviations = (_float(row[n]) for n in ("low", "high", "in_seed_deviations"))
-        line = EffectLine(
+        line = EffectRow(
             measure=analysis.MEASURES[row["measure"]],
             mean=float(row["mean"]),
             text=_with_interval(row["mean"], low, high),
@@ -326,47 +322,6 @@ def _effect_lines(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[Eff
     return {key: tuple(lines) for key, lines in by_change.items()}
 
 
-def _summary(
-    records: Sequence[Mapping[str, Any]],
-    runs: Mapping[str, RunEvidence],
-    effects: tuple[EffectLine, ...],
-) -> PairSummary:
-    key = records[0]
-    losses = [
-        difference
-        for record in records
-        if (difference := _float(record["loss_difference"])) is not None
-    ]
-    ratios = [
-        to_seconds / from_seconds
-        for record in records
-        if (to_seconds := _float(record["to_seconds_per_step"])) is not None
-        and (from_seconds := _float(record["from_seconds_per_step"]))
-    ]
-    return PairSummary(
-        setting=key["setting"],
-        from_value=key["from_value"],
-        to_value=key["to_value"],
-        num_pairs=len(records),
-        num_lower_loss=sum(value < 0 for value in losses),
-        num_losses=len(losses),
-        loss_text=difference_text(statistics.median(losses)) if losses else NONE,
-        time_text=f"x {statistics.median(ratios):.2f}" if ratios else NONE,
-        effects=effects,
-        pairs=tuple(
-            PairLine(
-                from_run=runs[record["from_run"]],
-                to_run=runs[record["to_run"]],
-                loss_text=difference_text(_float(record["loss_difference"])),
-                validation_text=_validation_text(record),
-                step_text=_time_difference(record["seconds_per_step_difference"]),
-                total_text=_time_difference(record["seconds_total_difference"]),
-            )
-            for record in records
-        ),
-    )
-
-
 def _validation_text(record: Mapping[str, Any]) -> str:
     """Return the difference on held-out images, else on training ones, with its interval."""
     for split in analysis.SPLITS:
@@ -377,8 +332,7 @@ def _validation_text(record: Mapping[str, Any]) -> str:
     return NONE
 
 
-def _time_difference(value: Any) -> str:
-    seconds = _float(value)
+def _time_difference(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     return f"{'-' if seconds < 0 else '+'}{seconds_text(abs(seconds))}"

@@ -1,1 +1,1 @@
-"""Charts as SVG text."""
+"""Draw the page's charts as SVG text."""

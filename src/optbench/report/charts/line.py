@@ -50,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """What the two axes are."""
+    """The titles and scales of the two axes."""
 
     x_title: str
     y_title: str

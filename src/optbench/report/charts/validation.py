@@ -1,4 +1,4 @@
-"""Validation loss over epochs against the base at the same draws, and overfitting."""
+"""Draw the validation loss over epochs against the base model's at the same draws."""
 
 from __future__ import annotations
 
