@@ -320,8 +320,9 @@ def test_out_of_memory_is_a_tile_and_not_the_end(
 
 
 def test_files_may_stand_anywhere_in_the_command() -> None:
-    asked = with_named_files(["a b.safetensors", "-m", "x=seed", "--config-dir", "conf", "it's"])
-    assert asked == ["-m", "x=seed", "--config-dir", "conf", r"lora=['a b.safetensors','it\'s']"]
+    words = with_named_files(["a b.safetensors", "-m", "x=seed", "--config-dir", "conf", "it's"])
+    assert words == ["-m", "x=seed", "--config-dir", "conf", r"lora=['a b.safetensors','it\'s']"]
+    assert with_named_files(["--cfg", "job"]) == ["--cfg", "job"]
 
 
 @pytest.mark.parametrize(

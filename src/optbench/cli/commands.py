@@ -5,7 +5,40 @@ Read by the dispatcher and by the help, so it imports nothing that takes time.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+# Flags of Hydra's whose value is the next word, so that it is not taken for a command's name.
+_FLAGS_WITH_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--experimental-rerun",
+    "--info",
+    "-i",
+)
+
+
+def split_bare_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the bare words - neither flag nor override nor a flag's value - and all the others."""
+    bare_words: list[str] = []
+    others: list[str] = []
+    previous = ""
+    for argument in arguments:
+        is_override = "=" in argument or argument.startswith(("-", "~", "+"))
+        (others if is_override or previous in _FLAGS_WITH_VALUE else bare_words).append(argument)
+        previous = argument
+    return bare_words, others
 
 
 class CommandInfo(NamedTuple):

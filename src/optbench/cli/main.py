@@ -5,29 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from optbench.cli.commands import COMMANDS
+from optbench.cli.commands import COMMANDS, split_bare_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from optbench.errors import Problem
 
-# Flags of Hydra's whose value is the next word, so that it is not taken for a command's name.
-_FLAGS_WITH_VALUE = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--config-dir",
-    "-cd",
-    "--experimental-rerun",
-    "--info",
-    "-i",
-)
 _HELP = ("--help", "-h")
 
 
@@ -38,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module is imported only here, so that each costs what it needs alone.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    bare_words = _bare_words(arguments)
+    bare_words, _ = split_bare_words(arguments)
     if bare_words and bare_words[0] in COMMANDS:
         name = bare_words.pop(0)
         arguments.remove(name)
@@ -88,15 +72,3 @@ def _unknown_command(word: str) -> Problem:
         f"one of {', '.join(COMMANDS)}, or settings as key=value",
         fix,
     )
-
-
-def _bare_words(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that are neither flags nor overrides nor a flag's value."""
-    words = []
-    previous = ""
-    for argument in arguments:
-        is_value = previous in _FLAGS_WITH_VALUE
-        if not is_value and "=" not in argument and not argument.startswith(("-", "~", "+")):
-            words.append(argument)
-        previous = argument
-    return words

@@ -1,1 +1,1 @@
-"""From a run of ours to a command line of kohya's trainer, and back."""
+"""Convert a run into a command line of kohya's trainer, and back."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from optbench.cli.command import DONE, one_path, refuse
 from optbench.cli.kohya.export_script import export
-from optbench.errors import OptbenchError
+from optbench.errors import OptbenchError, Problem
 from optbench.storage.rundir import RunDir, read_config
 
 
@@ -14,7 +14,13 @@ def main(arguments: Sequence[str]) -> int:
     """Print the script; return 0, or 2 if the run cannot be read."""
     try:
         run_dir = one_path("export", "RUN_DIR", arguments)
-        exported = export(read_config(RunDir(run_dir)), name=run_dir.resolve().name)
+        run = RunDir(run_dir)
+        if not run.config_path.is_file():
+            found = "a folder without config.yaml" if run_dir.is_dir() else "no such folder"
+            raise OptbenchError(
+                Problem(str(run_dir), found, "a run's folder", "give runs/SWEEP/RUN")
+            )
+        exported = export(read_config(run), name=run_dir.resolve().name)
     except OptbenchError as error:
         return refuse(error.problems)
     print(exported.script, end="")

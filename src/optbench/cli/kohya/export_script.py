@@ -1,4 +1,4 @@
-"""A run's config -> the shell script that trains it with kohya's trainer, and what is lost."""
+"""Write a run's config as a shell script for kohya's trainer; list what has no equivalent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PROMPT_END = "END_OF_PROMPTS"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A script that a shell runs, and one sentence for everything it cannot say."""
+    """A shell script for kohya's trainer, and a sentence for each setting it has no option for."""
 
     script: str
     lost: tuple[str, ...]
@@ -147,7 +147,7 @@ def _schedule(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _lost(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each thing that kohya's trainer cannot be told."""
+    """Yield a sentence for each setting that has no equivalent in kohya's trainer."""
     optimizer, schedule, train = config["optimizer"], config["lr_scheduler"], config["train"]
     yield (
         "order, noise and timesteps are drawn otherwise there: the same settings, other weights "
@@ -164,11 +164,13 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"dataset.{name}={value}: {instead}"
     if config["base"]["v_parameterization"] is None and config["base"]["family"] != "sd15":
         yield (
-            "base.v_parameterization=null: the checkpoint was asked what it predicts; add "
+            "base.v_parameterization=null: the checkpoint said what it predicts; add "
             "--v_parameterization if it is v"
         )
-    if others := [one for one in config.get("tracker", {}).get("log_with", ()) if one != "wandb"]:
-        yield f"tracker.log_with={others}: other trackers than TensorBoard and W&B are not told"
+    if others := [
+        name for name in config.get("tracker", {}).get("log_with", ()) if name != "wandb"
+    ]:
+        yield f"tracker.log_with={others}: only TensorBoard and W&B are trackers there"
     if schedule["name"] not in option_names.SCHEDULES:
         yield f"lr_scheduler={schedule['name']}: the rate stays constant there"
     if schedule["name"] == "polynomial":
@@ -226,13 +228,13 @@ def _get(config: Mapping[str, Any], key: str) -> Any:
 
 def _listed(value: Any) -> str:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return ",".join(f"{one:g}" for one in value) if is_list else str(value)
+    return ",".join(f"{item:g}" for item in value) if is_list else str(value)
 
 
 def _literal(value: Any) -> str:
     """Return a value as the Python literal that kohya's trainer reads, without spaces."""
     if isinstance(value, list | tuple):
-        return ",".join(_literal(one) for one in value)
+        return ",".join(_literal(item) for item in value)
     return repr(value)
 
 

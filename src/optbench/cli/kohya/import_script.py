@@ -1,4 +1,4 @@
-"""A command line or TOML file of kohya's trainer -> the same settings as overrides of ours."""
+"""Read a command line or TOML file of kohya's trainer as overrides of ours."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def read_options(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         options = _from_toml(text) if path.suffix == ".toml" else _from_command(text)
+    except FileNotFoundError as error:
+        raise _unreadable(path, "no such file") from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, f"{type(error).__name__}: {error}") from error
     if not options:
@@ -66,21 +68,21 @@ def convert(options: Mapping[str, Any]) -> Imported:
     defaults differ.
     """
     imported = Imported()
-    asked = dict(options)
+    args = dict(options)
     for name, value in option_names.DEFAULTS.items():
-        is_other_length = name == "max_train_steps" and "max_train_epochs" in asked
-        if name not in asked and value is not None and not is_other_length:
-            asked[name] = value
+        is_other_length = name == "max_train_steps" and "max_train_epochs" in args
+        if name not in args and value is not None and not is_other_length:
+            args[name] = value
             imported.assumed.append(f"{name}={value}")
     imported.overrides += [
-        *_base(asked),
-        *_plain(asked),
-        *_length(asked),
-        *_loss(asked, imported),
-        *_network(asked, imported),
-        *_optimizer(asked, imported),
-        *_schedule(asked, imported),
-        *_trackers(asked, imported),
+        *_base(args),
+        *_plain(args),
+        *_length(args),
+        *_loss(args, imported),
+        *_network(args, imported),
+        *_optimizer(args, imported),
+        *_schedule(args, imported),
+        *_trackers(args, imported),
     ]
     for name, value in options.items():
         if name in option_names.NOT_NEEDED:
@@ -136,48 +138,48 @@ def _words(line: str) -> list[str]:
     return list(lexer)
 
 
-def _base(asked: dict[str, Any]) -> Iterator[str]:
-    family = "sdxl" if asked.pop("sdxl", False) else "sd2" if asked.get("v2") else "sd15"
+def _base(args: dict[str, Any]) -> Iterator[str]:
+    family = "sdxl" if args.pop("sdxl", False) else "sd2" if args.get("v2") else "sd15"
     yield f"base={family}"
     yield "dataset=folder"
     yield "prompts=folder"
 
 
-def _plain(asked: Mapping[str, Any]) -> Iterator[str]:
+def _plain(args: Mapping[str, Any]) -> Iterator[str]:
     # There a size beside dim_from_weights is ignored; here it is refused.
-    ignored = ("network_dim", "network_alpha") if _is_on(asked.get("dim_from_weights")) else ()
+    ignored = ("network_dim", "network_alpha") if _is_on(args.get("dim_from_weights")) else ()
     for kohya, ours in option_names.VALUES.items():
-        if kohya in asked and kohya not in ignored and not ours.startswith("lr_scheduler."):
-            yield f"{ours}={_value(asked[kohya])}"
+        if kohya in args and kohya not in ignored and not ours.startswith("lr_scheduler."):
+            yield f"{ours}={_value(args[kohya])}"
     for kohya, ours in option_names.FLAGS.items():
-        yield f"{ours}={str(_is_on(asked.get(kohya, False))).lower()}"
-    if asked.get("max_token_length"):
-        yield f"train.max_token_length={asked['max_token_length']}"
+        yield f"{ours}={str(_is_on(args.get(kohya, False))).lower()}"
+    if args.get("max_token_length"):
+        yield f"train.max_token_length={args['max_token_length']}"
     for kohya, ours in option_names.DROPOUTS.items():
-        if kohya in asked:
-            yield f"{ours}={asked[kohya]}"
-    sides = str(asked["resolution"]).strip("[]()").replace(" ", "").split(",")
+        if kohya in args:
+            yield f"{ours}={args[kohya]}"
+    sides = str(args["resolution"]).strip("[]()").replace(" ", "").split(",")
     yield f"dataset.resolution=[{sides[0]},{sides[-1]}]"
 
 
-def _length(asked: Mapping[str, Any]) -> Iterator[str]:
-    if "max_train_epochs" in asked:  # wins over steps there too
-        yield f"train.epochs={asked['max_train_epochs']}"
+def _length(args: Mapping[str, Any]) -> Iterator[str]:
+    if "max_train_epochs" in args:  # wins over steps there too
+        yield f"train.epochs={args['max_train_epochs']}"
     else:
-        yield f"train.max_steps={asked['max_train_steps']}"
-        yield f"train.epochs={min(_MANY_EPOCHS, int(asked['max_train_steps']))}"
+        yield f"train.max_steps={args['max_train_steps']}"
+        yield f"train.epochs={min(_MANY_EPOCHS, int(args['max_train_steps']))}"
 
 
-def _loss(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+def _loss(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
     """Yield loss and noise without what the other trainer would not look at."""
     known = {**option_names.LOSS_VALUES, **option_names.LOSS_FLAGS}
-    given = {name: asked[name] for name in known if name in asked}
+    given = {name: args[name] for name in known if name in args}
     for name, value in given.items():
         if name in option_names.LOSS_FLAGS and not _is_on(value):
             continue
         if name in option_names.LOSS_OFF_AT_ZERO and not float(value):
             imported.not_needed.append(f"{name}: {value} is none there")
-        elif name == "prior_loss_weight" and "reg_data_dir" not in asked:
+        elif name == "prior_loss_weight" and "reg_data_dir" not in args:
             imported.not_needed.append(f"{name}: without reg_data_dir it is not looked at there")
         elif needed := _lacks(name, given):
             imported.not_needed.append(f"{name}: without {needed} it is not looked at there")
@@ -195,26 +197,26 @@ def _lacks(name: str, given: Mapping[str, Any]) -> str:
     return "" if is_there and not _lacks(needed, given) else needed
 
 
-def _trackers(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+def _trackers(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
     """Yield the tracker and its names; `all` there is TensorBoard and W&B."""
-    kind = asked.get("log_with")
+    kind = args.get("log_with")
     if kind in ("wandb", "all"):
         yield "tracker.log_with=[wandb]"
     elif kind is not None:
         known = kind == "tensorboard"
-        said = "TensorBoard's files are always in the run's folder"
+        note = "TensorBoard's files are always in the run's folder"
         (imported.not_needed if known else imported.lost).append(
-            f"log_with: {said}" if known else f"log_with={kind}"
+            f"log_with: {note}" if known else f"log_with={kind}"
         )
     for kohya, ours in option_names.TRACKER_VALUES.items():
-        if kohya in asked and kind in ("wandb", "all"):
-            yield f"{ours}={_value(asked[kohya])}"
-        elif kohya in asked:
+        if kohya in args and kind in ("wandb", "all"):
+            yield f"{ours}={_value(args[kohya])}"
+        elif kohya in args:
             imported.not_needed.append(f"{kohya}: without wandb there is nothing to name")
 
 
-def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    given = dict(_pairs(asked.get("network_args", ())))
+def _network(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    given = dict(_pairs(args.get("network_args", ())))
     if "conv_dim" in given:
         given.setdefault("conv_alpha", "1.0")  # kohya's default
     for name, value in given.items():
@@ -224,21 +226,21 @@ def _network(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
         is_list = "block" in name or name.endswith("_lr_weight")
         is_list = is_list and "," in value
         yield f"{option_names.NETWORK_ARGS[name]}={f'[{value}]' if is_list else value}"
-    if asked.get("network_module", "networks.lora") != "networks.lora":
-        imported.lost.append(f"network_module={asked['network_module']}: another kind of network")
-    if _is_on(asked.get(_UNET, False)) or _rate(asked, "text_encoder_lr") == 0:
+    if args.get("network_module", "networks.lora") != "networks.lora":
+        imported.lost.append(f"network_module={args['network_module']}: another kind of network")
+    if _is_on(args.get(_UNET, False)) or _rate(args, "text_encoder_lr") == 0:
         yield "network.train_text_encoder=false"
-    if _is_on(asked.get(_TEXT, False)) or _rate(asked, "unet_lr") == 0:
+    if _is_on(args.get(_TEXT, False)) or _rate(args, "unet_lr") == 0:
         yield "network.train_unet=false"
 
 
-def _optimizer(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    asked_type = str(asked["optimizer_type"])
-    if _is_on(asked.get("use_8bit_adam", False)):
+def _optimizer(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+    asked_type = str(args["optimizer_type"])
+    if _is_on(args.get("use_8bit_adam", False)):
         asked_type = "AdamW8bit"
-    if _is_on(asked.get("use_lion_optimizer", False)):
+    if _is_on(args.get("use_lion_optimizer", False)):
         asked_type = "Lion"
-    given = dict(_pairs(asked.get("optimizer_args", ())))
+    given = dict(_pairs(args.get("optimizer_args", ())))
     recipe = _recipe(asked_type)
     if recipe == "adafactor" and given.get("relative_step", "True") == "True":
         recipe = "adafactor_auto"
@@ -259,10 +261,10 @@ def _optimizer(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
         plus = "" if name in own else "+"
         yield f"{plus}optimizer.args.{name}={_hydra(value)}"
     if recipe != "adafactor_auto":
-        yield f"optimizer.lr={asked['learning_rate']}"
+        yield f"optimizer.lr={args['learning_rate']}"
         for name in ("unet_lr", "text_encoder_lr"):
-            rate = _rate(asked, name)
-            yield f"optimizer.{name}={'null' if not rate else asked[name]}"
+            rate = _rate(args, name)
+            yield f"optimizer.{name}={'null' if not rate else args[name]}"
 
 
 def _recipe(asked_type: str) -> str | None:
@@ -275,26 +277,26 @@ def _recipe(asked_type: str) -> str | None:
     return None
 
 
-def _schedule(asked: Mapping[str, Any], imported: Imported) -> Iterator[str]:
+def _schedule(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
     ours_by_kohya = {kohya: ours for ours, kohya in option_names.SCHEDULES.items()}
-    name = ours_by_kohya.get(str(asked["lr_scheduler"]))
+    name = ours_by_kohya.get(str(args["lr_scheduler"]))
     if name is None:
-        imported.lost.append(f"lr_scheduler={asked['lr_scheduler']}: no such schedule here")
+        imported.lost.append(f"lr_scheduler={args['lr_scheduler']}: no such schedule here")
         return
     yield f"lr_scheduler={name}"
     shipped = _shipped("lr_scheduler", name)
     for option, ours in option_names.VALUES.items():
         key = ours.removeprefix("lr_scheduler.")
         # What this schedule has no use for is ignored there and refused here.
-        if ours.startswith("lr_scheduler.") and option in asked:
+        if ours.startswith("lr_scheduler.") and option in args:
             if shipped.get(key) is not None:
-                yield f"{ours}={_fraction(asked[option])}"
+                yield f"{ours}={_fraction(args[option])}"
             else:
-                imported.lost.append(f"{option}={asked[option]}: {name} has no use for it")
+                imported.lost.append(f"{option}={args[option]}: {name} has no use for it")
     if name == "polynomial":
-        share = option_names.SMALLEST_POLYNOMIAL_RATE / float(asked["learning_rate"])
+        share = option_names.SMALLEST_POLYNOMIAL_RATE / float(args["learning_rate"])
         yield f"lr_scheduler.min_lr_ratio={share:g}"
-    for key, value in _pairs(asked.get("lr_scheduler_args", ())):
+    for key, value in _pairs(args.get("lr_scheduler_args", ())):
         if key == "step_rules":
             quoted = value.strip("'\"")
             yield f'lr_scheduler.step_rules="{quoted}"'
@@ -346,8 +348,8 @@ def _is_on(value: Any) -> bool:
     return value is True or str(value).lower() == "true"
 
 
-def _rate(asked: Mapping[str, Any], name: str) -> float | None:
-    return None if asked.get(name) is None else float(asked[name])
+def _rate(args: Mapping[str, Any], name: str) -> float | None:
+    return None if args.get(name) is None else float(args[name])
 
 
 def _unreadable(path: Path, found: str) -> ConfigError:

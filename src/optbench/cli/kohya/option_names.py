@@ -1,4 +1,4 @@
-"""Which option of kohya's trainer means what here: one line each, for both directions.
+"""The table of kohya's options and ours: one line each, for both directions.
 
 A setting of ours that stands in none of these tables has to be named in `WITHOUT_EQUIVALENT`; a
 test goes through all settings there are.

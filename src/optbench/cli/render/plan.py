@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from optbench.cli.commands import split_bare_words
 from optbench.cli.render.axes import Axis, read_axis
 from optbench.cli.render.grid_plan import Plot, check_plot
 from optbench.cli.render.sources import find_sources
@@ -26,8 +27,6 @@ from optbench.storage.hashing import fingerprint
 
 NAME, CONFIG_NAME = "render", "plot"
 SIDES = ("x", "y", "z")
-_FLAGS_WITH_VALUES = ("-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path")
-_MORE_FLAGS = ("-p", "--package", "-i", "--info")
 _NOT_OF_THE_IMAGES = ("num_threads", "device", "cache_dir", "dir")
 _NUM_HASH_DIGITS = 8
 
@@ -43,13 +42,7 @@ class PlotPlan:
 
 def with_named_files(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with those that are neither flag nor override as `lora=[...]`."""
-    files: list[str] = []
-    others: list[str] = []
-    takes_value = False
-    for argument in arguments:
-        is_other = takes_value or argument.startswith(("-", "~")) or "=" in argument
-        (others if is_other else files).append(argument)
-        takes_value = argument in (*_FLAGS_WITH_VALUES, *_MORE_FLAGS)
+    files, others = split_bare_words(arguments)
     if not files:
         return others
     quoted = ",".join("'" + file.replace("\\", "\\\\").replace("'", "\\'") + "'" for file in files)
