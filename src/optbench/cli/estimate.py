@@ -1,6 +1,6 @@
-"""What a run costs before it is made.
+"""Estimate the steps, time and disk space of a run before it starts.
 
-Steps come from its data, time from earlier runs, disk space from the shapes of the base.
+Steps come from its data, time from earlier runs, disk space from the layers of the base model.
 Everything is read from headers and records; nothing is loaded and nothing is measured.
 """
 
@@ -24,7 +24,7 @@ from optbench.training.plan import RunPlan
 
 _SAVED_BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 _STATE_BYTES = 12  # fp32 weights and, for most recipes, two moments
-_PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime pictures, roughly
+_PNG_BYTES_PER_PIXEL = 0.7  # of drawings and anime images, roughly
 _COUNTED = ("base", "train", "optimizer", "network")
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 
@@ -35,7 +35,7 @@ class Cost:
 
     num_steps_per_epoch: int
     num_steps: int
-    num_epochs: int  # fewer than asked when max_steps ends the run first
+    num_epochs: int  # fewer than train.epochs when max_steps ends the run first
     seconds: float | None
     disk_bytes: int
 
@@ -55,12 +55,12 @@ def estimate(plan: RunPlan) -> Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketCount:
-    """What one bucket holds: pictures, their uses per epoch, and of both the class pictures'."""
+    """The images of one bucket, their uses per epoch, and how many of both are of the class."""
 
     bucket: tuple[int, int]  # width, height in pixels
-    num_pictures: int
+    num_images: int
     num_uses: int
-    num_class_pictures: int
+    num_class_images: int
     num_class_uses: int
 
 
@@ -75,9 +75,9 @@ def bucket_counts(dataset: Dataset) -> list[BucketCount]:
         counts.append(
             BucketCount(
                 bucket=bucket,
-                num_pictures=len(images),
+                num_images=len(images),
                 num_uses=sum(image.repeats for image in images),
-                num_class_pictures=len(class_images),
+                num_class_images=len(class_images),
                 num_class_uses=sum(image.repeats for image in class_images),
             )
         )
@@ -88,8 +88,14 @@ def _seconds(
     config: RunConfig, dataset: Dataset, *, num_steps: int, num_epochs: int
 ) -> float | None:
     """Return the likely wall time: as the nearest earlier runs on this runs folder took."""
-    alike = [
-        (_likeness(config, stored), run_dir)
+    alike: list[tuple[tuple[bool, bool], Path]] = [
+        (
+            (
+                stored["optimizer"].get("name") == config.optimizer.name,
+                stored["network"].get("dim") == config.network.dim,
+            ),
+            run_dir,
+        )
         for run_dir, stored in _earlier_runs(Path(config.runs_dir))
         if stored["base"].get("name") == config.base.name
         and stored["train"].get("batch_size") == config.train.batch_size
@@ -103,41 +109,30 @@ def _seconds(
         for run_dir in nearest
         for row in readable_rows(RunDir(run_dir).steps_path)[0]
     ]
-    wanted = _pauses(config)
+    pause_names = ["seconds_save"]
+    pause_names += ["seconds_validate"] if config.validate.enabled else []
+    pause_names += ["seconds_render"] if config.render.enabled else []
     pauses: list[float] = [
-        sum(_seconds_of(row, pause) for pause in wanted)
+        sum(_seconds_of(row, pause) for pause in pause_names)
         for run_dir in nearest
         for row in readable_rows(RunDir(run_dir).epochs_path)[0]
     ]
     if not steps:
         return None
     pause = statistics.median(pauses) if pauses else 0.0
-    validation = 0.0 if _has_validated(nearest) else _validation_seconds(config, dataset, nearest)
+    has_validated = any(RunDir(run_dir).validation_path.is_file() for run_dir in nearest)
+    validation = 0.0 if has_validated else _validation_seconds(config, dataset, nearest)
     epochs = range(1, num_epochs + 1)
     every = config.validate.every_n_epochs
     num_due = len({epoch for epoch in epochs if epoch % every == 0 or epoch == num_epochs})
     return statistics.median(steps) * num_steps + pause * num_epochs + validation * num_due
 
 
-def _pauses(config: RunConfig) -> list[str]:
-    """Return what a run stops training for between its epochs."""
-    asked = {
-        "seconds_save": True,
-        "seconds_validate": config.validate.enabled,
-        "seconds_render": config.render.enabled,
-    }
-    return [pause for pause, is_asked in asked.items() if is_asked]
-
-
-def _has_validated(run_dirs: Sequence[Path]) -> bool:
-    return any(RunDir(run_dir).validation_path.is_file() for run_dir in run_dirs)
-
-
 def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[Path]) -> float:
     """Return the likely seconds of one validation, where none of the earlier runs had any.
 
-    One pass forward for each picture and timestep, as long as a training step's pass takes for each
-    of its pictures; pictures held out come to those trained on.
+    One forward pass for each image and timestep, as long as a training step's pass takes for each
+    of its images; held-out images come to those trained on.
     """
     options = config.validate
     if not options.enabled:
@@ -150,20 +145,14 @@ def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[
     if not forwards:
         return 0.0
     num_trained = min(options.num_pictures or len(dataset.images), len(dataset.images))
-    pictures = num_trained * (1 if options.dir is None else 2)
+    num_images = num_trained * (1 if options.dir is None else 2)
     forward = statistics.median(forwards) / config.train.batch_size
-    return forward * pictures * len(options.timesteps)
+    return forward * num_images * len(options.timesteps)
 
 
 def _seconds_of(row: Row, name: str) -> float:
     value = row.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _likeness(config: RunConfig, stored: Mapping[str, Any]) -> int:
-    is_same_recipe: bool = stored["optimizer"].get("name") == config.optimizer.name
-    is_same_dim: bool = stored["network"].get("dim") == config.network.dim
-    return 2 * is_same_recipe + is_same_dim
 
 
 def _earlier_runs(runs_dir: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -109,9 +109,9 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
 def _bucket_line(count: BucketCount, batch_sizes: Sequence[int]) -> str:
     width, height = count.bucket
     batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
-    line = f"bucket {width}x{height}: {count.num_pictures} images, {count.num_uses} uses an epoch"
-    if count.num_class_pictures:
-        line += f" ({count.num_class_pictures} and {count.num_class_uses} of them regularization)"
+    line = f"bucket {width}x{height}: {count.num_images} images, {count.num_uses} uses an epoch"
+    if count.num_class_images:
+        line += f" ({count.num_class_images} and {count.num_class_uses} of them regularization)"
     return f"{line}, {batches} batches"
 
 

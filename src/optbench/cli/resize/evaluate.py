@@ -92,25 +92,45 @@ class ResizeEvaluator:
             original: The run to compare with, None for the original itself, which is compared
                 with the base model alone: that is how far a LoRA can fall.
         """
-        row: Row = {}
-        gallery = self._gallery(run, clip_skip=clip_skip)
-        examination = self._examination(run, clip_skip=clip_skip)
-        if gallery is not None:
+        options, cache_dir = self._options, Path(self._options.cache_dir)
+        text_options = self.base.text_options({"clip_skip": clip_skip})
+        gallery = validator = None
+        if options.render.enabled:
+            gallery = run_images.Gallery(
+                run=run,
+                base=self.base,
+                prompts=options.prompts.prompts,
+                options=options.render,
+                text_options=text_options,
+                cache_dir=cache_dir,
+                painter=self._painter,
+                origin=origin_of(options.base, cache_dir=cache_dir),
+            )
             run_images.render_base(gallery)
-        if examination is not None:
-            validation.measure_base(examination)
+        if options.validate.enabled:
+            validator = validation.Validator(
+                run=run,
+                base=self.base,
+                probes=self._probes,
+                options=options.validate,
+                text_options=text_options,
+                cache_dir=cache_dir,
+            )
+            validation.measure_base(validator)
         adapters = [(AdapterFile(path, allow_others=True), weight) for path, weight in loras]
         with applied(self.base.lora_targets(), adapters):
             started = time.perf_counter()
             if gallery is not None:
                 run_images.render_merged(gallery, epoch=epoch, lora=run.name)
             rendered = time.perf_counter()
-            if examination is not None and validation.needs_measuring(examination, epoch):
+            if validator is not None and validation.needs_measuring(validator, epoch):
                 losses = None if original is None else _losses_of(original, epoch)
-                validation.measure(examination, epoch=epoch, originals=losses)
-        row["seconds_render"] = rendered - started
-        row["seconds_validate"] = time.perf_counter() - rendered
-        row |= validation.summary(rundir.read_rows(run.validation_path), epoch=epoch)
+                validation.measure(validator, epoch=epoch, originals=losses)
+        row: Row = {
+            "seconds_render": rendered - started,
+            "seconds_validate": time.perf_counter() - rendered,
+            **validation.summary(rundir.read_rows(run.validation_path), epoch=epoch),
+        }
         if gallery is not None:
             row |= self._likeness(run, epoch=epoch, original=original)
         return row
@@ -137,34 +157,6 @@ class ResizeEvaluator:
             f"{prefix}picture_difference": _mean(rows, "mean_abs_difference"),
             f"{prefix}picture_ssim": _mean(rows, "ssim"),
         }
-
-    def _gallery(self, run: RunDir, *, clip_skip: int) -> run_images.Gallery | None:
-        options = self._options
-        if not options.render.enabled:
-            return None
-        return run_images.Gallery(
-            run=run,
-            base=self.base,
-            prompts=options.prompts.prompts,
-            options=options.render,
-            text_options=self.base.text_options({"clip_skip": clip_skip}),
-            cache_dir=Path(options.cache_dir),
-            painter=self._painter,
-            origin=origin_of(options.base, cache_dir=Path(options.cache_dir)),
-        )
-
-    def _examination(self, run: RunDir, *, clip_skip: int) -> validation.Validator | None:
-        options = self._options
-        if not options.validate.enabled:
-            return None
-        return validation.Validator(
-            run=run,
-            base=self.base,
-            probes=self._probes,
-            options=options.validate,
-            text_options=self.base.text_options({"clip_skip": clip_skip}),
-            cache_dir=Path(options.cache_dir),
-        )
 
 
 def is_embedded(options: BaseOptions) -> bool:

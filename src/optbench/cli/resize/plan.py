@@ -1,4 +1,4 @@
-"""A command line of `python -m optbench resize` -> the files to make, checked before any is read.
+"""Plan the files of an `optbench resize` command line, checked before any source is read.
 
 Nothing here imports torch, so a mistyped command is refused at once.
 """
@@ -55,13 +55,20 @@ def plan_resizes(arguments: Sequence[str]) -> CommandPlan[ResizePlan]:
     Raises:
         ConfigError: With the problems of all of them together.
     """
-    asked = compose(arguments, Command(name=NAME, config_name=CONFIG_NAME, build=_asked))
-    if not asked.is_complete:
-        raise ConfigError(_sweeper())
-    return asked
+    command = compose(arguments, Command(name=NAME, config_name=CONFIG_NAME, build=_plan))
+    if not command.is_complete:
+        raise ConfigError(
+            Problem(
+                "hydra/sweeper",
+                "a sweeper that chooses its runs as it goes",
+                "values that are known before the first file is read",
+                "leave hydra/sweeper out, and list the values: param=2,4,8",
+            )
+        )
+    return command
 
 
-def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePlan:
+def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePlan:
     _listed(tree, "source")
     options = build_options(ResizeOptions, tree)
     options = replace(options, source=tuple(map(_matched, options.source)))
@@ -72,7 +79,10 @@ def _asked(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePl
     ]
     if problems:
         raise ConfigError(*rules.without_repeats(problems))
-    sources = _find_sources(options)
+    paths = tuple(Path(source) for source in options.source)
+    sources: dict[int | None, tuple[Path, ...]] = {None: paths}
+    if paths[0].is_dir():
+        sources = {epoch: (path,) for epoch, path in _epoch_files(paths[0]).items()}
     name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
     sweep_dir = Path(options.runs_dir) / name
     return ResizePlan(
@@ -92,8 +102,8 @@ def _listed(tree: DictConfig, key: str) -> None:
 
 def _matched(source: str) -> str:
     """Return the one path that a pattern stands for; a pattern of none or several stays one."""
-    found = [] if Path(source).exists() else _matches(source)
-    return found[0] if len(found) == 1 else source
+    matches = [] if Path(source).exists() else _matches(source)
+    return matches[0] if len(matches) == 1 else source
 
 
 def _matches(pattern: str) -> list[str]:
@@ -118,10 +128,19 @@ def _check_evaluation(options: ResizeOptions) -> list[Problem]:
 
 def _check_rule(options: ResizeOptions) -> list[Problem]:
     """Return what is impossible or without effect in the settings of size."""
-    return _check_fixed(options) if options.method == "none" else _check_dynamic(options)
-
-
-def _check_fixed(options: ResizeOptions) -> list[Problem]:
+    if options.method != "none":
+        is_ratio, value = options.method == "sv_ratio", options.param
+        if value is not None and (1 <= value < math.inf if is_ratio else 0 < value <= 1):
+            return []
+        return [
+            Problem(
+                "param",
+                "null" if value is None else f"{value:g}",
+                f"for {options.method} a number "
+                + ("from 1, usually 2 or more" if is_ratio else "above 0, and 1 at most"),
+                f"write param={5 if is_ratio else 0.9}",
+            )
+        ]
     problems = []
     if options.new_dim is None:
         problems.append(
@@ -146,23 +165,6 @@ def _check_fixed(options: ResizeOptions) -> list[Problem]:
     return problems
 
 
-def _check_dynamic(options: ResizeOptions) -> list[Problem]:
-    is_ratio = options.method == "sv_ratio"
-    value = options.param
-    is_good = value is not None and (1 <= value < math.inf if is_ratio else 0 < value <= 1)
-    if is_good:
-        return []
-    return [
-        Problem(
-            "param",
-            "null" if value is None else f"{value:g}",
-            f"for {options.method} a number "
-            + ("from 1, usually 2 or more" if is_ratio else "above 0, and 1 at most"),
-            f"write param={5 if is_ratio else 0.9}",
-        )
-    ]
-
-
 def _check_sources(options: ResizeOptions) -> list[Problem]:
     problems = []
     is_merge = len(options.source) > 1 or options.weights is not None
@@ -179,12 +181,12 @@ def _check_sources(options: ResizeOptions) -> list[Problem]:
     if not options.source:
         problems.append(_no_source("[]", "an empty list"))
     if is_merge and len(options.weights or ()) != len(options.source):
-        given = "null" if options.weights is None else f"{len(options.weights)} numbers"
+        weights = "null" if options.weights is None else f"{len(options.weights)} numbers"
         equal = ",".join(f"{1 / len(options.source):.3g}" for _ in options.source)
         problems.append(
             Problem(
                 "weights",
-                f"{given} for {len(options.source)} files",
+                f"{weights} for {len(options.source)} files",
                 "one weight for every file that is merged",
                 f"write 'weights=[{equal}]'",
             )
@@ -204,26 +206,19 @@ def _no_source(source: str, what: str) -> Problem:
     )
 
 
-def _find_sources(options: ResizeOptions) -> dict[int | None, tuple[Path, ...]]:
-    paths_found = tuple(Path(source) for source in options.source)
-    if paths_found[0].is_dir():
-        return {epoch: (path,) for epoch, path in _epoch_files(paths_found[0]).items()}
-    return {None: paths_found}
-
-
 def _epoch_files(folder: Path) -> dict[int, Path]:
     """Return a run's LoRA files by epoch; its last one under the bare name is one of them."""
-    found = {
+    files = {
         int(match[1]): path
         for path in sorted((folder / "lora").glob("*.safetensors"))
         if (match := _EPOCH_FILE.fullmatch(path.name))
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
     """Return <readable>-<8 hex>; the hex changes with the sources' bytes and every setting."""
-    files = [path for each in sources.values() for path in each]
+    files = [path for paths in sources.values() for path in paths]
     settings = asdict(options)
     for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir", *_NOT_OF_THE_FILE):
         del settings[key]
@@ -236,7 +231,7 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
 
 
 def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
-    files = [path for each in sources.values() for path in each]
+    files = [path for paths in sources.values() for path in paths]
     content = {
         "sources": hashing.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "weights": options.weights,
@@ -270,12 +265,3 @@ def _words(options: ResizeOptions) -> list[str]:
         for key, usual in _USUAL.items()
         if getattr(options, key) != usual
     ]
-
-
-def _sweeper() -> Problem:
-    return Problem(
-        "hydra/sweeper",
-        "a sweeper that chooses its runs as it goes",
-        "values that are known before the first file is read",
-        "leave hydra/sweeper out, and list the values: param=2,4,8",
-    )

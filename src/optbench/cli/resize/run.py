@@ -23,6 +23,7 @@ from optbench.lora.resize.merge import merged_modules
 from optbench.lora.resize.resize import ResizeSpec, retained_energy, write_resized
 from optbench.lora.resize.rules import SizeRule
 from optbench.lora.resize.svd_cache import SvdCache
+from optbench.models.device import set_num_threads
 from optbench.records import Status
 from optbench.render import run_images
 from optbench.schema import ResizeOptions
@@ -160,8 +161,7 @@ def _is_done(run: RunDir, plan: ResizePlan, config: str) -> bool:
 def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     rundir.write_status(run.path, "running")
     rundir.clean_partial_files(run.path)
-    if options.num_threads is not None:
-        torch.set_num_threads(options.num_threads)
+    set_num_threads(options.num_threads)
     # Made anew together: records of two times never lie beside each other.
     likeness_path = run.path / LIKENESS_FILE
     for path in (run.epochs_path, run.layers_path, run.validation_path, likeness_path):
