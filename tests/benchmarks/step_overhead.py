@@ -112,7 +112,7 @@ def _print_telemetry(network: LoraNetwork, optimizer: BuiltOptimizer, step: floa
     ratios, rest = [], []
     for _ in range(NUM_WARMUP_STEPS + 20):
         started = time.perf_counter()
-        with telemetry.update_ratios(optimizer.optimizer, is_wanted=True):
+        with telemetry.update_ratios(optimizer.optimizer, enabled=True):
             pass
         ratios.append(time.perf_counter() - started)
         started = time.perf_counter()

@@ -187,7 +187,6 @@ def test_described_can_be_stored() -> None:
     described = build(options, lr_scheduler=replace(COSINE, warmup_steps=0.25)).described()
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert described["class"] == "dadaptation.dadapt_adam.DAdaptAdam"
-    assert described["package_version"] == "3.2"
     assert described["arguments"] == {"growth_rate": "inf"}
     assert described["defaults"]["d"] == 1e-6
     assert described["groups"]["unet"] == {"lr": 1.0, "num_parameters": 16 * (288 + 264)}
@@ -612,4 +611,4 @@ def test_conformance_finds_a_rate_too_high() -> None:
 
 def test_conformance_finds_an_argument_without_effect() -> None:
     options = recipe("Forgetful", args={"colour": "blue"})
-    assert conformance.check_read_back(options) == ["argument colour not found back"]
+    assert conformance.check_read_back(options) == ["argument colour cannot be read back"]

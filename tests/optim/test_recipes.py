@@ -11,7 +11,7 @@ import pytest
 from optbench.config.build import check_value, config_tree
 from optbench.errors import Problem
 from optbench.optim import toy_task
-from optbench.optim.recipes import asked_rate, check_recipe, departures
+from optbench.optim.recipes import check_recipe, departures, requested_rate
 from optbench.schema import LrSchedulerOptions, OptimizerOptions, OptimizerTraits
 
 CONSTANT = toy_task.schedule("constant")
@@ -222,11 +222,11 @@ def test_every_problem_is_reported() -> None:
     assert len(check(options)) == 3
 
 
-def test_asked_rate_falls_back_to_lr() -> None:
-    assert asked_rate(recipe(), "unet") == 1e-4
-    assert asked_rate(recipe(unet_lr=0.3), "unet") == 0.3
-    assert asked_rate(recipe(), "text_encoder") == 5e-5
-    assert asked_rate(recipe(text_encoder_lr=None), "text_encoder") == 1e-4
+def test_requested_rate_falls_back_to_lr() -> None:
+    assert requested_rate(recipe(), "unet") == 1e-4
+    assert requested_rate(recipe(unet_lr=0.3), "unet") == 0.3
+    assert requested_rate(recipe(), "text_encoder") == 5e-5
+    assert requested_rate(recipe(text_encoder_lr=None), "text_encoder") == 1e-4
 
 
 def test_plain_recipe_departs_in_nothing() -> None:

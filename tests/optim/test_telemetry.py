@@ -67,11 +67,11 @@ def test_ratio_is_the_change_over_the_weights_for_each_group() -> None:
         {"params": [second], "name": "text_encoder", "lr": 0.5},
     ]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    with telemetry.update_ratios(optimizer, is_wanted=True) as ratios:
+    with telemetry.update_ratios(optimizer, enabled=True) as ratios:
         optimizer.step()
     # Every weight is 2 and moves by its rate, whatever the number of weights.
     assert ratios == pytest.approx({"unet": 0.1 / 2, "text_encoder": 0.5 / 2})
-    with telemetry.update_ratios(optimizer, is_wanted=False) as ratios:
+    with telemetry.update_ratios(optimizer, enabled=False) as ratios:
         optimizer.step()
     assert ratios == {}
 
@@ -80,7 +80,7 @@ def test_ratio_of_weights_that_are_all_zero_is_a_number() -> None:
     (one,) = parameters(4)
     one.data.zero_()
     optimizer = torch.optim.SGD([{"params": [one], "name": "unet"}], lr=0.1)
-    with telemetry.update_ratios(optimizer, is_wanted=True) as ratios:
+    with telemetry.update_ratios(optimizer, enabled=True) as ratios:
         pass
     assert ratios == {"unet": 0.0}
 

@@ -1,4 +1,4 @@
-"""Build the optimizer a recipe names and prove that it is the one asked for.
+"""Build the optimizer a recipe names and prove that it is the requested one.
 
 No optimizer is named here: a class comes from its recipe's dotted path, and what is special about
 it from the recipe's traits. What was built is read back: the class, every argument, every rate.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import inspect
 import io
 import math
@@ -21,15 +20,15 @@ import torch
 from torch import Tensor
 
 from optbench.errors import ConfigError, MissingPackageError, OptbenchError, Problem
-from optbench.optim.recipes import asked_rate, check_package, missing_package
+from optbench.optim.recipes import check_package, missing_package, requested_rate
 from optbench.optim.schedules import check_schedule, multiplier, num_warmup_steps
 from optbench.optim.stepping import RATE_KEYS, BuiltOptimizer
 from optbench.records import ParameterGroup
 from optbench.schema import LrSchedulerOptions, OptimizerOptions
 
-# Where an argument is kept that is found nowhere under its name: bitsandbytes puts the decay of
-# every moment into betas.
-_KEPT_IN = {"momentum": ("betas", 0)}
+# Where an argument is stored that is nowhere under its name: bitsandbytes puts the decay of every
+# moment into betas.
+_STORED_IN = {"momentum": ("betas", 0)}
 
 
 def build_optimizer(
@@ -40,7 +39,7 @@ def build_optimizer(
     lr_scheduler: LrSchedulerOptions,
     total_steps: int,
 ) -> BuiltOptimizer:
-    """Return the optimizer a recipe names over a network's groups, read back and found as asked.
+    """Return the optimizer a recipe names over a network's groups, read back and as requested.
 
     Args:
         options: The recipe with the rates of this run.
@@ -52,10 +51,10 @@ def build_optimizer(
     Raises:
         ConfigError: If a rate, an argument or the schedule cannot be had, all listed together.
         MissingPackageError: If the class's package is not installed.
-        OptbenchError: If what was built is not what was asked for.
+        OptbenchError: If what was built is not what was requested.
     """
     rates = {
-        group.name: _times(_times(asked_rate(options, group.part), lr_mult), group.lr_weight)
+        group.name: _times(_times(requested_rate(options, group.part), lr_mult), group.lr_weight)
         for group in groups
     }
     problems = check_package(options)
@@ -70,11 +69,11 @@ def build_optimizer(
         raise ConfigError(*problems)
     shared = as_arguments(options.group_args)
     torch_groups: list[dict[str, Any]] = [
-        {"params": list(one.parameters), "lr": rates[one.name], "name": one.name, **shared}
-        for one in groups
+        {"params": list(group.parameters), "lr": rates[group.name], "name": group.name, **shared}
+        for group in groups
     ]
-    optimizer, said = _construct(options, torch_groups, lr=_times(options.lr, lr_mult))
-    description = _read_back(optimizer, options, rates) | {"said": said}
+    optimizer, output = _construct(options, torch_groups, lr=_times(options.lr, lr_mult))
+    description = _read_back(optimizer, options, rates) | {"said": output}
     description["schedule"] = {
         **{name: value for name, value in asdict(lr_scheduler).items() if value is not None},
         "num_warmup_steps": num_warmup_steps(lr_scheduler, total_steps),
@@ -154,9 +153,9 @@ def _argument_names(cls: type) -> set[str]:
             continue
         parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names |= {one.name for one in parameters if one.kind in kinds}
+        names |= {parameter.name for parameter in parameters if parameter.kind in kinds}
         # A class that takes anything and hands it to nobody would swallow a misspelt argument.
-        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+        if inspect.Parameter.VAR_KEYWORD not in [parameter.kind for parameter in parameters]:
             break
         if ancestor is torch.optim.Optimizer:
             break
@@ -243,22 +242,22 @@ def _construct(
                 f"arguments given: lr={lr}, {dict(options.args)}",
             )
         ) from error
-    said = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
-    return cast(torch.optim.Optimizer, optimizer), "\n".join(filter(None, said))
+    lines = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
+    return cast(torch.optim.Optimizer, optimizer), "\n".join(filter(None, lines))
 
 
 def _read_back(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    """Return what was built as it is found in the object; raises where it is not what was asked."""
+    """Describe the built object by what it holds; raise where that is not what was requested."""
     cls = type(optimizer)
-    arguments = {name: _found(optimizer, name) for name in options.args}
-    asked = {name: _plain(value) for name, value in options.args.items()}
+    arguments = {name: _values_of(optimizer, name) for name in options.args}
+    requested = {name: _as_json(value) for name, value in options.args.items()}
     differing = [
-        (f"{name}={value}", f"{name}={asked[name]}")
+        (f"{name}={value}", f"{name}={requested[name]}")
         for name, values in arguments.items()
         for value in values
-        if value != asked[name]
+        if value != requested[name]
     ]
     differing += _differing_groups(optimizer, options, rates)
     if cls is not _named_class(options) or cls.__name__ != options.target.rpartition(".")[2]:
@@ -271,15 +270,14 @@ def _read_back(
         "recipe": options.name,
         "class": f"{cls.__module__}.{cls.__qualname__}",
         "package": options.package,
-        "package_version": _version(options.package),
         "arguments": {
-            name: values[0] if values else asked[name] for name, values in arguments.items()
+            name: values[0] if values else requested[name] for name, values in arguments.items()
         },
         "arguments_not_found": [name for name, values in arguments.items() if not values],
-        "defaults": {name: _plain(value) for name, value in optimizer.defaults.items()},
+        "defaults": {name: _as_json(value) for name, value in optimizer.defaults.items()},
         "groups": {
             group["name"]: {
-                "lr": _plain(group["lr"]),
+                "lr": _as_json(group["lr"]),
                 "num_parameters": sum(parameter.numel() for parameter in group["params"]),
             }
             for group in optimizer.param_groups
@@ -292,7 +290,7 @@ def _differing_groups(
     optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
 ) -> list[tuple[str, str]]:
     """Return (found, expected) for each rate, and each key the rates are read from."""
-    built = {group["name"]: _plain(group["lr"]) for group in optimizer.param_groups}
+    built = {group["name"]: _as_json(group["lr"]) for group in optimizer.param_groups}
     rule = options.traits.effective_lr
     differing = [
         (f"lr={built.get(name)} for {name}", f"lr={rate}")
@@ -308,21 +306,21 @@ def _differing_groups(
     return differing
 
 
-def _found(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:
+def _values_of(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:
     """Return every value an argument has in the object: defaults, groups, attributes."""
     attributes = vars(optimizer)
     places: list[Mapping[str, Any]] = [optimizer.defaults, *optimizer.param_groups, attributes]
-    # Some classes keep a few of their arguments in a namespace of their own, called args.
+    # Some classes hold a few of their arguments in a namespace of their own, called args.
     if hasattr(attributes.get("args"), "__dict__"):
         places.append(vars(attributes["args"]))
-    found = [_plain(place[name]) for place in places if name in place]
-    if not found and name in _KEPT_IN:
-        key, index = _KEPT_IN[name]
-        found = [_plain(place[key][index]) for place in places if key in place]
-    return found
+    values = [_as_json(place[name]) for place in places if name in place]
+    if not values and name in _STORED_IN:
+        key, index = _STORED_IN[name]
+        values = [_as_json(place[key][index]) for place in places if key in place]
+    return values
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return a value as JSON can hold it; numbers JSON cannot hold become words."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
@@ -331,18 +329,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, Sequence):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     return repr(value)
 
 
 def _times(rate: float | None, lr_mult: float) -> float | None:
     return None if rate is None else rate * lr_mult
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # a recipe may name a class of the user's own

@@ -1,7 +1,8 @@
-"""Conformance checks: does a recipe do what it says, on a small LoRA-shaped task?
+"""Check on a small LoRA-shaped task that a recipe does what it says.
 
-Every check takes a recipe and returns sentences, one per violation; none means the recipe keeps
-its word. `check_conformance` runs them all, for the test suite and for a user's own recipe alike.
+Every check takes a recipe and returns sentences, one per violation; a recipe without any passes.
+The test suite and `optbench doctor` run all `RECIPE_CHECKS`, for the shipped recipes and for a
+user's own alike.
 """
 
 from __future__ import annotations
@@ -51,13 +52,8 @@ _HUGE = 1e4
 _LIMITED = 2.0
 
 
-def check_conformance(recipe: OptimizerOptions) -> list[str]:
-    """Return every way in which a recipe does not do what it says; empty is good."""
-    return [sentence for name in RECIPE_CHECKS for sentence in violations_of(name, recipe)]
-
-
 def violations_of(name: str, recipe: OptimizerOptions) -> list[str]:
-    """Return what one check finds; an exception from the class itself is found too.
+    """Return one check's violations; an exception from the class itself is one, too.
 
     Raises:
         OptbenchError: If the recipe cannot be built at all.
@@ -85,15 +81,17 @@ def check_read_back(recipe: OptimizerOptions) -> list[str]:
     task = ToyTask()
     built = build(recipe, task)
     described = built.described()
-    lacking = [f"argument {name} not found back" for name in described["arguments_not_found"]]
+    violations = [
+        f"argument {name} cannot be read back" for name in described["arguments_not_found"]
+    ]
     if described["class"].rpartition(".")[2] != recipe.target.rpartition(".")[2]:
-        lacking.append(f"built {described['class']}, asked for {recipe.target}")
+        violations.append(f"built {described['class']}, asked for {recipe.target}")
     for part in PARTS:
-        if described["groups"][part]["lr"] != recipes.asked_rate(recipe, part):
-            lacking.append(f"rate of {part} is {described['groups'][part]['lr']}")
+        if described["groups"][part]["lr"] != recipes.requested_rate(recipe, part):
+            violations.append(f"rate of {part} is {described['groups'][part]['lr']}")
     if list(built.parameters()) != [p for factors in task.factors.values() for p in factors]:
-        lacking.append("the parameters are not those it was given")
-    return lacking
+        violations.append("the parameters are not those it was given")
+    return violations
 
 
 def check_group_rates(recipe: OptimizerOptions) -> list[str]:
@@ -118,25 +116,25 @@ def check_group_rates(recipe: OptimizerOptions) -> list[str]:
 
 
 def check_rates(recipe: OptimizerOptions) -> list[str]:
-    """Return where the rates announced before an update are not those asked for or then used."""
+    """Return where the rates announced before an update are not the requested or the used ones."""
     task = ToyTask()
     total_steps = NUM_STEPS + 1  # one more, because a schedule's last rate may be 0
     built = build(recipe, task, total_steps=total_steps)
-    asked = {part: recipes.asked_rate(recipe, part) for part in PARTS}
+    requested = {part: recipes.requested_rate(recipe, part) for part in PARTS}
     violations = []
     for step_index in range(NUM_STEPS):
         lr, _, effective = built.rates()
         factor = multiplier(schedule_for(recipe), step_index, total_steps)
-        wanted = {part: rate * factor for part, rate in asked.items() if rate is not None}
-        if not _close(lr, wanted):
-            violations.append(f"update {step_index}: lr is {lr}, asked for {wanted}")
+        expected = {part: rate * factor for part, rate in requested.items() if rate is not None}
+        if not _close(lr, expected):
+            violations.append(f"update {step_index}: lr is {lr}, expected {expected}")
         train(task, built, step_index, step_index + 1)
         for group in built.optimizer.param_groups:
             used = group.get("scheduled_lr")
             if used is not None and not _close({"": used}, {"": effective[group["name"]]}):
                 violations.append(f"update {step_index}: {effective} announced, {used} used")
     _, _, effective = built.rates()
-    if set(effective) != set(PARTS) or not all(0 < one < math.inf for one in effective.values()):
+    if set(effective) != set(PARTS) or not all(0 < rate < math.inf for rate in effective.values()):
         violations.append(f"no effective rate for each part: {effective}")
     return violations
 
@@ -159,7 +157,7 @@ def check_resume(recipe: OptimizerOptions) -> list[str]:
         torch.save(built.state_dict(), file)
         file.seek(0)
         resumed = ToyTask(dtype=dtype)
-        resumed.put(half.weights())
+        resumed.restore(half.weights())
         again = build(recipe, resumed)
         again.load_state_dict(torch.load(file, weights_only=True))
         if _state_dtypes(again) != _state_dtypes(built):
@@ -196,9 +194,9 @@ def check_traits(recipe: OptimizerOptions) -> list[str]:
         violations.append("lr_role: multiplier, but no d is found")
     if violations:
         return violations  # such a class may not even step
-    drawn = torch.random.get_rng_state(), random.getstate()
+    states = torch.random.get_rng_state(), random.getstate()
     train(task, built, 0, NUM_STEPS)
-    same = torch.equal(drawn[0], torch.random.get_rng_state()) and drawn[1] == random.getstate()
+    same = torch.equal(states[0], torch.random.get_rng_state()) and states[1] == random.getstate()
     if same == traits.uses_global_rng:
         violations.append(f"uses_global_rng: {traits.uses_global_rng}, draws seen: {not same}")
     violations += _check_evaluation(task, built)
@@ -210,7 +208,7 @@ def _check_schedule(recipe: OptimizerOptions) -> list[str]:
     if recipe.traits.schedule != "external":
         return []
     start, stop = NUM_STEPS // 2, 2 * NUM_STEPS
-    moved = []
+    distances = []
     for lr_scheduler in (
         schedule("constant"),
         schedule("piecewise", step_rules=f"1:{start},0.1"),
@@ -220,10 +218,11 @@ def _check_schedule(recipe: OptimizerOptions) -> list[str]:
         train(task, built, 0, start)
         before = task.weights()
         train(task, built, start, stop)
-        moved.append(distance(before, task.weights()))
-    if moved[1] < _OBEYS * moved[0]:
+        distances.append(distance(before, task.weights()))
+    share = distances[1] / distances[0]
+    if share < _OBEYS:
         return []
-    return [f"schedule: external, but a tenth of the rate moves {moved[1] / moved[0]:.2g} as far"]
+    return [f"schedule: external, but a tenth of the rate moves {share:.2g} as far"]
 
 
 def _check_clip(recipe: OptimizerOptions) -> list[str]:
@@ -297,9 +296,9 @@ def _state_dtypes(built: BuiltOptimizer) -> list[dict[str, torch.dtype]]:
     ]
 
 
-def _close(found: Mapping[Any, float], wanted: Mapping[Any, float]) -> bool:
-    return set(found) == set(wanted) and all(
-        math.isclose(found[name], wanted[name], rel_tol=1e-9) for name in wanted
+def _close(rates: Mapping[Any, float], expected: Mapping[Any, float]) -> bool:
+    return set(rates) == set(expected) and all(
+        math.isclose(rates[name], expected[name], rel_tol=1e-9) for name in expected
     )
 
 

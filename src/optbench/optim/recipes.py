@@ -1,4 +1,4 @@
-"""What can be said about a recipe without torch: what is impossible, and what is special.
+"""Check a recipe without torch, and list how it departs from plain stepping.
 
 Nothing is ever adjusted to make a recipe fit. A setting that a recipe cannot have is refused with
 the way out; what a recipe does differently while every setting is obeyed is a departure, which is
@@ -37,8 +37,8 @@ def check_recipe(
 
     Args:
         options: The recipe with the rates of this run.
-        lr_scheduler: The schedule asked for; `schedules.check_schedule` checks it on its own.
-        max_grad_norm: The clipping asked for; 0 is none.
+        lr_scheduler: The schedule; `schedules.check_schedule` checks it on its own.
+        max_grad_norm: The clipping; 0 is none.
         num_parts: How many parts of the base are trained: unet, text encoder, or both.
         lr_mult: What every rate is multiplied by.
         unet_weights: What the unet's rate is multiplied by besides, in some of its blocks.
@@ -55,19 +55,19 @@ def check_recipe(
     ]
 
 
-def asked_rate(options: OptimizerOptions, part: Part) -> float | None:
+def requested_rate(options: OptimizerOptions, part: Part) -> float | None:
     """Return the rate a recipe gives to one part, before `lr_mult` and the schedule.
 
     None where the class finds its own.
     """
-    own = options.unet_lr if part == "unet" else options.text_encoder_lr
-    return options.lr if own is None else own
+    part_rate = options.unet_lr if part == "unet" else options.text_encoder_lr
+    return options.lr if part_rate is None else part_rate
 
 
 def departures(options: OptimizerOptions) -> tuple[str, ...]:
     """Return, as sentences, what a recipe does differently from plain stepping at a given rate."""
     traits = options.traits
-    said = {
+    holds_by_sentence = {
         "optimizer.lr is a factor, not a rate: the class estimates its own step size d, and the "
         "real rate is d x lr (recorded as effective_lr)": traits.lr_role == "multiplier",
         "optimizer.lr is null: the class works out a rate for each tensor (recorded as "
@@ -86,7 +86,7 @@ def departures(options: OptimizerOptions) -> tuple[str, ...]:
         "gradients are taken at": traits.weights == "averaged",
         "draws from torch's global generator, which is seeded per run": traits.uses_global_rng,
     }
-    return tuple(sentence for sentence, holds in said.items() if holds)
+    return tuple(sentence for sentence, holds in holds_by_sentence.items() if holds)
 
 
 def check_package(options: OptimizerOptions) -> list[Problem]:
@@ -138,8 +138,8 @@ def _installable(package: str) -> str:
 
 
 def _check_argument_names(options: OptimizerOptions) -> list[Problem]:
-    meant = {"lr": "optimizer.lr", "params": "nothing: the network gives them"}
-    broken = [
+    instead = {"lr": "optimizer.lr", "params": "nothing: the network gives them"}
+    refused = [
         Problem(
             f"optimizer.args.{name} (recipe {options.name})",
             f"the argument {name}={options.args[name]}",
@@ -149,15 +149,15 @@ def _check_argument_names(options: OptimizerOptions) -> list[Problem]:
         for name, reason in options.refused_args.items()
         if name in options.args
     ]
-    return broken + [
+    return refused + [
         Problem(
             f"optimizer.args.{name} (recipe {options.name})",
             f"the argument {name!r}",
             "only arguments that no other setting gives",
-            f"remove it and use {meant[name]}",
+            f"remove it and use {instead[name]}",
         )
         for name in options.args
-        if name in meant
+        if name in instead
     ]
 
 
@@ -221,7 +221,7 @@ def _check_no_rates(
 
 
 def _check_group_rates(options: OptimizerOptions, num_parts: int) -> list[Problem]:
-    unet, text_encoder = asked_rate(options, "unet"), asked_rate(options, "text_encoder")
+    unet, text_encoder = requested_rate(options, "unet"), requested_rate(options, "text_encoder")
     if options.traits.group_rates == "free" or num_parts < 2 or unet == text_encoder:
         return []
     if unet is None or text_encoder is None:
@@ -284,13 +284,14 @@ def _check_schedule_trait(
                 )
             )
     elif name not in allowed:
-        words = [word for word in allowed if options.traits.warmup == "allowed" or "_" not in word]
+        # constant_with_warmup only where the class allows a warm-up
+        names = [name for name in allowed if options.traits.warmup == "allowed" or "_" not in name]
         problems.append(
             Problem(
                 f"lr_scheduler (recipe {options.name})",
                 f"the schedule {name}",
                 (
-                    f"{' or '.join(words)}, because this class has its own rule instead of "
+                    f"{' or '.join(names)}, because this class has its own rule instead of "
                     "a schedule: a falling rate would be undone by it or fall twice"
                 ),
                 "write lr_scheduler=constant",

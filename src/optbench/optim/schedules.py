@@ -1,4 +1,4 @@
-"""How the learning rate changes over a run: multipliers of every group's rate, as pure maths.
+"""Multiply every group's learning rate over a run, by schedules that are pure maths.
 
 With s the zero-based index of the update, N all updates, w the warm-up, p = (s - w) / (N - w),
 c = num_cycles, r = min_lr_ratio, D = decay_steps and T = timescale (null: w, or 10000 without
@@ -91,7 +91,7 @@ def check_schedule(options: LrSchedulerOptions, *, total_steps: int | None = Non
     """Return everything that is impossible or without effect in `options`.
 
     Args:
-        options: The schedule asked for.
+        options: The schedule.
         total_steps: The updates of the run, or None where they are not known yet.
     """
     if options.name not in _SHAPES:
@@ -117,7 +117,7 @@ def _check_effect(options: LrSchedulerOptions) -> list[Problem]:
         value = getattr(options, name)
         is_given = value != _NONE.get(name)
         if is_given and name not in shape.uses:
-            users = [other for other, one in _SHAPES.items() if name in one.uses]
+            users = [other for other, user in _SHAPES.items() if name in user.uses]
             problems.append(
                 Problem(
                     f"lr_scheduler.{name}",
@@ -210,7 +210,7 @@ def _rules(text: str) -> tuple[tuple[float, float], ...] | None:
         all(0 < value < math.inf for value, _ in pairs)
         and all(is_length(end) for end in ends[:-1])
         and ends[-1] == math.inf
-        and all(one < other or one >= 1 > other for one, other in zip(ends, ends[1:], strict=False))
+        and all(end < after or end >= 1 > after for end, after in zip(ends, ends[1:], strict=False))
     )
     return tuple(pairs) if is_rule else None
 
@@ -243,10 +243,10 @@ def _polynomial(place: _Place) -> float:
 
 
 def _inverse_sqrt(place: _Place) -> float:
-    asked = place.options.timescale
-    timescale = place.num_warmup or _LONG_TIMESCALE
-    if asked is not None:
-        timescale = max(1, _num_steps(asked, place.total_steps))
+    if place.options.timescale is not None:
+        timescale = max(1, _num_steps(place.options.timescale, place.total_steps))
+    else:
+        timescale = place.num_warmup or _LONG_TIMESCALE
     return math.sqrt(timescale / (timescale + place.step_index - place.num_warmup))
 
 

@@ -36,7 +36,7 @@ class _Relative(Protocol):
 
 
 class BuiltOptimizer:
-    """A recipe's optimizer with its schedule; made by `optimizers.build_optimizer` only.
+    """A recipe's optimizer with its schedule; made by `build.build_optimizer` only.
 
     Fulfils `contracts.StepOptimizer`. `optimizer` is the torch object itself, for those who must
     wrap it (gradient scaling); everything else goes through the methods.
@@ -50,7 +50,7 @@ class BuiltOptimizer:
         schedule: Callable[[int], float],
         description: dict[str, Any],
     ) -> None:
-        """Put the schedule on `optimizer`, whose rates are those asked for, and switch it on."""
+        """Put the schedule on `optimizer`, whose rates are the requested ones, and switch it on."""
         self.optimizer = optimizer
         self._traits = options.traits
         self._description = description
@@ -77,7 +77,7 @@ class BuiltOptimizer:
             self._schedule.step()
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def parameters(self) -> Iterable[nn.Parameter]:
@@ -96,8 +96,8 @@ class BuiltOptimizer:
             raise RuntimeError("evaluation_weights() inside evaluation_weights()")
         averaging = cast(_Averaging, self.optimizer)
         # The class goes to the average and back by interpolation, which rounds: evaluating would
-        # change training. So the weights themselves are kept and put back.
-        kept = [parameter.detach().clone() for parameter in self.parameters()]
+        # change training. So the weights themselves are copied and restored.
+        originals = [parameter.detach().clone() for parameter in self.parameters()]
         self._is_evaluating = True
         try:
             averaging.eval()
@@ -105,7 +105,7 @@ class BuiltOptimizer:
         finally:
             averaging.train()
             with torch.no_grad():
-                for parameter, weights in zip(self.parameters(), kept, strict=True):
+                for parameter, weights in zip(self.parameters(), originals, strict=True):
                     parameter.copy_(weights)
             self._is_evaluating = False
 
@@ -159,19 +159,19 @@ class BuiltOptimizer:
         step = self.optimizer.state.get(parameters[0], {}).get("step", 0) + 1
         with torch.no_grad():
             # Stacked first, so that an accelerator is waited for once and not once per tensor.
-            squares = torch.stack([one.float().square().mean() for one in parameters])
-        rms = squares.sqrt().tolist()
-        return sum(rule(group, {"step": step, "RMS": one}) for one in rms) / len(rms)
+            squares = torch.stack([tensor.float().square().mean() for tensor in parameters])
+        rates = [rule(group, {"step": step, "RMS": rms}) for rms in squares.sqrt().tolist()]
+        return sum(rates) / len(rates)
 
     def described(self) -> dict[str, Any]:
-        """Return what was really built, ready for JSON: class, version, arguments, rates."""
+        """Return what was really built, as JSON holds it: class, arguments, rates, schedule."""
         return copy.deepcopy(self._description)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to go on bit for bit, loadable with weights_only.
+        """Return everything needed to resume bit for bit, loadable with weights_only.
 
         The tensors are the optimizer's own: write them before the next update. The parameters
-        belong to the network; save them outside `evaluation_weights` to go on from them.
+        belong to the network; save them outside `evaluation_weights` to resume from them.
         """
         if self._is_evaluating:
             raise RuntimeError("state_dict() inside evaluation_weights(): leave the context first")
@@ -182,14 +182,18 @@ class BuiltOptimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state` was taken; refuses the state of another recipe."""
+        """Resume exactly where `state` was taken.
+
+        Raises:
+            DamagedFileError: If it is the state of another recipe.
+        """
         if state.get("built") != self._identity():
             raise DamagedFileError(
                 Problem(
                     "the saved optimizer",
                     f"the state of {state.get('built')}",
                     f"the state of {self._identity()}",
-                    "continue with the settings it was saved with, or start the run anew",
+                    "resume with the settings it was saved with, or start the run anew",
                 )
             )
         state = copy.deepcopy(state)
@@ -215,8 +219,8 @@ class BuiltOptimizer:
 
     def _identity(self) -> str:
         """Return what must be equal for a state to fit: all but versions and printed text."""
-        kept = ("class", "arguments", "groups", "schedule")
-        return json.dumps({key: self._description[key] for key in kept}, sort_keys=True)
+        keys = ("class", "arguments", "groups", "schedule")
+        return json.dumps({key: self._description[key] for key in keys}, sort_keys=True)
 
 
 def _bias_correction(group: Mapping[str, Any]) -> float:

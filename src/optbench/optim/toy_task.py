@@ -1,6 +1,6 @@
-"""A small LoRA-shaped task to try recipes on, and what it takes to train it.
+"""Train a small LoRA-shaped task, to try recipes on.
 
-Shapes: B pictures, I input features, O output features, R dim.
+Shapes: B samples, I input features, O output features, R dim.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class ToyTask:
             draw = rng.generator(_SEED, "network-init", part)
             down_RI = torch.randn(_DIM, _IN, generator=draw) / _IN**0.5
             up_OR = torch.zeros(_OUT, _DIM)
-            wanted = torch.randn(_OUT, 4, generator=draw) @ torch.randn(4, _IN, generator=draw)
-            self._change_OI[part] = wanted / (4 * _IN) ** 0.5
+            change_OI = torch.randn(_OUT, 4, generator=draw) @ torch.randn(4, _IN, generator=draw)
+            self._change_OI[part] = change_OI / (4 * _IN) ** 0.5
             self.factors[part] = (nn.Parameter(down_RI.to(dtype)), nn.Parameter(up_OR.to(dtype)))
 
     def groups(self) -> tuple[ParameterGroup, ...]:
@@ -57,8 +57,8 @@ class ToyTask:
             draw = rng.generator(_SEED, "noise", part, step_index)
             input_BI = torch.randn(_BATCH, _IN, generator=draw).to(self.dtype)
             output_BO = input_BI @ down_RI.T @ up_OR.T
-            wanted_BO = input_BI.float() @ self._change_OI[part].T
-            loss = loss + (output_BO.float() - wanted_BO).square().mean()
+            target_BO = input_BI.float() @ self._change_OI[part].T
+            loss = loss + (output_BO.float() - target_BO).square().mean()
         loss.backward()
         return loss.item()
 
@@ -74,16 +74,16 @@ class ToyTask:
         """Return copies of all parameters."""
         return {part: [factor.detach().clone() for factor in self.factors[part]] for part in PARTS}
 
-    def put(self, weights: Mapping[Part, list[Tensor]]) -> None:
+    def restore(self, weights: Mapping[Part, list[Tensor]]) -> None:
         """Put copied parameters back, bit for bit."""
         with torch.no_grad():
             for part in PARTS:
-                for factor, kept in zip(self.factors[part], weights[part], strict=True):
-                    factor.copy_(kept)
+                for factor, value in zip(self.factors[part], weights[part], strict=True):
+                    factor.copy_(value)
 
 
 def schedule(name: str, warmup_steps: float = 0, **changes: Any) -> LrSchedulerOptions:
-    """Return a schedule in which nothing is set but what is given."""
+    """Return a schedule with the given settings and no others."""
     unused: dict[str, Any] = dict.fromkeys(
         ("power", "min_lr_ratio", "timescale", "decay_steps", "step_rules")
     )
@@ -124,20 +124,20 @@ def train(task: ToyTask, built: BuiltOptimizer, start: int, stop: int) -> None:
         built.zero_grad()
 
 
-def equal(one: Mapping[Part, list[Tensor]], other: Mapping[Part, list[Tensor]]) -> bool:
+def equal(first: Mapping[Part, list[Tensor]], second: Mapping[Part, list[Tensor]]) -> bool:
     """Return whether two sets of weights are equal in every bit."""
     return all(
         torch.equal(left, right)
         for part in PARTS
-        for left, right in zip(one[part], other[part], strict=True)
+        for left, right in zip(first[part], second[part], strict=True)
     )
 
 
-def distance(one: Mapping[Part, list[Tensor]], other: Mapping[Part, list[Tensor]]) -> float:
+def distance(first: Mapping[Part, list[Tensor]], second: Mapping[Part, list[Tensor]]) -> float:
     """Return the Euclidean distance between two sets of weights."""
     squares = [
         (left.double() - right.double()).square().sum().item()
         for part in PARTS
-        for left, right in zip(one[part], other[part], strict=True)
+        for left, right in zip(first[part], second[part], strict=True)
     ]
     return math.sqrt(sum(squares))

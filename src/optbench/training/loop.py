@@ -429,7 +429,7 @@ def _update(
     timer.start()
     lr, d, effective_lr = optimizer.rates()
     needs_ratios = step % telemetry.RATIO_EVERY == 1
-    with telemetry.update_ratios(optimizer.optimizer, is_wanted=needs_ratios) as ratios:
+    with telemetry.update_ratios(optimizer.optimizer, enabled=needs_ratios) as ratios:
         has_gradient = any(weight.grad is not None for weight in optimizer.parameters())
         scaler = lane.scaler if has_gradient else None
         if scaler is not None:

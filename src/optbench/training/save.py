@@ -38,7 +38,10 @@ def write_provenance(lane: RunLane) -> None:
         "note": config.optimizer.note,
         "notices": list(lane.notices),
         "changed": list(lane.plan.changed_settings),
-        "optimizer": lane.optimizer.described(),
+        "optimizer": {
+            **lane.optimizer.described(),
+            "package_version": provenance.package_version(config.optimizer.package),
+        },
         "paper": config.optimizer.paper,
         "base": {"name": config.base.name, "fingerprint": lane.plan.base_fingerprint},
         "dataset": {
