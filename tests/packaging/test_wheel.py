@@ -91,6 +91,6 @@ def test_it_plans_from_an_empty_folder(
 
 
 def test_its_help_lists_the_sweeps(installed: Path, tmp_path: Path) -> None:
-    done = run(installed, "-m", "optbench", "--help", place=tmp_path)
+    done = run(installed, "-m", "optbench", "train", "--help", place=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
