@@ -38,7 +38,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 @pytest.fixture(autouse=True)
-def _guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def guard(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hold torch to one thread, refuse the network, and go back to the working directory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:

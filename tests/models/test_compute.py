@@ -195,6 +195,7 @@ def test_a_compiled_unet_trains_the_same_lora() -> None:
     assert base._compiled_unet is None
 
 
+@pytest.mark.slow
 def test_compiled_code_notices_a_lora_that_was_detached() -> None:
     base = sd15.tiny(3)
     base.compute_with(gradient_checkpointing=False, attention="sdpa", compiled_by="eager")
