@@ -1,6 +1,6 @@
 """Frozen values that travel between the stages of one run.
 
-Shapes: B pictures in a batch, C latent channels, H and W latent height and width.
+Shapes: B images in a batch, C latent channels, H and W latent height and width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Status = Literal["running", "done", "diverged", "out_of_memory", "failed", "skip
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionedImage:
-    """One picture of the data set, its caption, and the bucket it is trained in."""
+    """One image of the data set, its caption, and the bucket it is trained in."""
 
     path: Path
     key: str  # hex of the SHA-256 of the file's bytes, shortened to 16
@@ -32,7 +32,7 @@ class CaptionedImage:
     height: int
     bucket: tuple[int, int]  # width, height in pixels after resizing and cropping
     resized: tuple[int, int]  # width, height in pixels before cropping
-    is_regularization: bool = False  # a picture of the class, not of what is learnt
+    is_regularization: bool = False  # an image of the class, not of what is learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +47,17 @@ class ImageFolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """All pictures in a fixed order, regularization pictures last, and what they hash to."""
+    """All images in a fixed order, regularization images last, and their fingerprint."""
 
     images: tuple[CaptionedImage, ...]
-    fingerprint: str  # hex; changes with any picture, caption, repeat or bucket
+    fingerprint: str  # hex; changes with any image, caption, repeat or bucket
     folders: tuple[ImageFolder, ...] = ()
-    notices: tuple[str, ...] = ()  # what may not have been meant, in sentences
+    notices: tuple[str, ...] = ()  # sentences on what may not be meant as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What SDXL is told of a picture besides its caption: width and height, or left and top."""
+    """SDXL's conditioning on sizes, besides the caption: (width, height), or (left, top)."""
 
     original: tuple[int, int]  # of the file, pixels
     crop: tuple[int, int]  # left and top, as kohya works it out; not always the true ones
@@ -66,15 +66,15 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One use of one picture in one epoch: its address for every draw."""
+    """One use of one image in one epoch: its address for every draw."""
 
     image_key: str
     epoch: int  # counts from 1
-    occurrence: int  # which of the picture's repeats, from 0; for equal pictures counted on
+    occurrence: int  # which of the image's repeats, from 0; counted on over equal images
     caption: str  # after shuffling and dropping
     flipped: bool
     sizes: Sizes
-    is_regularization: bool = False  # a picture of the class, not of what is learnt
+    is_regularization: bool = False  # an image of the class, not of what is learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,13 +159,13 @@ class ParameterGroup:
 
     name: str  # the part's, or unet_x0.5 for blocks of it whose rate is multiplied by 0.5
     part: Part
-    lr_weight: float  # what the part's rate is multiplied by
+    lr_weight: float  # a factor of the part's rate
     parameters: Sequence[nn.Parameter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSize:
-    """What an optimizer keeps in memory besides the weights."""
+    """The memory of an optimizer's state, besides the weights."""
 
     num_bytes: int
     share_8bit: float  # of the weights: those whose state is kept in 8 bits

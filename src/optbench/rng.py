@@ -1,4 +1,4 @@
-"""Randomness with an address: every draw comes from a generator keyed by what it is for.
+"""Key every random draw by its address: the seed, its purpose and its place.
 
 No product code reads or seeds a global generator for its own draws. A generator is named by
 (seed, purpose, place), so the optimizer, the dim, the batch split, the device or rendering never
@@ -44,7 +44,7 @@ def key(seed: int, purpose: Purpose, *where: int | str) -> int:
     Args:
         seed: The run's seed; 0 is as good as any.
         purpose: What the draw is for, one of the closed list `Purpose`.
-        where: The draw's place, for instance epoch, picture and occurrence.
+        where: The draw's place, for instance epoch, image and occurrence.
 
     Raises:
         ValueError: If `purpose` is not in the list.
