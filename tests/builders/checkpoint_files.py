@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optbench.models import key_maps, sdxl
-from optbench.models.assemble import Origins
+from optbench.models import key_maps, sd2, sd15, sdxl
+from optbench.models.assemble import Sources
 from optbench.models.sdxl import StableDiffusionXL
 from optbench.models.stable_diffusion import StableDiffusion
 from optbench.schema import BaseOptions
 
 AnyBase = StableDiffusion | StableDiffusionXL
 _THIRDS = 3
-_TEXT_ORIGINS = {
-    "sd15": (key_maps.clip_origins("cond_stage_model.transformer."),),
-    "sd2": (key_maps.open_clip_origins("cond_stage_model.model."),),
-    "sdxl": sdxl._ORIGINS,
+_TEXT_SOURCES = {
+    family: tuple(file.sources for file in module.SINGLE_FILE.text_encoders)
+    for family, module in (("sd15", sd15), ("sd2", sd2), ("sdxl", sdxl))
 }
 
 
@@ -40,29 +39,29 @@ def in_original_layout(base: Any) -> dict[str, Tensor]:
     """Return every tensor of a single file as such files hold them."""
     levels = len(base.vae.config.block_out_channels)
     tensors = {
-        **_renamed(base.unet, key_maps.unet_origins(base.unet.config)),
-        **_renamed(base.vae, key_maps.vae_origins(levels)),
+        **_renamed(base.unet, key_maps.unet_sources(base.unet.config)),
+        **_renamed(base.vae, key_maps.vae_sources(levels)),
     }
-    for encoder, origins in zip(encoders_of(base), _TEXT_ORIGINS[base.family], strict=True):
-        tensors.update(_renamed(encoder, origins))
+    for encoder, sources in zip(encoders_of(base), _TEXT_SOURCES[base.family], strict=True):
+        tensors.update(_renamed(encoder, sources))
     # Found in every such file, and of no use.
     tensors["alphas_cumprod"] = torch.ones(3)
     return tensors
 
 
-def _renamed(model: nn.Module, origins: Origins) -> dict[str, Tensor]:
+def _renamed(model: nn.Module, sources: Sources) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     thirds: dict[str, dict[int, Tensor]] = {}
     for name, weight in model.named_parameters():
-        origin = origins(name)[0]
+        tensor_part = sources(name)[0]
         value = weight.detach()
         # The original autoencoder's attention is made of 1x1 convolutions.
-        if ".attn_1." in origin.name and value.dim() == 2:
+        if ".attn_1." in tensor_part.name and value.dim() == 2:
             value = value[:, :, None, None]
-        if origin.third is None:
-            found[origin.name] = value.T if origin.is_transposed else value
+        if tensor_part.third is None:
+            found[tensor_part.name] = value.T if tensor_part.is_transposed else value
         else:
-            thirds.setdefault(origin.name, {})[origin.third] = value
+            thirds.setdefault(tensor_part.name, {})[tensor_part.third] = value
     for name, pieces in thirds.items():
         found[name] = torch.cat([pieces[index] for index in range(_THIRDS)])
     return found

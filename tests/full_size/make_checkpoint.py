@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
@@ -44,17 +44,9 @@ class Shell:
 def shell(family: str) -> Shell:
     """Return the architecture with random weights, float16."""
     single = {"sd15": sd15.SINGLE_FILE, "sd2": sd2.SINGLE_FILE, "sdxl": sdxl.SINGLE_FILE}[family]
-    kinds: list[Any] = [CLIPTextModel]
-    configs: list[Any] = [getattr(single, "text_encoder", None)]
-    tokens = [clip_tokenizer(pad_token=getattr(single, "pad_token", "<|endoftext|>"))]
-    if family == "sdxl":
-        kinds.append(CLIPTextModelWithProjection)
-        configs = list(sdxl.SINGLE_FILE.text_encoders)
-        tokens.append(clip_tokenizer(pad_token="!"))
+    tokens = [clip_tokenizer(pad_token=file.pad_token) for file in single.text_encoders]
     with torch.device("meta"):
-        encoders = [
-            kind(CLIPTextConfig(**config)) for kind, config in zip(kinds, configs, strict=True)
-        ]
+        encoders = [file.kind(CLIPTextConfig(**file.config)) for file in single.text_encoders]
         parts = {
             "unet": UNet2DConditionModel(**single.unet),
             "vae": AutoencoderKL(**single.vae),

@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from optbench.errors import BaseError
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.lora.save import save_lora
-from optbench.models import load_base, sd2, sd15, sdxl, stable_diffusion
+from optbench.models import latent_diffusion, load_base, sd2, sd15, sdxl
 from optbench.models.assemble import assemble
 from optbench.models.checkpoint import AUTOENCODER
 from optbench.models.files.families import FAMILIES as FACTS
@@ -60,7 +60,7 @@ def base(request: pytest.FixtureRequest) -> AnyBase:
         config = CLIPTextConfig(
             **{**made.text_encoder.config.to_dict(), "vocab_size": 49408, "eos_token_id": 49407}
         )
-        made.text_encoder = CLIPTextModel(config).eval().requires_grad_(False)
+        made.text_encoders = (CLIPTextModel(config).eval().requires_grad_(False),)
     return made
 
 
@@ -73,20 +73,16 @@ def load_file_of(base: AnyBase, path: Path, **changes: Any) -> AnyBase:
         path,
         **{"v_parameterization": (base.process.prediction == "v"), **changes},
     )
-    if isinstance(base, StableDiffusionXL):
-        sizes = sdxl.SingleFile(
-            unet=base.unet.config, vae=base.vae.config, text_encoders=(configs[0], configs[1])
-        )
-        return sdxl.load_parts(asked, sizes, **settings)
-    shipped = {"sd15": sd15, "sd2": sd2}[base.family].SINGLE_FILE
-    single = stable_diffusion.SingleFile(
+    shipped = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl}[base.family].SINGLE_FILE
+    single = latent_diffusion.SingleFile(
         unet=base.unet.config,
         vae=base.vae.config,
-        text_encoder=configs[0],
-        text_origins=shipped.text_origins,
-        pad_token=shipped.pad_token,
+        text_encoders=tuple(
+            replace(file, config=config)
+            for file, config in zip(shipped.text_encoders, configs, strict=True)
+        ),
     )
-    return stable_diffusion.load_parts(asked, single, **settings)
+    return latent_diffusion.load(type(base), single, asked, **settings)
 
 
 def weights(base: AnyBase) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from optbench import contracts
 from optbench.errors import BaseError
 from optbench.models import sd15
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE
-from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
+from optbench.models.latent_diffusion import Name, Parts
+from optbench.models.stable_diffusion import StableDiffusion
 from optbench.records import LoraTarget
 from tests.builders.random_base import (
     LATENT_CHANNELS,
@@ -249,8 +250,8 @@ def _real_sd15(base: StableDiffusion) -> StableDiffusion:
         text_encoder = CLIPTextModel(CLIPTextConfig(**sd15.TEXT_ENCODER))
         unet = UNet2DConditionModel(**sd15.UNET)
     parts = Parts(
-        tokenizer=base.tokenizer,
-        text_encoder=text_encoder,
+        tokenizers=base.tokenizers,
+        text_encoders=(text_encoder,),
         vae=base.vae,
         unet=unet,
         schedule=STABLE_DIFFUSION_SCHEDULE,
@@ -344,7 +345,7 @@ def test_names_do_not_depend_on_how_transformers_nests_the_text_encoder(
 ) -> None:
     """Before version 5 the layers sat one attribute deeper."""
     nested = copy.copy(base)
-    nested.text_encoder = nn.Module()
+    nested.text_encoders = (nn.Module(),)
     nested.text_encoder.text_model = base.text_encoder
     names = [target.name for target in base.lora_targets()]
     assert [target.name for target in nested.lora_targets()] == names

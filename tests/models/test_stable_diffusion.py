@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from optbench.contracts import SampleRequest
 from optbench.models import sd15
 from optbench.models.compute import text_model
+from optbench.models.latent_diffusion import Name, Parts
 from optbench.models.samplers import SAMPLERS
-from optbench.models.stable_diffusion import Name, Parts, StableDiffusion
+from optbench.models.stable_diffusion import StableDiffusion
 from optbench.models.text.clip import ClipTextOptions
 from tests.builders.random_base import LATENT_CHANNELS, NOISE_SCHEDULE, TEXT_WIDTH, load, write_base
 from tests.builders.small_training import LOSS
@@ -51,8 +52,8 @@ def base(whole: Path) -> StableDiffusion:
 
 def with_schedule(base: StableDiffusion, **changes: Any) -> StableDiffusion:
     parts = Parts(
-        tokenizer=base.tokenizer,
-        text_encoder=base.text_encoder,
+        tokenizers=base.tokenizers,
+        text_encoders=base.text_encoders,
         vae=base.vae,
         unet=base.unet,
         schedule={**NOISE_SCHEDULE, **changes},
@@ -73,7 +74,7 @@ def states(base: StableDiffusion, *texts: str, clip_skip: int = 1) -> Tensor:
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
 def test_clip_skip_leaves_out_the_last_layers(base: StableDiffusion, clip_skip: int) -> None:
     shorter = copy.copy(base)
-    shorter.text_encoder = copy.deepcopy(base.text_encoder)
+    shorter.text_encoders = (copy.deepcopy(base.text_encoder),)
     encoder = text_model(shorter.text_encoder).encoder
     encoder.layers = encoder.layers[: len(encoder.layers) - clip_skip + 1]
     found = states(base, "1girl, red dress", "", clip_skip=clip_skip)

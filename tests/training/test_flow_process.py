@@ -66,9 +66,7 @@ class RectifiedFlow:
         return {}
 
 
-def trained(
-    process: RectifiedFlow, **changes: Any
-) -> tuple[list[StepRecord], list[EpochRecord]]:
+def trained(process: RectifiedFlow, **changes: Any) -> tuple[list[StepRecord], list[EpochRecord]]:
     """Return the records of four epochs of three updates, from a LoRA that changes nothing yet."""
     base = SmallBase(process)
     network = make_network(base, filled=False)
@@ -124,9 +122,7 @@ def test_validation_measures_at_shares_of_the_way() -> None:
     base: contracts.BaseModel = SmallBase(process)
     latents = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(1))
     sizes = Sizes(original=(48, 32), crop=(0, 0), target=(48, 32))
-    probe = Probe(
-        image_key="a", split="training", caption="girl", sizes=sizes, latents_CHW=latents
-    )
+    probe = Probe(image_key="a", split="training", caption="girl", sizes=sizes, latents_CHW=latents)
     rows = list(
         paired_losses(base, [probe], timesteps=[50, 500, 950], text_options=ClipTextOptions())
     )

@@ -18,7 +18,7 @@ _FIRST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class TensorPart:
     """Where one weight of a model comes from: a tensor of the file, or a piece of it."""
 
     name: str
@@ -26,18 +26,19 @@ class Origin:
     is_transposed: bool = False
 
 
-Origins = Callable[[str], Sequence[Origin]]  # a weight's name -> places, the first one there counts
+# A weight's name -> where it may be in a file; the first place that the file has counts.
+Sources = Callable[[str], Sequence[TensorPart]]
 
 
-def same_name(name: str) -> Sequence[Origin]:
+def same_name(name: str) -> Sequence[TensorPart]:
     """Return the place of a weight in a file that uses the model's own names."""
-    return (Origin(name=name),)
+    return (TensorPart(name=name),)
 
 
 def assemble(
     build: Callable[[], nn.Module],
     source: TensorSource,
-    origins: Origins,
+    sources: Sources,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -56,17 +57,19 @@ def assemble(
     missing: list[str] = []
     misshapen: list[str] = []
     for name, weight in list(model.named_parameters()):
-        origin = next((one for one in origins(name) if one.name in source.shapes), None)
-        if origin is None:
+        part = next((part for part in sources(name) if part.name in source.shapes), None)
+        if part is None:
             missing.append(name)
             continue
-        value = _taken(source.read(origin.name), origin, weight.shape)
+        value = _piece(source.read(part.name), part, weight.shape)
         if value is None:
-            found = "x".join(map(str, source.shapes[origin.name]))
-            wanted = "x".join(map(str, weight.shape))
-            misshapen.append(f"{origin.name} of {found} where {wanted} is expected")
+            shape = "x".join(map(str, source.shapes[part.name]))
+            expected = "x".join(map(str, weight.shape))
+            misshapen.append(f"{part.name} of {shape} where {expected} is expected")
             continue
-        _put(model, name, _own_copy(value, device=device, dtype=dtype))
+        layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
+        copy = torch.empty(value.shape, dtype=dtype, device=device, memory_format=layout)
+        _put(model, name, copy.copy_(value))
     if missing:
         raise ValueError(f"{len(missing)} weights are missing, for instance {missing[0]}")
     if misshapen:
@@ -82,7 +85,7 @@ def assemble_folder(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    origins: Origins = same_name,
+    sources: Sources = same_name,
 ) -> Any:
     """Return the diffusers or transformers model that save_pretrained wrote into a folder.
 
@@ -93,7 +96,7 @@ def assemble_folder(
         raise FileNotFoundError(f"no folder {folder}")
     config = read_config(folder / "config.json")
     source = SafetensorsFiles(model_files(folder))
-    return assemble(lambda: built(kind, config), source, origins, device=device, dtype=dtype)
+    return assemble(lambda: built(kind, config), source, sources, device=device, dtype=dtype)
 
 
 def built(kind: Any, config: Mapping[str, Any]) -> Any:
@@ -115,25 +118,19 @@ def read_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _taken(value: Tensor, origin: Origin, shape: torch.Size) -> Tensor | None:
+def _piece(value: Tensor, part: TensorPart, shape: torch.Size) -> Tensor | None:
     """Return the piece of a tensor that a weight is made of, or None if it does not fit."""
-    if origin.third is not None:
+    if part.third is not None:
         if value.shape[0] % 3:
             return None
-        value = value.chunk(3)[origin.third]
-    if origin.is_transposed:
+        value = value.chunk(3)[part.third]
+    if part.is_transposed:
         value = value.T
     # A 1x1 convolution and a linear layer are one thing under two names.
     is_pointwise = {value.dim(), len(shape)} == {2, 4} and value.numel() == shape.numel()
     if is_pointwise and tuple(value.shape[:2]) == tuple(shape[:2]):
         value = value.reshape(shape)
     return value if value.shape == shape else None
-
-
-def _own_copy(value: Tensor, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    layout = torch.channels_last if value.dim() == 4 else torch.contiguous_format
-    copy = torch.empty(value.shape, dtype=dtype, device=device, memory_format=layout)
-    return copy.copy_(value)
 
 
 def _put(model: nn.Module, name: str, value: Tensor, *, is_buffer: bool = False) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from optbench.errors import BaseError, Problem
 from optbench.models import key_maps
-from optbench.models.assemble import Origins, assemble, assemble_folder, built
+from optbench.models.assemble import Sources, assemble, assemble_folder, built
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, read_schedule, with_prediction
 from optbench.models.files import detect, locate, rules
 from optbench.models.files.families import FAMILIES, Family
@@ -67,15 +67,15 @@ class Checkpoint:
 
     def unet(self, config: Mapping[str, Any]) -> Any:
         """Return the unet; `config` is that of a single file, a folder brings its own."""
-        return self._model(UNet2DConditionModel, "unet", config, key_maps.unet_origins(config))
+        return self._model(UNet2DConditionModel, "unet", config, key_maps.unet_sources(config))
 
     def vae(self, config: Mapping[str, Any]) -> Any:
         """Return the autoencoder in float32: the separate one if there is one."""
-        origins = key_maps.vae_origins(len(config["block_out_channels"]))
+        sources = key_maps.vae_sources(len(config["block_out_channels"]))
         if self.options.vae is None:
             if self._file is None:
                 return self._vae_folder(self.path / "vae", "base.path")
-            return self._model(AutoencoderKL, "vae", config, origins, dtype=torch.float32)
+            return self._model(AutoencoderKL, "vae", config, sources, dtype=torch.float32)
         place = Path(self.options.vae)
         if not place.is_file():
             return self._vae_folder(place, "base.vae")
@@ -84,7 +84,7 @@ class Checkpoint:
             return assemble(
                 lambda: built(AutoencoderKL, config),
                 open_file(place),
-                origins,
+                sources,
                 device=self._device,
                 dtype=torch.float32,
             )
@@ -92,10 +92,10 @@ class Checkpoint:
         return self.part(place, read, where="base.vae")
 
     def text_encoder(
-        self, kind: Any, config: Mapping[str, Any], origins: Origins, *, name: str = "text_encoder"
+        self, kind: Any, config: Mapping[str, Any], sources: Sources, *, name: str = "text_encoder"
     ) -> Any:
-        """Return a text encoder; `config` and `origins` are those of a single file."""
-        return self._model(kind, name, config, origins)
+        """Return a text encoder; `config` and `sources` are those of a single file."""
+        return self._model(kind, name, config, sources)
 
     def tokenizer(self, *, name: str = "tokenizer", pad_token: str) -> Any:
         """Return a tokenizer; a single file's is CLIP's own with this token to fill up."""
@@ -155,7 +155,7 @@ class Checkpoint:
             return assemble_folder(
                 AutoencoderKL,
                 folder,
-                origins=key_maps.older_vae_origins,
+                sources=key_maps.older_vae_sources,
                 device=self._device,
                 dtype=torch.float32,
             )
@@ -167,7 +167,7 @@ class Checkpoint:
         kind: Any,
         name: str,
         config: Mapping[str, Any],
-        origins: Origins,
+        sources: Sources,
         *,
         dtype: torch.dtype | None = None,
     ) -> Any:
@@ -176,11 +176,11 @@ class Checkpoint:
         if file is not None:
             return self.part(
                 self.path,
-                lambda: assemble(lambda: built(kind, config), file, origins, **settings),
+                lambda: assemble(lambda: built(kind, config), file, sources, **settings),
             )
         folder = self.path / name
         if name.startswith("text_encoder"):
-            settings["origins"] = key_maps.clip_origins()
+            settings["sources"] = key_maps.clip_sources()
         return self.part(folder, lambda: assemble_folder(kind, folder, **settings))
 
 

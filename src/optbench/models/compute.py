@@ -1,4 +1,4 @@
-"""How the frozen parts compute: which activations they keep, by which code, compiled or not.
+"""Gradient checkpointing, attention code and compilation of the frozen parts.
 
 No weight changes; recomputed activations change no bit of a gradient, attention its last bits.
 """
@@ -24,32 +24,32 @@ _MAX_COMPILED = 256  # sizes: of pictures, of batches, with and without a LoRA
 _RECOMPUTE = functools.partial(checkpoint, use_reentrant=False)
 
 
-def keep_activations(
-    unet: UNet2DConditionModel, text_encoders: Sequence[CLIPTextModel], *, are_recomputed: bool
+def set_gradient_checkpointing(
+    unet: UNet2DConditionModel, text_encoders: Sequence[CLIPTextModel], *, is_on: bool
 ) -> None:
-    """Let blocks keep all activations for the backward pass, or only their inputs.
+    """Recompute the blocks' activations in the backward pass, or keep them.
 
     Recomputing costs about one forward pass more and saves most of the memory between blocks (Chen
     et al., Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174). A LoRA inside a block
     is recomputed with it, under the same dropout masks (`LoraLayer`), so no bit changes.
     """
-    if are_recomputed:
+    if is_on:
         unet.enable_gradient_checkpointing()
     else:
         unet.disable_gradient_checkpointing()
     for encoder in text_encoders:
         for layer in text_model(encoder).encoder.layers:
             layer._gradient_checkpointing_func = _RECOMPUTE
-            layer.gradient_checkpointing = are_recomputed
+            layer.gradient_checkpointing = is_on
             # The library asks the layer itself; what is inside it stays in evaluation mode, or a
             # checkpoint with dropout in its config would begin to drop.
-            layer.training = are_recomputed
+            layer.training = is_on
 
 
-def attend_with(
+def set_attention(
     unet: UNet2DConditionModel, text_encoders: Sequence[CLIPTextModel], kind: Attention
 ) -> None:
-    """Let the unet attend with one kind of code; text encoders know no xformers and take sdpa."""
+    """Choose the attention code; text encoders know no xformers and take sdpa."""
     classes: dict[Attention, Any] = {
         "sdpa": AttnProcessor2_0,
         "eager": AttnProcessor,
@@ -60,14 +60,14 @@ def attend_with(
         encoder.set_attn_implementation("eager" if kind == "eager" else "sdpa")
 
 
-def compiled(
+def compile_unet(
     unet: UNet2DConditionModel, backend: DynamoBackend | None
 ) -> Callable[..., Any] | None:
-    """Return what answers as the unet does, compiled by a backend of torch's; None without one.
+    """Return the UNet compiled with `backend`, or None when `backend` is None.
 
     A LoRA is hooks on the unet's layers. Torch leaves hooks out of what it looks at before it uses
-    compiled code again; it looks at them here, or a detached LoRA would go on to answer. Every
-    size of picture and batch is compiled for itself, more of them than torch allows by default.
+    compiled code again; it looks at them here, or a detached LoRA would still be computed. Every
+    size of image and batch is compiled for itself, more of them than torch allows by default.
     """
     if backend is None:
         return None
@@ -76,8 +76,8 @@ def compiled(
     torch._dynamo.reset()  # the LoRA of the run before would stay in memory with its code
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     torch._dynamo.config.recompile_limit = _MAX_COMPILED
-    made: Callable[..., Any] = torch.compile(unet, backend=backend)
-    return made
+    compiled: Callable[..., Any] = torch.compile(unet, backend=backend)
+    return compiled
 
 
 def text_model(encoder: CLIPTextModel) -> Any:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from optbench.models.assemble import Origin, Origins
+from optbench.models.assemble import Sources, TensorPart
 from optbench.models.files.detect import UNET, VAE
 from optbench.models.files.unet_names import unet_name
 
@@ -32,66 +32,66 @@ _OPEN_CLIP = {
 _THIRDS = ("q_proj", "k_proj", "v_proj")
 
 
-def unet_origins(config: Any) -> Origins:
+def unet_sources(config: Any) -> Sources:
     """Return where a unet's weights lie in a whole checkpoint."""
-    return lambda name: (Origin(name=UNET + unet_name(name, config)),)
+    return lambda name: (TensorPart(name=UNET + unet_name(name, config)),)
 
 
-def vae_origins(num_levels: int) -> Origins:
+def vae_sources(num_levels: int) -> Sources:
     """Return where an autoencoder's weights lie: inside a whole checkpoint, or in a file alone."""
 
-    def origins(name: str) -> Sequence[Origin]:
+    def sources(name: str) -> Sequence[TensorPart]:
         original = _vae_name(name, num_levels)
-        return (Origin(name=VAE + original), Origin(name=original))
+        return (TensorPart(name=VAE + original), TensorPart(name=original))
 
-    return origins
+    return sources
 
 
-def older_vae_origins(name: str) -> Sequence[Origin]:
+def older_vae_sources(name: str) -> Sequence[TensorPart]:
     """Return where an autoencoder's weight lies in a diffusers folder of any age."""
     for ours, (_, older) in _VAE_ATTENTION.items():
         name_before = name.replace(f".attentions.0.{ours}.", f".attentions.0.{older}.")
         if name_before != name:
-            return (Origin(name=name), Origin(name=name_before))
-    return (Origin(name=name),)
+            return (TensorPart(name=name), TensorPart(name=name_before))
+    return (TensorPart(name=name),)
 
 
-def clip_origins(prefix: str = "") -> Origins:
+def clip_sources(prefix: str = "") -> Sources:
     """Return where the weights of a CLIP text encoder lie that keeps transformers' names.
 
     The level `text_model` is there in most files and not in some, and in the models of one version
     of transformers and not of the next.
     """
 
-    def origins(name: str) -> Sequence[Origin]:
+    def sources(name: str) -> Sequence[TensorPart]:
         bare = name.removeprefix("text_model.")
         return tuple(
-            Origin(name=one)
+            TensorPart(name=one)
             for one in (f"{prefix}text_model.{bare}", f"{prefix}{bare}", f"{prefix}{name}")
         )
 
-    return origins
+    return sources
 
 
-def open_clip_origins(prefix: str) -> Origins:
+def open_clip_sources(prefix: str) -> Sources:
     """Return where the weights of a text encoder lie under OpenCLIP's names."""
-    return lambda name: (_open_clip_origin(prefix, name.removeprefix("text_model.")),)
+    return lambda name: (_open_clip_source(prefix, name.removeprefix("text_model.")),)
 
 
-def _open_clip_origin(prefix: str, name: str) -> Origin:
+def _open_clip_source(prefix: str, name: str) -> TensorPart:
     if name == "text_projection.weight":
-        return Origin(name=f"{prefix}text_projection", is_transposed=True)
+        return TensorPart(name=f"{prefix}text_projection", is_transposed=True)
     if name == "embeddings.position_embedding.weight":
-        return Origin(name=f"{prefix}positional_embedding")
+        return TensorPart(name=f"{prefix}positional_embedding")
     if name.startswith("embeddings."):
-        return Origin(name=prefix + name.removeprefix("embeddings."))
+        return TensorPart(name=prefix + name.removeprefix("embeddings."))
     if name.startswith("final_layer_norm."):
-        return Origin(name=f"{prefix}ln_final.{name.removeprefix('final_layer_norm.')}")
+        return TensorPart(name=f"{prefix}ln_final.{name.removeprefix('final_layer_norm.')}")
     _, _, index, *inner = name.split(".")  # encoder.layers.N. ...
     block, kind = f"{prefix}transformer.resblocks.{index}", inner[-1]
     if inner[1] in _THIRDS:
-        return Origin(name=f"{block}.attn.in_proj_{kind}", third=_THIRDS.index(inner[1]))
-    return Origin(name=f"{block}.{_OPEN_CLIP['.'.join(inner[:-1])]}.{kind}")
+        return TensorPart(name=f"{block}.attn.in_proj_{kind}", third=_THIRDS.index(inner[1]))
+    return TensorPart(name=f"{block}.{_OPEN_CLIP['.'.join(inner[:-1])]}.{kind}")
 
 
 def _vae_name(name: str, num_levels: int) -> str:

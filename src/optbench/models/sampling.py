@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Studio:
-    """What of a base makes pictures."""
+class SamplingModel:
+    """The parts of a base model that make images."""
 
     unet: Any
     vae: Any
@@ -37,45 +37,45 @@ class Studio:
     predict: Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
-def paint(studio: Studio, request: SampleRequest) -> list[Image]:
+def sample_images(model: SamplingModel, request: SampleRequest) -> list[Image]:
     """Return one picture per seed; noise is made on the CPU, so it is the same everywhere.
 
     Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) where `cfg_scale` is above 1:
     n + cfg_scale * (p - n) with the answers n to the negative prompt and p to the prompt.
     """
-    unet = studio.unet
-    size = autoencoder.pixels_per_latent(studio.vae)
+    unet = model.unet
+    size = autoencoder.pixels_per_latent(model.vae)
     noise_BCHW, generators = autoencoder.first_noise(
         unet, request.seeds, request.height // size, request.width // size
     )
     is_guided = request.cfg_scale > 1
     # Always two, for sums of one row are rounded otherwise; of no guidance only the first is used.
     texts = (request.text, request.negative if is_guided else "")
-    conditioned = _by_step(studio, texts, request)
+    conditioned = _by_step(model, texts, request)
 
     def predict(latents_BCHW: Tensor, timestep: Tensor, step_index: int) -> Tensor:
         conditioning = conditioned[step_index]
         if not is_guided:
             towards = {key: value[len(value) // 2 :] for key, value in conditioning.items()}
-            return studio.predict(latents_BCHW, timestep, towards)
+            return model.predict(latents_BCHW, timestep, towards)
         both = torch.cat([latents_BCHW, latents_BCHW])
-        away, near = studio.predict(both, timestep, conditioning).chunk(2)
+        away, near = model.predict(both, timestep, conditioning).chunk(2)
         return away + request.cfg_scale * (near - away)
 
     latents = solve(
         predict,
-        studio.process,
+        model.process,
         SAMPLERS[request.sampler],
         Start(noise_BCHW=noise_BCHW.to(unet.device, unet.dtype), generators=generators),
         num_steps=request.steps,
     )
-    pixels = autoencoder.decode(studio.vae, latents)
+    pixels = autoencoder.decode(model.vae, latents)
     images: list[Image] = VaeImageProcessor().postprocess(pixels)
     return images
 
 
 def _by_step(
-    studio: Studio, texts: Sequence[str], request: SampleRequest
+    model: SamplingModel, texts: Sequence[str], request: SampleRequest
 ) -> list[Mapping[str, Tensor]]:
     """Return what the unet is told at each step, the negative prompts' rows first.
 
@@ -84,7 +84,7 @@ def _by_step(
     steps = [at_steps(text, request.steps) for text in texts]
     first = [each[0] for each in steps]
     every = [*first, *dict.fromkeys(text for each in steps for text in each if text not in first)]
-    encoded = studio.encode(every, request.text_options)
+    encoded = model.encode(every, request.text_options)
     places = {text: every.index(text) for text in every}
     num_pictures = len(request.seeds)
     made: dict[tuple[int, ...], Mapping[str, Tensor]] = {}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from optbench.models import random_parts
+from optbench.models import latent_diffusion, random_parts
 from optbench.models.checkpoint import AUTOENCODER
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE
-from optbench.models.key_maps import clip_origins
-from optbench.models.stable_diffusion import Name, Parts, SingleFile, StableDiffusion, load_parts
-from optbench.schema import BaseOptions
+from optbench.models.key_maps import clip_sources
+from optbench.models.latent_diffusion import Name, Parts, SingleFile, TextEncoderFile
+from optbench.models.stable_diffusion import StableDiffusion
 from optbench.storage.resources import asset
 
 UNET: Mapping[str, Any] = {
@@ -42,25 +42,17 @@ TEXT_ENCODER: Mapping[str, Any] = {
 SINGLE_FILE = SingleFile(
     unet=UNET,
     vae=AUTOENCODER,
-    text_encoder=TEXT_ENCODER,
-    text_origins=clip_origins("cond_stage_model.transformer."),
-    pad_token="<|endoftext|>",
+    text_encoders=(
+        TextEncoderFile(
+            kind=CLIPTextModel,
+            config=TEXT_ENCODER,
+            sources=clip_sources("cond_stage_model.transformer."),
+            pad_token="<|endoftext|>",
+        ),
+    ),
 )
 
-
-def load(
-    options: BaseOptions,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    cache_dir: Path | None = None,
-) -> StableDiffusion:
-    """Return the Stable Diffusion 1.x at `options.path`, a folder, a file or a hub id.
-
-    Raises:
-        BaseError: If a part is missing, damaged, or not Stable Diffusion 1.x.
-    """
-    return load_parts(options, SINGLE_FILE, device=device, dtype=dtype, cache_dir=cache_dir)
+load = functools.partial(latent_diffusion.load, StableDiffusion, SINGLE_FILE)
 
 
 def tiny(seed: int) -> StableDiffusion:
@@ -69,8 +61,8 @@ def tiny(seed: int) -> StableDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = Parts(
-            tokenizer=tokenizer,
-            text_encoder=CLIPTextModel(random_parts.text_config(tokenizer)),
+            tokenizers=(tokenizer,),
+            text_encoders=(CLIPTextModel(random_parts.text_config(tokenizer)),),
             vae=random_parts.autoencoder(),
             unet=random_parts.unet(),
             schedule=STABLE_DIFFUSION_SCHEDULE,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import CLIPTextModel
 
-from optbench.models import random_parts
+from optbench.models import latent_diffusion, random_parts
 from optbench.models.checkpoint import AUTOENCODER
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE, with_prediction
-from optbench.models.key_maps import open_clip_origins
-from optbench.models.stable_diffusion import Name, Parts, SingleFile, StableDiffusion, load_parts
+from optbench.models.key_maps import open_clip_sources
+from optbench.models.latent_diffusion import Name, Parts, SingleFile, TextEncoderFile
+from optbench.models.stable_diffusion import StableDiffusion
 from optbench.models.text.clip import clip_tokenizer
-from optbench.schema import BaseOptions
 
 PAD_TOKEN = "!"  # token 0, which OpenCLIP fills up with
 
@@ -48,25 +48,17 @@ TEXT_ENCODER: Mapping[str, Any] = {
 SINGLE_FILE = SingleFile(
     unet=UNET,
     vae=AUTOENCODER,
-    text_encoder=TEXT_ENCODER,
-    text_origins=open_clip_origins("cond_stage_model.model."),
-    pad_token=PAD_TOKEN,
+    text_encoders=(
+        TextEncoderFile(
+            kind=CLIPTextModel,
+            config=TEXT_ENCODER,
+            sources=open_clip_sources("cond_stage_model.model."),
+            pad_token=PAD_TOKEN,
+        ),
+    ),
 )
 
-
-def load(
-    options: BaseOptions,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    cache_dir: Path | None = None,
-) -> StableDiffusion:
-    """Return the Stable Diffusion 2.x at `options.path`, a folder, a file or a hub id.
-
-    Raises:
-        BaseError: If a part is missing, damaged, or not Stable Diffusion 2.x.
-    """
-    return load_parts(options, SINGLE_FILE, device=device, dtype=dtype, cache_dir=cache_dir)
+load = functools.partial(latent_diffusion.load, StableDiffusion, SINGLE_FILE)
 
 
 def tiny(seed: int, *, predicts_v: bool = True) -> StableDiffusion:
@@ -75,9 +67,11 @@ def tiny(seed: int, *, predicts_v: bool = True) -> StableDiffusion:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = Parts(
-            tokenizer=tokenizer,
-            text_encoder=CLIPTextModel(
-                random_parts.text_config(tokenizer, num_hidden_layers=3, hidden_act="gelu")
+            tokenizers=(tokenizer,),
+            text_encoders=(
+                CLIPTextModel(
+                    random_parts.text_config(tokenizer, num_hidden_layers=3, hidden_act="gelu")
+                ),
             ),
             vae=random_parts.autoencoder(),
             unet=random_parts.unet(use_linear_projection=True, attention_head_dim=(2, 4)),
