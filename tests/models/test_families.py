@@ -56,7 +56,7 @@ def base(request: pytest.FixtureRequest) -> AnyBase:
     made: AnyBase = FAMILIES[request.param].tiny(1)
     if request.param == "sd15":
         assert isinstance(made, StableDiffusion)
-        made.tokenizer = clip_tokenizer()
+        made.tokenizers = (clip_tokenizer(),)
         config = CLIPTextConfig(
             **{**made.text_encoder.config.to_dict(), "vocab_size": 49408, "eos_token_id": 49407}
         )
