@@ -182,3 +182,40 @@ def test_prompts_of_your_own() -> None:
         "+prompts.prompts.b={text: y, negative: '', width: 64, height: 64}",
     )
     assert [prompt.name for prompt in config.prompts.prompts] == ["a", "b"]
+
+
+def test_ten_mistakes_of_several_groups_are_reported_together() -> None:
+    tree = default_tree().copy()
+    planted = {
+        "base.lr_scale": -1,
+        "dataset.resolution": [512],
+        "network.dim": "wide",  # its alpha, half of it, is no second mistake
+        "optimizer.lr": True,
+        "train.mixed_precision": "fp61",
+        "train.max_steps": 2.5,
+        "loss.min_snr_gamma": float("inf"),
+        "prompts.prompts.a.width": 500,
+        "render.seeds": [1, "two"],
+        "seed": None,
+    }
+    for key, value in planted.items():
+        OmegaConf.update(tree, key, value)
+    with pytest.raises(ConfigError) as caught:
+        build_config(tree)
+    problems = {problem.where: problem for problem in caught.value.problems}
+    assert problems.keys() == planted.keys()
+    assert problems["network.dim"].found == "'wide'"
+    assert problems["train.mixed_precision"].fix.startswith("did you mean train.mixed_precision=fp")
+    assert "finite" in problems["loss.min_snr_gamma"].expected
+    assert "'two' in render.seeds" in problems["render.seeds"].fix
+    assert problems["seed"].found == "null"
+
+
+@pytest.mark.parametrize("value", ["0.1", "yes", b"x", "\ud800"])
+def test_no_type_is_guessed_at(value: object) -> None:
+    """Neither text that looks like a number or a yes, nor what no YAML of ours holds."""
+    tree = default_tree().copy()
+    OmegaConf.update(tree, "network.dropout", value)
+    with pytest.raises(ConfigError) as caught:
+        build_config(tree)
+    assert [problem.where for problem in caught.value.problems] == ["network.dropout"]
