@@ -66,7 +66,7 @@ WRONG_VALUES = {
     "render.sampler=Magic": "render.sampler: found 'Magic'; expected one of DDIM,",
     "render.seeds=[1,1]": "render.seeds: found [1, 1]; expected at least one seed, and none twice",
     "validate.timesteps=[1000]": "validate.timesteps: found [1000]; expected timesteps from 0 to",
-    "validate.dir=/nowhere": "validate.dir: found /nowhere, where there is none; expected a folder",
+    "validate.dir=/nowhere": "validate.dir: found /nowhere, which does not exist; expected a",
 }
 WRONG_TYPES = {
     "train.epochs=many": "train.epochs: found 'many'; expected a whole number",

@@ -32,7 +32,7 @@ def key_of(field: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a message says of a type instead of its bounds, and what it advises to type."""
+    """The words of a message about a type, where its bounds alone do not say it."""
 
     expected: str
     fix: str  # {key} stands for the setting's key
@@ -145,7 +145,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseOptions(Options):
-    """The frozen model that is adapted (group `base`)."""
+    """The frozen base model (group `base`)."""
 
     name: str
     family: str  # a module of optbench.models
@@ -157,19 +157,19 @@ class BaseOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetOptions(Options):
-    """The pictures and captions to learn (group `dataset`)."""
+    """The training images and their captions (group `dataset`)."""
 
     name: str
-    dir: str  # holds folders named <repeats>_<class words>, or metadata.jsonl, or pictures
-    num_repeats: Count | None  # of pictures right in `dir`; None: names of folders say it
-    reg_dir: str | None  # the same, with pictures of the class alone; None: no regularization
+    dir: str  # holds folders named <repeats>_<class words>, or metadata.jsonl, or images
+    num_repeats: Count | None  # of images right in `dir`; None: names of folders say it
+    reg_dir: str | None  # the same, with images of the class alone; None: no regularization
     resolution: tuple[Count, Count]  # width, height: the pixel budget of a bucket
     enable_bucket: bool
     bucket_no_upscale: bool
     bucket_reso_steps: Count
     min_bucket_reso: Count
     max_bucket_reso: Count
-    class_tokens: Text | None  # for pictures without caption; None: the folder's class words
+    class_tokens: Text | None  # for images without caption; None: the folder's class words
     caption_extension: str
     enable_wildcard: bool  # lines of a caption are alternatives, and {a|b} is one of its texts
     caption_prefix: Text | None  # a space comes between it and the caption
@@ -185,8 +185,8 @@ class DatasetOptions(Options):
     caption_dropout_rate: Rate
     caption_dropout_every_n_epochs: CountOrZero  # 0: never
     flip_aug: bool
-    num_workers: CountOrZero  # threads that read pictures ahead; they change no draw and no weight
-    color_aug: bool  # this and random_crop: pictures are encoded anew at every use
+    num_workers: CountOrZero  # threads that read images ahead; they change no draw and no weight
+    color_aug: bool  # this and random_crop: images are encoded anew at every use
     random_crop: bool
 
 
@@ -230,7 +230,7 @@ EffectiveLr = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerTraits(Options):
-    """What is special about stepping one optimizer class, declared in its recipe."""
+    """Declared in a recipe: how its class must be stepped, scheduled, clipped and saved."""
 
     stepping: Literal["plain", "closure"]
     weights: Literal["live", "averaged"]  # averaged: evaluated and saved at the averaged point
@@ -299,7 +299,7 @@ class TrainOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossOptions(Options):
-    """Which noise is added and how errors are counted (group `loss`)."""
+    """The noise that is added, the loss and its weighting (group `loss`)."""
 
     loss_type: LossType
     huber_schedule: HuberSchedule | None  # this and the next: None where loss_type has no use
@@ -319,7 +319,7 @@ class LossOptions(Options):
     zero_terminal_snr: bool
     min_timestep: int
     max_timestep: int | None  # the first one not drawn; None: all of the base's
-    prior_loss_weight: Positive  # of regularization pictures
+    prior_loss_weight: Positive  # of regularization images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +343,7 @@ class PromptOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderOptions(Options):
-    """How pictures are made from the prompts (group `render`)."""
+    """How images are sampled from the prompts (group `render`)."""
 
     enabled: bool
     seeds: Seeds  # up to 64 bits
@@ -356,18 +356,18 @@ class RenderOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidateOptions(Options):
-    """On which pictures and noise networks are compared (group `validate`)."""
+    """The images and timesteps of the validation loss (group `validate`)."""
 
     enabled: bool
     timesteps: Timesteps  # of the base's 1000
     num_pictures: Count | None  # of each kind, training and held-out; None: all
-    dir: str | None  # held-out pictures, in the data set's layout
+    dir: str | None  # held-out images, in the data set's layout
     every_n_epochs: Count  # the last epoch is always validated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricOptions(Options):
-    """Which numbers of pictures are measured from their files (group `metric`)."""
+    """Metrics measured on the rendered images (group `metric`)."""
 
     enabled: bool
     metrics: Mapping[str, Any]  # by any name: `_target_`, a class, and its arguments; null: none
@@ -375,7 +375,7 @@ class MetricOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerOptions(Options):
-    """Who is told the numbers of a run besides TensorBoard (group `tracker`)."""
+    """Trackers that log a run besides TensorBoard (group `tracker`)."""
 
     log_with: tuple[str, ...]  # wandb, mlflow, trackio, through accelerate's own trackers
     log_tracker_name: str | None  # the project or experiment; None: optbench
@@ -385,7 +385,7 @@ class TrackerOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(Options):
-    """Everything one run is made from; only `pipeline` may take it whole."""
+    """Everything one run is made from."""
 
     base: BaseOptions
     dataset: DatasetOptions
@@ -426,8 +426,8 @@ class ResizeOptions(Options):
     new_conv_dim: Count | None  # the same for convolutions, 1x1 ones too; None: `new_dim`
     save_precision: SavePrecision
     compat: ResizeCompat  # v0.10: one direction more, as kohya's tool kept before its repair
-    clip_skip: Count | None  # of pictures and losses; None: what the file says, or 1
-    base: BaseOptions  # what pictures are made with
+    clip_skip: Count | None  # of images and losses; None: what the file says, or 1
+    base: BaseOptions  # what images are made with
     dataset: DatasetOptions  # what the validation loss is measured on
     prompts: PromptOptions
     render: RenderOptions
@@ -442,7 +442,7 @@ class ResizeOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegularizeOptions(Options):
-    """How a base makes pictures of a class (`optbench regularize`)."""
+    """Regularization images of a class, made by a base model (`optbench regularize`)."""
 
     base: BaseOptions
     dir: str  # gets a folder <repeats>_<class words>
@@ -458,7 +458,7 @@ class RegularizeOptions(Options):
     steps: Count
     cfg_scale: Positive
     clip_skip: Count  # 1: the text encoder's last layer
-    seed: Seed  # of the first picture; the next ones count on
+    seed: Seed  # of the first image; the next ones count on
     batch_size: Count
     mixed_precision: Precision
     device: Device  # auto, cpu, mps, cuda, cuda:NUMBER
@@ -468,7 +468,7 @@ class RegularizeOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotOptions(Options):
-    """What finished LoRA files are shown with (`optbench render`), but for the sides."""
+    """An X/Y/Z plot of finished LoRA files (`optbench render`), less its axes."""
 
     lora: tuple[str, ...]  # files, and folders of runs
     with_base: bool

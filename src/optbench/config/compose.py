@@ -267,7 +267,7 @@ def compose_tree(
                 raise ConfigError(*problems, messages.broken_file(error)) from error
             refused.append((wrong, error))
             accepted.remove(wrong)
-    problems += [messages.explain(override, error, tree) for override, error in refused]
+    problems += [messages.explain_refusal(override, error, tree) for override, error in refused]
     problems += untrusted.check_targets(tree, overrides)
     return tree, accepted
 

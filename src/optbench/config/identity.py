@@ -1,7 +1,7 @@
 """Plan a run: the hash of everything that affects its weights, its readable name, its data.
 
-Equal settings give equal names in every process and on every machine. What only affects pictures,
-places on disk or the report is in no hash.
+Equal settings give equal names in every process and on every machine. What only affects images,
+paths or the report is in no hash.
 """
 
 from __future__ import annotations

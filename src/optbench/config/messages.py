@@ -15,7 +15,7 @@ from optbench.storage import resources
 from optbench.storage.nested import flatten
 
 
-def explain(override: str, error: HydraException, tree: DictConfig) -> Problem:
+def explain_refusal(override: str, error: HydraException, tree: DictConfig) -> Problem:
     """Return why Hydra refused one override.
 
     Args:
@@ -184,7 +184,7 @@ def equal_runs(first: str, second: str) -> Problem:
     return Problem(
         "the sweep",
         f"{second!r}, the same weights as {first!r}",
-        "runs that differ in something that affects training",
+        "runs that differ in a setting that affects the weights",
         (
             "list every value once; to render one training with other prompts, run the second "
             "setting as a command of its own with another sweep_name"

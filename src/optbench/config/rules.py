@@ -86,7 +86,7 @@ def check_network(options: NetworkOptions) -> list[Problem]:
 
 
 def check_train(options: TrainOptions) -> list[Problem]:
-    """Return everything impossible in the length, batches and device of the training."""
+    """Return everything impossible or without effect in how training computes."""
     problems = []
     if options.attention == "xformers" and importlib.util.find_spec("xformers") is None:
         problems.append(
@@ -129,7 +129,7 @@ def check_compiling(train: TrainOptions, network: NetworkOptions) -> list[Proble
 
 
 def check_prompts(options: PromptOptions) -> list[Problem]:
-    """Return a problem for every prompt that cannot become a file or a picture."""
+    """Return a problem for every prompt that cannot be rendered, and for a set without any."""
     problems = []
     if not options.prompts:
         problems.append(
@@ -186,7 +186,7 @@ def check_sampler(where: str, name: str) -> list[Problem]:
 
 
 def check_validate(options: ValidateOptions) -> list[Problem]:
-    """Return everything impossible in how networks are compared."""
+    """Return everything impossible in the validation."""
     problems = []
     if not all(timestep < _NUM_TIMESTEPS for timestep in options.timesteps):
         problems.append(
@@ -201,8 +201,8 @@ def check_validate(options: ValidateOptions) -> list[Problem]:
         problems.append(
             Problem(
                 "validate.dir",
-                f"{options.dir}, where there is none",
-                "a folder with pictures that are not trained on",
+                f"{options.dir}, which does not exist",
+                "a folder of held-out images",
                 f"write validate.dir=FOLDER, relative to {Path.cwd()} or absolute",
             )
         )

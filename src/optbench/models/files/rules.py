@@ -1,4 +1,4 @@
-"""What is wrong with a base, said before anything is loaded, from names, configs and headers."""
+"""Validate a base model from names, configs and headers, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_base(options: BaseOptions) -> list[Problem]:
 def check_clip_skip(
     base: BaseOptions, clip_skip: int, *, where: str = "train.clip_skip"
 ) -> list[Problem]:
-    """Return a problem if the text encoder has not that many layers, or is never asked to skip."""
+    """Return a problem if the text encoder has fewer layers, or its family ignores clip_skip."""
     family = FAMILIES.get(base.family)
     if family is None or clip_skip == 1:
         return []
