@@ -16,7 +16,7 @@ from optbench.schema import ValidateOptions
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 from optbench.training import validation
-from optbench.training.paired_loss import Probe, choose_images, paired_losses
+from optbench.training.paired_loss import ValidationSample, choose_images, paired_losses
 from tests.builders.small_training import NETWORK, SmallBase
 
 TIMESTEPS = (50, 450, 850)
@@ -25,10 +25,10 @@ OPTIONS = ValidateOptions(
 )
 
 
-def probes(*keys: str) -> tuple[Probe, ...]:
+def samples(*keys: str) -> tuple[ValidationSample, ...]:
     draw = torch.Generator().manual_seed(5)
     return tuple(
-        Probe(
+        ValidationSample(
             image_key=key,
             split="training",
             caption=f"girl {key}",
@@ -49,7 +49,7 @@ def trained(base: SmallBase) -> LoraNetwork:
     return network
 
 
-def losses(base: SmallBase, chosen: tuple[Probe, ...]) -> dict[tuple[str, int], float]:
+def losses(base: SmallBase, chosen: tuple[ValidationSample, ...]) -> dict[tuple[str, int], float]:
     found = paired_losses(
         base, chosen, timesteps=TIMESTEPS, text_options=ClipTextOptions(clip_skip=2)
     )
@@ -58,7 +58,7 @@ def losses(base: SmallBase, chosen: tuple[Probe, ...]) -> dict[tuple[str, int], 
 
 def test_every_picture_and_timestep_has_its_own_loss_and_draw() -> None:
     base = SmallBase()
-    found = losses(base, probes("a", "b"))
+    found = losses(base, samples("a", "b"))
     assert found.keys() == {(key, step) for key in "ab" for step in TIMESTEPS}
     assert len(set(found.values())) == 6
     assert {skip for _, skip in base.asked} == {2}
@@ -67,16 +67,16 @@ def test_every_picture_and_timestep_has_its_own_loss_and_draw() -> None:
 
 def test_a_picture_meets_the_same_draws_whatever_else_is_measured() -> None:
     base = SmallBase()
-    whole, alone = losses(base, probes("a", "b")), losses(base, probes("a"))
+    whole, alone = losses(base, samples("a", "b")), losses(base, samples("a"))
     assert all(whole[place] == loss for place, loss in alone.items())
 
 
 def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:
     base = SmallBase()
-    found = losses(base, probes("a"))
+    found = losses(base, samples("a"))
     (noise_BCHW, timesteps_B), *_ = base.draws
-    (probe,) = probes("a")
-    latents_BCHW = probe.latents_CHW.expand(3, -1, -1, -1)
+    (sample,) = samples("a")
+    latents_BCHW = sample.latents_CHW.expand(3, -1, -1, -1)
     noisy = base.process.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
     target = base.process.target(latents_BCHW, noise_BCHW, timesteps_B)
     predicted = base.predict(
@@ -92,14 +92,14 @@ def test_a_network_changes_the_loss_and_nothing_else_is_changed() -> None:
     network = trained(base)
     torch.manual_seed(1)
     state, before = torch.get_rng_state(), [one.clone() for one in base.conv.parameters()]
-    alone = losses(base, probes("a"))
+    alone = losses(base, samples("a"))
     with network.attached():
-        attached = losses(base, probes("a"))
+        attached = losses(base, samples("a"))
     with network.merged():
-        merged = losses(base, probes("a"))
+        merged = losses(base, samples("a"))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, base.conv.parameters(), before))
-    assert losses(base, probes("a")) == alone
+    assert losses(base, samples("a")) == alone
     for place, loss in attached.items():
         assert loss != pytest.approx(alone[place], rel=1e-3)
         assert merged[place] == pytest.approx(loss, rel=1e-4)  # fp32: sums in another order
@@ -133,7 +133,7 @@ def examination(folder: Path, base: SmallBase, **changes: object) -> validation.
     settings: dict[str, object] = {
         "run": RunDir(folder / "run"),
         "base": base,
-        "probes": probes("a", "b"),
+        "samples": samples("a", "b"),
         "options": OPTIONS,
         "text_options": ClipTextOptions(),
         "cache_dir": folder / "cache",
@@ -150,7 +150,7 @@ def test_records_come_from_the_saved_file_once(tmp_path: Path) -> None:
     expected = {}
     with network.merged():
         found = paired_losses(
-            base, asked.probes, timesteps=TIMESTEPS, text_options=ClipTextOptions()
+            base, asked.samples, timesteps=TIMESTEPS, text_options=ClipTextOptions()
         )
         expected = {(one.image_key, one.timestep): one.loss for one in found}
     other = build_network(base.lora_targets(), NETWORK, seed=4)  # has its own weights again after

@@ -49,9 +49,7 @@ class RunTask:
     Carries all it needs, because a worker has neither this process's memory nor its folder.
     """
 
-    plans: tuple[
-        RunPlan, ...
-    ]  # those that are known; a sweeper plugin makes up its runs as it goes
+    plans: tuple[RunPlan, ...]  # none where a sweeper plugin makes up the runs as it goes
     sweep_dir: Path
     needs_own_process: bool
     command: tuple[str, ...]
@@ -106,14 +104,14 @@ def _unpickled(values: dict[str, Any]) -> RunTask:
     return RunTask(**values)
 
 
-def check_writable(asked: SweepPlan) -> None:
+def check_writable(sweep: SweepPlan) -> None:
     """Make the sweep's folder and the cache, and return when both can be written to.
 
     Raises:
         OptbenchError: With every folder that cannot.
     """
-    folders = {"runs_dir": asked.sweep_dir}
-    for plan in asked.runs:
+    folders = {"runs_dir": sweep.sweep_dir}
+    for plan in sweep.runs:
         folders.setdefault("cache_dir", Path(plan.config.cache_dir))
     problems = []
     for key, folder in folders.items():
@@ -134,35 +132,35 @@ def check_writable(asked: SweepPlan) -> None:
         raise OptbenchError(*problems)
 
 
-def launch(arguments: Sequence[str], asked: SweepPlan) -> None:
+def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     """Train every run of a command line that is not finished yet, through Hydra.
 
     Raises:
         KeyboardInterrupt: If a person stopped it; everything finished is kept.
     """
-    if asked.is_complete and all(is_finished(plan) for plan in asked.runs):
+    if sweep.is_complete and all(is_finished(plan) for plan in sweep.runs):
         return
-    assert asked.launch is not None
-    asked.sweep_dir.mkdir(parents=True, exist_ok=True)
-    configs = [plan.config for plan in asked.runs]
-    workers = processes.num_workers(asked.launch, configs)
-    needs_own_process = processes.needs_own_process(asked.launch, configs) or workers > 1
+    assert sweep.launch is not None
+    sweep.sweep_dir.mkdir(parents=True, exist_ok=True)
+    configs = [plan.config for plan in sweep.runs]
+    workers = processes.num_workers(sweep.launch, configs)
+    needs_own_process = processes.needs_own_process(sweep.launch, configs) or workers > 1
     # Side by side only where all runs are known and nobody waits for the loss of one.
-    is_queued = needs_own_process and asked.is_local and asked.is_complete and workers > 1
+    is_queued = needs_own_process and sweep.is_local and sweep.is_complete and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
-    quoted = str(asked.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
-    placed = [*arguments, f"hydra.sweep.dir='{quoted}'"]
+    quoted = str(sweep.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
+    placed_arguments = [*arguments, f"hydra.sweep.dir='{quoted}'"]
     task = RunTask(
-        plans=asked.runs if asked.is_complete else (),
-        sweep_dir=asked.sweep_dir,
+        plans=sweep.runs if sweep.is_complete else (),
+        sweep_dir=sweep.sweep_dir,
         needs_own_process=needs_own_process,
-        command=("optbench", *placed),
+        command=("optbench", *placed_arguments),
         working_dir=str(Path.cwd()),
         queue=[] if is_queued else None,
     )
     is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
-    sweeper = ["hydra/sweeper=list"] if asked.is_listed and not is_chosen else []
-    call_hydra([*placed, *sweeper], task)
+    sweeper = ["hydra/sweeper=list"] if sweep.is_listed and not is_chosen else []
+    call_hydra([*placed_arguments, *sweeper], task)
     if task.queue:
         unfinished = [job for job in task.queue if not is_finished(job.plan)]
         processes.run_all(unfinished, workers=workers)
@@ -187,7 +185,7 @@ def call_hydra(
 
 
 def is_finished(plan: RunPlan) -> bool:
-    """Return whether nothing is left to do: trained to the end, and rendered as asked now.
+    """Return whether nothing is left to do: trained to the end, and rendered as the plan says.
 
     An image somebody deleted counts as left to do; a LoRA file does not, for it takes room.
     """

@@ -29,10 +29,8 @@ class EqualBudgets(BaseSampler):  # type: ignore[misc] # Optuna is an extra
         self._seed = seed
         self._num_startup_trials = num_startup_trials
         self._studies: dict[Any, Study] = {}
-        optuna.logging.set_verbosity(
-            optuna.logging.WARNING
-        )  # a line per study tells nobody anything
-        self._asked: dict[int, Trial] = {}  # by the outer trial's number
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line per study
+        self._trials: dict[int, Trial] = {}  # of the values' studies, by the outer trial's number
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -57,10 +55,10 @@ class EqualBudgets(BaseSampler):  # type: ignore[misc] # Optuna is an extra
         if param_name == self._over and isinstance(param_distribution, CategoricalDistribution):
             choices = param_distribution.choices
             return choices[trial.number % len(choices)]
-        own = self._asked.get(trial.number)
-        if own is None:
-            own = self._asked[trial.number] = self._study(study, self._value(trial)).ask()
-        return own._suggest(param_name, param_distribution)
+        inner = self._trials.get(trial.number)
+        if inner is None:
+            inner = self._trials[trial.number] = self._study(study, self._value(trial)).ask()
+        return inner._suggest(param_name, param_distribution)
 
     def after_trial(
         self,
@@ -70,10 +68,10 @@ class EqualBudgets(BaseSampler):  # type: ignore[misc] # Optuna is an extra
         values: Sequence[float] | None,
     ) -> None:
         """Tell the value's own study what came out."""
-        own = self._asked.pop(trial.number, None)
-        if own is not None:
-            told = values if state == TrialState.COMPLETE else None
-            self._study(study, self._value(trial)).tell(own, values=told, state=state)
+        inner = self._trials.pop(trial.number, None)
+        if inner is not None:
+            losses = values if state == TrialState.COMPLETE else None
+            self._study(study, self._value(trial)).tell(inner, values=losses, state=state)
 
     def _value(self, trial: FrozenTrial) -> Any:
         return trial.params.get(self._over, trial.user_attrs.get(self._over))
@@ -82,16 +80,18 @@ class EqualBudgets(BaseSampler):  # type: ignore[misc] # Optuna is an extra
         """Return the study of one value, with what a stored outer study knows of it."""
         if value not in self._studies:
             sampler = TPESampler(seed=self._seed, n_startup_trials=self._num_startup_trials)
-            own = optuna.create_study(direction="minimize", sampler=sampler)
+            inner = optuna.create_study(direction="minimize", sampler=sampler)
             for past in outer.get_trials(deepcopy=True, states=(TrialState.COMPLETE,)):
-                if self._value(past) == value and past.number not in self._asked:
-                    params = {name: one for name, one in past.params.items() if name != self._over}
-                    own.add_trial(
+                if self._value(past) == value and past.number not in self._trials:
+                    params = {
+                        name: param for name, param in past.params.items() if name != self._over
+                    }
+                    inner.add_trial(
                         optuna.trial.create_trial(
                             params=params,
                             distributions={name: past.distributions[name] for name in params},
                             value=past.value,
                         )
                     )
-            self._studies[value] = own
+            self._studies[value] = inner
         return self._studies[value]

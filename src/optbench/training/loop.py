@@ -289,6 +289,8 @@ def train(
                     yield LaneEnded(lane, error)
         if ended:
             yield EpochDone(ended)
+        for lane, _ in ended:
+            lane.partial = PartialEpoch()
 
 
 def _running(lanes: Sequence[LaneT], plan: TrainingPlan) -> list[LaneT]:

@@ -28,7 +28,7 @@ _MAX_BATCH = 5  # fixed, because the last bits depend on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class ValidationSample:
     """One picture on which networks are compared."""
 
     image_key: str
@@ -63,7 +63,7 @@ def choose_images(
 
 def paired_losses(
     base: BaseModel,
-    probes: Sequence[Probe],
+    samples: Sequence[ValidationSample],
     *,
     timesteps: Sequence[int],
     text_options: TextOptions,
@@ -75,42 +75,45 @@ def paired_losses(
 
     Args:
         base: What is measured.
-        probes: The pictures.
+        samples: The pictures.
         timesteps: Noise levels, from 0 (nearly none) up to `process.num_timesteps` (excluded).
         text_options: As in training.
     """
-    for probe in probes:
+    for sample in samples:
         with torch.inference_mode():
-            text = base.encode_captions([probe.caption], text_options)
-            told = {**text, **base.encode_sizes([probe.sizes])}
+            text = base.encode_captions([sample.caption], text_options)
+            told = {**text, **base.encode_sizes([sample.sizes])}
             for start in range(0, len(timesteps), _MAX_BATCH):
                 chosen = list(timesteps[start : start + _MAX_BATCH])
                 repeated = {
                     name: value.expand(len(chosen), *value.shape[1:])
                     for name, value in told.items()
                 }
-                losses_B = _losses(base, probe, chosen, repeated)
+                losses_B = _losses(base, sample, chosen, repeated)
                 for timestep, loss in zip(chosen, losses_B.tolist(), strict=True):
                     yield PairedLoss(
-                        image_key=probe.image_key,
-                        split=probe.split,
+                        image_key=sample.image_key,
+                        split=sample.split,
                         timestep=timestep,
                         loss=loss,
                     )
 
 
 def _losses(
-    base: BaseModel, probe: Probe, timesteps: Sequence[int], conditioning: dict[str, Tensor]
+    base: BaseModel,
+    sample: ValidationSample,
+    timesteps: Sequence[int],
+    conditioning: dict[str, Tensor],
 ) -> Tensor:
     """Return one loss per timestep, (B,)."""
-    shape = probe.latents_CHW.shape
+    shape = sample.latents_CHW.shape
     noise_BCHW = torch.stack(
         [
-            torch.randn(shape, generator=rng.generator(_SEED, "validation", probe.image_key, one))
+            torch.randn(shape, generator=rng.generator(_SEED, "validation", sample.image_key, one))
             for one in timesteps
         ]
     )
-    latents_BCHW = probe.latents_CHW.expand(len(timesteps), *shape)
+    latents_BCHW = sample.latents_CHW.expand(len(timesteps), *shape)
     latents_BCHW = latents_BCHW.to(base.device, memory_format=torch.channels_last)
     noise_BCHW = noise_BCHW.to(base.device, memory_format=torch.channels_last)
     timesteps_B = base.process.validation_timesteps(timesteps).to(base.device)

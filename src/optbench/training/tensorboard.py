@@ -52,17 +52,17 @@ def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
 
     `steps` has the step by epoch; what was not rendered is left out.
     """
-    found = {
+    rows_by_name = {
         (name, step): row
         for epoch, step in steps.items()
         for name, row in _rows(run.images_dir(epoch)).items()
     }
-    if not found:
+    if not rows_by_name:
         return
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(run.tensorboard_dir)) as writer:
-        for (name, step), row in found.items():
+        for (name, step), row in rows_by_name.items():
             writer.add_image(f"pictures/{name}", row, step, dataformats="HWC")
 
 
@@ -93,25 +93,25 @@ def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
 
 def _hparams(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
     """Return what affects the weights, by override name; the groups' own names first."""
-    found: dict[str, str | float | bool] = {}
+    settings: dict[str, str | float | bool] = {}
     for group in _HPARAM_GROUPS:
         for key, value in config[group].items():
             if isinstance(value, (str, int, float)) and len(str(value)) <= _LONGEST_TEXT:
-                found[group if key == "name" else f"{group}.{key}"] = value
-    return {**found, **{key: config[key] for key in _HPARAM_KEYS}}
+                settings[group if key == "name" else f"{group}.{key}"] = value
+    return {**settings, **{key: config[key] for key in _HPARAM_KEYS}}
 
 
 def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
     """Return, for each prompt and size, its pictures side by side, made small."""
-    found: dict[str, list[NDArray[np.uint8]]] = {}
+    images: dict[str, list[NDArray[np.uint8]]] = {}
     for path in sorted(folder.glob("*.png")):
         name, seed, _ = path.stem.rpartition("-s")
         if seed:
             with Image.open(path) as image:
                 width = max(1, image.width * _PICTURE_PX // image.height)
                 small = image.convert("RGB").resize((width, _PICTURE_PX))
-            found.setdefault(name, []).append(np.asarray(small))
-    return {name: np.concatenate(parts, axis=1) for name, parts in found.items()}
+            images.setdefault(name, []).append(np.asarray(small))
+    return {name: np.concatenate(parts, axis=1) for name, parts in images.items()}
 
 
 def _sheet(path: Path) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import hashing, rundir
 from optbench.storage.files import set_aside, write_rows
 from optbench.storage.rundir import Row, RunDir
-from optbench.training.paired_loss import Probe, Split, choose_images, paired_losses
+from optbench.training.paired_loss import Split, ValidationSample, choose_images, paired_losses
 from optbench.training.plan import RunPlan
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Validator:
 
     run: RunDir
     base: BaseModel
-    probes: tuple[Probe, ...]
+    samples: tuple[ValidationSample, ...]
     options: ValidateOptions
     text_options: TextOptions
     cache_dir: Path
@@ -56,8 +56,10 @@ class Validator:
             "vae": self.base.vae_fingerprint,
             "device": self.base.device.type,
             "dtype": str(self.base.dtype),
-            "pictures": [(one.image_key, one.split, one.caption) for one in self.probes],
-            "sizes": [list(one.latents_CHW.shape) for one in self.probes],
+            "pictures": [
+                (sample.image_key, sample.split, sample.caption) for sample in self.samples
+            ],
+            "sizes": [list(sample.latents_CHW.shape) for sample in self.samples],
             "timesteps": list(self.options.timesteps),
             **self.text_options.settings(),
         }
@@ -77,7 +79,7 @@ def validator_for(plan: RunPlan, base: BaseModel) -> Validator | None:
     return Validator(
         run=RunDir(plan.run_dir),
         base=base,
-        probes=read_samples(
+        samples=read_samples(
             config.validate, config.dataset, base, dataset=plan.dataset, cache_dir=cache_dir
         ),
         options=config.validate,
@@ -93,14 +95,14 @@ def read_samples(
     *,
     dataset: Dataset | None = None,
     cache_dir: Path,
-) -> tuple[Probe, ...]:
+) -> tuple[ValidationSample, ...]:
     """Return the pictures to measure on: some of the data set, and some of `options.dir`.
 
     Raises:
         DatasetError: If pictures cannot be read, or held-out ones are among those trained on.
     """
     trained = dataset or read_dataset(data, pixels_per_latent=base.pixels_per_latent)
-    found = list(_probes(trained, "training", options, base, cache_dir))
+    samples = list(_samples(trained, "training", options, base, cache_dir))
     if options.dir is not None:
         # What other captions and pictures give nothing to do is no mistake of these.
         apart = dataclasses.replace(
@@ -116,8 +118,8 @@ def read_samples(
         )
         held_out = read_dataset(apart, pixels_per_latent=base.pixels_per_latent)
         _check_apart(trained, held_out)
-        found += _probes(held_out, "held_out", options, base, cache_dir)
-    return tuple(found)
+        samples += _samples(held_out, "held_out", options, base, cache_dir)
+    return tuple(samples)
 
 
 def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
@@ -159,7 +161,7 @@ def needs_measuring(validator: Validator, epoch: int) -> bool:
         rundir.write_json(key_path, {"key": validator.key})
     rows = rundir.read_rows(run.validation_path)
     num_there: int = sum(row["epoch"] == epoch for row in rows)
-    if 0 < num_there < len(validator.probes) * len(validator.options.timesteps):
+    if 0 < num_there < len(validator.samples) * len(validator.options.timesteps):
         # A process that is killed, or a disk that is full, may end amid an epoch's lines.
         write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
         return True
@@ -174,22 +176,22 @@ def measure(
     Every row also has the base's own loss at the same place, and the original's where given.
     """
     alone = base_losses(validator)
-    found = _measured(validator)
+    losses = _measured(validator)
     rows: list[Row] = []
-    for probe in validator.probes:
+    for sample in validator.samples:
         for timestep in validator.options.timesteps:
-            place = probe.image_key, timestep
+            place = sample.image_key, timestep
             row: Row = {
                 "epoch": epoch,
-                "image": probe.image_key,
-                "split": probe.split,
+                "image": sample.image_key,
+                "split": sample.split,
                 "timestep": timestep,
-                "loss": found[place],
+                "loss": losses[place],
                 "base_loss": alone.get(place),
             }
             rows.append(row if originals is None else {**row, "original_loss": originals[place]})
     rundir.append_rows(validator.run.validation_path, rows)
-    return found
+    return losses
 
 
 def measure_base(validator: Validator) -> None:
@@ -217,20 +219,20 @@ def summary(rows: Iterable[Mapping[str, Any]], *, epoch: int) -> dict[str, float
     `_base` and `_original` are the base's and the original's means over the same places.
     """
     of_epoch = [row for row in rows if row["epoch"] == epoch]
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     for split in _SPLITS:
         chosen = [row for row in of_epoch if row["split"] == split]
         for name, key in (("", "loss"), ("_base", "base_loss"), ("_original", "original_loss")):
             values = [row[key] for row in chosen if row.get(key) is not None]
             if values:
-                found[f"validation_loss{name}/{split}"] = statistics.fmean(values)
-    return found
+                means[f"validation_loss{name}/{split}"] = statistics.fmean(values)
+    return means
 
 
 def _measured(validator: Validator) -> dict[Place, float]:
     losses = paired_losses(
         validator.base,
-        validator.probes,
+        validator.samples,
         timesteps=validator.options.timesteps,
         text_options=validator.text_options,
     )
@@ -241,15 +243,15 @@ def _base_path(validator: Validator) -> Path:
     return validator.cache_dir / "base-losses" / f"{validator.key}.json"
 
 
-def _probes(
+def _samples(
     dataset: Dataset, split: Split, options: ValidateOptions, base: BaseModel, cache_dir: Path
-) -> Iterable[Probe]:
+) -> Iterable[ValidationSample]:
     own = [image for image in dataset.images if not image.is_regularization]
     chosen = choose_images(own, options.num_pictures)
     part = Dataset(images=tuple(chosen), fingerprint=dataset.fingerprint)
     latents = encode_dataset(part, base, cache_dir=cache_dir, flips=False).latents_CHW
     return [
-        Probe(
+        ValidationSample(
             image_key=image.key,
             split=split,
             caption=image.caption.split("\n")[0],  # its other lines are alternatives

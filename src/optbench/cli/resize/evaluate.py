@@ -26,7 +26,7 @@ from optbench.schema import BaseOptions, ResizeOptions
 from optbench.storage import resources, rundir
 from optbench.storage.rundir import Row, RunDir
 from optbench.training import validation
-from optbench.training.paired_loss import Probe
+from optbench.training.paired_loss import ValidationSample
 from optbench.training.progress import tell
 
 LIKENESS_FILE = "likeness.jsonl"  # one record per image: how far it is from the original's
@@ -55,7 +55,7 @@ class ResizeEvaluator:
         self._painter = Halving(self.base, tell)
 
     @functools.cached_property
-    def _probes(self) -> tuple[Probe, ...]:
+    def _samples(self) -> tuple[ValidationSample, ...]:
         options = self._options
         cache_dir = Path(options.cache_dir)
         return validation.read_samples(
