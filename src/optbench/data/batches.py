@@ -1,7 +1,7 @@
 """Plan an epoch's batches: order, captions and flips of the images, no pixels.
 
 Every draw has an address, so neither the batch size nor anything else a sweep varies changes the
-caption or the flip of one use of a picture, nor the order of the pictures inside a bucket.
+caption or the flip of one use of an image, nor the order of the images inside a bucket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedBatch:
-    """Uses of pictures of one bucket that go through the model together."""
+    """Uses of images of one bucket that go through the model together."""
 
     samples: tuple[Sample, ...]
     bucket: tuple[int, int]  # width, height in pixels
@@ -46,21 +46,21 @@ def plan_epoch(
     batch_size: int,
     budget: StepBudget | None = None,
 ) -> list[PlannedBatch]:
-    """Return one epoch's batches: every picture exactly `repeats` times, in a drawn order.
+    """Return one epoch's batches: every image exactly `repeats` times, in a drawn order.
 
     A batch never mixes buckets; what is left over in a bucket is a smaller batch of its own, never
     dropped and never filled up (as kohya).
 
     Args:
-        dataset: The pictures.
-        options: How captions are shuffled and dropped, and whether pictures are flipped.
+        dataset: The images.
+        options: How captions are shuffled and dropped, and whether images are flipped.
         seed: The run's.
         epoch: Which one, counted from 1.
-        batch_size: How many pictures a batch holds at most.
+        batch_size: How many images a batch holds at most.
         budget: Of the run, for `token_warmup_step`; without it no tag is held back.
     """
     uses: dict[tuple[int, int], list[ImageUse]] = {}
-    # Equal pictures share one key, so their uses are counted on: no two have the same address.
+    # Equal images share one key, so their uses are counted on: no two have the same address.
     occurrences: Counter[str] = Counter()
     for image in dataset.images:
         for _ in range(image.repeats):
@@ -119,21 +119,21 @@ def num_batches(dataset: Dataset, *, batch_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageUse:
-    """One use of a picture in an epoch."""
+    """One use of an image in an epoch."""
 
     image: CaptionedImage
     occurrence: int
 
 
 def sizes_of(image: CaptionedImage, *, flipped: bool) -> Sizes:
-    """Return what SDXL is told of a picture's size and crop, as kohya's trainer tells it.
+    """Return what SDXL is told of an image's size and crop, as kohya's trainer tells it.
 
-    The crop is not the true one: it is where the whole picture would begin if it were fitted
+    The crop is not the true one: it is where the whole image would begin if it were fitted
     inside the bucket. Mirrored, the distance from the right takes the place of that from the left.
     """
     width, height = image.bucket
     ratio = image.width / image.height
-    is_wider = width / height > ratio  # the bucket, than the picture
+    is_wider = width / height > ratio  # the bucket, than the image
     fitted = (height * ratio, height) if is_wider else (width, width / ratio)
     left, top = (width - fitted[0]) // 2, (height - fitted[1]) // 2
     if flipped:
@@ -145,7 +145,7 @@ def sizes_of(image: CaptionedImage, *, flipped: bool) -> Sizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draws:
-    """What is drawn for every use of a picture in one epoch."""
+    """What is drawn for every use of an image in one epoch."""
 
     options: DatasetOptions
     seed: int
@@ -173,7 +173,7 @@ def _warmup(
 ) -> Warmup | None:
     """Return how far the warm-up of tags is at one batch of an epoch, None when over (kohya).
 
-    A picture of the first update meets 0 finished updates; a share of all updates is rounded down.
+    An image of the first update meets 0 finished updates; a share of all updates is rounded down.
     """
     steps = options.token_warmup_step
     if steps == 0 or budget is None:

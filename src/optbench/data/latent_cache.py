@@ -1,10 +1,10 @@
 """Encode images to latents once per data set and base, keep them on disk, and form batches.
 
-An entry of the cache is named by everything its content depends on: the picture's bytes, its size
+An entry of the cache is named by everything its content depends on: the image's bytes, its size
 and bucket, the flip, the autoencoder and the kind of device. So nothing stale is ever used, and
 entries of other data sets and bases can lie beside each other.
 
-Shapes: B pictures in a batch, C latent channels, H and W latent height and width.
+Shapes: B images in a batch, C latent channels, H and W latent height and width.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from optbench.storage.safetensors_header import parse_header
 if TYPE_CHECKING:
     from optbench.data.batches import PlannedBatch
 
-_SCHEMA = 1  # raise it when equal pictures begin to give other latents
+_SCHEMA = 1  # raise it when equal images begin to give other latents
 _FOLDER = "latents"
 _TENSOR = "latents_CHW"
 _NUM_NAME_DIGITS = 32
-# One sample of the posterior per picture, the same for every run: the cache knows no run's seed.
+# One sample of the posterior per image, the same for every run: the cache knows no run's seed.
 _SEED = 0
 
 
@@ -52,7 +52,7 @@ _SEED = 0
 class LatentCache:
     """All latents of a data set in memory, and where they came from."""
 
-    latents_CHW: Mapping[tuple[str, bool], Tensor]  # by picture's key and flip; float32, CPU
+    latents_CHW: Mapping[tuple[str, bool], Tensor]  # by image's key and flip; float32, CPU
     num_encoded: int
     num_read: int
     notices: tuple[str, ...]  # damaged entries that were encoded again
@@ -66,7 +66,7 @@ class LatentCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreshLatents:
-    """Latents of pictures that are cropped or coloured anew at every use, encoded when needed.
+    """Latents of images that are cropped or coloured anew at every use, encoded when needed.
 
     kohya's trainer, too, keeps no latents of these. Every crop, colour and sample of the posterior
     is drawn at the address of the use, so that no other draw notices.
@@ -77,14 +77,14 @@ class FreshLatents:
     options: DatasetOptions
     seed: int  # the run's
     notices: tuple[str, ...] = (
-        "dataset.color_aug and dataset.random_crop: pictures are encoded anew at every use",
+        "dataset.color_aug and dataset.random_crop: images are encoded anew at every use",
     )
 
     def batches(self, planned: Iterable[PlannedBatch]) -> Iterator[Batch]:
-        """Yield the planned batches with their latents; pictures are read ahead.
+        """Yield the planned batches with their latents; images are read ahead.
 
         Raises:
-            DatasetError: If a picture changed or vanished since the data set was read.
+            DatasetError: If an image changed or vanished since the data set was read.
             BaseError: If the autoencoder gives NaN or infinity.
         """
         num_workers = self.options.num_workers
@@ -115,7 +115,7 @@ class FreshLatents:
 
 
 def _place(sample: Sample) -> tuple[int, str, int]:
-    """Return the address of all draws of one use of a picture."""
+    """Return the address of all draws of one use of an image."""
     return sample.epoch, sample.image_key, sample.occurrence
 
 
@@ -143,21 +143,21 @@ def latents_of(
 def encode_dataset(
     dataset: Dataset, base: BaseModel, *, cache_dir: Path, flips: bool, num_workers: int = 0
 ) -> LatentCache:
-    """Return the latents of every picture, read from the cache or encoded and put into it.
+    """Return the latents of every image, read from the cache or encoded and put into it.
 
     Each is one sample of the autoencoder's posterior (as kohya), drawn at an address of its own
-    that no run's seed is part of. Pictures are encoded one by one: the last bits of a convolution
+    that no run's seed is part of. Images are encoded one by one: the last bits of a convolution
     depend on the batch, and so would the latents on what the cache already held.
 
     Args:
-        dataset: The pictures.
+        dataset: The images.
         base: Whose autoencoder is used.
         cache_dir: Latents lie in its folder `latents`; it may be shared by everything.
-        flips: Whether every picture is needed mirrored, too.
-        num_workers: Threads that read pictures while others are encoded.
+        flips: Whether every image is needed mirrored, too.
+        num_workers: Threads that read images while others are encoded.
 
     Raises:
-        DatasetError: If pictures changed or vanished since the data set was read.
+        DatasetError: If images changed or vanished since the data set was read.
         BaseError: If the autoencoder gives latents of another size, or NaN or infinity.
     """
     latents: dict[tuple[str, bool], Tensor] = {}
@@ -208,7 +208,7 @@ class _Missing:
     path: Path
 
     def pixels(self) -> NDArray[np.uint8] | DatasetError:
-        """Return the picture, or what is wrong with it, to be said together with the others."""
+        """Return the image, or what is wrong with it, to be said together with the others."""
         try:
             return load_pixels(self.image, flipped=self.flipped)
         except DatasetError as error:
@@ -216,7 +216,7 @@ class _Missing:
 
 
 def cache_key(image: CaptionedImage, base: BaseModel, *, flipped: bool) -> str:
-    """Return 64 hex digits that change with everything the picture's latents depend on.
+    """Return 64 hex digits that change with everything the image's latents depend on.
 
     The kind of device counts, because it changes their last bits.
     """
@@ -235,7 +235,7 @@ def cache_key(image: CaptionedImage, base: BaseModel, *, flipped: bool) -> str:
 def load_pixels(
     image: CaptionedImage, *, flipped: bool = False, corner: tuple[int, int] | None = None
 ) -> NDArray[np.uint8]:
-    """Return the picture resized and cropped to its bucket: uint8, (height, width, RGB).
+    """Return the image resized and cropped to its bucket: uint8, (height, width, RGB).
 
     Transparency is dropped and the excess is cut off evenly on both sides, as kohya does, or
     what is left of and above `corner` and too much on the other sides.
@@ -293,7 +293,7 @@ def _mean_rows(values: NDArray[Any], num_rows: int) -> NDArray[np.float32]:
 def _encode_pixels(
     pixels: NDArray[np.uint8], image: CaptionedImage, base: BaseModel, draw: torch.Generator
 ) -> Tensor:
-    """Return latents of pixels that some use of a picture has: (C, H, W) in float32 on the CPU."""
+    """Return latents of pixels that some use of an image has: (C, H, W) in float32 on the CPU."""
     pixels_HWC = torch.tensor(pixels, dtype=torch.float32)
     pixels_BCHW = (pixels_HWC / 127.5 - 1).permute(2, 0, 1)[None]
     with torch.inference_mode():
@@ -326,7 +326,7 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
         wrong = _what_is_wrong(tensors[_TENSOR], size=size)
         metadata = parse_header(content, size=len(content)).metadata
         if metadata.get("key") != key:
-            wrong = "another picture's or base's latents"
+            wrong = "another image's or base's latents"
         # Entries of older versions say nothing of their content, and are read all the same.
         if metadata.get("sha256", digest := _digest(tensors[_TENSOR])) != digest:
             wrong = "other numbers than were written"
@@ -337,7 +337,7 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
             Problem(
                 str(path),
                 wrong,
-                "whole latents of the picture its name stands for",
+                "whole latents of the image its name stands for",
                 "nothing to do, unless it happens again: then check the disk",
             )
         )
@@ -357,7 +357,7 @@ def _what_is_wrong(latents_CHW: Tensor, *, size: tuple[int, int]) -> str:
 
 
 def _latent_size(image: CaptionedImage, base: BaseModel) -> tuple[int, int]:
-    """Return height and width of the picture's latents."""
+    """Return height and width of the image's latents."""
     width, height = image.bucket
     return height // base.pixels_per_latent, width // base.pixels_per_latent
 
@@ -366,6 +366,6 @@ def _changed(image: CaptionedImage, found: str) -> Problem:
     return Problem(
         str(image.path),
         found,
-        "pictures that stay as they are while they are trained on",
-        "put the picture back or start again, which reads the data set anew",
+        "images that stay as they are while they are trained on",
+        "put the image back or start again, which reads the data set anew",
     )

@@ -16,7 +16,7 @@ _HOPELESS = ("diverged", "failed", "out_of_memory", "skipped")
 def objective(run_dir: Path) -> float:
     """Return a finished run's loss; inf for one that cannot be finished, nan for one not yet.
 
-    The loss is the paired validation loss of the last epoch where it was measured - on pictures
+    The loss is the paired validation loss of the last epoch where it was measured - on images
     held out, else on those trained on - and else the mean training loss of that epoch. Training
     losses of runs with other batches, dropout or loss functions do not compare; validation ones do.
     """

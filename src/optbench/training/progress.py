@@ -116,7 +116,7 @@ class RunProgress:
         return Group(head, pace, self._bar)
 
     def _pace(self) -> str:
-        """Return speed and time left, pictures and saving included."""
+        """Return speed and time left, images and saving included."""
         seconds = time.monotonic() - self._started
         num_done = self._step - self._first_step
         if num_done == 0 or seconds == 0:

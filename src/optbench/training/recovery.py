@@ -204,7 +204,7 @@ def _short_records(run: RunDir, state: State, notices: list[str]) -> float:
         limits.append(steps[whole - 1]["epoch"] - 1 if whole else 0)
         notices.append(f"{run.steps_path.name} ends at step {whole} of {step}")
     epochs = {row["epoch"] for row in files.read_rows(run.epochs_path)}
-    # The last one's record is written after its pictures, and lies in the state until then.
+    # The last one's record is written after its images, and lies in the state until then.
     if missing := sorted(set(range(1, epoch)) - epochs):
         limits.append(missing[0] - 1)
         notices.append(f"{run.epochs_path.name} has no epoch {missing[0]} of {epoch}")

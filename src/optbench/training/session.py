@@ -49,7 +49,7 @@ class Session:
         Raises:
             ConfigError: If this machine lacks the device, or the loss does not suit the base.
             BaseError: If the base cannot be loaded, or its autoencoder gives NaN or infinity.
-            DatasetError: If pictures changed or vanished since the run was planned.
+            DatasetError: If images changed or vanished since the run was planned.
         """
         # Not at the top: a command whose runs are all finished must not wait for torch.
         from optbench.training.device import make_accelerator

@@ -17,7 +17,7 @@ from PIL import Image
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 
-_PICTURE_PX = 256  # the height of a picture in a row of an epoch
+_PICTURE_PX = 256  # the height of an image in a row of an epoch
 _SHEET_PX = 2048  # the longer side of a sheet
 _END_PREFIX = "final/"
 _LONGEST_TEXT = 80
@@ -48,7 +48,7 @@ def rewrite_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> 
 
 
 def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
-    """Append the pictures of some epochs, a row of seeds for each prompt, at each epoch's step.
+    """Append the images of some epochs, a row of seeds for each prompt, at each epoch's step.
 
     `steps` has the step by epoch; what was not rendered is left out.
     """
@@ -102,7 +102,7 @@ def _hparams(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
 
 
 def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Return, for each prompt and size, its pictures side by side, made small."""
+    """Return, for each prompt and size, its images side by side, made small."""
     images: dict[str, list[NDArray[np.uint8]]] = {}
     for path in sorted(folder.glob("*.png")):
         name, seed, _ = path.stem.rpartition("-s")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _KEY_FILE = "validated-as.json"
 _SCHEMA = 1  # raise it when equal settings begin to give other losses
 _SPLITS: tuple[Split, ...] = ("training", "held_out")
-Place = tuple[str, int]  # picture and timestep
+Place = tuple[str, int]  # image and timestep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +96,15 @@ def read_samples(
     dataset: Dataset | None = None,
     cache_dir: Path,
 ) -> tuple[ValidationSample, ...]:
-    """Return the pictures to measure on: some of the data set, and some of `options.dir`.
+    """Return the images to measure on: some of the data set, and some of `options.dir`.
 
     Raises:
-        DatasetError: If pictures cannot be read, or held-out ones are among those trained on.
+        DatasetError: If images cannot be read, or held-out ones are among those trained on.
     """
     trained = dataset or read_dataset(data, pixels_per_latent=base.pixels_per_latent)
     samples = list(_samples(trained, "training", options, base, cache_dir))
     if options.dir is not None:
-        # What other captions and pictures give nothing to do is no mistake of these.
+        # What other captions and images give nothing to do is no mistake of these.
         apart = dataclasses.replace(
             data,
             dir=options.dir,
@@ -215,7 +215,7 @@ def base_losses(validator: Validator) -> dict[Place, float]:
 def summary(rows: Iterable[Mapping[str, Any]], *, epoch: int) -> dict[str, float]:
     """Return an epoch's mean losses for its record; nothing where it has none.
 
-    `validation_loss/training` is over pictures that are trained on, `/held_out` over others, and
+    `validation_loss/training` is over images that are trained on, `/held_out` over others, and
     `_base` and `_original` are the base's and the original's means over the same places.
     """
     of_epoch = [row for row in rows if row["epoch"] == epoch]
@@ -269,8 +269,8 @@ def _check_apart(trained: Dataset, held_out: Dataset) -> None:
         raise DatasetError(
             Problem(
                 "validate.dir",
-                f"{len(both)} pictures that are trained on, for instance {both[0]}",
-                "held-out pictures that no training of this data set sees",
+                f"{len(both)} images that are trained on, for instance {both[0]}",
+                "held-out images that no training of this data set sees",
                 "take them out of one of the two folders",
             )
         )
