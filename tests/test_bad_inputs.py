@@ -216,15 +216,15 @@ DATA_SETS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a line that is a list": (lambda folder: described(folder, "[1]"), "expected a key file_name"),
     "a line of another folder": (
         lambda folder: described(folder, row("../../etc/passwd")),
-        "found '../../etc/passwd', where there is no picture",
+        "found '../../etc/passwd', where there is no image",
     ),
     "a line with a whole path": (
         lambda folder: described(folder, row("/etc/passwd")),
-        "found '/etc/passwd', where there is no picture",
+        "found '/etc/passwd', where there is no image",
     ),
     "a line of no picture": (
         lambda folder: described(folder, row("b.png")),
-        "found 'b.png', where there is no picture",
+        "found 'b.png', where there is no image",
     ),
     "a line without text": (
         lambda folder: described(folder, '{"file_name": "a.png"}'),

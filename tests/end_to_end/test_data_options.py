@@ -36,7 +36,7 @@ def test_class_pictures_and_changing_uses_are_trained_the_same_twice(
         provenance = json.loads((run / "provenance.json").read_text())
         assert provenance["dataset"]["num_samples_per_epoch"] == 8
         words = printed.stdout + printed.stderr
-        assert "2 of 6 regularization pictures are not used" in words
+        assert "2 of 6 regularization images are not used" in words
         assert "encoded anew at every use" in words
     assert made["one"] == made["two"]
     assert "-reg-" in one_run(tmp_path / "one").name

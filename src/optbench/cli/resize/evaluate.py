@@ -111,7 +111,7 @@ class ResizeEvaluator:
             validator = validation.Validator(
                 run=run,
                 base=self.base,
-                probes=self._probes,
+                samples=self._samples,
                 options=options.validate,
                 text_options=text_options,
                 cache_dir=cache_dir,
