@@ -116,16 +116,21 @@ def test_tags_are_those_the_weights_were_trained_on(seed: int) -> None:
     assert ", ".join(draw_inhabitant(seed).tags) == GOLDEN_TAGS[seed]
 
 
-def test_the_shipped_pictures_of_mirelle_are_what_the_command_draws(tmp_path: Path) -> None:
-    write_mirelle(tmp_path, seed=0)
+@pytest.mark.parametrize(
+    ("name", "seed", "num_pictures"), [("mirelle", 0, 24), ("mirelle-held-out", 7, 8)]
+)
+def test_the_shipped_pictures_of_mirelle_are_what_the_command_draws(
+    tmp_path: Path, name: str, seed: int, num_pictures: int
+) -> None:
+    write_mirelle(tmp_path, seed=seed, num_pictures=num_pictures)
     drawn = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.*"))
-    shipped = resources.asset("mirelle")
+    shipped = resources.asset(name)
     assert drawn == sorted(path.relative_to(shipped) for path in shipped.rglob("*.*"))
-    for name in drawn:
-        if name.suffix == ".txt":
-            assert (tmp_path / name).read_text() == (shipped / name).read_text()
+    for file in drawn:
+        if file.suffix == ".txt":
+            assert (tmp_path / file).read_text() == (shipped / file).read_text()
             continue
-        with Image.open(tmp_path / name) as ours, Image.open(shipped / name) as theirs:
+        with Image.open(tmp_path / file) as ours, Image.open(shipped / file) as theirs:
             np.testing.assert_allclose(grid_means(ours), grid_means(theirs), atol=1.5)
 
 
