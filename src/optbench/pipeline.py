@@ -22,7 +22,7 @@ from optbench.optim.recipes import departures
 from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
-from optbench.render.run_images import Gallery
+from optbench.render.run_images import RunImages
 from optbench.storage import rundir
 from optbench.storage.files import write_sealed_text
 from optbench.storage.rundir import RunDir
@@ -91,7 +91,7 @@ def run(plans: Sequence[RunPlan], session: Session) -> dict[str, Exception]:
 class ImageLane(RunLane):
     """A run's lane that also renders."""
 
-    images: Gallery
+    images: RunImages
 
 
 def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bool) -> ImageLane:
@@ -114,7 +114,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         num_runs=plan.num_runs,
         has_bar=has_bar,
     )
-    images = run_images.gallery_for(config, run, base, say=progress.say)
+    images = run_images.images_of_run(config, run, base, say=progress.say)
     lane = ImageLane(
         plan=plan,
         run=run,
@@ -182,7 +182,7 @@ def catch_up(lane: ImageLane) -> None:
         run_images.render_missing(lane.images, lane.network, num_epochs=lane.finished.epoch)
         rows = rundir.read_rows(lane.run.epochs_path)
         tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
-        flat = run_images.flat_pictures(lane.run, epoch=lane.finished.epoch)
+        flat = run_images.flat_images(lane.run, epoch=lane.finished.epoch)
         save.write_epoch_record(lane, flat_images=flat)
 
 
@@ -207,7 +207,7 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
                 "seconds_validate": validated - started,
                 "seconds_render": time.perf_counter() - validated,
             }
-            flat = run_images.flat_pictures(lane.run, epoch=record.epoch)
+            flat = run_images.flat_images(lane.run, epoch=record.epoch)
             save.write_epoch_record(lane, flat_images=flat, seconds=seconds)
             lane.progress.end_epoch(record.epoch, mean_loss=record.mean_loss)
             if flat:

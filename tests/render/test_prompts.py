@@ -18,7 +18,7 @@ from optbench.models.text.clip import ClipTextOptions
 from optbench.models.text.prompt_grammar import LoraTag
 from optbench.records import Cell
 from optbench.render.prompts import (
-    Halving,
+    OomSafeSampler,
     Origin,
     cells_of,
     parameters_text,
@@ -258,7 +258,7 @@ NO_MEMORY = (
 def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(error: BaseException) -> None:
     said: list[str] = []
     base = SmallMemory(1, error)
-    painter = Halving(cast(BaseModel, base), said.append)
+    painter = OomSafeSampler(cast(BaseModel, base), said.append)
     drawn = render(cast(FakeBase, painter), batch_size=5)
     assert [cell.seed for cell, _, _ in drawn] == [*OPTIONS.seeds] * 2
     assert all(image.getpixel((0, 0)) == (cell.seed % 256, 0, 0) for cell, _, image in drawn)
@@ -269,10 +269,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_that_is_said(error: BaseExcepti
 
 def test_one_picture_too_large_and_other_errors_are_raised() -> None:
     with pytest.raises(MemoryError):
-        render(cast(FakeBase, Halving(cast(BaseModel, SmallMemory(0, MemoryError())), print)))
+        render(
+            cast(FakeBase, OomSafeSampler(cast(BaseModel, SmallMemory(0, MemoryError())), print))
+        )
     other = SmallMemory(0, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes"):
-        render(cast(FakeBase, Halving(cast(BaseModel, other), print)))
+        render(cast(FakeBase, OomSafeSampler(cast(BaseModel, other), print)))
 
 
 def test_an_empty_negative_prompt_has_no_line() -> None:

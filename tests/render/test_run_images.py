@@ -25,7 +25,7 @@ from optbench.models.text.clip import ClipTextOptions
 from optbench.records import LoraTarget
 from optbench.render import run_images
 from optbench.render import sheet as render_sheet
-from optbench.render.run_images import Gallery
+from optbench.render.run_images import RunImages
 from optbench.schema import Prompt, PromptOptions, RenderOptions, SavePrecision
 from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
@@ -86,8 +86,8 @@ def base() -> FakeBase:
 
 
 @pytest.fixture
-def gallery(base: FakeBase, tmp_path: Path) -> Gallery:
-    return Gallery(
+def gallery(base: FakeBase, tmp_path: Path) -> RunImages:
+    return RunImages(
         run=RunDir(tmp_path / "runs" / "lion-1"),
         base=cast(BaseModel, base),
         prompts=(TALL, WIDE),
@@ -107,7 +107,7 @@ def network(base: FakeBase) -> LoraNetwork:
 
 
 def save_change(
-    gallery: Gallery, network: LoraNetwork, change: float, *, precision: SavePrecision = "float"
+    gallery: RunImages, network: LoraNetwork, change: float, *, precision: SavePrecision = "float"
 ) -> None:
     """Save epoch 1 of a LoRA that adds `change` to every weight; leave the network at 9."""
     state = network.state_dict()
@@ -146,7 +146,7 @@ def expected_colours(level: int, *seeds: int) -> dict[str, object]:
 # --- the base alone ---
 
 
-def test_the_base_is_drawn_once_and_shared_by_all_runs(gallery: Gallery, base: FakeBase) -> None:
+def test_the_base_is_drawn_once_and_shared_by_all_runs(gallery: RunImages, base: FakeBase) -> None:
     run_images.render_base(gallery)
     own = gallery.run.images_dir(0)
     assert colours(own) == expected_colours(50, *SEEDS)
@@ -160,7 +160,7 @@ def test_the_base_is_drawn_once_and_shared_by_all_runs(gallery: Gallery, base: F
         assert (own / name).samefile(other.run.images_dir(0) / name)
 
 
-def test_a_lost_picture_of_the_base_is_linked_again(gallery: Gallery, base: FakeBase) -> None:
+def test_a_lost_picture_of_the_base_is_linked_again(gallery: RunImages, base: FakeBase) -> None:
     run_images.render_base(gallery)
     own = gallery.run.images_dir(0)
     (own / files(own)[1]).unlink()
@@ -174,7 +174,7 @@ def refuse_links(*paths: Path) -> None:
 
 
 def test_where_links_cannot_go_pictures_are_copied(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+    gallery: RunImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", refuse_links)
     run_images.render_base(gallery)
@@ -182,7 +182,7 @@ def test_where_links_cannot_go_pictures_are_copied(
 
 
 def test_a_kill_while_copying_leaves_no_half_picture(
-    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+    gallery: RunImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copy_half(source: Path, target: Path) -> None:
         data = Path(source).read_bytes()
@@ -197,7 +197,7 @@ def test_a_kill_while_copying_leaves_no_half_picture(
     assert colours(gallery.run.images_dir(0)) == expected_colours(50, *SEEDS)
 
 
-def test_the_bases_pictures_say_how_they_were_made(gallery: Gallery) -> None:
+def test_the_bases_pictures_say_how_they_were_made(gallery: RunImages) -> None:
     run_images.render_base(gallery)
     with Image.open(gallery.run.images_dir(0) / f"tall-8x12-s{SEEDS[1]}.png") as image:
         assert image.info["parameters"] == (
@@ -212,7 +212,7 @@ def test_the_bases_pictures_say_how_they_were_made(gallery: Gallery) -> None:
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
 def test_after_a_kill_only_the_missing_pictures_are_drawn(
-    gallery: Gallery, base: FakeBase, allowed: int
+    gallery: RunImages, base: FakeBase, allowed: int
 ) -> None:
     base.allowed = allowed
     with pytest.raises(Killed):
@@ -224,7 +224,7 @@ def test_after_a_kill_only_the_missing_pictures_are_drawn(
 
 
 def test_a_kill_while_writing_leaves_no_half_picture(
-    gallery: Gallery, base: FakeBase, monkeypatch: pytest.MonkeyPatch
+    gallery: RunImages, base: FakeBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(file: int) -> None:
         raise Killed
@@ -242,7 +242,7 @@ def test_a_kill_while_writing_leaves_no_half_picture(
 
 
 def test_what_a_killed_writer_left_under_another_name_is_no_picture(
-    gallery: Gallery, base: FakeBase, network: LoraNetwork
+    gallery: RunImages, base: FakeBase, network: LoraNetwork
 ) -> None:
     save_change(gallery, network, 1.0)
     run_images.render_base(gallery)
@@ -258,7 +258,7 @@ def test_what_a_killed_writer_left_under_another_name_is_no_picture(
 
 
 def test_more_seeds_add_pictures_and_larger_batches_none(
-    gallery: Gallery, base: FakeBase, network: LoraNetwork
+    gallery: RunImages, base: FakeBase, network: LoraNetwork
 ) -> None:
     save_change(gallery, network, 1.0)
     more = replace(gallery, options=replace(OPTIONS, seeds=(*SEEDS, 5), batch_size=3))
@@ -270,7 +270,7 @@ def test_more_seeds_add_pictures_and_larger_batches_none(
 
 
 def test_changed_prompts_are_drawn_anew_everywhere(
-    gallery: Gallery, base: FakeBase, network: LoraNetwork
+    gallery: RunImages, base: FakeBase, network: LoraNetwork
 ) -> None:
     save_change(gallery, network, 1.0)
     run_images.render_base(gallery)
@@ -307,7 +307,7 @@ def changes() -> Iterator[tuple[str, Any, bool]]:
     ("change", "shows"), [pytest.param(one, shows, id=name) for name, one, shows in changes()]
 )
 def test_the_key_knows_all_that_pictures_depend_on(
-    gallery: Gallery, change: dict[str, Any], shows: bool
+    gallery: RunImages, change: dict[str, Any], shows: bool
 ) -> None:
     assert (replace(gallery, **change).key != gallery.key) == shows
 
@@ -321,7 +321,7 @@ def test_the_key_knows_all_that_pictures_depend_on(
     ],
 )
 def test_the_key_knows_the_base(
-    gallery: Gallery, base: FakeBase, attribute: str, value: object
+    gallery: RunImages, base: FakeBase, attribute: str, value: object
 ) -> None:
     before = gallery.key
     assert gallery.key == before
@@ -333,7 +333,7 @@ def test_the_key_knows_the_base(
 
 
 def test_an_epochs_pictures_show_its_file_and_not_the_network(
-    gallery: Gallery, network: LoraNetwork, base: FakeBase
+    gallery: RunImages, network: LoraNetwork, base: FakeBase
 ) -> None:
     save_change(gallery, network, 1.0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -347,7 +347,7 @@ def test_an_epochs_pictures_show_its_file_and_not_the_network(
     assert float(base.layer.weight.mean()) == 1
 
 
-def test_pictures_show_the_files_precision(gallery: Gallery, network: LoraNetwork) -> None:
+def test_pictures_show_the_files_precision(gallery: RunImages, network: LoraNetwork) -> None:
     save_change(gallery, network, 4.017, precision="bf16")
     run_images.render_epoch(gallery, network, epoch=1)
     # bf16 knows 4 and 4.03125 and nothing between; 50 levels a unit, and 1 is the layer's own.
@@ -356,7 +356,7 @@ def test_pictures_show_the_files_precision(gallery: Gallery, network: LoraNetwor
 
 
 def test_a_whole_epoch_does_not_even_need_its_file(
-    gallery: Gallery, network: LoraNetwork, base: FakeBase
+    gallery: RunImages, network: LoraNetwork, base: FakeBase
 ) -> None:
     save_change(gallery, network, 1.0)
     run_images.render_epoch(gallery, network, epoch=1)
@@ -366,7 +366,7 @@ def test_a_whole_epoch_does_not_even_need_its_file(
 
 
 def test_a_kill_while_drawing_gives_network_and_base_their_weights_back(
-    gallery: Gallery, network: LoraNetwork, base: FakeBase
+    gallery: RunImages, network: LoraNetwork, base: FakeBase
 ) -> None:
     save_change(gallery, network, 1.0)
     base.allowed = 3
@@ -383,7 +383,7 @@ def test_a_kill_while_drawing_gives_network_and_base_their_weights_back(
 
 
 def test_a_damaged_lora_is_named_and_draws_nothing(
-    gallery: Gallery, network: LoraNetwork, base: FakeBase
+    gallery: RunImages, network: LoraNetwork, base: FakeBase
 ) -> None:
     save_change(gallery, network, 1.0)
     gallery.run.lora_path(1).write_bytes(b"half a file")
@@ -392,7 +392,7 @@ def test_a_damaged_lora_is_named_and_draws_nothing(
     assert base.num_drawn == 0
 
 
-def test_a_run_has_a_sheet_per_prompt(gallery: Gallery, network: LoraNetwork) -> None:
+def test_a_run_has_a_sheet_per_prompt(gallery: RunImages, network: LoraNetwork) -> None:
     save_change(gallery, network, 1.0)
     run_images.render_base(gallery)
     run_images.render_epoch(gallery, network, epoch=1)
@@ -419,5 +419,5 @@ def test_pictures_that_show_nothing_are_named(tmp_path: Path) -> None:
     drawn = Image.new("RGB", (8, 8), (90, 90, 90))
     drawn.putpixel((3, 3), (90, 90, 140))
     drawn.save(folder / "drawn.png")
-    assert run_images.flat_pictures(run, epoch=2) == ("black.png", "grey.png")
-    assert run_images.flat_pictures(run, epoch=1) == ()
+    assert run_images.flat_images(run, epoch=2) == ("black.png", "grey.png")
+    assert run_images.flat_images(run, epoch=1) == ()

@@ -28,7 +28,7 @@ from optbench.storage import rundir
 
 if TYPE_CHECKING:
     from optbench.contracts import TextOptions
-    from optbench.render.prompts import Painter as ImageSampler
+    from optbench.render.prompts import ImageSampler
 
 NAME = CONFIG_NAME = "regularize"
 _STATE_FOLDER = ".regularize"
@@ -217,11 +217,9 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
     """
     missing = plan.missing()
     if missing:
-        import torch
-
         from optbench.models import load_base
         from optbench.models.device import dtype_of, find_device, set_num_threads
-        from optbench.render.prompts import Halving
+        from optbench.render.prompts import OomSafeSampler
         from optbench.training.progress import tell
 
         options = plan.options
@@ -231,12 +229,11 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
         # Before the first image, so that another command knows whose they are.
         rundir.write_json(plan.run_dir / _SETTINGS_FILE, _image_settings(options))
         plan.folder.mkdir(parents=True, exist_ok=True)
-        sampler = Halving(base, tell)
+        sampler = OomSafeSampler(base, tell)
         text_options = base.text_options({"clip_skip": options.clip_skip})
         size = options.batch_size * len(options.prompt)
         for start in track(range(0, len(missing), size), description=str(plan.folder)):
-            with torch.inference_mode():
-                _render_images(plan, sampler, text_options, missing[start : start + size])
+            _render_images(plan, sampler, text_options, missing[start : start + size])
     rundir.write_status(plan.run_dir, "done")
     return "done"
 
@@ -248,7 +245,7 @@ def _render_images(
     indices: Sequence[int],
 ) -> None:
     """Render some images and write them, those of one prompt together."""
-    from optbench.render.prompts import origin_of, parameters_text, png_bytes, render_prompts
+    from optbench.render.prompts import cells_of, origin_of, write_images
 
     options = plan.options
     origin = origin_of(options.base, cache_dir=Path(options.cache_dir))
@@ -258,17 +255,14 @@ def _render_images(
     for same_prompt in by_prompt.values():
         prompt = plan.prompt(same_prompt[0])
         render = plan.render_options([options.seed + index for index in same_prompt])
-        for cell, _, image in render_prompts(
-            sampler,
-            [prompt],
-            render,
-            epoch=0,
-            text_options=text_options,
-            is_wanted=lambda cell: True,
-        ):
-            text = parameters_text(cell, prompt, render, text_options=text_options, origin=origin)
-            path = plan.image_path(cell.seed - options.seed)
+        paths = {
+            cell: plan.image_path(cell.seed - options.seed)
+            for cell in cells_of(prompt, render, epoch=0)
+        }
+        if options.write_captions:
             # An image that exists counts as done, so its caption comes first.
-            if options.write_captions:
+            for path in paths.values():
                 rundir.write_atomic(path.with_suffix(".txt"), prompt.text + "\n")
-            rundir.write_atomic(path, png_bytes(image, text))
+        write_images(
+            sampler, [prompt], render, paths, epoch=0, text_options=text_options, origin=origin
+        )

@@ -1,11 +1,11 @@
-"""Rendering: prompts x seeds -> pictures with their cell coordinates."""
+"""Render prompts x seeds into images, and write them as PNG files that say how they were made."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, final
@@ -20,6 +20,7 @@ from optbench.models.samplers import AUTOMATIC, SAMPLERS
 from optbench.models.text.prompt_grammar import LoraTag, without_loras
 from optbench.records import Cell
 from optbench.schema import BaseOptions, Prompt, RenderOptions
+from optbench.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,56 +29,51 @@ if TYPE_CHECKING:
 _NUM_HASH_DIGITS = 10  # A1111's
 
 
-class Painter(Protocol):
-    """What makes pictures: a base, or one that goes on in smaller batches."""
+class ImageSampler(Protocol):
+    """What makes images: a base model, or an `OomSafeSampler` around one."""
 
     def sample(self, request: SampleRequest) -> list[Image]:
-        """Return one picture per seed."""
+        """Return one image per seed."""
 
 
 @final
-class Halving:
-    """A base that goes on with half of a batch where a whole one does not fit into memory.
+class OomSafeSampler:
+    """Samples from a base model, in halves of a batch that does not fit into memory.
 
-    Each picture's noise is its own, so the pictures are the same. What fits is remembered for
-    pictures of as many pixels.
+    Each image's noise is its own, so the images are the same. What fits is remembered for images
+    of as many pixels.
     """
 
     def __init__(self, base: BaseModel, say: Callable[[str], None]) -> None:
         """Sample from `base`; `say` is told of every smaller batch."""
         self._base = base
         self._say = say
-        self._most: dict[int, int] = {}  # pixels of a picture -> pictures at once
+        self._most: dict[int, int] = {}  # pixels of an image -> images at once
 
     def sample(self, request: SampleRequest) -> list[Image]:
-        """Return one picture per seed.
+        """Return one image per seed.
 
         Raises:
-            RuntimeError, MemoryError: Out of memory with a single picture, or any other error.
+            RuntimeError, MemoryError: Out of memory with a single image, or any other error.
         """
         num_pixels = request.width * request.height
         images: list[Image] = []
         while left := request.seeds[len(images) :]:
             part = left[: self._most.get(num_pixels, len(left))]
-            if made := self._tried(replace(request, seeds=part)):
-                images += made
+            try:
+                images += self._base.sample(replace(request, seeds=part))
                 continue
+            except (MemoryError, RuntimeError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
             free_memory()  # here, where no error keeps the tensors alive
             self._most[num_pixels] = len(part) // 2
             self._say(
-                f"{len(part)} pictures of {request.width}x{request.height} at once do not fit into "
+                f"{len(part)} images of {request.width}x{request.height} at once do not fit into "
                 f"memory; going on with {len(part) // 2} (render.batch_size={len(part) // 2} "
                 "does so from the start)"
             )
         return images
-
-    def _tried(self, request: SampleRequest) -> list[Image] | None:
-        try:
-            return self._base.sample(request)
-        except (MemoryError, RuntimeError) as error:
-            if len(request.seeds) == 1 or not is_out_of_memory(error):
-                raise
-            return None
 
 
 def cells_of(prompt: Prompt, options: RenderOptions, *, epoch: int) -> list[Cell]:
@@ -89,7 +85,7 @@ def cells_of(prompt: Prompt, options: RenderOptions, *, epoch: int) -> list[Cell
 
 
 def render_prompts(
-    base: Painter,
+    sampler: ImageSampler,
     prompts: Sequence[Prompt],
     options: RenderOptions,
     *,
@@ -97,9 +93,9 @@ def render_prompts(
     text_options: TextOptions,
     is_wanted: Callable[[Cell], bool],
 ) -> Iterator[tuple[Cell, Prompt, Image]]:
-    """Yield every wanted cell with its picture; cells of one prompt go through in batches.
+    """Yield every wanted cell with its image; cells of one prompt go through in batches.
 
-    The base renders as it is: with a network merged, that network's pictures. Each picture's
+    The base model renders as it is: with a network merged, that network's images. Each image's
     noise depends on its seed alone, so leaving cells out changes no other cell.
     """
     for prompt in prompts:
@@ -117,13 +113,42 @@ def render_prompts(
                 sampler=options.sampler,
                 text_options=text_options,
             )
-            for cell, image in zip(batch, base.sample(request), strict=True):
+            for cell, image in zip(batch, sampler.sample(request), strict=True):
                 yield cell, prompt, image
+
+
+def write_images(
+    sampler: ImageSampler,
+    prompts: Sequence[Prompt],
+    options: RenderOptions,
+    paths: Mapping[Cell, Path],
+    *,
+    epoch: int,
+    text_options: TextOptions,
+    origin: Origin,
+) -> None:
+    """Render the cells of `paths` and write each as a PNG file, batch by batch.
+
+    A file is there entirely or not at all, and carries A1111's text of how it was made.
+    """
+    import torch  # here: what only looks at images must not wait for it
+
+    with torch.inference_mode():
+        for cell, prompt, image in render_prompts(
+            sampler,
+            prompts,
+            options,
+            epoch=epoch,
+            text_options=text_options,
+            is_wanted=paths.__contains__,
+        ):
+            text = parameters_text(cell, prompt, options, text_options=text_options, origin=origin)
+            write_atomic(paths[cell], png_bytes(image, text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a picture is made with, as its text names it."""
+    """What an image is made with, as its text names it."""
 
     model: str
     loras: tuple[LoraTag, ...] = ()
@@ -133,13 +158,13 @@ class Origin:
 
 
 def origin_of(base: BaseOptions, *, cache_dir: Path) -> Origin:
-    """Return the names and hashes of a base's own files; what was hashed once is not read again."""
-    found = kohya_hashes(base, cache_dir=cache_dir)
+    """Return the names and hashes of a base model's own files, read once and then remembered."""
+    hashes = kohya_hashes(base, cache_dir=cache_dir)
     return Origin(
         model=base.name,
-        model_hash=found.get("ss_new_sd_model_hash", "")[:_NUM_HASH_DIGITS],
-        vae=found.get("ss_vae_name", ""),
-        vae_hash=found.get("ss_new_vae_hash", "")[:_NUM_HASH_DIGITS],
+        model_hash=hashes.get("ss_new_sd_model_hash", "")[:_NUM_HASH_DIGITS],
+        vae=hashes.get("ss_vae_name", ""),
+        vae_hash=hashes.get("ss_new_vae_hash", "")[:_NUM_HASH_DIGITS],
     )
 
 
@@ -151,9 +176,9 @@ def parameters_text(
     text_options: TextOptions,
     origin: Origin,
 ) -> str:
-    """Return a picture's settings as A1111 writes and reads them; LoRAs stand in the prompt."""
+    """Return an image's settings as A1111 writes and reads them; LoRAs stand in the prompt."""
     text, _ = without_loras(prompt.text) if origin.loras else (prompt.text, ())
-    tags = "".join(f" <lora:{one.name}:{one.strength:g}>" for one in origin.loras)
+    tags = "".join(f" <lora:{lora.name}:{lora.strength:g}>" for lora in origin.loras)
     lines = [f"{text.rstrip() if tags else text}{tags}"]
     if prompt.negative:
         lines.append(f"Negative prompt: {prompt.negative}")
@@ -184,7 +209,7 @@ def _quoted(value: object) -> str:
 
 
 def png_bytes(image: Image, parameters: str) -> bytes:
-    """Return the picture as a PNG file that carries `parameters`."""
+    """Return the image as a PNG file that carries `parameters`."""
     info = PngInfo()
     if parameters.isascii():
         info.add_text("parameters", parameters)

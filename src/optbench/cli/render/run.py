@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from optbench.cli.render.grid_plan import ImageSpec, Page, Plot, pages
 from optbench.cli.render.plan import PlotPlan
-from optbench.contracts import BaseModel, SampleRequest, TextOptions
+from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem, is_out_of_memory
 from optbench.lora.adapters.apply import (
     AdapterFile,
@@ -26,15 +25,14 @@ from optbench.models import load_base
 from optbench.models.device import dtype_of, find_device, set_num_threads
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.text.prompt_grammar import LoraTag
-from optbench.records import Cell, Status
+from optbench.records import Status
 from optbench.render import sheet as render_sheet
 from optbench.render.notices import font_notices, grammar_notices
 from optbench.render.prompts import (
-    Halving,
-    Origin,
+    OomSafeSampler,
+    cells_of,
     origin_of,
-    parameters_text,
-    png_bytes,
+    write_images,
 )
 from optbench.storage import hashing, rundir
 from optbench.training.progress import tell
@@ -164,7 +162,7 @@ def _check_fit(base: BaseModel, missing: Sequence[PlannedImage]) -> None:
 def _render(plot: Plot, base: BaseModel, missing: Sequence[PlannedImage]) -> dict[Path, str]:
     """Render images, those of one LoRA together; return why some could not be rendered, by file."""
     options = plot.options
-    painter = Halving(base, tell)
+    sampler = OomSafeSampler(base, tell)
     origin = origin_of(options.base, cache_dir=Path(options.cache_dir))
     groups: dict[tuple[object, ...], list[PlannedImage]] = {}
     for image in sorted(
@@ -187,54 +185,32 @@ def _render(plot: Plot, base: BaseModel, missing: Sequence[PlannedImage]) -> dic
                 adapters = [(AdapterFile(file), strength) for _, file, strength in loras]
                 stack.enter_context(applied(base.lora_targets(), adapters))
                 current = loras
-            text_options = base.text_options({"clip_skip": batch[0].spec.clip_skip})
+            spec = batch[0].spec
+            seeds = tuple(image.spec.seed for image in batch)
+            tags = tuple(LoraTag(name=name, strength=strength) for name, _, strength in loras)
+            settings = replace(
+                options.render,
+                cfg_scale=spec.cfg_scale,
+                steps=spec.steps,
+                sampler=spec.sampler,
+                seeds=seeds,
+            )
+            cells = cells_of(spec.prompt, settings, epoch=0)
             try:
-                _make(painter, origin, plot, batch, text_options)
+                write_images(
+                    sampler,
+                    [spec.prompt],
+                    settings,
+                    {cell: image.path for cell, image in zip(cells, batch, strict=True)},
+                    epoch=0,
+                    text_options=base.text_options({"clip_skip": spec.clip_skip}),
+                    origin=replace(origin, loras=tags),
+                )
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 notes |= {image.path: "out of memory" for image in batch}
     return notes
-
-
-def _make(
-    painter: Halving,
-    origin: Origin,
-    plot: Plot,
-    batch: Sequence[PlannedImage],
-    text_options: TextOptions,
-) -> None:
-    spec = batch[0].spec
-    request = SampleRequest(
-        text=spec.prompt.text,
-        negative=spec.prompt.negative,
-        seeds=tuple(planned.spec.seed for planned in batch),
-        width=spec.prompt.width,
-        height=spec.prompt.height,
-        cfg_scale=spec.cfg_scale,
-        steps=spec.steps,
-        sampler=spec.sampler,
-        text_options=text_options,
-    )
-    with torch.inference_mode():
-        images = painter.sample(request)
-    tags = tuple(LoraTag(name=name, strength=strength) for name, _, strength in spec.loras)
-    looks = replace(
-        plot.options.render, cfg_scale=spec.cfg_scale, steps=spec.steps, sampler=spec.sampler
-    )
-    for planned, image in zip(batch, images, strict=True):
-        prompt = planned.spec.prompt
-        cell = Cell(
-            prompt=prompt.name,
-            width=prompt.width,
-            height=prompt.height,
-            seed=planned.spec.seed,
-            epoch=0,
-        )
-        text = parameters_text(
-            cell, prompt, looks, text_options=text_options, origin=replace(origin, loras=tags)
-        )
-        rundir.write_atomic(planned.path, png_bytes(image, text))
 
 
 def _draw_sheets(

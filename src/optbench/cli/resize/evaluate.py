@@ -21,7 +21,7 @@ from optbench.metrics.ssim import compare_pictures
 from optbench.models import load_base
 from optbench.models.device import dtype_of, find_device
 from optbench.render import run_images
-from optbench.render.prompts import Halving, cells_of, origin_of
+from optbench.render.prompts import OomSafeSampler, cells_of, origin_of
 from optbench.schema import BaseOptions, ResizeOptions
 from optbench.storage import resources, rundir
 from optbench.storage.rundir import Row, RunDir
@@ -52,7 +52,7 @@ class ResizeEvaluator:
         device = find_device(options.device, precision=options.mixed_precision)
         dtype = dtype_of(options.mixed_precision)
         self.base: BaseModel = load_base(options.base, device=device, dtype=dtype)
-        self._painter = Halving(self.base, tell)
+        self._sampler = OomSafeSampler(self.base, tell)
 
     @functools.cached_property
     def _samples(self) -> tuple[ValidationSample, ...]:
@@ -96,14 +96,14 @@ class ResizeEvaluator:
         text_options = self.base.text_options({"clip_skip": clip_skip})
         gallery = validator = None
         if options.render.enabled:
-            gallery = run_images.Gallery(
+            gallery = run_images.RunImages(
                 run=run,
                 base=self.base,
                 prompts=options.prompts.prompts,
                 options=options.render,
                 text_options=text_options,
                 cache_dir=cache_dir,
-                painter=self._painter,
+                sampler=self._sampler,
                 origin=origin_of(options.base, cache_dir=cache_dir),
             )
             run_images.render_base(gallery)
