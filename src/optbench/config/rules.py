@@ -35,10 +35,8 @@ from optbench.schema import (
     ValidateOptions,
 )
 from optbench.storage.resources import command_line
-from optbench.training.rules import check_loss, check_loss_for_data
+from optbench.training.rules import NUM_TIMESTEPS, check_loss, check_loss_for_data
 from optbench.training.trackers import check_tracker
-
-_NUM_TIMESTEPS = 1000
 
 
 def check_network(options: NetworkOptions) -> list[Problem]:
@@ -188,12 +186,12 @@ def check_sampler(where: str, name: str) -> list[Problem]:
 def check_validate(options: ValidateOptions) -> list[Problem]:
     """Return everything impossible in the validation."""
     problems = []
-    if not all(timestep < _NUM_TIMESTEPS for timestep in options.timesteps):
+    if not all(timestep < NUM_TIMESTEPS for timestep in options.timesteps):
         problems.append(
             Problem(
                 "validate.timesteps",
                 str(list(options.timesteps)),
-                f"timesteps from 0 to {_NUM_TIMESTEPS - 1}",
+                f"timesteps from 0 to {NUM_TIMESTEPS - 1}",
                 "write 'validate.timesteps=[100,300,500,700,900]'",
             )
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.metrics import METRICS
-from optbench.report.charts.line import smooth_loss, thinned
+from optbench.report.charts.line import smooth_points, thinned
 
 Shot = tuple[str, int, int, int]  # prompt, width, height, seed
 Points = list[tuple[float, float]]
@@ -58,7 +58,9 @@ def make_numbers(
 def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
     """Return what is drawn over the steps of each run: loss, rate, validation; thinned."""
     curves = [
-        _curve("training loss, smoothed", runs, lambda run: _smoothed(_points(run.steps, "loss"))),
+        _curve(
+            "training loss, smoothed", runs, lambda run: smooth_points(_points(run.steps, "loss"))
+        ),
         _curve("rate in effect", runs, _rates, is_log=True),
     ]
     for split, words in _SPLITS.items():
@@ -128,11 +130,6 @@ def _rates(run: RunEvidence) -> Points:
         - {"effective_lr/text_encoder"}
     ) or ["effective_lr/text_encoder"]
     return [(step, value) for step, value in _points(run.steps, names[-1]) if value > 0]
-
-
-def _smoothed(points: Points) -> Points:
-    values = smooth_loss([value for _, value in points])
-    return [(step, value) for (step, _), value in zip(points, values, strict=True)]
 
 
 def _rounded(value: Any) -> float | None:

@@ -6,7 +6,7 @@ from optbench.errors import Problem, without_effect
 from optbench.schema import DatasetOptions, LossOptions
 from optbench.storage.resources import command_line
 
-_NUM_TIMESTEPS = 1000  # of every family's schedule
+NUM_TIMESTEPS = 1000  # of every family's schedule
 _HUBER = ("huber", "smooth_l1")
 
 
@@ -108,16 +108,16 @@ def _check_dependent(options: LossOptions) -> list[Problem]:
 
 
 def _check_timesteps(options: LossOptions) -> list[Problem]:
-    last = _NUM_TIMESTEPS if options.max_timestep is None else options.max_timestep
-    if 0 <= options.min_timestep < last <= _NUM_TIMESTEPS:
+    last = NUM_TIMESTEPS if options.max_timestep is None else options.max_timestep
+    if 0 <= options.min_timestep < last <= NUM_TIMESTEPS:
         return []
     return [
         Problem(
             "loss.min_timestep and loss.max_timestep",
             f"timesteps from {options.min_timestep} up to, but not including, {last}",
-            f"at least one timestep from 0 to {_NUM_TIMESTEPS - 1}",
+            f"at least one timestep from 0 to {NUM_TIMESTEPS - 1}",
             (
-                f"write loss.min_timestep=0 loss.max_timestep={_NUM_TIMESTEPS}; for one timestep "
+                f"write loss.min_timestep=0 loss.max_timestep={NUM_TIMESTEPS}; for one timestep "
                 "alone T and T + 1"
             ),
         )

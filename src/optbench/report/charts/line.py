@@ -140,9 +140,11 @@ def thinned(points: Sequence[T], *, max_points: int) -> list[T]:
     return [points[round(index * stride)] for index in range(max_points)]
 
 
-def smooth_loss(values: Sequence[float]) -> list[float]:
-    """Return an exponential moving average over 1/15 of the steps, at least 8."""
-    return smooth(values, num_steps=max(MIN_SMOOTHING_STEPS, len(values) // SMOOTHING))
+def smooth_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return a loss curve's exponential moving average over 1/15 of its points, at least 8."""
+    num_steps = max(MIN_SMOOTHING_STEPS, len(points) // SMOOTHING)
+    values = smooth([value for _, value in points], num_steps=num_steps)
+    return [(x, value) for (x, _), value in zip(points, values, strict=True)]
 
 
 def smooth(values: Sequence[float], *, num_steps: int) -> list[float]:

@@ -14,7 +14,7 @@ from optbench.report.charts.line import (
     Chart,
     Line,
     line_chart,
-    smooth_loss,
+    smooth_points,
     thinned,
 )
 from optbench.report.charts.styles import Styles
@@ -49,7 +49,7 @@ def training_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
         "Training loss by step",
         smoothing,
         Axes(x_title="step", y_title="loss, smoothed"),
-        lambda run: _smoothed(_column(run, "loss")),
+        lambda run: smooth_points(_column(run, "loss")),
     )
     if len(runs) > 1:
         yield from chart(
@@ -66,7 +66,7 @@ def training_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
             "images, noise and timesteps there, so this difference is far less noisy than the "
             "loss itself. Below 0 is lower than the others.",
             Axes(x_title="step", y_title="difference, smoothed"),
-            lambda run: _smoothed(
+            lambda run: smooth_points(
                 [(step, loss - mean[step]) for step, loss in _column(run, "loss") if step in mean]
             ),
         )
@@ -97,7 +97,7 @@ def _loss_by_time(run: RunEvidence) -> Points:
         loss = _number(row, "loss")
         if loss is not None and seconds > 0:
             points.append((seconds, loss))
-    return _smoothed(points)
+    return smooth_points(points)
 
 
 def _mean_losses(runs: Sequence[RunEvidence]) -> dict[float, float]:
@@ -126,8 +126,3 @@ def _column(run: RunEvidence, name: str) -> Points:
 def _number(row: Mapping[str, Any], name: str) -> float | None:
     value = row.get(name)
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def _smoothed(points: Points) -> Points:
-    values = smooth_loss([value for _, value in points])
-    return [(x, value) for (x, _), value in zip(points, values, strict=True)]
