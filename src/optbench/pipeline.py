@@ -46,6 +46,8 @@ from optbench.training.trackers import tracked
 def run(plans: Sequence[RunPlan], session: Session) -> dict[str, Exception]:
     """Train the planned runs to their end in one pass, each resumed from its own folder.
 
+    The caller holds the lock of every run's folder (launch/guard.py).
+
     Returns:
         What ended a run before its end, by the run's name; every other run is "done".
 

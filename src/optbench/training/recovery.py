@@ -48,7 +48,7 @@ def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
         LaterSchemaError: If a later optbench wrote the state.
         DamagedFileError: If it is the state of another recipe.
     """
-    from optbench.training.save import save_lora_files
+    from optbench.training.save import save_lora_files  # loads torch; `verify` does without
 
     run = lane.run
     rundir.clean_partial_files(run.path)
