@@ -37,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     num_corrupt = 0
     for run in runs:
         record = rundir.read_status(run.path)
-        if record.status not in _ENDED or rundir.is_of_later_optbench(run.path):
+        # A run that was stopped while its base model was loading has no config yet.
+        has_begun = run.config_path.is_file() or record.status == "done"
+        if record.status not in _ENDED or not has_begun or rundir.is_of_later_optbench(run.path):
             console.print(f"{escape(run.name)}: {record.status}, not read")
             continue
         damage = list(damage_of(run))
