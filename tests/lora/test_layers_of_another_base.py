@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,3 +46,28 @@ def test_a_lora_of_another_base_is_refused_without_loading_one(
     assert "attn2_to_k" in unlike
     tensors = {key.replace("down_blocks_0", "input_blocks_4"): one for key, one in tensors.items()}
     assert any("input_blocks_4" in found for found in check("sdxl"))
+
+
+def test_layers_of_other_sizes_are_refused_by_block_without_loading_a_base(
+    folder: Path, tmp_path: Path
+) -> None:
+    sites = lora_sites(base_options(folder))
+    by_block = replace(NETWORK, train_text_encoder=False, block_dims=(3,) * 25)
+    network = build_network(load(folder).lora_targets(), by_block, seed=1)
+    path = write_lora(tmp_path / "a.safetensors", network.state_dict())
+
+    def found(**changes: Any) -> list[str]:
+        options = replace(by_block, weights=str(path), **changes)
+        initial = initial_weights_of(options)
+        assert initial is not None
+        return [problem.found for problem in check_layers(sites, "random", options, initial)]
+
+    assert found() == []
+    (dims,) = found(block_dims=(3,) * 12 + (4,) + (3,) * 12)
+    assert "other dims in a.safetensors" in dims
+    assert "mid_block" in dims
+    (left_out,) = found(mid_lr_weight=0.0)
+    assert "layers in a.safetensors that the network has not" in left_out
+    (absent,) = found(conv_dim=2, conv_alpha=1.0)
+    assert "no weights in a.safetensors for" in absent
+    assert found(block_dims=None, dim_from_weights=True) == []

@@ -18,6 +18,7 @@ import yaml
 
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora import keys as lora_keys
+from optbench.lora.blocks import sized_sites
 from optbench.lora.file import LoraFile, SafetensorsFile
 from optbench.lora.keys import ALPHA, ModuleShape, keys_of
 from optbench.records import LoraSite, Part
@@ -276,7 +277,7 @@ def judge_initial_weights(
 def check_layers(
     sites: Mapping[str, LoraSite], base: str, options: NetworkOptions, initial: InitialWeights
 ) -> list[Problem]:
-    """Return a problem if the base has no place for a layer of the file, or one of another size.
+    """Return everything that keeps the network, as the base's headers tell it, from the file.
 
     Args:
         sites: The layers of the base by kohya's name; empty where its headers do not tell.
@@ -288,7 +289,7 @@ def check_layers(
         return []
     modules = {name: initial.shapes[name] for name in initial.of_parts(options)}
     shapes = {name: (module.up[0], *module.down[1:]) for name, module in modules.items()}
-    return lora_keys.misfits(
+    problems = lora_keys.misfits(
         [name for name in shapes if name not in sites],
         [
             f"{name} for {shape} in a layer of {sites[name].shape}"
@@ -300,6 +301,74 @@ def check_layers(
         where="network.weights",
         fix="choose the base this LoRA was trained on, or a LoRA of this base's family",
     )
+    if problems or options.dim_from_weights:
+        return problems
+    sized = sized_sites(sites.values(), options)
+    sizes = {layer.site.name: (layer.dim, layer.alpha) for layer in sized if layer.lr_weight > 0}
+    return check_sizes_of_layers(sizes, options, initial)
+
+
+def check_sizes_of_layers(
+    sizes: Mapping[str, tuple[int, float]], options: NetworkOptions, initial: InitialWeights
+) -> list[Problem]:
+    """Return a problem for each way in which a network has other layers than the file.
+
+    Args:
+        sizes: Dim and alpha of every layer of the network.
+        options: Which parts are trained.
+        initial: What is continued.
+    """
+    layers, file = initial.of_parts(options), initial.path.name
+    absent = sorted(name for name in sizes if name not in layers)
+    strange = sorted(name for name in layers if name not in sizes)
+    shared = [name for name in sizes if name in layers]
+    problems = []
+    if strange:
+        without = f", and none for {lora_keys.named(absent, len(sizes), 'layers')}"
+        problems.append(
+            Problem(
+                "network.weights",
+                (
+                    f"layers in {file} that the network has not: "
+                    f"{lora_keys.named(strange, len(initial.layers), 'layers')}"
+                    f"{without if absent else ''}"
+                ),
+                "a place for every layer of the file; what has none would be lost",
+                "use the network.* settings and a base of the family it was trained with",
+            )
+        )
+    elif absent:
+        problems.append(
+            Problem(
+                "network.weights",
+                f"no weights in {file} for {lora_keys.named(absent, len(sizes), 'layers')}",
+                "weights for every layer of the network",
+                "write network.dim_from_weights=true to train exactly the file's layers",
+            )
+        )
+    unlike = {
+        "dims": [
+            f"{name} {layers[name].dim} for {sizes[name][0]}"
+            for name in shared
+            if layers[name].dim != sizes[name][0]
+        ],
+        "alphas": [
+            f"{name} {layers[name].alpha:g} for {sizes[name][1]:g}"
+            for name in shared
+            if not is_rounded(sizes[name][1], layers[name])
+        ],
+    }
+    problems += [
+        Problem(
+            "network.weights",
+            f"other {what} in {file}: {lora_keys.named(names, len(sizes), 'layers')}",
+            "the sizes at which the weights were trained",
+            "give the sizes they were trained with, or write network.dim_from_weights=true",
+        )
+        for what, names in unlike.items()
+        if names and not problems
+    ]
+    return problems
 
 
 def is_rounded(alpha: float, size: LayerSize) -> bool:
@@ -314,7 +383,7 @@ def is_rounded(alpha: float, size: LayerSize) -> bool:
 def _check_sizes(options: NetworkOptions, initial: InitialWeights) -> list[Problem]:
     """Return a problem for each kind of layer whose size the settings do not share."""
     if any(getattr(options, key) for key in _BLOCK_SIZES):
-        return []  # which layer is in which block, the loaded base tells
+        return []  # `check_layers` knows which layer is in which block
 
     def has_size(size: LayerSize, dim: int, alpha: float) -> bool:
         # A file says rsLoRA's scale in its alpha, as every reader computes it.

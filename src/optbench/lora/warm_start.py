@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.lora.file import SafetensorsFile
-from optbench.lora.initial_weights import InitialWeights, fingerprints, is_rounded
-from optbench.lora.keys import ALPHA, DOWN, UP, named
+from optbench.lora.initial_weights import InitialWeights, check_sizes_of_layers, fingerprints
+from optbench.lora.keys import ALPHA, DOWN, UP
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.records import LoraTarget
 from optbench.schema import NetworkOptions
@@ -36,48 +36,18 @@ def begin_network(
     """
     if initial is None:
         return build_network(targets, options, seed=seed)
-    layers = initial.of_parts(options)
-    places = {target.name for target in targets}
-    if strange := sorted(name for name in layers if name not in places):
-        raise ConfigError(_without_place(strange, initial))
     sizes = None
     if options.dim_from_weights:
+        layers = initial.of_parts(options)
         sizes = {name: (size.dim, size.alpha) for name, size in layers.items()}
     network = build_network(targets, options, seed=seed, sizes=sizes)
     tensors = network.state_dict()
-    alphas = {
-        key.removesuffix(ALPHA): float(alpha)
+    built = {
+        key.removesuffix(ALPHA): (len(tensors[key.removesuffix(ALPHA) + DOWN]), float(alpha))
         for key, alpha in tensors.items()
         if key.endswith(ALPHA)
     }
-    problems = []
-    if absent := sorted(name for name in alphas if name not in layers):
-        problems.append(
-            Problem(
-                "network.weights",
-                f"no weights in {initial.path.name} for {named(absent, len(alphas), 'layers')}",
-                "weights for every layer of the network",
-                "write network.dim_from_weights=true to train exactly the file's layers",
-            )
-        )
-    if strange := sorted(name for name in layers if name not in alphas):
-        problems.append(_without_place(strange, initial))
-    if not problems:
-        rescaled = [
-            f"{name} {layers[name].alpha:g} for {alpha:g}"
-            for name, alpha in alphas.items()
-            if not is_rounded(alpha, layers[name])
-        ]
-        if rescaled:
-            problems.append(
-                Problem(
-                    "network.weights",
-                    f"other alphas: {named(rescaled, len(alphas), 'layers')}",
-                    "the scale at which the weights were trained",
-                    "give the sizes they were trained with, or write network.dim_from_weights=true",
-                )
-            )
-    if problems:
+    if problems := check_sizes_of_layers(built, options, initial):
         raise ConfigError(*problems)
     file = SafetensorsFile(initial.path)
     if fingerprints(file)[1] != initial.fingerprint:
@@ -92,15 +62,3 @@ def begin_network(
     tensors |= {key: file.tensor(key).float() for key in tensors if key.endswith((DOWN, UP))}
     network.load_state_dict(tensors)
     return network
-
-
-def _without_place(strange: Sequence[str], initial: InitialWeights) -> Problem:
-    return Problem(
-        "network.weights",
-        (
-            f"layers in {initial.path.name} that the network has not: "
-            f"{named(strange, len(initial.layers), 'layers')}"
-        ),
-        "a place for every layer of the file; what has none would be lost",
-        "use the network.* settings and a base of the family it was trained with",
-    )
