@@ -62,6 +62,7 @@ def test_everything_that_is_not_code_is_inside(wheel: Path) -> None:
                 continue
             inside = file.relative_to(ROOT).as_posix().removeprefix("src/optbench/")
             assert f"optbench/{inside}" in names
+    assert "hydra_plugins/optbench_list_sweeper/__init__.py" in names
 
 
 def test_nothing_but_the_product_is_inside(wheel: Path) -> None:

@@ -90,11 +90,11 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
     Hydra's parser refuses a flag between overrides; people write -m where it comes to mind.
     """
-    return sorted(arguments, key=_is_override)
 
+    def is_override(argument: str) -> bool:
+        return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
-def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+    return sorted(arguments, key=is_override)
 
 
 def compose_runs(arguments: Sequence[str]) -> SweepPlan:

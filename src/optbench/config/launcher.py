@@ -24,7 +24,7 @@ def launcher_options(
 ) -> LaunchOptions | None:
     """Return the group `launch`, after noting everything wrong with it and with Hydra's plugins.
 
-    None for commands that make all their runs in their own process, and after a problem.
+    None for commands that make all their runs in their own process.
     """
     problems += _missing_plugins(master)
     if LAUNCH not in master:
@@ -34,9 +34,26 @@ def launcher_options(
     except ConfigError as error:
         problems += error.problems
         return None
-    wrong = _check(options, is_local=is_local)
-    problems += wrong
-    return None if wrong else options
+    workers = options.workers
+    if workers is not None and workers > 1 and options.isolation == "none":
+        problems.append(
+            Problem(
+                "launch.workers",
+                f"{workers} runs at a time in one process",
+                "a process for each run",
+                "leave out launch.isolation=none",
+            )
+        )
+    if workers is not None and not is_local:
+        problems.append(
+            Problem(
+                "launch.workers",
+                f"{workers} beside a launcher plugin, which counts its own workers",
+                "null",
+                "leave it out; set hydra.launcher.n_jobs, array_parallelism or the like instead",
+            )
+        )
+    return options
 
 
 def at_a_time(master: DictConfig) -> int | None:
@@ -71,27 +88,3 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
     except ModuleNotFoundError:
         return False  # no plugin at all
-
-
-def _check(options: LaunchOptions, *, is_local: bool) -> list[Problem]:
-    problems = []
-    workers = options.workers
-    if workers is not None and workers > 1 and options.isolation == "none":
-        problems.append(
-            Problem(
-                "launch.workers",
-                f"{workers} runs at a time in one process",
-                "a process each",
-                "leave out launch.isolation=none",
-            )
-        )
-    if workers is not None and not is_local:
-        problems.append(
-            Problem(
-                "launch.workers",
-                f"{workers} beside a launcher plugin, which counts its own workers",
-                "null",
-                "leave it out; hydra.launcher.n_jobs=, array_parallelism= and the like say it",
-            )
-        )
-    return problems
