@@ -1,1 +1,1 @@
-"""Recipes, building, stepping, schedules, conformance."""
+"""Build optimizers from recipes: checks, schedules, stepping, and the conformance suite."""

@@ -1,1 +1,1 @@
-"""A run's folder: names, atomic files, records, lock, provenance."""
+"""Store runs: names in a run's folder, atomic files, the lock, hashes, provenance."""
