@@ -198,12 +198,12 @@ def test_the_plan_says_how_many_runs_go_at_a_time(
     assert plan_command.main(command) == 0
     out = capsys.readouterr().out
     assert "workers: one run after the other in one process" in out
-    assert "time: 0:08:20" in out
+    assert "time: 8 min 20 s" in out
     assert "time with them" not in out
     assert plan_command.main([*command, "launch.workers=4"]) == 0
     out = capsys.readouterr().out
     assert "workers: 4 at a time, each run in a process of its own" in out
-    assert "time with them: about 0:02:05" in out
+    assert "time with them: about 2 min 05 s" in out
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert plan_command.main(command) == 0
     out = capsys.readouterr().out

@@ -105,8 +105,8 @@ def test_a_picture_beside_that_changed_counts_as_a_change(tmp_path: Path) -> Non
 def test_the_right_pictures_come_beside(
     tmp_path: Path, reference: Reference, at_0: list[str], at_2: list[str] | None
 ) -> None:
-    from optbench.analysis import read_config
     from optbench.metrics.run_pictures import find_pictures
+    from optbench.storage.rundir import read_config
 
     run = make_run(tmp_path)
     pictures = find_pictures(run, read_config(run))

@@ -34,7 +34,6 @@ from optbench.analysis.frames import (
     load,
     load_runs,
     no_runs,
-    read_config,
     settings,
     sweep_dirs,
 )
@@ -125,7 +124,6 @@ __all__ = [
     "preferences",
     "rank_settings",
     "rate_edges",
-    "read_config",
     "resized_losses",
     "self_agreement",
     "settings",

@@ -22,7 +22,6 @@ from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import rundir
 from optbench.storage.nested import flatten
 from optbench.storage.rundir import RunDir
-from optbench.storage.rundir import read_config as read_config
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
 _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
@@ -179,7 +178,7 @@ def _read_run(run: RunDir) -> _Read:
     problems: list[str] = []
     config: dict[str, Any] = {}
     try:
-        config = read_config(run)
+        config = rundir.read_config(run)
     except DamagedFileError as error:
         problems.append(str(error))
     provenance: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from optbench.launch import processes
 from optbench.launch.guard import is_finished
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.optim.recipes import departures
+from optbench.report.wording import seconds_text
 from optbench.storage import rundir
 from optbench.training.plan import RunPlan
 
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
             state,
             str(cost.num_steps),
             str(cost.num_epochs),
-            _duration(cost.seconds),
+            seconds_text(cost.seconds),
             f"{cost.disk_bytes / _MIB:.0f} MiB",
         )
     console.print(table)
@@ -137,12 +138,14 @@ def _print_sum(console: Console, plan: SweepPlan, costs: Sequence[Cost]) -> None
     if total is None:
         console.print("time: unknown, as no run in this runs folder has trained this data set yet")
     else:
-        console.print(f"time: {_duration(total)}, judged by earlier runs in the same runs folder")
+        console.print(
+            f"time: {seconds_text(total)}, judged by earlier runs in the same runs folder"
+        )
     num_workers, sentence = _workers(plan)
     console.print(f"workers: {sentence}")
     if num_workers > 1 and total is not None:
         wall = max([total / min(num_workers, max(1, len(costs))), *known])
-        console.print(f"time with them: about {_duration(wall)}, if they do not slow each other")
+        console.print(f"time with them: about {seconds_text(wall)}, if they do not slow each other")
     console.print(f"disk: about {sum(cost.disk_bytes for cost in costs) / _MIB:.0f} MiB")
 
 
@@ -161,11 +164,3 @@ def _workers(plan: SweepPlan) -> tuple[int, str]:
     devices = processes.gpus()
     on = f", on {len(devices)} GPU{'s' if len(devices) > 1 else ''}" if devices else ""
     return number, f"{number} at a time, each run in a process of its own{on}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optbench.analysis import read_config
 from optbench.errors import DamagedFileError, call_third_party
 from optbench.metrics.build import build_metrics
 from optbench.metrics.contract import Measured, Metric, Picture
@@ -26,7 +25,7 @@ from optbench.metrics.run_pictures import RunPictures, find_pictures
 from optbench.records import Cell
 from optbench.schema import MetricOptions
 from optbench.storage import hashing, rundir
-from optbench.storage.rundir import Row, RunDir
+from optbench.storage.rundir import Row, RunDir, read_config
 
 _KEY_LENGTH = 10
 _NUM_DIGITS = 5  # significant ones of a value
