@@ -1,4 +1,4 @@
-"""`python -m optbench regularize`: pictures by seed, going on, and nothing written over."""
+"""`optbench regularize`: images by seed, resuming, and nothing written over."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_everything_wrong_is_told_at_once_with_this_commands_keys(
     assert run(*wrong) == 2
     error = capsys.readouterr().err
     for key in ("repeats", "sampler", "width", "class_words", "prompt", "foo"):
-        assert f". {key}\n" in error
+        assert f". {key}: " in error
     assert "render." not in error
     assert "prompts." not in error
 

@@ -1,4 +1,4 @@
-"""`python -m optbench render`: what stands beside what, from which files, made once."""
+"""`optbench render`: axes and sheets, from which files, each image rendered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m optbench resize` from the command line to the files, and merges."""
+"""`optbench resize` from the command line to the files, and merges."""
 
 from __future__ import annotations
 
