@@ -49,6 +49,7 @@ CARD = LoraCard(
     name="adamw-dim16-0123abcd",
     model_version="sd_v1",
     prediction="epsilon",
+    num_timesteps=1000,
     files={"ss_sd_model_name": "tiny", "ss_vae_name": "fine"},
     seed=42,
     lr_mult=0.5,

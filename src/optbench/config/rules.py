@@ -17,7 +17,7 @@ from optbench.lora.initial_weights import InitialWeights, check_layers
 from optbench.metrics.build import check_metric
 from optbench.models.files.families import FAMILIES
 from optbench.models.files.lora_sites import lora_sites
-from optbench.models.files.processes import check_loss_for_base
+from optbench.models.files.processes import NUM_TIMESTEPS, check_loss_for_base
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.models.samplers import SAMPLERS
 from optbench.models.text import prompt_grammar
@@ -35,7 +35,7 @@ from optbench.schema import (
     ValidateOptions,
 )
 from optbench.storage.resources import command_line
-from optbench.training.rules import NUM_TIMESTEPS, check_loss, check_loss_for_data
+from optbench.training.rules import check_loss, check_loss_for_data
 from optbench.training.trackers import check_tracker
 
 

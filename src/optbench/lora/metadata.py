@@ -40,6 +40,7 @@ class LoraCard:
     name: str  # of the run
     model_version: ModelVersion
     prediction: str  # modelspec's word: epsilon, v
+    num_timesteps: int
     files: Mapping[str, str]  # the base's names and hashes under kohya's keys
     seed: int
     lr_mult: float
@@ -219,7 +220,7 @@ def _loss_metadata(card: LoraCard) -> dict[str, str]:
         "ss_v_parameterization": card.prediction == "v",
     }
     if options.min_timestep > 0 or last is not None:
-        values["modelspec.timestep_range"] = f"{options.min_timestep},{last or 1000}"
+        values["modelspec.timestep_range"] = f"{options.min_timestep},{last or card.num_timesteps}"
     return _strings(values)
 
 

@@ -1,4 +1,4 @@
-"""Numbers of pictures, measured from their files after training; flags to look, no verdicts."""
+"""Metrics of rendered images, measured from their files after training; hints, no verdicts."""
 
 from optbench.metrics.catalogue import METRICS, Meaning
 from optbench.metrics.contract import Measured, Metric, Picture, Reference

@@ -1,4 +1,4 @@
-"""Group `metric` -> metrics; what is wrong with it, all at once, before anything is loaded."""
+"""Build the metrics of the group `metric`; report every problem together, loading nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEMBERS = ("reference", "meanings", "settings", "bases", "measure")
 
 
 def build_metrics(options: MetricOptions) -> dict[str, Metric]:
-    """Return the asked metrics by the names that YAML gives them; none of them loads a model.
+    """Return the metrics by the names that YAML gives them; none of them loads a model.
 
     Raises:
         ConfigError: With everything that `check_metric` finds.

@@ -1,4 +1,4 @@
-"""What every metric of ours says, in one table; a report and a person read it, and no torch."""
+"""One table of what each metric measures and how to read it; torch-free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP: how near a picture is to its prompt (CLIP-T) and to the training pictures (CLIP-I)."""
+"""CLIP: how near an image is to its prompt (CLIP-T) and to the training images (CLIP-I)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam of metrics: one picture, perhaps others beside it, and a few numbers.
+"""The seam of metrics: one image, perhaps others to compare with, and a few numbers.
 
 A metric of your own is a class with these five members, named as an optimizer's is:
     +metric.metrics.mine._target_=mypackage.Mine

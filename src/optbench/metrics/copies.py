@@ -1,4 +1,4 @@
-"""Near-copies of training pictures, by a perceptual hash: 64 bits that survive small changes."""
+"""Near-copies of training images, by a perceptual hash: 64 bits that survive small changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DINO and DINOv2: how near a picture is to the training pictures, seen without any words."""
+"""DINO and DINOv2: how near an image is to the training images, without any words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pictures of the embedded base show, by its own image encoder: who, in what, where.
+"""Recognize who, in what and where in images of the embedded base model, by its own encoder.
 
 A small reader over the encoder's patch states names outfit, its colour and the background. It was
 trained on drawings of the world alone (`python -m tools.tinybase reader`), mirelle's two outfits

@@ -1,7 +1,7 @@
-"""Numbers of a run's pictures: which are missing or of other files, measured, and kept.
+"""Measure a run's images where numbers are missing or of other files, and store the rows.
 
-A row's `key` is a hash of everything it depends on: the metric and its settings, the picture's
-bytes, those of the pictures beside it, and the prompt. Equal keys are not measured again.
+A row's `key` is a hash of everything it depends on: the metric and its settings, the image's
+bytes, those of the images beside it, and the prompt. Equal keys are not measured again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which pictures a run's folder has, which belong beside which, and what it was trained on."""
+"""The images of a run's folder, those to compare each with, and its training images."""
 
 from __future__ import annotations
 

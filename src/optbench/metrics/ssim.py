@@ -1,4 +1,4 @@
-"""How far one picture is from another, from their files alone; no downloads, no model.
+"""SSIM and mean difference of two images, from their files alone; no downloads, no model.
 
 Two plain measures, which see different things: the mean absolute difference sees colours and
 places, SSIM sees edges and structure. Neither is what a person sees; both fall together as a

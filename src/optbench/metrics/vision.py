@@ -1,4 +1,4 @@
-"""Pictures for image models: prepared as the file beside the weights says, embedded once each.
+"""Prepare images for vision models as the file beside the weights says; embed each once.
 
 Prepared here with Pillow, because transformers' own fast preparation needs torchvision, which
 optbench does not.

@@ -1,6 +1,6 @@
 """Model families behind one contract: `load_base` finds the module a config names.
 
-The modules that `basefiles.families` names are one family each. Each defines `load(options, *,
+The modules that `models.files.families` names are one family each. Each defines `load(options, *,
 device, dtype, cache_dir)`, which returns a `contracts.BaseModel`, and `tiny(seed)`, the same
 from small random weights for tests. The other modules are what they share.
 """

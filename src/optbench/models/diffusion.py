@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,13 @@ class DiffusionProcess:
         alphas_T = self._nonzero_alphas().double().numpy()
         levels: NDArray[np.float64] = np.sqrt((1 - alphas_T) / alphas_T)
         return levels
+
+    def denoised(self, x_BCHW: Tensor, predicted_BCHW: Tensor, sigma: float) -> Tensor:
+        """Return the image in x + sigma e, from the prediction at x / sqrt(sigma^2 + 1)."""
+        if self.prediction_type == "v_prediction":
+            shrink = 1 / math.sqrt(sigma**2 + 1)
+            return x_BCHW * shrink**2 - predicted_BCHW * (sigma * shrink)
+        return x_BCHW - predicted_BCHW * sigma
 
     def _nonzero_alphas(self) -> Tensor:
         # The smallest share that the library's own schedulers use, so that none divides by 0.

@@ -1,7 +1,7 @@
-"""Samplers by the names A1111 gives them, as data only: what makes a picture out of noise.
+"""Samplers by the names A1111 gives them, as data only: ways to make an image out of noise.
 
 Some are schedulers of diffusers; those that it lacks, has only with further packages, or counts
-other steps of than A1111, are in `bases.solvers`. A name may end in a schedule of noise levels, as
+other steps of than A1111, are in `models.solvers`. A name may end in a schedule of noise levels, as
 in "DPM++ 2M Karras"; A1111 from 1.9 on writes the two apart.
 """
 
@@ -16,11 +16,11 @@ AUTOMATIC = "Automatic"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampler:
-    """One way of making a picture out of noise."""
+    """One way to make an image out of noise."""
 
     name: str  # A1111's, without the schedule
     schedule: str  # A1111's name of the noise levels
-    solver: str  # a class of diffusers, or a function of `bases.solvers`
+    solver: str  # a class of diffusers, or a function of `models.solvers`
     settings: Mapping[str, Any]  # of the class; of a function `use_karras_sigmas` and the like
     is_random: bool  # draws fresh noise on its way
 

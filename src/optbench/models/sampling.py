@@ -1,6 +1,6 @@
-"""A request for pictures -> pictures, for every base with one unet and one autoencoder.
+"""Sample images from a base model with one UNet and one autoencoder.
 
-Shapes: B pictures, C latent channels, H and W latent height and width, P texts.
+Shapes: B images, C latent channels, H and W latent height and width, P texts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SamplingModel:
 
 
 def sample_images(model: SamplingModel, request: SampleRequest) -> list[Image]:
-    """Return one picture per seed; noise is made on the CPU, so it is the same everywhere.
+    """Return one image per seed; noise is made on the CPU, so it is the same everywhere.
 
     Classifier-free guidance (Ho and Salimans, arXiv:2207.12598) where `cfg_scale` is above 1:
     n + cfg_scale * (p - n) with the answers n to the negative prompt and p to the prompt.
@@ -51,16 +51,16 @@ def sample_images(model: SamplingModel, request: SampleRequest) -> list[Image]:
     is_guided = request.cfg_scale > 1
     # Always two, for sums of one row are rounded otherwise; of no guidance only the first is used.
     texts = (request.text, request.negative if is_guided else "")
-    conditioned = _by_step(model, texts, request)
+    conditioning_by_step = _conditioning_by_step(model, texts, request)
 
     def predict(latents_BCHW: Tensor, timestep: Tensor, step_index: int) -> Tensor:
-        conditioning = conditioned[step_index]
+        conditioning = conditioning_by_step[step_index]
         if not is_guided:
-            towards = {key: value[len(value) // 2 :] for key, value in conditioning.items()}
-            return model.predict(latents_BCHW, timestep, towards)
+            of_prompt = {key: value[len(value) // 2 :] for key, value in conditioning.items()}
+            return model.predict(latents_BCHW, timestep, of_prompt)
         both = torch.cat([latents_BCHW, latents_BCHW])
-        away, near = model.predict(both, timestep, conditioning).chunk(2)
-        return away + request.cfg_scale * (near - away)
+        negative, positive = model.predict(both, timestep, conditioning).chunk(2)
+        return negative + request.cfg_scale * (positive - negative)
 
     latents = solve(
         predict,
@@ -74,25 +74,25 @@ def sample_images(model: SamplingModel, request: SampleRequest) -> list[Image]:
     return images
 
 
-def _by_step(
+def _conditioning_by_step(
     model: SamplingModel, texts: Sequence[str], request: SampleRequest
 ) -> list[Mapping[str, Tensor]]:
-    """Return what the unet is told at each step, the negative prompts' rows first.
+    """Return the UNet's conditioning at each step, the negative prompts' rows first.
 
     Every text is encoded once, and all together, so that all are of one number of tokens.
     """
     steps = [at_steps(text, request.steps) for text in texts]
-    first = [each[0] for each in steps]
-    every = [*first, *dict.fromkeys(text for each in steps for text in each if text not in first)]
-    encoded = model.encode(every, request.text_options)
-    places = {text: every.index(text) for text in every}
-    num_pictures = len(request.seeds)
-    made: dict[tuple[int, ...], Mapping[str, Tensor]] = {}
-    found = []
-    for now in zip(*reversed(steps), strict=True):
-        rows = tuple(places[text] for text in now)
-        if rows not in made:
-            index = [row for row in rows for _ in range(num_pictures)]
-            made[rows] = {key: value[index] for key, value in encoded.items()}
-        found.append(made[rows])
-    return found
+    first = [prompts[0] for prompts in steps]
+    others = (text for prompts in steps for text in prompts if text not in first)
+    unique = [*first, *dict.fromkeys(others)]
+    encoded = model.encode(unique, request.text_options)
+    row_of = {text: unique.index(text) for text in unique}
+    repeated: dict[tuple[int, ...], Mapping[str, Tensor]] = {}  # for all seeds, by its two rows
+    conditionings = []
+    for prompts_of_step in zip(*reversed(steps), strict=True):
+        rows = tuple(row_of[text] for text in prompts_of_step)
+        if rows not in repeated:
+            index = [row for row in rows for _ in request.seeds]
+            repeated[rows] = {key: value[index] for key, value in encoded.items()}
+        conditionings.append(repeated[rows])
+    return conditionings

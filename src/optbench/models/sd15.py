@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, and everything of its architecture: the embedded base is one of them."""
+"""Stable Diffusion 1.x and everything of its architecture, such as the embedded base model."""
 
 from __future__ import annotations
 

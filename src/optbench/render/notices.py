@@ -1,4 +1,4 @@
-"""What a person should know about the texts of a run before it trains."""
+"""Warnings about captions and prompts before a run trains: cut, weighted, or without a font."""
 
 from __future__ import annotations
 

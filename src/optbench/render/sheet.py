@@ -1,6 +1,6 @@
-"""Contact sheets from image files: labelled rows and columns, and no cell without an answer.
+"""Contact sheets from image files: labelled rows and columns.
 
-A cell without its picture prints why. Sheets that show what they would show again are left alone.
+A cell without its image prints why. Sheets that show what they would show again are left alone.
 PNG or WebP, by the name of the file.
 """
 

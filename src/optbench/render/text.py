@@ -1,4 +1,4 @@
-"""Lines of text in pictures: in any script, each letter in a font of this machine that has it.
+"""Write lines of text into images, in any script, each letter in a font that has it.
 
 Latin letters are in the font that Pillow carries (Aileron). For others the fonts of the system are
 looked at, those for Chinese and Japanese first; without any, letters become boxes, and

@@ -1,4 +1,4 @@
-"""Small copies of rendered pictures, for pages that show thousands of them.
+"""Small copies of rendered images, for pages that show thousands of them.
 
 <run>/images/epoch-0001/a.png has its copy in <run>/thumbs/epoch-0001/a.webp. One that is no older
 than its picture is current and is never read again; a picture that could not be read has a copy

@@ -1,9 +1,9 @@
-"""The noise and the timesteps a batch is trained on, each picture's from its own addresses.
+"""Draw the noise and timesteps of a batch, each image's from its own random address.
 
 Options that are off draw nothing, and none changes another's draw. Kohya's trainer draws the
 random strengths and the patches' sizes once per batch, and divides multires noise by the deviation
-of the whole batch; here all of that is each picture's own, or the noise would depend on how
-pictures are split into batches.
+of the whole batch; here all of that is each image's own, or the noise would depend on how
+images are split into batches.
 
 Shapes: B batch, C latent channels, H and W latent height and width, h and w those of a patch.
 """
@@ -28,15 +28,15 @@ class Draw:
     """What is random about one batch, on the CPU."""
 
     noise_BCHW: Tensor  # what the target is made of
-    input_noise_BCHW: Tensor | None  # what the unet is shown instead; None: the same
+    input_noise_BCHW: Tensor | None  # what the denoiser is shown instead; None: the same
     timesteps_B: Tensor
 
 
 def draw_noise(batch: Batch, process: NoiseProcess, options: LossOptions, *, seed: int) -> Draw:
     """Return the batch's noise and timesteps.
 
-    A picture's noise is e = N(0, 1), then the offset is added, then the patches, and what the unet
-    is shown may be perturbed at last (the order is kohya's).
+    An image's noise is e = N(0, 1), then the offset is added, then the patches, and what the
+    denoiser is shown may be perturbed at last (the order is kohya's).
     """
     noise_BCHW = _normal(batch.samples, batch.latents_BCHW.shape[1:], seed)
     if options.noise_offset is not None:
@@ -53,7 +53,7 @@ def draw_noise(batch: Batch, process: NoiseProcess, options: LossOptions, *, see
 
 
 def offset_noise(latents_CHW: Tensor, options: LossOptions, generator: torch.Generator) -> Tensor:
-    """Return one picture's noise offset (C, 1, 1): the same everywhere, so it moves whole areas.
+    """Return one image's noise offset (C, 1, 1): the same everywhere, so it moves whole areas.
 
     o N(0, 1) per channel, o = `noise_offset`; o U(0, 1) N(0, 1) with a random strength; with
     `adaptive_noise_scale` a, max(0, o + a |mean of the latent over its pixels|) per channel
@@ -98,7 +98,7 @@ def multires_noise(
 def perturbation(
     shape: Sequence[int], *, gamma: float, is_random: bool, generator: torch.Generator
 ) -> Tensor:
-    """Return what is added to the noise the unet is shown, and not to its target: g N(0, 1).
+    """Return what is added to the noise the denoiser is shown, and not to its target: g N(0, 1).
 
     g is `gamma`, or U(0, `gamma`) with a random strength (Ning et al., Input Perturbation Reduces
     Exposure Bias in Diffusion Models, arXiv:2301.11706).

@@ -1,4 +1,4 @@
-"""Paired validation loss: one set of pictures, noise and timesteps for every network there is.
+"""Paired validation loss: one set of images, noise and timesteps for every network.
 
 A loss on random draws moves more from draw to draw than from network to network. Here every
 network meets the same draws, so two of them are compared picture by picture and timestep by

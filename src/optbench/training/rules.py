@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from optbench.errors import Problem, without_effect
+from optbench.models.files.processes import NUM_TIMESTEPS
 from optbench.schema import DatasetOptions, LossOptions
 from optbench.storage.resources import command_line
 
-NUM_TIMESTEPS = 1000  # of every family's schedule
 _HUBER = ("huber", "smooth_l1")
 
 

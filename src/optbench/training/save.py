@@ -109,6 +109,7 @@ def save_lora_files(lane: RunLane) -> None:
         name=plan.name,
         model_version=lane.base.model_version,
         prediction=lane.base.process.prediction,
+        num_timesteps=lane.base.process.num_timesteps,
         files=kohya_hashes(config.base, cache_dir=Path(config.cache_dir)),
         seed=config.seed,
         lr_mult=config.lr_mult,

@@ -1,4 +1,4 @@
-"""What lies at `base.path`: a folder, one file or a hub id, of which family, read from headers.
+"""Facts of the files at `base.path` (folder, single file or hub id), read from their headers.
 
 Nothing here loads weights or imports torch, so a wrong file is refused before anything starts.
 """

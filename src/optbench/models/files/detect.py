@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to, by the names and shapes of its tensors or its configs."""
+"""Detect a checkpoint's family by the names and shapes of its tensors, or by its configs."""
 
 from __future__ import annotations
 

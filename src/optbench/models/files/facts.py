@@ -1,4 +1,4 @@
-"""What settings need to know of a base without loading it: fingerprints, hashes, tensor shapes."""
+"""Facts of a base model's files without loading it: fingerprints, hashes, tensor shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From `base.path` to a place on this disk: a folder, one file, or a hub id's folder."""
+"""Locate `base.path` on this disk: a folder, one file, or a hub id's folder."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from optbench.errors import Problem
 from optbench.schema import BaseOptions, LossOptions
 from optbench.storage.safetensors_header import read_header
 
+NUM_TIMESTEPS = 1000  # what loss.max_timestep and validate.timesteps count up to, in every process
 PredictionType = Literal["epsilon", "v_prediction"]  # diffusers' words
 
 

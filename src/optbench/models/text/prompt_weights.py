@@ -1,4 +1,4 @@
-"""Prompts for pictures -> states of CLIP text encoders, as A1111 reads and weights them.
+"""Prompts -> states of CLIP text encoders, read and weighted as in A1111.
 
 Unlike a caption, a prompt has any length and its words have weights. Its tokens are cut into
 pieces of 75, at a comma where one is near; each piece is encoded by itself between its two marks,
