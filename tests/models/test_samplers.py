@@ -170,7 +170,7 @@ def test_linear_multistep_is_exact_where_the_slope_is_a_polynomial() -> None:
         seen.append(float(x))
         return x - sigma * sigma**3
 
-    way = solvers._Way(sigmas=sigmas, denoise=denoise, fresh=lambda: torch.zeros(()))
+    way = solvers._Ode(sigmas=sigmas, denoise=denoise, fresh=lambda: torch.zeros(()))
     found = float(solvers.lms(torch.tensor(5.0, dtype=torch.float64), way))
     assert seen[4] - seen[3] == pytest.approx((1.0**4 - 2.5**4) / 4, rel=1e-12)
     assert found - seen[4] == pytest.approx(-1 / 4, rel=1e-12)
