@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from optbench.report.charts.notebook import Drawing, draw_curves
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -20,7 +20,7 @@ PICTURE = {"prompt": "b", "seed": 7, "width": 768, "height": 512}
 def make_run(sweep: Path, optimizer: str, rate: float, *, is_full: bool) -> None:
     run = RunDir(sweep / f"{optimizer}-dim16-00000000")
     config = f"network: {{dim: 16}}\noptimizer: {{name: {optimizer}, lr: {rate}}}\nseed: 1\n"
-    rundir.write_atomic(run.config_path, config)
+    files.write_atomic(run.config_path, config)
     phases = ("data", "forward", "backward", "optimizer")
     steps = [
         {
@@ -32,8 +32,8 @@ def make_run(sweep: Path, optimizer: str, rate: float, *, is_full: bool) -> None
         }
         for step in range(1, 25)
     ]
-    rundir.append_rows(run.steps_path, steps)
-    rundir.append_rows(
+    files.append_rows(run.steps_path, steps)
+    files.append_rows(
         run.epochs_path,
         [
             {"epoch": epoch, "step": 12 * epoch, "mean_loss": 0.3, "seconds_train": 7.5}
@@ -45,7 +45,7 @@ def make_run(sweep: Path, optimizer: str, rate: float, *, is_full: bool) -> None
         return
     places = [(epoch, timestep) for epoch in (1, 2) for timestep in (50, 950)]
     validated = {"image": "x", "split": "training", "loss": 0.1, "base_loss": 0.2}
-    rundir.append_rows(
+    files.append_rows(
         run.validation_path,
         [{"epoch": epoch, "timestep": timestep, **validated} for epoch, timestep in places],
     )
@@ -54,7 +54,7 @@ def make_run(sweep: Path, optimizer: str, rate: float, *, is_full: bool) -> None
         for epoch in (0, 1, 2)
         for name in ("resistance", "resemblance", "clipped")
     ]
-    rundir.append_rows(run.path / rundir.METRICS_NAME, metrics)
+    files.append_rows(run.path / rundir.METRICS_NAME, metrics)
 
 
 def make_scores(sweep: Path) -> None:
@@ -63,7 +63,7 @@ def make_scores(sweep: Path) -> None:
     scores = [{**cell, "score": 40 + 10 * number} for number, cell in enumerate(cells)]
     vote = {"left": cells[0], "right": cells[2], "winner": "right", "repeat": False}
     content = {"format": "optbench scores 1", "sweep": "demo", "rater": "me"}
-    rundir.write_json(sweep / "scores" / "me.json", {**content, "scores": scores, "votes": [vote]})
+    files.write_json(sweep / "scores" / "me.json", {**content, "scores": scores, "votes": [vote]})
 
 
 def executed(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
 from optbench.render.run_images import RunImages
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.files import write_sealed_text
 from optbench.storage.rundir import RunDir
 from optbench.training import interrupt, memory, recovery, save, state, tensorboard, validation
@@ -182,7 +182,7 @@ def catch_up(lane: ImageLane) -> None:
     with lane.progress.doing("rendering what is missing"):
         validation.validate_due(lane)
         run_images.render_missing(lane.images, lane.network, num_epochs=lane.finished.epoch)
-        rows = rundir.read_rows(lane.run.epochs_path)
+        rows = files.read_rows(lane.run.epochs_path)
         tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
         flat = run_images.flat_images(lane.run, epoch=lane.finished.epoch)
         save.write_epoch_record(lane, flat_images=flat)

@@ -13,7 +13,7 @@ import yaml
 
 from optbench import analysis
 from optbench.errors import DatasetError
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 RATES = {"adamw": 1e-4, "lion": 2e-5}
@@ -45,7 +45,7 @@ def make_run(
     sweep: Path, name: str, tree: dict[str, Any], *, num_steps: int = 6, seconds: float = 0.25
 ) -> RunDir:
     run = RunDir(sweep / name)
-    rundir.write_atomic(run.config_path, yaml.safe_dump(tree))
+    files.write_atomic(run.config_path, yaml.safe_dump(tree))
     steps = [
         {
             "step": step,
@@ -56,12 +56,12 @@ def make_run(
         }
         for step in range(1, num_steps + 1)
     ]
-    rundir.append_rows(run.steps_path, steps)
+    files.append_rows(run.steps_path, steps)
     epochs = [
         {"epoch": epoch, "step": 3 * epoch, "mean_loss": 0.3 / epoch, "seconds_train": 7.5}
         for epoch in range(1, num_steps // 3 + 1)
     ]
-    rundir.append_rows(run.epochs_path, epochs)
+    files.append_rows(run.epochs_path, epochs)
     rundir.write_status(run.path, "done")
     return run
 
@@ -204,7 +204,7 @@ def test_a_run_killed_in_the_middle_of_a_line_keeps_the_lines_before(tmp_path: P
 
 def test_a_loss_that_was_not_finite_is_missing_and_not_text(tmp_path: Path) -> None:
     run = make_run(tmp_path / "sweep", "a", config(), num_steps=0)
-    rundir.append_rows(run.steps_path, [{"step": 1, "epoch": 1, "loss": math.nan}])
+    files.append_rows(run.steps_path, [{"step": 1, "epoch": 1, "loss": math.nan}])
     losses = analysis.load(tmp_path / "sweep").steps["loss"]
     assert losses.dtype == float
     assert math.isnan(losses[0])
@@ -244,7 +244,7 @@ def test_images_are_found_with_their_cells(tmp_path: Path) -> None:
 def test_validation_is_empty_without_records_and_read_with_them(tmp_path: Path) -> None:
     run = make_run(tmp_path / "sweep", "a", config())
     assert analysis.load(tmp_path / "sweep").validation.empty
-    rundir.append_rows(run.validation_path, [{"epoch": 1, "loss": 0.5}])
+    files.append_rows(run.validation_path, [{"epoch": 1, "loss": 0.5}])
     assert list(analysis.load(tmp_path / "sweep").validation["loss"]) == [0.5]
 
 

@@ -12,7 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from optbench import analysis
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 CONFIG = "seed: 1\noptimizer: {name: adamw, lr: 0.001}\nnetwork: {name: lora, dim: 16}\n"
@@ -20,8 +20,8 @@ CONFIG = "seed: 1\noptimizer: {name: adamw, lr: 0.001}\nnetwork: {name: lora, di
 
 def make_run(sweep: Path, name: str, text: str, rows: list[dict[str, Any]]) -> RunDir:
     run = RunDir(sweep / name)
-    rundir.write_atomic(run.config_path, text)
-    rundir.write_atomic(run.epochs_path, "".join(f"{json.dumps(row)}\n" for row in rows))
+    files.write_atomic(run.config_path, text)
+    files.write_atomic(run.epochs_path, "".join(f"{json.dumps(row)}\n" for row in rows))
     rundir.write_status(run.path, "done")
     return run
 

@@ -14,7 +14,7 @@ from optbench.analysis.evidence import read_sweep
 from optbench.analysis.score_files import FORMAT, read_scores
 from optbench.report import build_report
 from optbench.report.ratings_section import ratings_section
-from optbench.storage import rundir
+from optbench.storage import files
 from tests.builders.fabricated import make_run, make_sweep
 
 RUNS = ("a", "b")
@@ -152,7 +152,7 @@ def people_sweep(tmp_path: Path) -> Path:
     for index, run in enumerate(order):
         for epoch, value in ((1, float(index)), (2, float(-index))):
             row = {**cell(run, 1, epoch), "metric": "new-one", "value": value}
-            rundir.append_rows(sweep / run / "metrics.jsonl", [row])
+            files.append_rows(sweep / run / "metrics.jsonl", [row])
     votes.append(vote("adamw", "sgd", "right", repeat=True))  # as before, sides changed
     votes.append(vote("lion", "sgd", "left", repeat=True))  # not as before
     votes.append(vote("sgd", "lion", "skip"))

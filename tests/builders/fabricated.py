@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 TIMESTEPS = (100, 500, 900)
@@ -39,9 +39,9 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
         "seed": asked["seed"],
         **({"dataset": {"name": asked["dataset"]}} if "dataset" in asked else {}),
     }
-    rundir.write_atomic(run.config_path, yaml.safe_dump(config))
+    files.write_atomic(run.config_path, yaml.safe_dump(config))
     provenance = {"num_cpus": 2, "command": asked.get("command", ["-m", "optimizer=adamw,lion"])}
-    rundir.write_json(run.provenance_path, provenance)
+    files.write_json(run.provenance_path, provenance)
     num_epochs = 2 if asked.get("status", "done") == "done" else 1
     for epoch in range(1, num_epochs + 1):
         row: dict[str, Any] = {
@@ -58,10 +58,10 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
             for key, place in (("", "loss"), ("_base", "base_loss")):
                 mean = sum(one[place] for one in of_split) / len(of_split)
                 row[f"validation_loss{key}/{split}"] = mean
-        rundir.append_rows(run.epochs_path, [row])
-        rundir.append_rows(run.validation_path, rows)
+        files.append_rows(run.epochs_path, [row])
+        files.append_rows(run.validation_path, rows)
         steps = [{"step": 5 * (epoch - 1) + i, "epoch": epoch, "loss": 0.2} for i in range(1, 6)]
-        rundir.append_rows(run.steps_path, [{**one, "seconds_forward": seconds} for one in steps])
+        files.append_rows(run.steps_path, [{**one, "seconds_forward": seconds} for one in steps])
     run.lora_dir.mkdir()
     run.lora_path(None).write_bytes(b"0" * 1000 * asked["dim"])
     rundir.write_status(run.path, asked.get("status", "done"), asked.get("reason", ""))

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from optbench.records import Cell
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 SEEDS = (112233, 101011111212)
@@ -66,7 +66,7 @@ def cut_short(run: RunDir, *, epoch: int, status: Any, reason: str = "") -> None
                 picture.unlink()
             folder.rmdir()
     for path in (run.steps_path, run.epochs_path):
-        rundir.truncate_rows(path, max_epoch=epoch)
+        files.truncate_rows(path, max_epoch=epoch)
     rundir.write_status(run.path, status, reason)
 
 
@@ -90,16 +90,16 @@ def _make_run(
         "render": {"seeds": list(shape.seeds)},
         "seed": 1234,
     }
-    rundir.write_atomic(run.config_path, yaml.safe_dump(config))
-    rundir.write_json(run.provenance_path, {"num_cpus": 2, "changed": ["network.dim"]})
+    files.write_atomic(run.config_path, yaml.safe_dump(config))
+    files.write_json(run.provenance_path, {"num_cpus": 2, "changed": ["network.dim"]})
     for epoch in range(shape.num_epochs + 1):
         for place, prompt in enumerate(shape.prompts):
             for index, seed in enumerate(shape.seeds):
                 look = 7 * epoch + 3 * optimizer + dim + 5 * index if epoch else 11 * index
                 cell = Cell(prompt=prompt, width=width, height=height, seed=seed, epoch=epoch)
                 _picture(run.image_path(cell), shape, (look % _NUM_LOOKS, str(place)), looks)
-    rundir.append_rows(run.steps_path, _steps(shape, optimizer, dim))
-    rundir.append_rows(run.epochs_path, _epochs(shape, optimizer, dim))
+    files.append_rows(run.steps_path, _steps(shape, optimizer, dim))
+    files.append_rows(run.epochs_path, _epochs(shape, optimizer, dim))
     rundir.write_status(run.path, "done")
     return run
 

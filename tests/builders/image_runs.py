@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from optbench.records import Cell
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 SEEDS = (7, 8)
@@ -63,7 +63,7 @@ def make_run(
     run = RunDir(folder / "sweep" / f"adamw-{base}")
     cache = folder / "cache"
     cache.mkdir(exist_ok=True)
-    rundir.write_atomic(run.config_path, CONFIG.format(base=base, dir=data.parent, cache=cache))
+    files.write_atomic(run.config_path, CONFIG.format(base=base, dir=data.parent, cache=cache))
     for epoch in range(epochs + 1):
         for seed in SEEDS:
             cell = Cell(prompt="a", width=WIDTH, height=HEIGHT, seed=seed, epoch=epoch)

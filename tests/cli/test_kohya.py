@@ -17,8 +17,9 @@ from optbench.cli.kohya.import_script import convert, read_options
 from optbench.config.build import build_config, config_tree
 from optbench.config.compose import compose_tree, hydra_session
 from optbench.errors import ConfigError, Problem
+from optbench.storage.files import write_atomic
 from optbench.storage.resources import program
-from optbench.storage.rundir import RunDir, write_atomic
+from optbench.storage.rundir import RunDir
 
 SAME = ("dataset", "network", "lr_scheduler", "train", "loss", "seed")
 OURS_ALONE = ("device", "num_threads", "name")

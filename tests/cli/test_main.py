@@ -23,7 +23,7 @@ from optbench.config.messages import print_problems
 from optbench.errors import DamagedFileError, Problem
 from optbench.launch import guard
 from optbench.records import Status
-from optbench.storage import resources, rundir
+from optbench.storage import files, resources, rundir
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
 
@@ -41,7 +41,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             raise KeyboardInterrupt
         for run in asked.runs:
             status: Status = told.status.get(run.config.network.dim, "done")
-            rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
+            files.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
             rundir.write_status(run.run_dir, status, "" if status == "done" else "a reason")
 
     def build_report(sweep_dir: Path) -> Path:

@@ -15,7 +15,7 @@ from optbench.cli import plan as plan_command
 from optbench.config.build import config_yaml
 from optbench.config.compose import compose_runs
 from optbench.launch import guard
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -39,13 +39,13 @@ def cost_of(*arguments: str) -> estimate.Cost:
 
 
 def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> None:
-    rundir.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
+    files.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
     row = {"step": 1, "epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
-    rundir.append_rows(run.run_dir / "steps.jsonl", [row, row])
+    files.append_rows(run.run_dir / "steps.jsonl", [row, row])
     pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
-    rundir.append_rows(run.run_dir / "epochs.jsonl", [pause])
+    files.append_rows(run.run_dir / "epochs.jsonl", [pause])
     for path in guard.image_paths(rundir.RunDir(run.run_dir), run.config):
-        rundir.write_atomic(path, b"")
+        files.write_atomic(path, b"")
     rundir.write_status(run.run_dir, "done")
 
 

@@ -16,7 +16,7 @@ from optbench.lora.resize.resize import ResizeSpec, write_resized
 from optbench.lora.resize.rules import SizeRule
 from optbench.lora.resize.svd_cache import SvdCache
 from optbench.lora.svd import Factors, decompose
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from tests.builders.lora_files import LINEAR, deltas, random_tensors, read_file, write_lora
 
 BARE = ["render=off", "validate=off"]  # files alone: no base is loaded
@@ -44,14 +44,17 @@ def test_a_sweep_writes_files_records_and_a_table(capsys: pytest.CaptureFixture[
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == "runs/resize-param/report/index.html"
-    files = made("*/*/lora/*.safetensors")
-    assert [re.sub("-.{8}$", "", path.stem) for path in files] == ["big-sv_ratio2", "big-sv_ratio8"]
-    assert files[0].stat().st_size < files[1].stat().st_size
-    for path in files:
+    resized = made("*/*/lora/*.safetensors")
+    assert [re.sub("-.{8}$", "", path.stem) for path in resized] == [
+        "big-sv_ratio2",
+        "big-sv_ratio8",
+    ]
+    assert resized[0].stat().st_size < resized[1].stat().st_size
+    for path in resized:
         run_dir = path.parents[1]
         assert path.stem == run_dir.name
         assert rundir.read_status(run_dir).status == "done"
-        (row,) = rundir.read_rows(run_dir / "epochs.jsonl")
+        (row,) = files.read_rows(run_dir / "epochs.jsonl")
         whole, kept = (
             sum(float(one.square().sum()) for one in deltas(file).values())
             for file in (Path("big.safetensors"), path)
@@ -60,17 +63,17 @@ def test_a_sweep_writes_files_records_and_a_table(capsys: pytest.CaptureFixture[
         assert row["retained_energy"] == pytest.approx(kept / whole, rel=2e-3)
         assert 0 < row["least_retained_energy"] <= row["retained_energy"] < 1
         assert row["lora_bytes"] == path.stat().st_size
-        layers = rundir.read_rows(run_dir / "layers.jsonl")
+        layers = files.read_rows(run_dir / "layers.jsonl")
         assert {one["layer"] for one in layers} == deltas(path).keys()
         assert all(len(one["singular_values"]) >= one["new_dim"] for one in layers)
         assert run_dir.name in out
-    before = [path.stat().st_mtime_ns for path in files]
+    before = [path.stat().st_mtime_ns for path in resized]
     assert main(arguments) == 0  # nothing is made twice
-    assert [path.stat().st_mtime_ns for path in files] == before
-    files[0].unlink()
+    assert [path.stat().st_mtime_ns for path in resized] == before
+    resized[0].unlink()
     assert main(arguments) == 0
-    assert files[0].is_file()
-    (row,) = rundir.read_rows(files[0].parents[1] / "epochs.jsonl")
+    assert resized[0].is_file()
+    (row,) = files.read_rows(resized[0].parents[1] / "epochs.jsonl")
 
 
 def test_every_epoch_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +87,7 @@ def test_every_epoch_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert last.stem == last.parents[1].name
     assert last.samefile(second)
     assert read_file(last)[1]["ss_output_name"] == last.stem
-    rows = rundir.read_rows(last.parents[1] / "epochs.jsonl")
+    rows = files.read_rows(last.parents[1] / "epochs.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert capsys.readouterr().out.splitlines()[-1] == "runs/resize-single/report/index.html"
 

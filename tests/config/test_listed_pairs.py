@@ -15,7 +15,7 @@ from optbench import analysis
 from optbench.config.build import config_tree
 from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.config.identity import changed_settings
-from optbench.storage import resources, rundir
+from optbench.storage import files, resources
 from optbench.storage.rundir import RunDir
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -98,8 +98,8 @@ def test_a_continued_file_is_labelled_by_its_name() -> None:
 def test_changes_are_read_from_the_run_and_nonsense_is_none(tmp_path: Path) -> None:
     for name, changed in (("a", ["network.dim"]), ("b", 3), ("c", [4]), ("d", [])):
         run = RunDir(tmp_path / "sweep" / name)
-        rundir.write_atomic(run.config_path, "seed: 1\n")
-        rundir.write_json(run.provenance_path, {"changed": changed})
+        files.write_atomic(run.config_path, "seed: 1\n")
+        files.write_json(run.provenance_path, {"changed": changed})
     said = list(analysis.load(tmp_path / "sweep").runs["changed"])
     assert said[0] == "network.dim"
     assert said[3] == ""

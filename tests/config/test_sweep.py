@@ -17,7 +17,7 @@ from optbench.config.build import config_yaml
 from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.errors import ConfigError, Problem
 from optbench.launch import guard
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -191,9 +191,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         module.made.append((run_dir, plan.run_index, plan.num_runs))
         if config.network.dim in module.broken:
             raise RuntimeError("broken")
-        rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
+        files.write_atomic(run_dir / "config.yaml", config_yaml(config))
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
-            rundir.write_atomic(path, b"")
+            files.write_atomic(path, b"")
         rundir.write_status(run_dir, "done")
         return {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from optbench.storage import rundir
+from optbench.storage import files
 from tests.end_to_end.conftest import Command, one_run
 from tests.end_to_end.test_one_run import lora_bytes
 
@@ -32,7 +32,7 @@ def test_class_pictures_and_changing_uses_are_trained_the_same_twice(
         printed = command.run(tmp_path / name, extra)
         run = one_run(tmp_path / name)
         made[name] = lora_bytes(run)
-        assert len(rundir.read_rows(run / "steps.jsonl")) == 4  # 4 pictures and 4 of 6, by twos
+        assert len(files.read_rows(run / "steps.jsonl")) == 4  # 4 pictures and 4 of 6, by twos
         provenance = json.loads((run / "provenance.json").read_text())
         assert provenance["dataset"]["num_samples_per_epoch"] == 8
         words = printed.stdout + printed.stderr

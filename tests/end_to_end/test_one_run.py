@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from tests.end_to_end.conftest import Command, one_run
 
 
@@ -23,7 +23,7 @@ def lora_bytes(run: Path) -> dict[str, bytes]:
 
 
 def losses(run: Path) -> list[float]:
-    return [row["loss"] for row in rundir.read_rows(run / "steps.jsonl")]
+    return [row["loss"] for row in files.read_rows(run / "steps.jsonl")]
 
 
 def test_a_run_leaves_everything_schema_1_names(finished: Path) -> None:
@@ -36,10 +36,10 @@ def test_a_run_leaves_everything_schema_1_names(finished: Path) -> None:
     for epoch in range(3):
         folder = finished / "images" / f"epoch-{epoch:04d}"
         assert len(list(folder.glob("*.png"))) == 2, folder
-    rows = rundir.read_rows(finished / "steps.jsonl")
+    rows = files.read_rows(finished / "steps.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"lr/unet", "lr/text_encoder", "effective_lr/unet", "seconds_forward"} <= set(rows[0])
-    assert len(rundir.read_rows(finished / "epochs.jsonl")) == 2
+    assert len(files.read_rows(finished / "epochs.jsonl")) == 2
     assert list((finished / "sheets").glob("*.png"))
     assert list((finished / "tensorboard").iterdir())
     assert (finished.parent / "report" / "index.html").is_file()

@@ -11,7 +11,7 @@ import pytest
 import optbench
 from optbench.cli.resize.command import main
 from optbench.report import build_report
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.resources import asset
 from tests.builders.lora_files import write_lora
 from tests.end_to_end.conftest import Command, one_run
@@ -65,11 +65,11 @@ def test_a_run_and_what_is_made_of_it_stand_in_one_report(
     whole, small = places["resize", 4], places["resize", 1]
     for run in (original, whole, small):
         assert rundir.read_status(run).status == "done"
-        assert {row["epoch"] for row in rundir.read_rows(run / "validation.jsonl")} == {1, 2}
+        assert {row["epoch"] for row in files.read_rows(run / "validation.jsonl")} == {1, 2}
         for epoch in (0, 1, 2):
             assert len(list((run / "images" / f"epoch-{epoch:04d}").glob("*.png"))) == 2
         assert len(list((run / "sheets").glob("*.png"))) == 2
-    first, last = rundir.read_rows(whole / "epochs.jsonl"), rundir.read_rows(small / "epochs.jsonl")
+    first, last = files.read_rows(whole / "epochs.jsonl"), files.read_rows(small / "epochs.jsonl")
     # At its own dim a LoRA is itself but for rounding to fp16; at dim 1 it is another.
     assert first[1]["picture_difference"] < 0.2 * last[1]["picture_difference"]
     assert first[1]["retained_energy"] == pytest.approx(1, abs=1e-6)
@@ -119,7 +119,7 @@ def test_validation_changes_no_weight(command: Command, finished: Path, tmp_path
         for run in (validated, finished)
     ]
     assert weights[0] == weights[1]
-    rows = rundir.read_rows(validated / "epochs.jsonl")
+    rows = files.read_rows(validated / "epochs.jsonl")
     assert all("validation_loss/training" in row for row in rows)
     # Asked for afterwards, a finished run is measured and not trained again.
     shutil.copytree(finished.parents[1], tmp_path / "finished")
@@ -128,5 +128,5 @@ def test_validation_changes_no_weight(command: Command, finished: Path, tmp_path
     before = (run / "steps.jsonl").stat().st_mtime_ns
     command.run(tmp_path / "finished", ["render=off", "validate=default"])
     assert (run / "steps.jsonl").stat().st_mtime_ns == before
-    losses = [rundir.read_rows(path / "validation.jsonl") for path in (run, validated)]
+    losses = [files.read_rows(path / "validation.jsonl") for path in (run, validated)]
     assert losses[0] == losses[1]

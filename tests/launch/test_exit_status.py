@@ -17,7 +17,7 @@ from optbench.launch import guard
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
 from optbench.records import Status
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,7 @@ def test_an_exception_becomes_a_status_and_says_what_to_do(
 
 
 def finished(run_dir: Path, status: Status, **row: Any) -> Path:
-    rundir.append_rows(
-        run_dir / "epochs.jsonl", [{"epoch": 2, **row}, {"epoch": 1, "mean_loss": 9}]
-    )
+    files.append_rows(run_dir / "epochs.jsonl", [{"epoch": 2, **row}, {"epoch": 1, "mean_loss": 9}])
     rundir.write_status(run_dir, status)
     return run_dir
 

@@ -15,7 +15,7 @@ from optbench.config.compose import SweepPlan, compose_runs
 from optbench.errors import DivergedError, MissingPackageError, OptbenchError, Problem
 from optbench.launch import guard
 from optbench.schema import RunConfig
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -37,10 +37,10 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         module.places.append((config.network.dim, plan))
         rundir.write_status(run_dir, "running", fact=1)
         module.behave.get(config.network.dim, lambda: None)()
-        rundir.write_atomic(run_dir / "config.yaml", config_yaml(config))
-        rundir.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
+        files.write_atomic(run_dir / "config.yaml", config_yaml(config))
+        files.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
-            rundir.write_atomic(path, b"")
+            files.write_atomic(path, b"")
         rundir.write_status(run_dir, "done", fact=1)
         return {}
 

@@ -27,7 +27,7 @@ from optbench import pipeline
 from optbench.config.compose import compose_runs
 from optbench.errors import DamagedFileError, DivergedError
 from optbench.records import StepRecord
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 from optbench.training import interrupt, memory, progress, save
 from optbench.training.interrupt import StopAskedError
@@ -44,8 +44,7 @@ WRITERS = (
     (save, "save_lora"),
     (save, "write_state"),
     (save, "write_scalars"),
-    (save, "append_rows"),
-    (rundir, "append_rows"),
+    (files, "append_rows"),
 )
 Write = tuple[str, int]  # which of them, and its how-manyeth call from 1
 
@@ -126,7 +125,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
             for key, value in row.items()
             if not key.startswith("seconds") and key not in ("peak_memory_bytes", "load_average")
         }
-        for row in rundir.read_rows(path)
+        for row in files.read_rows(path)
     ]
 
 
@@ -308,10 +307,10 @@ def test_trackers_change_no_weight_and_a_failing_one_no_status(
     watched = make_run(changed(plan, tracker=tracker), tmp_path / "watched")
     assert loras(watched) == loras(plain)
     assert rundir.read_status(watched.path).status == "done"
-    steps = [row["step"] for row in rundir.read_rows(watched.steps_path)]
+    steps = [row["step"] for row in files.read_rows(watched.steps_path)]
     assert [step for step, _ in Whole.told] == steps
     assert "mean_loss" in Whole.told[-1][1]
-    notices = rundir.read_json(watched.provenance_path)["notices"]
+    notices = files.read_json(watched.provenance_path)["notices"]
     assert any("wandb logging is disabled" in notice for notice in notices)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from optbench.metrics import Picture
 from optbench.metrics.embedded import EmbeddedEncoder, asked_for
 from optbench.metrics.measure import Tally, measure_run
-from optbench.storage import resources, rundir
+from optbench.storage import files, resources, rundir
 from tests.builders.image_runs import make_run, save, smooth
 
 VALUES: Mapping[str, Sequence[str]] = json.loads(
@@ -91,7 +91,7 @@ def test_without_its_encoder_it_is_a_notice(tmp_path: Path) -> None:
     tally = Tally()
     measure_run(run, {"embedded": EmbeddedEncoder(str(tmp_path), "cpu")}, tally)
     assert "image_encoder" in tally.notices[0]
-    assert rundir.read_rows(run.path / rundir.METRICS_NAME) == []
+    assert files.read_rows(run.path / rundir.METRICS_NAME) == []
 
 
 def test_another_encoder_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from optbench.metrics.measure import Tally, measure_run
 from optbench.metrics.pixels import FromBase, FromPrevious
 from optbench.records import Cell
 from optbench.schema import MetricOptions
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 from tests.builders.image_runs import SEEDS, make_run, save, smooth
 
@@ -42,10 +42,10 @@ class Counting:
         return {"bytes": Measured(value=self.scale * picture.path.stat().st_size)}
 
 
-def measured(run: RunDir, **metrics: Metric) -> tuple[list[rundir.Row], Tally]:
+def measured(run: RunDir, **metrics: Metric) -> tuple[list[files.Row], Tally]:
     tally = Tally()
     measure_run(run, metrics, tally)
-    return rundir.read_rows(run.path / rundir.METRICS_NAME), tally
+    return files.read_rows(run.path / rundir.METRICS_NAME), tally
 
 
 def cell(epoch: int, seed: int = SEEDS[0]) -> Cell:

@@ -28,7 +28,7 @@ from optbench.metrics.dino import Dino
 from optbench.metrics.lpips import Lpips
 from optbench.metrics.measure import Tally, measure_run
 from optbench.metrics.vision import prepared
-from optbench.storage import resources, rundir
+from optbench.storage import files, resources, rundir
 from tests.builders.image_runs import make_run, save, smooth
 
 SIDE = 32
@@ -139,7 +139,7 @@ def test_a_run_gets_floor_and_ceiling(clip_folder: Path, tmp_path: Path) -> None
     tally = Tally()
     measure_run(run, {"clip": Clip(str(clip_folder), "cpu")}, tally)
     assert tally.notices == []
-    rows = rundir.read_rows(run.path / rundir.METRICS_NAME)
+    rows = files.read_rows(run.path / rundir.METRICS_NAME)
     assert {row["metric"] for row in rows} == {"clip_text", "clip_image", "clip_nearest"}
     assert all(row["base_value"] is not None for row in rows)
     assert all(-1 <= row["training_value"] <= 1 for row in rows)

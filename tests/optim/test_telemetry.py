@@ -15,7 +15,7 @@ from torch import nn
 
 from optbench.analysis import load
 from optbench.optim import telemetry
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 
@@ -127,8 +127,8 @@ def write_run(folder: Path, ds: list[float], **other: list[float]) -> None:
             row[f"d/{name}"] = value
     run = RunDir(folder / "sweep" / "one")
     rundir.write_status(run.path, "done")
-    rundir.append_rows(run.steps_path, rows)
-    rundir.append_rows(run.layers_path, [{"epoch": 1, "layer": "lora_unet_a", "norm": 0.25}])
+    files.append_rows(run.steps_path, rows)
+    files.append_rows(run.layers_path, [{"epoch": 1, "layer": "lora_unet_a", "norm": 0.25}])
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ from optbench.render import run_images
 from optbench.render import sheet as render_sheet
 from optbench.render.run_images import RunImages
 from optbench.schema import Prompt, PromptOptions, RenderOptions, SavePrecision
-from optbench.storage import rundir
 from optbench.storage.rundir import RunDir
 from tests.builders.network_options import PLAIN_NETWORK
 
@@ -231,7 +230,7 @@ def test_a_kill_while_writing_leaves_no_half_picture(
 
     with monkeypatch.context() as patch:
         # The key is written before any picture: without this the kill comes too early.
-        patch.setattr(rundir, "write_json", lambda path, content: None)
+        patch.setattr(files, "write_json", lambda path, content: None)
         patch.setattr(os, "fsync", die)  # a picture's bytes are written, and not yet on disk
         with pytest.raises(Killed):
             run_images.render_base(gallery)

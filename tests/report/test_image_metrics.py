@@ -17,7 +17,7 @@ from optbench.metrics.pixels import AcrossSeeds, FromBase, FromPrevious, Surface
 from optbench.report.charts.styles import run_styles
 from optbench.report.image_metrics import MetricReport, metric_report
 from optbench.report.page import write_page
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from tests.builders.image_runs import SEEDS, Pixels, make_run, noise, smooth
 
 
@@ -103,7 +103,7 @@ def test_without_numbers_there_is_no_section_and_hostile_details_are_text(tmp_pa
         "detail": "<script>alert(1)</script>",
     }
     odd = {**row, "metric": "<i>unknown", "value": "text", "detail": None}
-    rundir.append_rows(run.path / rundir.METRICS_NAME, [row, odd])
+    files.append_rows(run.path / rundir.METRICS_NAME, [row, odd])
     page = write_page(run.path.parent).read_text()
     assert 'id="metrics"' in page
     assert "<script>alert(1)" not in page

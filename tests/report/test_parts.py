@@ -22,7 +22,7 @@ from optbench.report.charts.training import training_charts
 from optbench.report.exports import write_tables
 from optbench.report.findings import make_findings
 from optbench.report.links import address
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 AXES = Axes(x_title="step", y_title="loss")
@@ -42,14 +42,14 @@ def heights(svg: str | None) -> list[list[float]]:
 
 def make_run(sweep: Path, name: str, losses: Sequence[float], **settings: Any) -> None:
     run = RunDir(sweep / name)
-    rundir.write_atomic(run.config_path, yaml.safe_dump({"seed": 1, **settings}))
+    files.write_atomic(run.config_path, yaml.safe_dump({"seed": 1, **settings}))
     rows = [
         {"step": step, "epoch": 1, "loss": loss, "seconds_forward": 0.5}
         for step, loss in enumerate(losses, start=1)
     ]
-    rundir.append_rows(run.steps_path, rows)
+    files.append_rows(run.steps_path, rows)
     epoch = {"epoch": 1, "mean_loss": losses[-1], "seconds_train": 0.5 * len(losses)}
-    rundir.append_rows(run.epochs_path, [epoch])
+    files.append_rows(run.epochs_path, [epoch])
     rundir.write_status(run.path, "done")
 
 
@@ -185,7 +185,7 @@ def test_of_many_epochs_an_even_choice_with_the_last_is_shown(tmp_path: Path) ->
     make_run(tmp_path / "sweep", "a", [1.0])
     run.epochs_path.unlink()
     rows = [{"epoch": epoch, "seconds_train": 1.0} for epoch in range(1, 101)]
-    rundir.append_rows(run.epochs_path, rows)
+    files.append_rows(run.epochs_path, rows)
     table = tables.epoch_times(read_sweep(tmp_path / "sweep"))
     assert table is not None
     assert len(table.titles) == 12

@@ -21,7 +21,7 @@ from optbench.errors import DatasetError
 from optbench.records import Cell
 from optbench.report import build_report, sheets
 from optbench.report.wording import bytes_text, seconds_text
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -82,10 +82,10 @@ def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
         "seed": 1234,
         **({"loss": changes["loss"]} if "loss" in changes else {}),
     }
-    rundir.write_atomic(run.config_path, yaml.safe_dump(config))
+    files.write_atomic(run.config_path, yaml.safe_dump(config))
     provenance = {"departures": [text], "optimizer": {"class": text}, "command": ["-m", text]}
     provenance |= {"num_cpus": 2}
-    rundir.write_json(run.provenance_path, provenance)
+    files.write_json(run.provenance_path, provenance)
     seconds = changes.get("seconds", 1.0)
     for epoch in range(done + 1):
         for seed in SEEDS:
@@ -96,11 +96,11 @@ def make_run(sweep: Path, optimizer: str, dim: int, **changes: Any) -> RunDir:
     for step in range(1, 4 * done + 1):
         rates = {"lr/unet": 1e-4, "effective_lr/unet": 1e-4 / step}
         row = {"step": step, "epoch": (step + 3) // 4, "loss": 1 / step, **rates}
-        rundir.append_rows(run.steps_path, [{**row, "seconds_forward": seconds}])
+        files.append_rows(run.steps_path, [{**row, "seconds_forward": seconds}])
     for epoch in range(1, done + 1):
         row = {"epoch": epoch, "step": 4 * epoch, "mean_loss": 0.5 / epoch}
         row |= {"seconds_train": 4 * seconds, "load_average": changes.get("load", 1.0)}
-        rundir.append_rows(run.epochs_path, [row])
+        files.append_rows(run.epochs_path, [row])
     rundir.write_status(run.path, changes.get("status", "done"), changes.get("reason", ""))
     return run
 
@@ -135,7 +135,7 @@ def test_losses_that_are_counted_differently_are_not_to_be_compared(tmp_path: Pa
     assert "losses are not comparable here" not in Page(build_report(tmp_path / "sweep")).text
     config = yaml.safe_load(other.config_path.read_text(encoding="utf-8"))
     config["loss"]["loss_type"] = "huber"
-    rundir.write_atomic(other.config_path, yaml.safe_dump(config))
+    files.write_atomic(other.config_path, yaml.safe_dump(config))
     assert "losses are not comparable here" in Page(build_report(tmp_path / "sweep")).text
 
 

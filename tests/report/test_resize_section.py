@@ -18,7 +18,7 @@ from optbench.report.charts.scatter import Level, Point, size_chart
 from optbench.report.charts.spectra import energy_map, spectrum_chart
 from optbench.report.charts.styles import run_styles
 from optbench.report.resize_section import ResizeSection, resize_section
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
 PROMPTS = {"prompts": {"a": {"text": "1girl", "negative": "", "width": 64, "height": 32}}}
@@ -36,7 +36,7 @@ def write_run(sweep: Path, name: str, *, method: str, param: float | None, size:
         "prompts": {"name": "p", **PROMPTS},
         "render": {"enabled": True, "seeds": [7, 8]},
     }
-    rundir.write_atomic(run.config_path, yaml.safe_dump(config))
+    files.write_atomic(run.config_path, yaml.safe_dump(config))
     row: dict[str, Any] = {
         "epoch": 1,
         "lora_bytes": size,
@@ -48,7 +48,7 @@ def write_run(sweep: Path, name: str, *, method: str, param: float | None, size:
     }
     is_original = method == "original"
     row["base_picture_difference" if is_original else "picture_difference"] = 0.2 - size / 1e8
-    rundir.append_rows(run.epochs_path, [row])
+    files.append_rows(run.epochs_path, [row])
     for epoch in (0, 1):
         folder = run.images_dir(epoch)
         folder.mkdir(parents=True)
@@ -67,9 +67,9 @@ def write_run(sweep: Path, name: str, *, method: str, param: float | None, size:
         for image in ("x", "y")
         for step in (100, 900)
     ]
-    rundir.append_rows(run.validation_path, losses)
+    files.append_rows(run.validation_path, losses)
     if not is_original:
-        rundir.append_rows(run.layers_path, list(layers(size / SIZES["original"])))
+        files.append_rows(run.layers_path, list(layers(size / SIZES["original"])))
     rundir.write_status(run.path, "done")
     return run
 
@@ -173,13 +173,13 @@ def test_an_original_that_was_trained_here_has_the_name_of_its_training(tmp_path
     for dim in (32, 128):
         run = RunDir(sweep / f"t{dim}")
         config = {"network": {"name": "lora", "dim": dim}, "optimizer": {"name": "adamw"}}
-        rundir.write_atomic(run.config_path, yaml.safe_dump(config))
-        rundir.append_rows(run.epochs_path, [{"epoch": 1, "mean_loss": 0.1}])
+        files.write_atomic(run.config_path, yaml.safe_dump(config))
+        files.append_rows(run.epochs_path, [{"epoch": 1, "mean_loss": 0.1}])
         rundir.write_status(run.path, "done")
     for name, method in (("original-t128", "original"), ("t128-dim32", "none")):
         run = write_run(sweep, name, method=method, param=None, size=100)
         config = {**yaml.safe_load(run.config_path.read_text()), "source": ["runs/both/t128"]}
-        rundir.write_atomic(run.config_path, yaml.safe_dump({**config, "new_dim": 32}))
+        files.write_atomic(run.config_path, yaml.safe_dump({**config, "new_dim": 32}))
     evidence = read_sweep(sweep)
     assert {run.name: run.label for run in evidence.runs} == {
         "t32": "network.dim=32",

@@ -18,7 +18,7 @@ import pytest
 from optbench.errors import LockLostError
 from optbench.launch import guard
 from optbench.records import Status
-from optbench.storage import locks, process, rundir
+from optbench.storage import files, locks, process, rundir
 
 SOURCE = Path(locks.__file__).parents[2]
 RACERS = 6
@@ -241,10 +241,10 @@ def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
         with pytest.raises(LockLostError, match="another worker has taken this run over"):
             rundir.write_status(run, "done")
         with pytest.raises(LockLostError):
-            rundir.append_rows(run / "steps.jsonl", [{"epoch": 1}])
+            files.append_rows(run / "steps.jsonl", [{"epoch": 1}])
         with pytest.raises(LockLostError):
             write_pieces(run / "lora.safetensors", [b"header"])
-        rundir.write_atomic(tmp_path / "sweep" / "run-0a1b2c3d-longer" / "file", b"not its folder")
+        files.write_atomic(tmp_path / "sweep" / "run-0a1b2c3d-longer" / "file", b"not its folder")
     assert json.loads((run / "status.json").read_text())["status"] == "running"
     assert {path.name for path in run.iterdir() if not path.name.endswith(".partial")} == {
         "claims",
@@ -255,13 +255,13 @@ def test_who_lost_a_run_writes_nothing_more(run: Path, tmp_path: Path) -> None:
 SLEEPER = """
 import sys, time
 from pathlib import Path
-from optbench.launch import guard as launch; from optbench.storage import rundir
+from optbench.launch import guard as launch; from optbench.storage import files, rundir
 run = Path(sys.argv[1])
 def work():
     rundir.write_status(run, "running")
     print("begun", flush=True)
     sys.stdin.readline()
-    rundir.append_rows(run / "steps.jsonl", [{"epoch": 1, "by": "sleeper"}])
+    files.append_rows(run / "steps.jsonl", [{"epoch": 1, "by": "sleeper"}])
     rundir.write_status(run, "done", "by the sleeper")
     return "done"
 print(launch.guard(run, work), flush=True)

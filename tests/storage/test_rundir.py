@@ -14,7 +14,7 @@ import pytest
 
 from optbench.errors import DamagedFileError
 from optbench.records import Cell
-from optbench.storage import locks, rundir
+from optbench.storage import files, locks, rundir
 from optbench.storage.rundir import RunDir
 
 
@@ -82,8 +82,8 @@ def test_the_layout_is_schema_1(run: RunDir) -> None:
 
 def test_a_written_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
-    rundir.write_atomic(path, "one")
-    rundir.write_atomic(path, b"two")
+    files.write_atomic(path, "one")
+    files.write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(path.parent.iterdir()) == [path]
 
@@ -92,14 +92,14 @@ def test_a_write_that_fails_keeps_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file.txt"
-    rundir.write_atomic(path, "old")
+    files.write_atomic(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        rundir.write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -120,18 +120,18 @@ def test_data_is_on_disk_before_the_name_points_to_it(
 
     monkeypatch.setattr(os, "fsync", noting_fsync)
     monkeypatch.setattr(Path, "replace", noting_replace)
-    rundir.write_atomic(tmp_path / "file", "text")
+    files.write_atomic(tmp_path / "file", "text")
     assert order == ["fsync", "replace", "fsync"]
 
 
 _KILLED_WRITER = """
 import itertools, sys
 from pathlib import Path
-from optbench.storage import rundir
+from optbench.storage import files
 folder = Path(sys.argv[1])
 for number in itertools.count():
-    rundir.write_json(folder / "whole.json", {"number": number, "text": "x" * 200_000})
-    rundir.append_rows(folder / "rows.jsonl", [{"epoch": number, "text": "y" * 5_000}] * 4)
+    files.write_json(folder / "whole.json", {"number": number, "text": "x" * 200_000})
+    files.append_rows(folder / "rows.jsonl", [{"epoch": number, "text": "y" * 5_000}] * 4)
 """
 
 
@@ -147,9 +147,9 @@ def test_killed_at_any_moment_files_are_whole(tmp_path: Path) -> None:
         time.sleep(wait_seconds)
         writer.kill()
         writer.wait()
-        assert len(rundir.read_json(tmp_path / "whole.json")["text"]) == 200_000
-        assert rundir.read_rows(tmp_path / "rows.jsonl")
-        rundir.clean_partial_files(tmp_path)
+        assert len(files.read_json(tmp_path / "whole.json")["text"]) == 200_000
+        assert files.read_rows(tmp_path / "rows.jsonl")
+        files.clean_partial_files(tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {"whole.json", "rows.jsonl"}
         (tmp_path / "rows.jsonl").unlink()
 
@@ -159,21 +159,21 @@ def test_rows_come_back_as_they_were(run: RunDir) -> None:
         {"step": 1, "lr/unet": 1e-4, "text": "a\u2028b\nc"},
         {"step": 2, "lr/unet": 0.1 + 0.2},
     ]
-    rundir.append_rows(run.steps_path, rows[:1])
-    rundir.append_rows(run.steps_path, rows[1:])
-    assert rundir.read_rows(run.steps_path) == rows
-    assert rundir.read_rows(run.epochs_path) == []
+    files.append_rows(run.steps_path, rows[:1])
+    files.append_rows(run.steps_path, rows[1:])
+    assert files.read_rows(run.steps_path) == rows
+    assert files.read_rows(run.epochs_path) == []
 
 
 def test_appending_nothing_makes_no_file(run: RunDir) -> None:
-    rundir.append_rows(run.steps_path, [])
+    files.append_rows(run.steps_path, [])
     assert not run.path.exists()
 
 
 def test_numbers_that_are_not_finite_become_null(run: RunDir) -> None:
     row = {"loss": float("nan"), "inner": {"list": [float("inf"), -float("inf"), 1.5]}}
-    rundir.append_rows(run.steps_path, [row])
-    rundir.write_json(run.provenance_path, row)
+    files.append_rows(run.steps_path, [row])
+    files.write_json(run.provenance_path, row)
     for text in (run.steps_path.read_text(), run.provenance_path.read_text()):
         read = json.loads(text, parse_constant=pytest.fail)
         read.popitem()  # its checksum
@@ -205,18 +205,18 @@ def test_rows_are_appended_in_one_write(run: RunDir, monkeypatch: pytest.MonkeyP
             return int(self.file.fileno())
 
     monkeypatch.setattr(Path, "open", lambda self, mode: Noting(opened(self, mode)))
-    rundir.append_rows(run.steps_path, ({"epoch": 1, "step": step} for step in range(50)))
+    files.append_rows(run.steps_path, ({"epoch": 1, "step": step} for step in range(50)))
     assert len(texts) == 1
     assert texts[0].count(b"\n") == 50
 
 
 def test_half_a_last_line_is_not_read_and_not_continued(run: RunDir) -> None:
-    rundir.append_rows(run.steps_path, [{"epoch": 1}, {"epoch": 2}])
+    files.append_rows(run.steps_path, [{"epoch": 1}, {"epoch": 2}])
     with run.steps_path.open("ab") as file:
         file.write(b'{"epoch": 3, "lo')
-    assert rundir.read_rows(run.steps_path) == [{"epoch": 1}, {"epoch": 2}]
-    rundir.append_rows(run.steps_path, [{"epoch": 3}])
-    assert rundir.read_rows(run.steps_path) == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+    assert files.read_rows(run.steps_path) == [{"epoch": 1}, {"epoch": 2}]
+    files.append_rows(run.steps_path, [{"epoch": 3}])
+    assert files.read_rows(run.steps_path) == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
 
 
 @pytest.mark.parametrize("line", [b"{nonsense", b"[1, 2]", b"\xff\xfe", b""])
@@ -224,25 +224,25 @@ def test_damage_inside_a_file_is_told_with_its_line(run: RunDir, line: bytes) ->
     run.path.mkdir(parents=True)
     run.steps_path.write_bytes(b'{"epoch": 1}\n' + line + b'\n{"epoch": 2}\n')
     with pytest.raises(DamagedFileError, match="line 2"):
-        rundir.read_rows(run.steps_path)
+        files.read_rows(run.steps_path)
 
 
 def test_rows_after_an_epoch_are_dropped_with_the_torn_one(run: RunDir) -> None:
-    rundir.append_rows(run.steps_path, [{"epoch": number // 2, "n": number} for number in range(8)])
+    files.append_rows(run.steps_path, [{"epoch": number // 2, "n": number} for number in range(8)])
     with run.steps_path.open("ab") as file:
         file.write(b'{"epoch": 1')
-    assert rundir.truncate_rows(run.steps_path, max_epoch=1) == 4
-    assert [row["n"] for row in rundir.read_rows(run.steps_path)] == [0, 1, 2, 3]
+    assert files.truncate_rows(run.steps_path, max_epoch=1) == 4
+    assert [row["n"] for row in files.read_rows(run.steps_path)] == [0, 1, 2, 3]
     assert run.steps_path.read_bytes().endswith(b"}\n")
-    assert rundir.truncate_rows(run.epochs_path, max_epoch=0) == 0
+    assert files.truncate_rows(run.epochs_path, max_epoch=0) == 0
     assert not run.epochs_path.exists()
 
 
 def test_a_record_without_its_epoch_is_damage(run: RunDir) -> None:
-    rundir.append_rows(run.steps_path, [{"epoch": 1}, {"step": 2}])
+    files.append_rows(run.steps_path, [{"epoch": 1}, {"step": 2}])
     with pytest.raises(DamagedFileError, match="epoch"):
-        rundir.truncate_rows(run.steps_path, max_epoch=1)
-    assert len(rundir.read_rows(run.steps_path)) == 2
+        files.truncate_rows(run.steps_path, max_epoch=1)
+    assert len(files.read_rows(run.steps_path)) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
@@ -250,10 +250,10 @@ def test_json_that_is_no_object_is_damage(tmp_path: Path, text: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(text)
     with pytest.raises(DamagedFileError, match="a JSON object"):
-        rundir.read_json(path)
+        files.read_json(path)
     path.unlink()
     with pytest.raises(DamagedFileError):
-        rundir.read_json(path)
+        files.read_json(path)
 
 
 def test_a_status_comes_back_with_its_facts(run: RunDir) -> None:
@@ -355,7 +355,7 @@ def test_seen_from_elsewhere_records_decide(run: RunDir, process: Any) -> None:
     assert rundir.read_status(run.path).status == "running"
     age(run, locks.STALE_SECONDS + 60)
     assert rundir.read_status(run.path).status == "interrupted"
-    rundir.append_rows(run.steps_path, [{"epoch": 1}])
+    files.append_rows(run.steps_path, [{"epoch": 1}])
     assert rundir.read_status(run.path).status == "running"
 
 
@@ -372,8 +372,8 @@ def test_the_status_does_not_name_the_machine(run: RunDir) -> None:
 
 
 def test_partial_files_are_swept_and_nothing_else(run: RunDir) -> None:
-    rundir.append_rows(run.steps_path, [{"epoch": 1}])
+    files.append_rows(run.steps_path, [{"epoch": 1}])
     (run.path / "images").mkdir()
     (run.path / "images" / "a.png.77.tmp").write_text("half")
-    assert rundir.clean_partial_files(run.path) == 1
+    assert files.clean_partial_files(run.path) == 1
     assert [path for path in run.path.rglob("*") if path.is_file()] == [run.steps_path]

@@ -13,7 +13,7 @@ from optbench.lora.save import save_lora
 from optbench.models.text.clip import ClipTextOptions
 from optbench.records import CaptionedImage, Dataset, Sizes
 from optbench.schema import ValidateOptions
-from optbench.storage import rundir
+from optbench.storage import files
 from optbench.storage.rundir import RunDir
 from optbench.training import validation
 from optbench.training.paired_loss import ValidationSample, choose_images, paired_losses
@@ -158,7 +158,7 @@ def test_records_come_from_the_saved_file_once(tmp_path: Path) -> None:
     for _ in range(2):
         validation.validate_missing(asked, other, [2])
     assert all(torch.equal(own[key], value) for key, value in other.state_dict().items())
-    rows = rundir.read_rows(asked.run.validation_path)
+    rows = files.read_rows(asked.run.validation_path)
     assert {(row["image"], row["timestep"]): row["loss"] for row in rows} == expected
     assert len(rows) == 6
     assert all(row["epoch"] == 2 and row["split"] == "training" for row in rows)
@@ -177,7 +177,7 @@ def test_records_of_other_settings_are_measured_again(tmp_path: Path) -> None:
         asked.run.lora_dir.mkdir(parents=True, exist_ok=True)
         save_lora(asked.run.lora_path(1), network.state_dict(), precision="float", metadata={})
         validation.validate_missing(asked, network, [1])
-        assert len(rundir.read_rows(asked.run.validation_path)) == 6
+        assert len(files.read_rows(asked.run.validation_path)) == 6
         assert base.asked[-1][1] == skip
 
 

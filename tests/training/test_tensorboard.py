@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from optbench.records import StepRecord
-from optbench.storage import rundir
+from optbench.storage import files
 from optbench.training.tensorboard import write_end, write_pictures, write_scalars
 from tests.builders.image_runs import make_run
 
@@ -113,7 +113,7 @@ def test_pictures_and_sheets_come_back_at_their_steps_and_settings_beside_final_
     tmp_path: Path,
 ) -> None:
     run = make_run(tmp_path, epochs=1)
-    rundir.append_rows(run.epochs_path, [{"epoch": 1, "step": 9, "mean_loss": 0.5, "x": None}])
+    files.append_rows(run.epochs_path, [{"epoch": 1, "step": 9, "mean_loss": 0.5, "x": None}])
     run.sheets_dir.mkdir()
     Image.new("RGB", (3000, 30)).save(run.sheets_dir / "a.png")
     config: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from accelerate import tracking
 
 from optbench.schema import TrackerOptions
-from optbench.storage import rundir
+from optbench.storage import files
 from optbench.storage.rundir import RunDir
 from optbench.training.trackers import check_tracker, tracked
 
@@ -71,14 +71,14 @@ def options(*log_with: str, **changes: Any) -> TrackerOptions:
 
 def new_run(folder: Path) -> RunDir:
     run = RunDir(folder / "adamw-1")
-    rundir.write_json(run.provenance_path, {"notices": ["first"]})
+    files.write_json(run.provenance_path, {"notices": ["first"]})
     return run
 
 
 def train_epoch(run: RunDir, epoch: int) -> None:
     steps = [{"step": 2 * epoch - 1 + i, "epoch": epoch, "loss": 0.5} for i in range(2)]
-    rundir.append_rows(run.steps_path, steps)
-    rundir.append_rows(run.epochs_path, [{"step": 2 * epoch, "epoch": epoch, "mean_loss": 0.25}])
+    files.append_rows(run.steps_path, steps)
+    files.append_rows(run.epochs_path, [{"step": 2 * epoch, "epoch": epoch, "mean_loss": 0.25}])
 
 
 def watch(run: RunDir, asked: TrackerOptions, *, epochs: tuple[int, ...]) -> list[str]:
@@ -149,7 +149,7 @@ def test_one_that_fails_is_a_notice_and_the_others_are_told_on(
     (notice,) = watch(run, options("wandb", "trackio"), epochs=(1, 2))
     assert notice.startswith("wandb logging is disabled")
     assert notice.endswith(f"ConnectionError: no {where}")
-    assert rundir.read_json(run.provenance_path)["notices"] == ["first", notice]
+    assert files.read_json(run.provenance_path)["notices"] == ["first", notice]
     assert [step for step, _ in fake.told] == [1, 2, 3, 4]
 
 

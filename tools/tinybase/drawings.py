@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optbench import rng
-from optbench.storage.rundir import write_atomic
+from optbench.storage.files import write_atomic
 from tools.tinybase import world
 from tools.tinybase.autoencoder import PatchCodes, to_tensor
 from tools.tinybase.shapes import IMAGE_ENCODER_PX

@@ -24,7 +24,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from optbench import rng
 from optbench.storage import hashing
-from optbench.storage.rundir import write_atomic
+from optbench.storage.files import write_atomic
 from tools.tinybase import stages, world
 from tools.tinybase.autoencoder import to_tensor
 from tools.tinybase.drawings import Drawings, thumbnail

@@ -15,7 +15,7 @@ from optbench.analysis.comparisons import TRAINING, factors, known_records, labe
 from optbench.analysis.frames import Frames, find_runs, load_runs
 from optbench.errors import DamagedFileError
 from optbench.schema import Prompt
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.nested import section
 from optbench.storage.rundir import RunDir
 
@@ -133,7 +133,7 @@ def read_sweep(sweep_dir: Path) -> SweepEvidence:
                 epochs=tuple(epochs.get(row["run"], ())),
                 steps=tuple(steps.get(row["run"], ())),
                 config=config,
-                provenance=_read_or_empty(rundir.read_json, run.provenance_path),
+                provenance=_read_or_empty(files.read_json, run.provenance_path),
                 prompts=_prompts(config, run, problems),
                 seeds=tuple(seed for seed in seeds if isinstance(seed, int))
                 if isinstance(seeds, list)

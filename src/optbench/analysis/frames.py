@@ -19,7 +19,7 @@ from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.nested import flatten
 from optbench.storage.rundir import RunDir
 
@@ -75,11 +75,11 @@ class _Read:
 
     run: RunDir
     row: dict[str, Any]
-    epochs: list[rundir.Row]
-    steps: list[rundir.Row]
-    layers: list[rundir.Row]
-    validation: list[rundir.Row]
-    metrics: list[rundir.Row]
+    epochs: list[files.Row]
+    steps: list[files.Row]
+    layers: list[files.Row]
+    validation: list[files.Row]
+    metrics: list[files.Row]
     machine: dict[str, Any]
     problems: list[str]
 
@@ -183,7 +183,7 @@ def _read_run(run: RunDir) -> _Read:
         problems.append(str(error))
     provenance: dict[str, Any] = {}
     try:
-        provenance = rundir.read_json(run.provenance_path)
+        provenance = files.read_json(run.provenance_path)
     except DamagedFileError as error:
         if run.provenance_path.is_file():
             problems.append(str(error))
@@ -226,16 +226,16 @@ def _read_run(run: RunDir) -> _Read:
     )
 
 
-def _read_records(path: Path, problems: list[str]) -> list[rundir.Row]:
+def _read_records(path: Path, problems: list[str]) -> list[files.Row]:
     try:
-        return rundir.read_rows(path)
+        return files.read_rows(path)
     except (DamagedFileError, OSError) as error:
         problems.append(str(error))
         return []
 
 
 def _measured(
-    run: RunDir, epochs: Sequence[rundir.Row], steps: Sequence[rundir.Row]
+    run: RunDir, epochs: Sequence[files.Row], steps: Sequence[files.Row]
 ) -> dict[str, Any]:
     settled = steps[NUM_WARMUP_STEPS:] or steps
     step_seconds = [sum(known) for row in settled if (known := _numbers(row, _PHASES))]
@@ -272,7 +272,7 @@ def _measured(
     }
 
 
-def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
+def _escape_step(steps: Sequence[files.Row]) -> int | None:
     """Return the step from which d had reached half of its largest value, in every group.
 
     Until then a class that estimates its own step size was still looking for it. None for other
@@ -290,7 +290,7 @@ def _escape_step(steps: Sequence[rundir.Row]) -> int | None:
     return max(escapes, default=None)
 
 
-def _numbers(row: rundir.Row, names: Iterable[str]) -> list[float]:
+def _numbers(row: files.Row, names: Iterable[str]) -> list[float]:
     return [known for name in names if (known := _number(row.get(name))) is not None]
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.storage.rundir import Row
+from optbench.storage.files import Row
 
 FORMAT = "optbench scores 1"
 CELL = ("run", "epoch", "prompt", "seed", "width", "height")

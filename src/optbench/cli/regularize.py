@@ -24,7 +24,7 @@ from optbench.models.files.facts import base_fingerprint
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.records import Status
 from optbench.schema import Prompt, RegularizeOptions, RenderOptions
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 
 if TYPE_CHECKING:
     from optbench.contracts import TextOptions
@@ -190,7 +190,7 @@ def _check_folder(plan: ClassImagesPlan) -> list[Problem]:
                 fix,
             )
         ]
-    before, now = rundir.read_json(state), _image_settings(plan.options)
+    before, now = files.read_json(state), _image_settings(plan.options)
     changed = [
         "another base model" if key == "base" else f"{key}={before.get(key)}"
         for key, value in now.items()
@@ -227,7 +227,7 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
         device = find_device(options.device, precision=options.mixed_precision)
         base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         # Before the first image, so that another command knows whose they are.
-        rundir.write_json(plan.run_dir / _SETTINGS_FILE, _image_settings(options))
+        files.write_json(plan.run_dir / _SETTINGS_FILE, _image_settings(options))
         plan.folder.mkdir(parents=True, exist_ok=True)
         sampler = OomSafeSampler(base, tell)
         text_options = base.text_options({"clip_skip": options.clip_skip})
@@ -262,7 +262,7 @@ def _render_images(
         if options.write_captions:
             # An image that exists counts as done, so its caption comes first.
             for path in paths.values():
-                rundir.write_atomic(path.with_suffix(".txt"), prompt.text + "\n")
+                files.write_atomic(path.with_suffix(".txt"), prompt.text + "\n")
         write_images(
             sampler, [prompt], render, paths, epoch=0, text_options=text_options, origin=origin
         )

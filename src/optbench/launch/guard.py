@@ -34,7 +34,7 @@ from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
-from optbench.storage import locks, resources, rundir
+from optbench.storage import files, locks, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.training import interrupt
 from optbench.training.interrupt import StopAskedError
@@ -200,7 +200,7 @@ def is_finished(plan: RunPlan) -> bool:
         stored = read_config(run)
         # Read once, so that damage is noticed; a file that older versions lack has no rows.
         for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
-            rundir.read_rows(path)
+            files.read_rows(path)
         return all(stored.get(name) == settings[name] for name in groups) and all(
             path.is_file() for path in image_paths(run, config)
         )
@@ -212,7 +212,7 @@ def image_paths(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
     """Yield where every image of a finished run lies."""
     if not config.render.enabled:
         return
-    epochs = [row.get("epoch", 0) for row in rundir.read_rows(run.epochs_path)]
+    epochs = [row.get("epoch", 0) for row in files.read_rows(run.epochs_path)]
     for epoch in (0, *epochs):
         for prompt in config.prompts.prompts:
             for cell in cells_of(prompt, config.render, epoch=epoch):

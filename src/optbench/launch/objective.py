@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from optbench.errors import DamagedFileError
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 
 # Held-out images come first: what counts is how well it generalizes.
 _KEYS = ("validation_loss/held_out", "validation_loss/training", "mean_loss")
@@ -26,7 +26,7 @@ def objective(run_dir: Path) -> float:
     if status != "done":
         return math.nan
     try:
-        rows = rundir.read_rows(rundir.RunDir(run_dir).epochs_path)
+        rows = files.read_rows(rundir.RunDir(run_dir).epochs_path)
     except DamagedFileError:
         return math.nan
     last = max(rows, key=lambda row: int(row["epoch"]), default={})

@@ -24,8 +24,9 @@ from optbench.metrics.pixels import forget_pixels
 from optbench.metrics.run_pictures import RunPictures, find_pictures
 from optbench.records import Cell
 from optbench.schema import MetricOptions
-from optbench.storage import hashing, rundir
-from optbench.storage.rundir import Row, RunDir, read_config
+from optbench.storage import files, hashing, rundir
+from optbench.storage.files import Row
+from optbench.storage.rundir import RunDir, read_config
 
 _KEY_LENGTH = 10
 _NUM_DIGITS = 5  # significant ones of a value
@@ -72,13 +73,15 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     forget_pixels()
     forget_bits()
     cache_dir = Path(str(config.get("cache_dir", "")))
-    files = [one.path for one in (*pictures.cells.values(), *pictures.training)]
+    image_files = [one.path for one in (*pictures.cells.values(), *pictures.training)]
     path = run.path / rundir.METRICS_NAME
     old = _old_rows(path, tally)
     work = _Work(
         run=run,
         pictures=pictures,
-        hashes=hashing.file_hashes(files, cache_dir=cache_dir if cache_dir.is_dir() else None),
+        hashes=hashing.file_hashes(
+            image_files, cache_dir=cache_dir if cache_dir.is_dir() else None
+        ),
         known=_by_place(old),
     )
     kept = _rows_of_others(old, metrics, pictures.cells)
@@ -91,7 +94,7 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     rows = sorted(kept, key=lambda row: (row["epoch"], *map(str, _spot(row))))
     if rows != old:
         text = "".join(f"{json.dumps(row, separators=(',', ':'))}\n" for row in rows)
-        rundir.write_atomic(path, text)
+        files.write_atomic(path, text)
 
 
 def _extend(found: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
@@ -196,7 +199,7 @@ def _cell(row: Row) -> Cell:
 def _old_rows(path: Path, tally: Tally) -> list[Row]:
     """Return what was measured before; a damaged file counts as none, it is made again."""
     try:
-        rows = rundir.read_rows(path)
+        rows = files.read_rows(path)
         for row in rows:
             _ = (_cell(row), _spot(row), row["key"], row["value"])
     except (DamagedFileError, KeyError, TypeError) as error:

@@ -30,7 +30,7 @@ from optbench.render.prompts import (
     write_images,
 )
 from optbench.schema import Prompt, PromptOptions, RenderOptions, RunConfig
-from optbench.storage import hashing, rundir
+from optbench.storage import files, hashing
 from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
@@ -192,9 +192,9 @@ def _forget_other_looks(images: RunImages) -> None:
     folder = images.run.path / "images"
     key_path = folder / _KEY_FILE
     with contextlib.suppress(DamagedFileError):  # then nobody knows what they show
-        if rundir.read_json(key_path).get("key") == images.key:
+        if files.read_json(key_path).get("key") == images.key:
             return
     if folder.is_dir():
         shutil.rmtree(folder)
     thumbnails.remove_thumbnails(images.run.path)
-    rundir.write_json(key_path, {"key": images.key})
+    files.write_json(key_path, {"key": images.key})

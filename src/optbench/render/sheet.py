@@ -18,8 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 from optbench.records import Cell
 from optbench.render.text import LINE_HEIGHT, lines_height, wrap, write
 from optbench.schema import Prompt, SheetFormat
+from optbench.storage.files import write_atomic
 from optbench.storage.hashing import fingerprint
-from optbench.storage.rundir import RunDir, read_status, write_atomic
+from optbench.storage.rundir import RunDir, read_status
 
 MAX_WIDTH_PX = 2000
 MAX_SIDE_PX = 16_000  # what WebP and browsers can do; cells become smaller, down to the least

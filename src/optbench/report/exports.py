@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from optbench.analysis import Frames, is_missing, shown
-from optbench.storage.rundir import write_atomic
+from optbench.storage.files import write_atomic
 
 TABLES = ("runs", "epochs", "steps", "pairs", "images", "layers", "validation")
 _OFTEN_EMPTY = ("layers", "validation")

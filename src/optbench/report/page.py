@@ -21,8 +21,8 @@ from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
 from optbench.report.viewer import write_data
 from optbench.report.wording import number_text, seconds_text
+from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
-from optbench.storage.rundir import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _STATIC = Path(__file__).parent / "static"

@@ -20,7 +20,7 @@ from optbench.report.charts.styles import Style, Styles
 from optbench.report.links import address
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
-from optbench.storage.rundir import write_atomic
+from optbench.storage.files import write_atomic
 
 SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
 _SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"

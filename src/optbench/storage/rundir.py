@@ -18,15 +18,7 @@ import yaml
 from optbench.errors import DamagedFileError, Problem
 from optbench.records import Cell, Status
 from optbench.storage import locks
-from optbench.storage.files import Row as Row
-from optbench.storage.files import append_rows as append_rows
-from optbench.storage.files import clean_partial_files as clean_partial_files
-from optbench.storage.files import damaged, is_text, read_sealed_text
-from optbench.storage.files import read_json as read_json
-from optbench.storage.files import read_rows as read_rows
-from optbench.storage.files import truncate_rows as truncate_rows
-from optbench.storage.files import write_atomic as write_atomic
-from optbench.storage.files import write_json as write_json
+from optbench.storage.files import Row, damaged, is_text, read_json, read_sealed_text, write_json
 from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1

@@ -51,13 +51,13 @@ def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
     from optbench.training.save import save_lora_files  # loads torch; `verify` does without
 
     run = lane.run
-    rundir.clean_partial_files(run.path)
+    files.clean_partial_files(run.path)
     point = find_resume_point(run)
     if point.state is not None:
         point.state.restore_into(lane)
         lane.finished = point.state.finished
     if point.needs_lora:
-        rundir.truncate_rows(run.files_path, max_epoch=lane.finished.epoch - 1)
+        files.truncate_rows(run.files_path, max_epoch=lane.finished.epoch - 1)
         save_lora_files(lane)
     for folder in image_folders:
         point.notices += set_aside_damaged_images(folder)
@@ -104,8 +104,8 @@ def damage_of(run: RunDir) -> Iterator[str]:
     """Yield a sentence for every file of a run that is not what was written; changes nothing."""
     readers: list[tuple[Path, Callable[[Path], object]]] = [
         (run.config_path, lambda _: rundir.read_config(run)),
-        *((path, rundir.read_json) for path in sorted(run.path.glob("*.json"))),
-        *((path, rundir.read_rows) for path in sorted(run.path.glob("*.jsonl"))),
+        *((path, files.read_json) for path in sorted(run.path.glob("*.json"))),
+        *((path, files.read_rows) for path in sorted(run.path.glob("*.jsonl"))),
     ]
     for path, read in readers:
         try:

@@ -22,8 +22,7 @@ from optbench.lora.save import save_lora
 from optbench.models.files.facts import kohya_hashes
 from optbench.optim.recipes import departures
 from optbench.records import EpochRecord
-from optbench.storage import provenance, rundir
-from optbench.storage.files import append_rows
+from optbench.storage import files, provenance
 from optbench.training import memory, validation
 from optbench.training.lane import FinishedEpoch, RunLane
 from optbench.training.state import forget_partial_state, write_state
@@ -60,7 +59,7 @@ def write_provenance(lane: RunLane) -> None:
     content = provenance.collect(
         packages=list(dict.fromkeys(packages)), command=sys.argv, extra=extra
     )
-    rundir.write_json(lane.run.provenance_path, content)
+    files.write_json(lane.run.provenance_path, content)
 
 
 def rewrite_tensorboard(lane: RunLane) -> None:
@@ -68,9 +67,9 @@ def rewrite_tensorboard(lane: RunLane) -> None:
     run = lane.run
     # An epoch whose record is not written yet tells its scalars when it is.
     epochs = [
-        row for row in rundir.read_rows(run.epochs_path) if row["epoch"] <= lane.finished.epoch
+        row for row in files.read_rows(run.epochs_path) if row["epoch"] <= lane.finished.epoch
     ]
-    rewrite_scalars(run.tensorboard_dir, [*rundir.read_rows(run.steps_path), *epochs])
+    rewrite_scalars(run.tensorboard_dir, [*files.read_rows(run.steps_path), *epochs])
 
 
 def save_epoch(lane: RunLane, record: EpochRecord) -> float:
@@ -87,8 +86,8 @@ def save_epoch(lane: RunLane, record: EpochRecord) -> float:
     # would know that it lacks. The records follow; lines after the last state are cut off when the
     # run is resumed, so that writing them twice does no harm.
     save_lora_files(lane)
-    append_rows(run.steps_path, lane.partial.rows)
-    append_rows(run.layers_path, record.layer_rows())
+    files.append_rows(run.steps_path, lane.partial.rows)
+    files.append_rows(run.layers_path, record.layer_rows())
     # The state is the commit. Everything after it is made from what lies on disk by now.
     write_state(run, lane.finished, lane)
     write_scalars(run.tensorboard_dir, lane.partial.rows)
@@ -137,7 +136,7 @@ def save_lora_files(lane: RunLane) -> None:
     for path in paths:
         digest = save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
         rows.append({"epoch": card.epoch, "file": path.name, "sha256": digest})
-    append_rows(run.files_path, rows)
+    files.append_rows(run.files_path, rows)
 
 
 def write_epoch_record(
@@ -152,10 +151,10 @@ def write_epoch_record(
     if row is None:
         return
     epoch = row["epoch"]
-    if all(other["epoch"] != epoch for other in rundir.read_rows(run.epochs_path)):
-        losses = validation.summary(rundir.read_rows(run.validation_path), epoch=epoch)
+    if all(other["epoch"] != epoch for other in files.read_rows(run.epochs_path)):
+        losses = validation.summary(files.read_rows(run.validation_path), epoch=epoch)
         row = {**row, **losses, **(seconds or {}), "num_flat_pictures": len(flat_images)}
-        append_rows(run.epochs_path, [row])
+        files.append_rows(run.epochs_path, [row])
         write_scalars(run.tensorboard_dir, [row])
         write_pictures(run, {epoch: row["step"]})
     if lane.trackers is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from optbench.storage import rundir
+from optbench.storage import files
 from optbench.storage.rundir import RunDir
 
 _PICTURE_PX = 256  # the height of an image in a row of an epoch
@@ -68,7 +68,7 @@ def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
 
 def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
     """Append the run's sheets, and its settings beside its final numbers (the tab HPARAMS)."""
-    epochs = rundir.read_rows(run.epochs_path)
+    epochs = files.read_rows(run.epochs_path)
     if not epochs:
         return
     from torch.utils.tensorboard import SummaryWriter

@@ -17,9 +17,10 @@ from typing import Any
 
 from optbench.errors import DamagedFileError, Problem, call_third_party
 from optbench.schema import TrackerOptions
-from optbench.storage import hashing, rundir
+from optbench.storage import files, hashing
+from optbench.storage.files import Row
 from optbench.storage.nested import flatten
-from optbench.storage.rundir import Row, RunDir
+from optbench.storage.rundir import RunDir
 
 PACKAGES: Mapping[str, str] = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 _PROJECT = "optbench"
@@ -93,8 +94,8 @@ class Trackers:
     def log(self, run: RunDir) -> None:
         """Send each tracker the run's records of the epochs that it does not have yet."""
         if self._open:
-            steps = rundir.read_rows(run.steps_path)
-            for row in rundir.read_rows(run.epochs_path):
+            steps = files.read_rows(run.steps_path)
+            for row in files.read_rows(run.epochs_path):
                 step_rows = [step for step in steps if step["epoch"] == row["epoch"]]
                 self._epoch(row["epoch"], [*step_rows, row])
 
@@ -165,7 +166,7 @@ class Trackers:
         if not path.is_file():
             return {}
         try:
-            content = rundir.read_json(path)
+            content = files.read_json(path)
             return {
                 str(name): {"epoch": int(entry["epoch"]), "id": str(entry["id"])}
                 for name, entry in content.items()
@@ -175,7 +176,7 @@ class Trackers:
             return {}
 
     def _write_ledger(self) -> None:
-        rundir.write_json(self.folder / _LEDGER, self._ledger)
+        files.write_json(self.folder / _LEDGER, self._ledger)
 
 
 @contextlib.contextmanager
@@ -193,9 +194,9 @@ def tracked(
 
     def say(text: str) -> None:
         show(text)
-        content = rundir.read_json(run.provenance_path)
+        content = files.read_json(run.provenance_path)
         content["notices"] = [*content.get("notices", ()), text]
-        rundir.write_json(run.provenance_path, content)
+        files.write_json(run.provenance_path, content)
 
     trackers = Trackers(options=options, folder=run.state_dir, run_name=run.name, say=say)
     trackers.begin(flat_settings(tree))

@@ -21,9 +21,9 @@ from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.lora.network import as_in_file
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, ValidateOptions
-from optbench.storage import hashing, rundir
-from optbench.storage.files import set_aside, write_rows
-from optbench.storage.rundir import Row, RunDir
+from optbench.storage import files, hashing
+from optbench.storage.files import Row
+from optbench.storage.rundir import RunDir
 from optbench.training.paired_loss import Split, ValidationSample, choose_images, paired_losses
 from optbench.training.plan import RunPlan
 
@@ -153,17 +153,17 @@ def needs_measuring(validator: Validator, epoch: int) -> bool:
     """Return whether an epoch's losses are not there; those measured otherwise are removed."""
     run, key_path = validator.run, validator.run.path / _KEY_FILE
     try:
-        is_same = key_path.is_file() and rundir.read_json(key_path)["key"] == validator.key
+        is_same = key_path.is_file() and files.read_json(key_path)["key"] == validator.key
     except (DamagedFileError, KeyError):
         is_same = False
     if not is_same:
         run.validation_path.unlink(missing_ok=True)
-        rundir.write_json(key_path, {"key": validator.key})
-    rows = rundir.read_rows(run.validation_path)
+        files.write_json(key_path, {"key": validator.key})
+    rows = files.read_rows(run.validation_path)
     num_there: int = sum(row["epoch"] == epoch for row in rows)
     if 0 < num_there < len(validator.samples) * len(validator.options.timesteps):
         # A process that is killed, or a disk that is full, may end amid an epoch's lines.
-        write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
+        files.write_rows(run.validation_path, [row for row in rows if row["epoch"] != epoch])
         return True
     return num_there == 0
 
@@ -190,7 +190,7 @@ def measure(
                 "base_loss": alone.get(place),
             }
             rows.append(row if originals is None else {**row, "original_loss": originals[place]})
-    rundir.append_rows(validator.run.validation_path, rows)
+    files.append_rows(validator.run.validation_path, rows)
     return losses
 
 
@@ -201,14 +201,14 @@ def measure_base(validator: Validator) -> None:
         base_losses(validator)
     except (DamagedFileError, KeyError, TypeError, ValueError):
         if path.is_file():
-            set_aside(path)
+            files.set_aside(path)
         losses = [[*place, loss] for place, loss in _measured(validator).items()]
-        rundir.write_json(path, {"losses": losses})
+        files.write_json(path, {"losses": losses})
 
 
 def base_losses(validator: Validator) -> dict[Place, float]:
     """Return the losses of the base alone, measured by `measure_base`."""
-    content = rundir.read_json(_base_path(validator))
+    content = files.read_json(_base_path(validator))
     return {(str(image), int(timestep)): loss for image, timestep, loss in content["losses"]}
 
 

@@ -34,7 +34,7 @@ from optbench.render.prompts import (
     origin_of,
     write_images,
 )
-from optbench.storage import hashing, rundir
+from optbench.storage import files, hashing, rundir
 from optbench.training.progress import tell
 
 _CELLS_SCHEMA = 2  # raise it when equal settings begin to give other images
@@ -65,9 +65,9 @@ def check_files(plot: Plot) -> None:
         OptbenchError: With everything that is wrong with any of them, together.
     """
     specs = _image_specs(pages(plot))
-    files = {file: None for spec in specs for _, file, _ in spec.loras}
-    check_adapters(list(files))
-    skips = {read_clip_skip(file) for file in files}
+    lora_files = {file: None for spec in specs for _, file, _ in spec.loras}
+    check_adapters(list(lora_files))
+    skips = {read_clip_skip(file) for file in lora_files}
     if len(skips) > 1 and any(spec.clip_skip is None for spec in specs):
         raise ConfigError(
             Problem(
@@ -124,8 +124,8 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
     cache_dir = Path(options.cache_dir)
     base = base_fingerprint(options.base, cache_dir=cache_dir)
     specs = _image_specs(pages(plot))
-    files = {file for spec in specs for _, file, _ in spec.loras}
-    skips = {read_clip_skip(file) for file in files} or {1}
+    lora_files = {file for spec in specs for _, file, _ in spec.loras}
+    skips = {read_clip_skip(file) for file in lora_files} or {1}
     planned = {}
     for spec in specs:
         clip_skip = max(skips) if spec.clip_skip is None else spec.clip_skip
@@ -151,9 +151,11 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
 
 def _check_fit(base: BaseModel, missing: Sequence[PlannedImage]) -> None:
     targets = base.lora_targets()
-    files = {file: None for image in missing for _, file, _ in image.spec.loras}
+    lora_files = {file: None for image in missing for _, file, _ in image.spec.loras}
     problems = [
-        problem for file in files for problem in misfits(targets, AdapterFile(file), base=base.name)
+        problem
+        for file in lora_files
+        for problem in misfits(targets, AdapterFile(file), base=base.name)
     ]
     if problems:
         raise ConfigError(*problems)
@@ -244,7 +246,7 @@ def _draw_sheets(
             cell_height_px=_CELL_PX,
         )
         render_sheet.write_sheet(folder / f"{number:03d}-{_word(page.title)}.{sheet_format}", sheet)
-    rundir.write_json(plan.run_dir / "plot.json", {"pictures": written})
+    files.write_json(plan.run_dir / "plot.json", {"pictures": written})
 
 
 def _text(page: Page) -> str:

@@ -17,7 +17,7 @@ from optbench.config.compose import CommandPlan
 from optbench.config.messages import print_problems
 from optbench.errors import ConfigError, OptbenchError
 from optbench.launch import guard
-from optbench.storage import hashing, rundir
+from optbench.storage import files, hashing, rundir
 from optbench.storage.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def _check_contents(plan: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
     from optbench.lora.resize.merge import check_sources
 
     needed = [run for run in plan.runs if not is_done(run)]
-    groups = list(dict.fromkeys(files for run in needed for files in run.sources.values()))
+    groups = list(dict.fromkeys(sources for run in needed for sources in run.sources.values()))
     check_sources(groups)
     options = plan.runs[0].options
     if not needed or not is_evaluated(options):
         return None
     evaluator = ResizeEvaluator(options)
-    problems = [problem for files in groups for problem in evaluator.misfits(files)]
+    problems = [problem for sources in groups for problem in evaluator.misfits(sources)]
     if not problems:
         return evaluator
     if not is_embedded(options.base):
@@ -80,14 +80,14 @@ def _resize(plan: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) ->
     # A decomposition that several runs need is kept until the last of them is done, and what a
     # killed command left is used up by the next one.
     svd_caches: dict[tuple[Path, ...], SvdCache] = {}
-    counts = Counter(files for run in todo for files in run.sources.values())
+    counts = Counter(sources for run in todo for sources in run.sources.values())
     for run in todo:
         cache_dir = Path(run.options.cache_dir)
-        for files in run.sources.values():
-            source = hashing.files_fingerprint(files, cache_dir=cache_dir)
+        for sources in run.sources.values():
+            source = hashing.files_fingerprint(sources, cache_dir=cache_dir)
             folder = svd_cache_folder(cache_dir, source, run.options.weights)
-            if counts[files] > 1 or folder.is_dir():
-                svd_caches[files] = SvdCache(folder)
+            if counts[sources] > 1 or folder.is_dir():
+                svd_caches[sources] = SvdCache(folder)
     if evaluator is not None:
         for run in {run.original_dir: run for run in todo}.values():
             if not is_original_done(run):
@@ -111,7 +111,7 @@ def _finish(plan: CommandPlan[ResizePlan]) -> Path | None:
     for title in ("epoch", "MB", "of source", "mean dim", "energy retained", "least of a layer"):
         table.add_column(title, justify="right")
     for run in plan.runs:
-        for row in rundir.read_rows(RunDir(run.run_dir).epochs_path):
+        for row in files.read_rows(RunDir(run.run_dir).epochs_path):
             table.add_row(
                 run.run_dir.name,
                 str(row["epoch"]),

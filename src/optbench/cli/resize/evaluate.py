@@ -23,8 +23,9 @@ from optbench.models.device import dtype_of, find_device
 from optbench.render import run_images
 from optbench.render.prompts import OomSafeSampler, cells_of, origin_of
 from optbench.schema import BaseOptions, ResizeOptions
-from optbench.storage import resources, rundir
-from optbench.storage.rundir import Row, RunDir
+from optbench.storage import files, resources
+from optbench.storage.files import Row
+from optbench.storage.rundir import RunDir
 from optbench.training import validation
 from optbench.training.paired_loss import ValidationSample
 from optbench.training.progress import tell
@@ -129,7 +130,7 @@ class ResizeEvaluator:
         row: Row = {
             "seconds_render": rendered - started,
             "seconds_validate": time.perf_counter() - rendered,
-            **validation.summary(rundir.read_rows(run.validation_path), epoch=epoch),
+            **validation.summary(files.read_rows(run.validation_path), epoch=epoch),
         }
         if gallery is not None:
             row |= self._likeness(run, epoch=epoch, original=original)
@@ -151,7 +152,7 @@ class ResizeEvaluator:
                     rows.append({**asdict(cell), **asdict(likeness)})
         if not rows:
             return {}
-        rundir.append_rows(run.path / LIKENESS_FILE, rows)
+        files.append_rows(run.path / LIKENESS_FILE, rows)
         prefix = "base_" if original is None else ""
         return {
             f"{prefix}picture_difference": _mean(rows, "mean_abs_difference"),
@@ -184,7 +185,7 @@ def has_images(run: RunDir, options: ResizeOptions, epochs: Sequence[int]) -> bo
 def _losses_of(run: RunDir, epoch: int) -> dict[validation.Place, float]:
     losses = {
         (str(row["image"]), int(row["timestep"])): float(row["loss"])
-        for row in rundir.read_rows(run.validation_path)
+        for row in files.read_rows(run.validation_path)
         if row["epoch"] == epoch
     }
     if not losses:

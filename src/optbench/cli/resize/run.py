@@ -27,9 +27,9 @@ from optbench.models.device import set_num_threads
 from optbench.records import Status
 from optbench.render import run_images
 from optbench.schema import ResizeOptions
-from optbench.storage import provenance, rundir
-from optbench.storage.files import link_or_copy, write_sealed_text
-from optbench.storage.rundir import Row, RunDir, read_config
+from optbench.storage import files, provenance, rundir
+from optbench.storage.files import Row, link_or_copy, write_sealed_text
+from optbench.storage.rundir import RunDir, read_config
 
 _NUM_DIGITS = 6
 _EVALUATION_KEYS = (
@@ -84,7 +84,7 @@ def make_resize(
                 float(f"{value:.{_NUM_DIGITS}g}") for value in record.singular_values
             ]
             layers.append({"epoch": epoch or 1, "layer": columns.pop("module"), **columns})
-        rundir.append_rows(run.layers_path, layers)
+        files.append_rows(run.layers_path, layers)
         if evaluator is not None:
             row |= evaluator.evaluate(
                 run,
@@ -93,7 +93,7 @@ def make_resize(
                 clip_skip=_clip_skip(options, sources),
                 original=RunDir(plan.original_dir),
             )
-        rundir.append_rows(run.epochs_path, [row])
+        files.append_rows(run.epochs_path, [row])
     last = run.lora_path(max(epoch or 0 for epoch in plan.sources) or None)
     link_or_copy(last, run.lora_path(None))
     return _end(run, plan, evaluator)
@@ -123,15 +123,15 @@ def make_original(plan: ResizePlan, evaluator: ResizeEvaluator) -> Status:
             clip_skip=_clip_skip(options, sources),
             original=None,
         )
-        rundir.append_rows(run.epochs_path, [row])
+        files.append_rows(run.epochs_path, [row])
     return _end(run, plan, evaluator)
 
 
 def is_done(plan: ResizePlan) -> bool:
     """Return whether every file, image and loss of a resize exists already."""
     run = RunDir(plan.run_dir)
-    files = [run.lora_path(epoch) for epoch in (*plan.sources, None)]
-    return all(file.is_file() for file in files) and _is_done(run, plan, config_yaml(plan))
+    lora_files = [run.lora_path(epoch) for epoch in (*plan.sources, None)]
+    return all(file.is_file() for file in lora_files) and _is_done(run, plan, config_yaml(plan))
 
 
 def is_original_done(plan: ResizePlan) -> bool:
@@ -160,7 +160,7 @@ def _is_done(run: RunDir, plan: ResizePlan, config: str) -> bool:
 
 def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     rundir.write_status(run.path, "running")
-    rundir.clean_partial_files(run.path)
+    files.clean_partial_files(run.path)
     set_num_threads(options.num_threads)
     # Made anew together: records of two times never lie beside each other.
     likeness_path = run.path / LIKENESS_FILE
@@ -174,7 +174,7 @@ def _end(run: RunDir, plan: ResizePlan, evaluator: ResizeEvaluator | None) -> St
     if evaluator is not None and options.render.enabled:
         num_epochs = max(epoch or 1 for epoch in plan.sources)
         run_images.draw_run_sheets(run, options.prompts, options.render, num_epochs=num_epochs)
-    rundir.write_json(run.provenance_path, _provenance(plan, evaluator))
+    files.write_json(run.provenance_path, _provenance(plan, evaluator))
     rundir.write_status(run.path, "done", is_examined=evaluator is not None)
     return "done"
 
