@@ -50,9 +50,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             raise DamagedFileError(Problem("steps", "f", "e", "x"))
         return sweep_dir / "report" / "index.html"
 
-    module: Any = types.ModuleType("optbench.report")
-    module.build_report = build_report
-    monkeypatch.setitem(sys.modules, "optbench.report", module)
+    monkeypatch.setattr("optbench.report.build_report", build_report)
     monkeypatch.setattr(guard, "launch", fake_launch)
     return told
 
