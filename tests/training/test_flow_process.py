@@ -16,7 +16,7 @@ from optbench.models.text.clip import ClipTextOptions
 from optbench.records import EpochRecord, Sizes, StepRecord
 from optbench.schema import LossOptions
 from optbench.training.noise import draw_noise
-from optbench.training.paired_loss import Probe, paired_losses
+from optbench.training.paired_loss import ValidationSample, paired_losses
 from tests.builders.small_training import (
     LOSS,
     SmallBase,
@@ -122,9 +122,11 @@ def test_validation_measures_at_shares_of_the_way() -> None:
     base: contracts.BaseModel = SmallBase(process)
     latents = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(1))
     sizes = Sizes(original=(48, 32), crop=(0, 0), target=(48, 32))
-    probe = Probe(image_key="a", split="training", caption="girl", sizes=sizes, latents_CHW=latents)
+    sample = ValidationSample(
+        image_key="a", split="training", caption="girl", sizes=sizes, latents_CHW=latents
+    )
     rows = list(
-        paired_losses(base, [probe], timesteps=[50, 500, 950], text_options=ClipTextOptions())
+        paired_losses(base, [sample], timesteps=[50, 500, 950], text_options=ClipTextOptions())
     )
     assert [row.timestep for row in rows] == [50, 500, 950]  # in the records as in the settings
     assert torch.cat(process.timesteps).tolist() == pytest.approx([0.05, 0.5, 0.95])
