@@ -15,10 +15,10 @@ from optbench.models import sd2, sd15, sdxl
 from optbench.models.files.families import FAMILIES
 from optbench.models.files.lora_sites import lora_sites
 from optbench.models.files.unet_names import diffusers_name, unet_name
-from optbench.models.key_maps import unet_origins
+from optbench.models.key_maps import unet_sources
 from optbench.models.lora_targets import text_targets, unet_targets
 from optbench.records import LoraTarget
-from tests.builders.checkpoint_files import _TEXT_ORIGINS, options
+from tests.builders.checkpoint_files import _TEXT_SOURCES, options
 from tests.models.test_files import write_header
 
 UNETS: dict[str, Any] = {"sd15": sd15.UNET, "sd2": sd2.UNET, "sdxl": sdxl.UNET}
@@ -65,7 +65,7 @@ def write_folder(place: Path, models: dict[str, Any]) -> Path:
 
 
 def write_file(place: Path, family: str, models: dict[str, Any]) -> Path:
-    origins = [unet_origins(models["unet"].config), *_TEXT_ORIGINS[family]]
+    origins = [unet_sources(models["unet"].config), *_TEXT_SOURCES[family]]
     shapes: dict[str, tuple[int, ...]] = {}
     for model, origins_of in zip(models.values(), origins, strict=True):
         for name, shape in shapes_of(model).items():
