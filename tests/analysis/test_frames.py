@@ -131,10 +131,20 @@ def test_a_run_of_two_steps_still_has_a_time_per_step(tmp_path: Path) -> None:
     assert math.isnan(row["seconds_total"])
 
 
-def test_the_home_folder_is_not_named(tmp_path: Path) -> None:
-    make_run(tmp_path / "sweep", "a", config())
+def test_the_home_folder_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files = [str(tmp_path / "loras" / name) for name in ("a.safetensors", "b.safetensors")]
+    make_run(tmp_path / "sweep", "a", {**config(), "source": files})
+    (tmp_path / "sweep" / "a" / "epochs.jsonl").write_text("{}\nno json\n")
+    failed = make_run(tmp_path / "sweep", "b", config())
+    rundir.write_status(failed.path, "failed", f"no file {files[0]}")
     frames = analysis.load(tmp_path / "sweep")
-    assert frames.runs.iloc[0]["base.path"] == "~/models/tiny"
+    first, second = frames.runs.to_dict("records")
+    assert first["base.path"] == "~/models/tiny"
+    assert first["source"] == '["~/loras/a.safetensors", "~/loras/b.safetensors"]'
+    assert second["reason"] == "no file ~/loras/a.safetensors"
+    assert any("~/sweep/a/epochs.jsonl" in problem for problem in frames.problems)
+    assert not any(str(tmp_path) in problem for problem in frames.problems)
 
 
 def test_time_adds_up_over_epochs_of_each_run_apart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def test_commands_run_as_copied_from_where_they_are_printed(
     elsewhere.mkdir()
     monkeypatch.setattr(sys, "prefix", str(checkout / ".venv"))
     monkeypatch.setenv("PATH", str(elsewhere))
+    monkeypatch.setenv("HOME", "/")  # nobody's, so that no path hides it
 
     monkeypatch.chdir(checkout)
     assert resources.program() == ".venv/bin/optbench"
@@ -62,6 +64,26 @@ def test_commands_run_as_copied_from_where_they_are_printed(
     monkeypatch.setattr(sys, "executable", str(elsewhere / "python"))
     write(elsewhere / "python").chmod(0o755)
     assert resources.program() == "python -m optbench"
+
+
+def test_a_printed_command_does_not_show_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, elsewhere = tmp_path / "somebody", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = write(home / "a checkout" / ".venv" / "bin" / "optbench", "#!/bin/sh\necho started")
+    script.chmod(0o755)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(sys, "prefix", str(script.parents[1]))
+    monkeypatch.chdir(elsewhere)
+    line = resources.command_line("report", "runs/demo")
+    assert line == "~/'a checkout/.venv/bin/optbench' report runs/demo"
+    shell = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert shell.stdout == "started\n"
+
+    script.unlink()
+    monkeypatch.setattr(sys, "executable", str(home / "env" / "bin" / "python"))
+    assert resources.program() == "~/env/bin/python -m optbench"
 
 
 def test_a_command_line_is_quoted_for_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:

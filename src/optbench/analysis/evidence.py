@@ -17,6 +17,7 @@ from optbench.errors import DamagedFileError
 from optbench.schema import Prompt
 from optbench.storage import files, rundir
 from optbench.storage.nested import section
+from optbench.storage.provenance import without_home
 from optbench.storage.rundir import RunDir
 
 # A prompt's name becomes part of file names; one that leads elsewhere is never followed.
@@ -169,7 +170,7 @@ def _prompts(config: Mapping[str, Any], run: RunDir, problems: list[str]) -> tup
     for entry in listed if isinstance(listed, list) else []:
         prompt = _prompt(entry)
         if prompt is None:
-            problems.append(f"{run.config_path}: a prompt that cannot be shown: {entry!r:.200}")
+            problems.append(f"{without_home(run.config_path)}: a prompt that cannot be shown: {entry!r:.200}")
         else:
             prompts.append(prompt)
     return tuple(prompts)

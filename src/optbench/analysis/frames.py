@@ -20,7 +20,8 @@ from optbench.analysis.outcomes import with_validation
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import files, rundir
-from optbench.storage.nested import flatten
+from optbench.storage.nested import flatten, map_values
+from optbench.storage.provenance import without_home
 from optbench.storage.rundir import RunDir
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
@@ -132,7 +133,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         ),
         machines=pd.DataFrame(machines, columns=list(_MACHINE_COLUMNS)),
         problems=(
-            *(problem for folder in read for problem in folder.problems),
+            *(without_home(problem) for folder in read for problem in folder.problems),
             *(problem for file in ratings for problem in file.problems),
         ),
         root=root,
@@ -200,7 +201,7 @@ def _read_run(run: RunDir) -> _Read:
         "run": run.name,
         "kind": kind_of(config),
         "status": status.status,
-        "reason": reason,
+        "reason": without_home(reason),
         **_measured(run, epochs, steps),
         "changed": " ".join(changed or ()) if is_list else None,
     }
@@ -368,7 +369,7 @@ _TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "pro
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's settings by override name; a group's own key holds its option's name."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
+    for key, value in map_values(config, without_home).items():
         if key in _NOT_SETTINGS:
             continue
         if isinstance(value, Mapping):
@@ -378,13 +379,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
             flat |= flatten(rest, f"{key}.")
         else:
             flat[str(key)] = value
-    home = str(Path.home())
-    texts = {
+    return {
         key: json.dumps(value) if isinstance(value, list) else value
         for key, value in flat.items()
         if not key.startswith(_TEXT_SETTINGS)
-    }
-    return {
-        key: value.replace(home, "~", 1) if isinstance(value, str) else value
-        for key, value in texts.items()
     }

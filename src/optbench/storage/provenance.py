@@ -53,7 +53,7 @@ def collect(
         "git": git_state(_CHECKOUT),
         **extra,
     }
-    shortened: dict[str, Any] = map_values(content, _without_home)
+    shortened: dict[str, Any] = map_values(content, without_home)
     return shortened
 
 
@@ -117,7 +117,8 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     return result.stdout.strip() if result.returncode == 0 else None
 
 
-def _without_home(value: Any) -> Any:
+def without_home(value: Any) -> Any:
+    """Return a text or path with the home folder written `~`; any other value as it is."""
     if not isinstance(value, (str, Path)):
         return value
     home, text = str(Path.home()), str(value)

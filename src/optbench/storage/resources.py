@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -59,19 +60,28 @@ def program() -> str:
 
     The script of this Python's environment: `.venv/bin/optbench` where that environment lies below
     the working directory, as `make` creates it in a checkout, `optbench` where the script is on
-    the PATH, else its whole path. Without a script, `python -m optbench`.
+    the PATH, else its whole path, which begins with `~` below the home folder: what is printed may
+    be shown to others. Without a script, `python -m optbench`.
     """
     script = Path(sys.prefix) / "bin" / "optbench"
     if not script.is_file():
         python = shutil.which("python")
         is_this_python = python is not None and Path(python) == Path(sys.executable)
-        return f"{'python' if is_this_python else shlex.quote(sys.executable)} -m optbench"
+        return f"{'python' if is_this_python else _typed(Path(sys.executable))} -m optbench"
     if script.is_relative_to(Path.cwd()):
         return shlex.quote(str(script.relative_to(Path.cwd())))
     on_path = shutil.which("optbench")
     if on_path is not None and Path(on_path).resolve() == script.resolve():
         return "optbench"  # a symbolic link, as pipx makes them, is the same script
-    return shlex.quote(str(script))
+    return _typed(script)
+
+
+def _typed(path: Path) -> str:
+    """Return a path for a shell, quoted but for the `~` that stands for the home folder."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - an unknown home is "~" and no error
+    if home != Path("/") and path.is_relative_to(home):
+        return f"~/{shlex.quote(str(path.relative_to(home)))}"
+    return shlex.quote(str(path))
 
 
 def command_line(name: str, *arguments: str) -> str:
