@@ -170,7 +170,9 @@ def _prompts(config: Mapping[str, Any], run: RunDir, problems: list[str]) -> tup
     for entry in listed if isinstance(listed, list) else []:
         prompt = _prompt(entry)
         if prompt is None:
-            problems.append(f"{without_home(run.config_path)}: a prompt that cannot be shown: {entry!r:.200}")
+            problems.append(
+                f"{without_home(run.config_path)}: a prompt that cannot be shown: {entry!r:.200}"
+            )
         else:
             prompts.append(prompt)
     return tuple(prompts)
