@@ -27,6 +27,7 @@ from optbench.render import run_images
 from optbench.render import sheet as render_sheet
 from optbench.render.run_images import RunImages
 from optbench.schema import Prompt, PromptOptions, RenderOptions, SavePrecision
+from optbench.storage import files
 from optbench.storage.rundir import RunDir
 from tests.builders.network_options import PLAIN_NETWORK
 
@@ -120,14 +121,14 @@ def save_change(
             save_lora(path, network.state_dict(), precision=precision, metadata={})
 
 
-def files(folder: Path) -> list[str]:
+def image_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix == ".png")
 
 
 def colours(folder: Path) -> dict[str, object]:
     """Return every picture's colour; opening it proves that it is whole."""
     found: dict[str, object] = {}
-    for name in files(folder):
+    for name in image_names(folder):
         with Image.open(folder / name) as image:
             image.load()
             found[name] = image.getpixel((0, 0))
@@ -154,15 +155,15 @@ def test_the_base_is_drawn_once_and_shared_by_all_runs(gallery: RunImages, base:
     other = replace(gallery, run=RunDir(gallery.run.path.parent / "adamw-1"))
     run_images.render_base(other)
     assert base.num_drawn == 4
-    assert files(other.run.images_dir(0)) == files(own)
-    for name in files(own):
+    assert image_names(other.run.images_dir(0)) == image_names(own)
+    for name in image_names(own):
         assert (own / name).samefile(other.run.images_dir(0) / name)
 
 
 def test_a_lost_picture_of_the_base_is_linked_again(gallery: RunImages, base: FakeBase) -> None:
     run_images.render_base(gallery)
     own = gallery.run.images_dir(0)
-    (own / files(own)[1]).unlink()
+    (own / image_names(own)[1]).unlink()
     run_images.render_base(gallery)
     assert colours(own) == expected_colours(50, *SEEDS)
     assert base.num_drawn == 4
@@ -247,7 +248,7 @@ def test_what_a_killed_writer_left_under_another_name_is_no_picture(
     run_images.render_base(gallery)
     run_images.render_epoch(gallery, network, epoch=1)
     folder = gallery.run.images_dir(1)
-    victim = folder / files(folder)[0]
+    victim = folder / image_names(folder)[0]
     half = victim.read_bytes()[:40]
     victim.unlink()
     victim.with_name(f"{victim.name}.4711.tmp").write_bytes(half)
