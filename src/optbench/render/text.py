@@ -24,27 +24,19 @@ _PLACES = (
     *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
     *("${WINDIR}/Fonts", "${LOCALAPPDATA}/Microsoft/Windows/Fonts"),
 )
-_SUFFIXES = {".ttf", ".ttc", ".otf"}
 # Beginnings of file names, lower case: Han and kana, then much else. The first one is taken.
 _PREFERRED = (
     *("notosanscjk-regular", "notosanscjkjp-regular", "sourcehansans", "notosansjp", "notosanssc"),
-    *(
-        "wqy-microhei",
-        "wqy-zenhei",
-        "droidsansfallback",
-        "ipag",
-        "ipaexg",
-        "takaogothic",
-        "vlgothic",
-    ),
-    *("hiragino", "pingfang", "stheiti", "arial unicode", "yugoth", "meiryo", "msgothic", "msyh"),
-    *("malgun", "simsun", "dejavusans", "notosans-regular", "liberationsans-regular", "freesans"),
+    *("wqy-microhei", "wqy-zenhei", "droidsansfallback", "ipag", "ipaexg", "takaogothic"),
+    *("vlgothic", "hiragino", "pingfang", "stheiti", "arial unicode", "yugoth", "meiryo"),
+    *("msgothic", "msyh", "malgun", "simsun", "dejavusans", "notosans-regular"),
+    *("liberationsans-regular", "freesans"),
 )
 _STYLED = re.compile(r"bold|italic|oblique|mono|condensed|narrow|serif|light|thin", re.IGNORECASE)
 _MAX_FONTS = 300
 _PROBE_PX = 20
-# Marks of direction could make a text look like another one; other controls have no picture.
 _SEAMS = "._-/="  # a long word may end a line behind one of these
+# Marks of direction could make a text look like another one; other controls have no picture.
 _HIDDEN = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JOINED = ("\u200c", "\u200d")
 _NO_LETTER = "\U0010fffe"  # never one, so every font draws it as what it has not
@@ -52,14 +44,15 @@ _NO_LETTER = "\U0010fffe"  # never one, so every font draws it as what it has no
 
 def cleaned(text: str) -> str:
     """Return a text without marks of direction, and with spaces for all other controls."""
+    controls = ("Cc", "Cs", "Cn")
     text = _HIDDEN.sub("", text)
-    return "".join(" " if unicodedata.category(one) in ("Cc", "Cs", "Cn") else one for one in text)
+    return "".join(" " if unicodedata.category(char) in controls else char for char in text)
 
 
 def without_font(texts: Iterable[str]) -> str:
     """Return the letters of texts that no font of this machine has, each once."""
     letters = dict.fromkeys(letter for text in texts for letter in cleaned(text))
-    return "".join(one for one in letters if not one.isspace() and _file_for(one) is None)
+    return "".join(char for char in letters if not char.isspace() and _file_for(char) is None)
 
 
 def length(text: str, size: int) -> float:
@@ -98,20 +91,23 @@ def wrap(text: str, size: int, width: int, *, max_lines: int | None = None) -> t
     Han and kana have no spaces, so a line may end behind each. Of more than `max_lines` the last
     one ends in three dots.
     """
-    lines: list[str] = []
-    current = ""
+    lines = [""]
     for word in _words(cleaned(text)):
-        if length(current + word.rstrip(), size) <= width:
-            current += word if current or word.strip() else ""
+        if length(lines[-1] + word.rstrip(), size) <= width:
+            lines[-1] += word
             continue
-        if current.strip():
-            lines.append(current.rstrip())
-        *full, current = _cut(word.strip(), size, width)
-        lines += full
-        current += " " if word.endswith(" ") else ""
         if max_lines is not None and len(lines) > max_lines:
             break
-    lines += [current.rstrip()] if current.strip() else []
+        if lines[-1]:
+            lines.append("")
+        for letter in word:  # cut behind a dot, dash or the like where there is one
+            line = lines[-1]
+            if line and letter != " " and length(line + letter, size) > width:
+                seam = max(line.rfind(mark) for mark in _SEAMS) + 1
+                end = seam if seam > len(line) // 3 else len(line)
+                lines[-1:] = [line[:end], line[end:]]
+            lines[-1] += letter
+    lines = [line.rstrip() for line in lines if line]
     if max_lines is not None and len(lines) > max_lines:
         last = lines[max_lines - 1]
         while last and length(f"{last} ...", size) > width:
@@ -121,32 +117,15 @@ def wrap(text: str, size: int, width: int, *, max_lines: int | None = None) -> t
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield words with the space behind them; a letter of Han or kana is a word."""
-    for word in re.findall(r"\S+\s*", text):
-        tail = " " if word[-1].isspace() else ""
-        piece = ""
-        for letter in word.rstrip():
-            if piece and unicodedata.east_asian_width(letter) in "WF":
-                yield piece
-                piece = ""
-            piece += letter
-            if unicodedata.east_asian_width(letter) in "WF":
-                yield piece
-                piece = ""
-        yield piece + tail
-
-
-def _cut(word: str, size: int, width: int) -> list[str]:
-    """Return the pieces of a word, cut behind a dot, dash or the like where there is one."""
-    pieces = [""]
-    for letter in word:
-        piece = pieces[-1]
-        if piece and length(piece + letter, size) > width:
-            seam = max(piece.rfind(mark) for mark in _SEAMS) + 1
-            end = seam if seam > len(piece) // 3 else len(piece)
-            pieces[-1:] = [piece[:end], piece[end:]]
-        pieces[-1] += letter
-    return pieces
+    """Yield words with a space behind those that have one; a letter of Han or kana is a word."""
+    for word in text.split():
+        wide = [unicodedata.east_asian_width(letter) in "WF" for letter in word]
+        start = 0
+        for end in range(1, len(word)):
+            if wide[end - 1] or wide[end]:
+                yield word[start:end]
+                start = end
+        yield f"{word[start:]} "
 
 
 @functools.lru_cache(maxsize=4096)
@@ -161,16 +140,14 @@ def _parts(text: str) -> tuple[tuple[str, str], ...]:
         for file in _files():
             if all(_has(file, letter) for letter in letters):
                 return ((file, text),)
-    found: list[tuple[str, str]] = []
-    file = ""
+    files: list[str] = []
     for letter in text:
-        if not (letter.isspace() or unicodedata.combining(letter) or letter in _JOINED):
-            file = _file_for(letter) or ""
-        if found and found[-1][0] == file:
-            found[-1] = file, found[-1][1] + letter
+        if letter.isspace() or unicodedata.combining(letter) or letter in _JOINED:
+            files.append(files[-1] if files else "")
         else:
-            found.append((file, letter))
-    return tuple(found)
+            files.append(_file_for(letter) or "")
+    by_file = itertools.groupby(zip(files, text, strict=True), key=lambda pair: pair[0])
+    return tuple((file, "".join(letter for _, letter in pairs)) for file, pairs in by_file)
 
 
 @functools.cache
@@ -183,20 +160,10 @@ def _file_for(letter: str) -> str | None:
 def _has(file: str, letter: str) -> bool:
     """Return whether a font draws a letter otherwise than one that it has not."""
     try:
-        font = _font(file, _PROBE_PX)
-        return _drawn(font, letter) != _missing(file)
+        masks = [_font(file, _PROBE_PX).getmask(char) for char in (letter, _NO_LETTER)]
     except (OSError, ValueError):
         return False  # no font after all, or one of pictures that come in one size
-
-
-@functools.cache
-def _missing(file: str) -> tuple[tuple[int, int], bytes]:
-    return _drawn(_font(file, _PROBE_PX), _NO_LETTER)
-
-
-def _drawn(font: Any, letter: str) -> tuple[tuple[int, int], bytes]:
-    mask = font.getmask(letter)
-    return mask.size, bytes(mask)
+    return masks[0].size != masks[1].size or bytes(masks[0]) != bytes(masks[1])
 
 
 @functools.lru_cache(maxsize=256)
@@ -207,16 +174,15 @@ def _font(file: str, size: int) -> Any:
 @functools.cache
 def _files() -> tuple[str, ...]:
     """Return the system's font files, those for many letters first; looked for once."""
-    found: list[Path] = []
+    fonts: list[Path] = []
     for place in _PLACES:
-        folder = Path(os.path.expandvars(place)).expanduser()
-        if folder.is_dir():
-            files = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-            found += sorted(itertools.islice(files, 10 * _MAX_FONTS))
+        paths = Path(os.path.expandvars(place)).expanduser().rglob("*")
+        files = (path for path in paths if path.suffix.lower() in (".ttf", ".ttc", ".otf"))
+        fonts += sorted(itertools.islice(files, 10 * _MAX_FONTS))
 
     def order(path: Path) -> tuple[int, bool, str]:
         name = path.name.lower()
         ranks = [index for index, start in enumerate(_PREFERRED) if name.startswith(start)]
         return min(ranks, default=len(_PREFERRED)), bool(_STYLED.search(name)), name
 
-    return tuple(str(path) for path in sorted(found, key=order)[:_MAX_FONTS])
+    return tuple(str(path) for path in sorted(fonts, key=order)[:_MAX_FONTS])
