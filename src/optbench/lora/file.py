@@ -1,14 +1,13 @@
 """Read one LoRA file: metadata and layers from its header, tensors on demand.
 
-Only `tensor` needs torch, so a file is judged before anything heavy is loaded.
+Only `tensor` needs torch, so a file is judged before anything heavy is loaded; numpy comes with
+the first file, so a command that reads none does without it.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
 
 from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.lora.keys import ALPHA, ModuleShape, keys_of, modules_of, named, refusals_of
@@ -52,6 +51,8 @@ class SafetensorsFile:
         Raises:
             DamagedFileError: If the file is absent, cut short or no safetensors file.
         """
+        import numpy as np
+
         self.path: Path = path
         try:
             header = read_header(path)
@@ -87,6 +88,8 @@ class SafetensorsFile:
 
     def number(self, key: str) -> float:
         """Return the first number of a tensor, exactly."""
+        import numpy as np
+
         dtype, raw = self.entries[key].dtype, self._raw(key)
         if dtype in _NUMPY_KINDS:
             return float(raw.view(_NUMPY_KINDS[dtype])[0])
