@@ -165,6 +165,7 @@ def test_everything_wrong_is_told_at_once_with_the_nearest_thing_that_exists() -
         "optimizer=adamww",
         "network.dimm=3",
         "dim=3",
+        "networkdim=3",
         "lr_schedular=linear",
         "train.epochs=many",
         "train.batch_size=0",
@@ -176,6 +177,7 @@ def test_everything_wrong_is_told_at_once_with_the_nearest_thing_that_exists() -
         "optimizer",
         "network.dimm",
         "dim",
+        "networkdim",
         "lr_schedular",
         "train.epochs",
         "train.batch_size",
@@ -183,6 +185,7 @@ def test_everything_wrong_is_told_at_once_with_the_nearest_thing_that_exists() -
     }
     assert "optimizer=adamw" in fixes["optimizer"]
     assert "network.dim" in fixes["network.dimm"]
+    assert fixes["networkdim"] == "did you mean network.dim?"
     assert "network.dim" in fixes["dim"]
     assert "lr_scheduler" in fixes["lr_schedular"]
     assert "-m network.alpha=1,2" in fixes["network.alpha"]

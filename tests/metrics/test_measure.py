@@ -181,13 +181,22 @@ def test_the_command_measures_a_sweep_and_load_gives_the_frame(
     assert "0 images measured, 26 reused" in capsys.readouterr().out
 
 
+def test_a_run_that_has_no_config_yet_is_a_notice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rundir.write_status(tmp_path / "sweep" / "adamw-tiny", "failed", "no base model")
+    assert main([str(tmp_path / "sweep")]) == 0
+    notice = "adamw-tiny has no config.yaml: its images cannot be measured\n"
+    assert capsys.readouterr().err == notice
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["optimizer=lion"], "settings of the metrics only"),
         (["metric=nonsense"], "metric"),
         (["metric=off"], "something to measure"),
-        (["metric=clip"], "Missing mandatory value: path"),
+        (["metric=clip"], "metric.metrics.clip.path: found no value"),
         (["+metric.metrics.x._target_=optbench.nowhere.X"], "optbench.nowhere"),
         ([f"+metric.metrics.x={{_target_: {_PIXELS}.Surface, a: 1}}"], "'a'"),
     ],

@@ -42,10 +42,10 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
     Args:
         key: The whole dotted key.
         siblings: The keys that exist in the same place.
-        everywhere: All keys, to find one typed without its group.
+        everywhere: All keys, to find one typed without its group, or with no dot behind it.
     """
     last = _last(key)
-    near = [
+    near = [name for name in everywhere if _letters(name) == _letters(key)] or [
         name
         for part in near_names(last, [_last(name) for name in siblings])
         for name in siblings
@@ -273,6 +273,10 @@ def _leaves(tree: DictConfig) -> list[str]:
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
+
+
+def _letters(key: str) -> str:
+    return key.replace(".", "").replace("_", "").lower()
 
 
 def print_problems(problems: Sequence[Problem], console: Console) -> None:

@@ -239,6 +239,9 @@ def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
         if rundir.read_status(run_dir).status == "running":
             tally.note(f"{run_dir.name} is being trained; its pictures can be measured afterwards")
             continue
+        if not RunDir(run_dir).config_path.is_file():
+            tally.note(f"{run_dir.name} has no config.yaml: its images cannot be measured")
+            continue
         if why := call_third_party(lambda one=run_dir: measure_run(RunDir(one), metrics, tally)):  # type: ignore[misc]
             tally.note(f"{run_dir.name}: no numbers of its pictures: {why}")
     return tally
