@@ -6,7 +6,7 @@ Sizes are (width, height) in pixels throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from optbench.data.rules import setting_problem
@@ -49,25 +49,21 @@ def check_buckets(options: DatasetOptions) -> list[Problem]:
         expected = f"1 to {shorter}, the shorter side of dataset.resolution"
         problems.append(setting_problem("bucket_reso_steps", step, expected, min(64, shorter)))
     elif options.enable_bucket and not options.bucket_no_upscale:
-        problems += _check_range(options)
+        least, most = options.min_bucket_reso, options.max_bucket_reso
+        top = shorter // step * step
+        if least not in range(step, top + 1, step):
+            expected = f"a multiple of dataset.bucket_reso_steps ({step}) from {step} to {top}"
+            fit = max(step, min(least // step * step, top))
+            problems.append(setting_problem("min_bucket_reso", least, expected, fit))
+        bottom = math.ceil(max(options.resolution) / step) * step
+        if most < bottom or most % step:
+            expected = f"a multiple of dataset.bucket_reso_steps ({step}), {bottom} or more"
+            fit = max(bottom, math.ceil(most / step) * step)
+            problems.append(setting_problem("max_bucket_reso", most, expected, fit))
     if options.bucket_no_upscale and not options.enable_bucket:
         expected = "false, for without buckets it has no effect"
         problems.append(setting_problem("bucket_no_upscale", "true", expected, "false"))
     return problems
-
-
-def _check_range(options: DatasetOptions) -> Iterator[Problem]:
-    step, least, most = options.bucket_reso_steps, options.min_bucket_reso, options.max_bucket_reso
-    top = min(options.resolution) // step * step
-    if least not in range(step, top + 1, step):
-        expected = f"a multiple of dataset.bucket_reso_steps ({step}) from {step} to {top}"
-        fit = max(step, min(least // step * step, top))
-        yield setting_problem("min_bucket_reso", least, expected, fit)
-    bottom = math.ceil(max(options.resolution) / step) * step
-    if most < bottom or most % step:
-        expected = f"a multiple of dataset.bucket_reso_steps ({step}), {bottom} or more"
-        fit = max(bottom, math.ceil(most / step) * step)
-        yield setting_problem("max_bucket_reso", most, expected, fit)
 
 
 def check_latent_size(options: DatasetOptions, pixels_per_latent: int) -> list[Problem]:

@@ -89,29 +89,28 @@ class FreshLatents:
         """
         num_workers = self.options.num_workers
         for batch, pixels in ahead(self._pixels_of, planned, num_workers=num_workers):
-            pairs = zip(batch.samples, pixels, strict=True)
-            latents = [self._encode(sample, pixels_HWC) for sample, pixels_HWC in pairs]
+            latents = []
+            for sample, pixels_HWC in zip(batch.samples, pixels, strict=True):
+                draw = rng.generator(self.seed, "vae", *_place(sample))
+                image = self.images[sample.image_key]
+                latents.append(_encode_pixels(pixels_HWC, image, self.base, draw))
             yield Batch(latents_BCHW=torch.stack(latents), samples=batch.samples)
 
     def _pixels_of(self, batch: PlannedBatch) -> list[NDArray[np.uint8]]:
-        return [self._pixels(sample) for sample in batch.samples]
-
-    def _pixels(self, sample: Sample) -> NDArray[np.uint8]:
-        image = self.images[sample.image_key]
-        place = _place(sample)
-        corner = None
-        if self.options.random_crop:
-            (width, height), bucket = image.resized, image.bucket
-            draw = rng.shuffler(self.seed, "crop", *place)
-            corner = draw_corner((width - bucket[0], height - bucket[1]), draw)
-        pixels = load_pixels(image, flipped=sample.flipped, corner=corner)
-        if self.options.color_aug:
-            pixels = draw_colors(pixels, rng.shuffler(self.seed, "color", *place))
-        return pixels
-
-    def _encode(self, sample: Sample, pixels: NDArray[np.uint8]) -> Tensor:
-        draw = rng.generator(self.seed, "vae", *_place(sample))
-        return _encode_pixels(pixels, self.images[sample.image_key], self.base, draw)
+        pixels_of_samples = []
+        for sample in batch.samples:
+            image = self.images[sample.image_key]
+            corner = None
+            if self.options.random_crop:
+                (width, height), bucket = image.resized, image.bucket
+                draw = rng.shuffler(self.seed, "crop", *_place(sample))
+                corner = draw_corner((width - bucket[0], height - bucket[1]), draw)
+            pixels = load_pixels(image, flipped=sample.flipped, corner=corner)
+            if self.options.color_aug:
+                draw = rng.shuffler(self.seed, "color", *_place(sample))
+                pixels = draw_colors(pixels, draw)
+            pixels_of_samples.append(pixels)
+        return pixels_of_samples
 
 
 def _place(sample: Sample) -> tuple[int, str, int]:

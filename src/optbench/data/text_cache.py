@@ -46,17 +46,14 @@ class TextCache:
             if entry is None:
                 with torch.no_grad():
                     entry = dict(self._base.encode_captions([caption], text_options))
-                self._keep(key, entry)
+                self._entries[key] = entry
+                self._num_bytes += _num_bytes(entry)
+                while self._num_bytes > _MAX_BYTES and len(self._entries) > 1:
+                    self._num_bytes -= _num_bytes(self._entries.popitem(last=False)[1])
             else:
                 self._entries.move_to_end(key)
             entries.append(entry)
         return self._base.stack(entries)
-
-    def _keep(self, key: tuple[object, ...], entry: dict[str, Tensor]) -> None:
-        self._entries[key] = entry
-        self._num_bytes += _num_bytes(entry)
-        while self._num_bytes > _MAX_BYTES and len(self._entries) > 1:
-            self._num_bytes -= _num_bytes(self._entries.popitem(last=False)[1])
 
 
 def _num_bytes(entry: dict[str, Tensor]) -> int:

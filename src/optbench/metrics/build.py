@@ -51,7 +51,7 @@ def _built(options: MetricOptions) -> tuple[dict[str, Metric], list[Problem]]:
         ]
         if doubled:
             fix = f"write {where}=null, or leave the other one out"
-            problems.append(_wrong(where, f"a second {doubled[0]}", "each number once", fix))
+            problems.append(Problem(where, f"a second {doubled[0]}", "each number once", fix))
         built[name] = metric
     return built, problems
 
@@ -59,7 +59,7 @@ def _built(options: MetricOptions) -> tuple[dict[str, Metric], list[Problem]]:
 def _metric(entry: Any, where: str) -> Metric:
     if not isinstance(entry, Mapping) or not isinstance(entry.get(_TARGET), str):
         fix = f"write '{where}={{_target_: package.module.Class}}', or {where}=null for none"
-        raise ConfigError(_wrong(where, repr(entry), "a class and its arguments", fix))
+        raise ConfigError(Problem(where, repr(entry), "a class and its arguments", fix))
     cls = _named_class(entry[_TARGET], f"{where}._target_")
     arguments = {str(key): value for key, value in entry.items() if key != _TARGET}
     try:
@@ -67,7 +67,7 @@ def _metric(entry: Any, where: str) -> Metric:
     except TypeError as error:
         known = ", ".join(inspect.signature(cls).parameters) or "none"
         fix = f"give {where} what it wants and nothing else"
-        raise ConfigError(_wrong(where, str(error), f"its arguments: {known}", fix)) from error
+        raise ConfigError(Problem(where, str(error), f"its arguments: {known}", fix)) from error
     return cast(Metric, cls(**arguments))
 
 
@@ -75,20 +75,16 @@ def _named_class(target: str, where: str) -> Callable[..., object]:
     module, _, name = target.rpartition(".")
     expected = "the dotted path of a class that can be imported"
     try:
-        found = getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, ValueError) as error:
         fix = f"correct {target}, or install the package it is in: pip install PACKAGE"
-        raise ConfigError(_wrong(where, str(error), expected, fix)) from error
+        raise ConfigError(Problem(where, str(error), expected, fix)) from error
     except AttributeError as error:
         fix = f"correct the last word of {target}"
-        raise ConfigError(_wrong(where, f"no {name} in {module}", expected, fix)) from error
-    missing = [one for one in _MEMBERS if one not in dir(found) and one != "settings"]
+        raise ConfigError(Problem(where, f"no {name} in {module}", expected, fix)) from error
+    missing = [name for name in _MEMBERS if name not in dir(cls) and name != "settings"]
     if missing:
-        found_text = f"{target} without {', '.join(missing)}"
+        found = f"{target} without {', '.join(missing)}"
         fix = "give the class what optbench.metrics.contract.Metric lists"
-        raise ConfigError(_wrong(where, found_text, "a metric", fix))
-    return cast("Callable[..., object]", found)
-
-
-def _wrong(where: str, found: str, expected: str, fix: str) -> Problem:
-    return Problem(where, found, expected, fix)
+        raise ConfigError(Problem(where, found, "a metric", fix))
+    return cast("Callable[..., object]", cls)

@@ -33,12 +33,18 @@ class NearCopy:
         """
         if not others:
             return {}
-        own = picture_bits(picture.path)
-        found = [
-            (min(_distance(own, picture_bits(one.path, is_mirrored=flip)) for flip in (0, 1)), one)
-            for one in others
+        bits = picture_bits(picture.path)
+        distances = [
+            (
+                min(
+                    float((bits != picture_bits(other.path, is_mirrored=flip)).mean())
+                    for flip in (0, 1)
+                ),
+                other,
+            )
+            for other in others
         ]
-        distance, nearest = min(found, key=lambda pair: pair[0])
+        distance, nearest = min(distances, key=lambda pair: pair[0])
         return {"copy_distance": Measured(value=distance, detail=nearest.path.name)}
 
 
@@ -63,10 +69,6 @@ def picture_bits(path: Path, *, is_mirrored: int = 0) -> NDArray[np.bool_]:
 def forget_bits() -> None:
     """Forget kept hashes: files may be others under the same names by now."""
     picture_bits.cache_clear()
-
-
-def _distance(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return float((one != other).mean())
 
 
 @lru_cache(maxsize=1)

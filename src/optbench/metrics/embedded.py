@@ -100,24 +100,25 @@ class EmbeddedEncoder:
         Trained outfits are those that the training captions name. Resistance is the probability
         of the asked outfit minus that of all trained ones.
         """
-        found: dict[str, float] = {}
-        own = self._embeddings.of(picture.path)
+        values: dict[str, float] = {}
+        embedding = self._embeddings.of(picture.path)
+        shown = self._read[picture.path]  # probabilities by attribute, read with the embedding
         if others:
-            middle = self._embeddings.stack([one.path for one in others]).mean(0)
-            found["resemblance"] = float(own @ middle / middle.norm())
-        asked, shown = asked_for(picture.text, self._values), self._shown(picture.path)
+            middle = self._embeddings.stack([other.path for other in others]).mean(0)
+            values["resemblance"] = float(embedding @ middle / middle.norm())
+        asked = asked_for(picture.text, self._values)
         if "outfit" in asked:
-            found["outfit_obedience"] = shown["outfit"][asked["outfit"]]
+            values["outfit_obedience"] = shown["outfit"][asked["outfit"]]
         if "outfit_color" in asked:
-            found["color_obedience"] = shown["outfit_color"][asked["outfit_color"]]
+            values["color_obedience"] = shown["outfit_color"][asked["outfit_color"]]
         if "background" in asked:
-            found["background_obedience"] = shown["background"][asked["background"]]
-        trained = {asked_for(one.text, self._values).get("outfit", "") for one in others} - {""}
+            values["background_obedience"] = shown["background"][asked["background"]]
+        trained = {asked_for(other.text, self._values).get("outfit", "") for other in others} - {""}
         if "outfit" in asked and trained and asked["outfit"] not in trained:
             leak = sum(shown["outfit"][outfit] for outfit in trained)
-            found["outfit_leak"] = leak
-            found["resistance"] = found["outfit_obedience"] - leak
-        return {name: Measured(value=value) for name, value in found.items()}
+            values["outfit_leak"] = leak
+            values["resistance"] = values["outfit_obedience"] - leak
+        return {name: Measured(value=value) for name, value in values.items()}
 
     @cached_property
     def _reader(self) -> Mapping[str, Any]:
@@ -173,11 +174,6 @@ class EmbeddedEncoder:
             self._read[path] = read_states(reader, states)
         vector: Tensor = output.image_embeds[0]
         return vector
-
-    def _shown(self, path: Path) -> dict[str, dict[str, float]]:
-        """Return the probability of every value of every attribute."""
-        self._embeddings.of(path)
-        return self._read[path]
 
 
 def _reader_file() -> Path:

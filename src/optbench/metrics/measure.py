@@ -18,7 +18,7 @@ from typing import Any
 
 from optbench.errors import DamagedFileError, call_third_party
 from optbench.metrics.build import build_metrics
-from optbench.metrics.contract import Measured, Metric, Picture
+from optbench.metrics.contract import Metric, Picture
 from optbench.metrics.copies import forget_bits
 from optbench.metrics.pixels import forget_pixels
 from optbench.metrics.run_pictures import RunPictures, find_pictures
@@ -76,29 +76,34 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     image_files = [one.path for one in (*pictures.cells.values(), *pictures.training)]
     path = run.path / rundir.METRICS_NAME
     old = _old_rows(path, tally)
+    known: dict[tuple[Cell, str], list[Row]] = {}
+    for row in old:
+        known.setdefault((_cell(row), row["key"]), []).append(row)
     work = _Work(
         run=run,
         pictures=pictures,
         hashes=hashing.file_hashes(
             image_files, cache_dir=cache_dir if cache_dir.is_dir() else None
         ),
-        known=_by_place(old),
+        known=known,
     )
-    kept = _rows_of_others(old, metrics, pictures.cells)
+    # Rows of metrics that are not requested now, of images that are still there.
+    requested = set(itertools.chain.from_iterable(metric.meanings for metric in metrics.values()))
+    rows = [row for row in old if row["metric"] not in requested and _cell(row) in pictures.cells]
     for name, metric in metrics.items():
-        found: list[Row] = []
-        if why := call_third_party(partial(_extend, found, metric, work, tally)):
+        measured: list[Row] = []
+        if why := call_third_party(partial(_extend, measured, metric, work, tally)):
             tally.note(f"metric {name} gave nothing for {run.name}: {why}")
-            found = [row for row in old if row["metric"] in metric.meanings]
-        kept += found
-    rows = sorted(kept, key=lambda row: (row["epoch"], *map(str, _spot(row))))
+            measured = [row for row in old if row["metric"] in metric.meanings]
+        rows += measured
+    rows.sort(key=lambda row: (row["epoch"], *map(str, _spot(row))))
     if rows != old:
         text = "".join(f"{json.dumps(row, separators=(',', ':'))}\n" for row in rows)
         files.write_atomic(path, text)
 
 
-def _extend(found: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
-    found += _rows(metric, work, tally)
+def _extend(rows: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
+    rows += _rows(metric, work, tally)
 
 
 def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
@@ -114,19 +119,26 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
         others = work.pictures.beside(cell, metric.reference)
         key = _key(own, picture, others, work.hashes)
         known = work.known.get((cell, key), ())
-        found = [row for row in known if row["metric"] in metric.meanings]
-        if found:
+        cell_rows = [row for row in known if row["metric"] in metric.meanings]
+        if cell_rows:
             tally.num_kept += 1
         else:
-            measured = metric.measure(picture, others)
-            found = [
-                _row(cell, name, one, key)
-                for name, one in measured.items()
-                if math.isfinite(one.value)
-            ]
-            tally.num_measured += bool(found)
-            is_new = is_new or bool(found)
-        rows += found
+            for name, measured in metric.measure(picture, others).items():
+                if math.isfinite(measured.value):
+                    row: Row = {
+                        "epoch": cell.epoch,
+                        "prompt": cell.prompt,
+                        "seed": cell.seed,
+                        "width": cell.width,
+                        "height": cell.height,
+                        "metric": name,
+                        "value": _rounded(measured.value),
+                        "key": key,
+                    }
+                    cell_rows.append(row | ({"detail": measured.detail} if measured.detail else {}))
+            tally.num_measured += bool(cell_rows)
+            is_new = is_new or bool(cell_rows)
+        rows += cell_rows
     if is_new:
         ceilings = _training_values(metric, own, work)
         floors = {_spot(row): row["value"] for row in rows if row["epoch"] == 0}
@@ -170,20 +182,6 @@ def _key(
     return hashing.fingerprint(content)[:_KEY_LENGTH]
 
 
-def _row(cell: Cell, name: str, one: Measured, key: str) -> Row:
-    row: Row = {
-        "epoch": cell.epoch,
-        "prompt": cell.prompt,
-        "seed": cell.seed,
-        "width": cell.width,
-        "height": cell.height,
-        "metric": name,
-        "value": _rounded(one.value),
-        "key": key,
-    }
-    return {**row, "detail": one.detail} if one.detail else row
-
-
 def _rounded(value: float) -> float:
     return float(f"{value:.{_NUM_DIGITS}g}")
 
@@ -206,21 +204,6 @@ def _old_rows(path: Path, tally: Tally) -> list[Row]:
         tally.note(f"measured anew, for what was there could not be read: {error}")
         return []
     return rows
-
-
-def _by_place(rows: Iterable[Row]) -> dict[tuple[Cell, str], list[Row]]:
-    found: dict[tuple[Cell, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((_cell(row), row["key"]), []).append(row)
-    return found
-
-
-def _rows_of_others(
-    old: Iterable[Row], metrics: Mapping[str, Metric], cells: Mapping[Cell, Picture]
-) -> list[Row]:
-    """Return rows of metrics that are not asked for now, of pictures that are still there."""
-    asked = set(itertools.chain.from_iterable(one.meanings for one in metrics.values()))
-    return [row for row in old if row["metric"] not in asked and _cell(row) in cells]
 
 
 def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:

@@ -58,7 +58,11 @@ def at_epoch(cell: Cell, epoch: int) -> Cell:
 
 def find_pictures(run: RunDir, config: Mapping[str, Any]) -> RunPictures:
     """Return a run's pictures, in order; without those whose prompt its config does not have."""
-    texts = _prompt_texts(config)
+    texts = {
+        str(name): str(prompt.get("text", ""))
+        for name, prompt in section(config, "prompts", "prompts").items()
+        if isinstance(prompt, Mapping)
+    }
     cells: dict[Cell, Picture] = {}
     for row in image_rows(run, run.path):
         cell = Cell(**{name: row[name] for name in ("prompt", "width", "height", "seed", "epoch")})
@@ -76,15 +80,6 @@ def _place(cell: Cell) -> tuple[str, int, int, int]:
     return cell.prompt, cell.width, cell.height, cell.seed
 
 
-def _prompt_texts(config: Mapping[str, Any]) -> dict[str, str]:
-    listed = section(config, "prompts", "prompts")
-    return {
-        str(name): str(one.get("text", ""))
-        for name, one in listed.items()
-        if isinstance(one, Mapping)
-    }
-
-
 def _training_pictures(config: Mapping[str, Any]) -> tuple[Picture, ...]:
     """Return every picture under dataset.dir with its caption; none where it is not here."""
     dataset = section(config, "dataset")
@@ -94,11 +89,10 @@ def _training_pictures(config: Mapping[str, Any]) -> tuple[Picture, ...]:
     files = sorted(
         path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
     )
-    return tuple(Picture(path=path, text=_caption(path, suffix)) for path in files)
-
-
-def _caption(path: Path, suffix: str) -> str:
-    beside = path.with_suffix(suffix)
-    if not beside.is_file():
-        return ""
-    return beside.read_text(encoding="utf-8", errors="replace").strip()
+    pictures = []
+    for path in files:
+        caption_file, caption = path.with_suffix(suffix), ""
+        if caption_file.is_file():
+            caption = caption_file.read_text(encoding="utf-8", errors="replace").strip()
+        pictures.append(Picture(path=path, text=caption))
+    return tuple(pictures)

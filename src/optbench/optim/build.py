@@ -110,30 +110,23 @@ def check_arguments(options: OptimizerOptions) -> list[Problem]:
                 "name the class itself, not a function that makes it",
             )
         ]
-    return [*_check_modes(options, cls), *_check_signature(options, cls)]
-
-
-def _check_modes(options: OptimizerOptions, cls: type) -> list[Problem]:
+    problems = []
     has_modes = all(callable(getattr(cls, mode, None)) for mode in ("train", "eval"))
-    if has_modes == (options.traits.weights == "averaged"):
-        return []
-    return [
-        Problem(
-            f"traits of recipe {options.name}",
-            (
-                f"weights: {options.traits.weights}, and a class "
-                + ("with" if has_modes else "without")
-                + " train() and eval()"
-            ),
-            "weights: averaged for a class with both, else live",
-            "correct the trait: weights: " + ("averaged" if has_modes else "live"),
+    if has_modes != (options.traits.weights == "averaged"):
+        problems.append(
+            Problem(
+                f"traits of recipe {options.name}",
+                (
+                    f"weights: {options.traits.weights}, and a class "
+                    + ("with" if has_modes else "without")
+                    + " train() and eval()"
+                ),
+                "weights: averaged for a class with both, else live",
+                "correct the trait: weights: " + ("averaged" if has_modes else "live"),
+            )
         )
-    ]
-
-
-def _check_signature(options: OptimizerOptions, cls: type) -> list[Problem]:
     allowed = sorted(_argument_names(cls) - {"self", "params", "lr"})
-    return [
+    return problems + [
         Problem(
             f"optimizer.args.{name} (recipe {options.name})",
             f"the argument {name!r}, which {options.target} does not take",
@@ -259,7 +252,19 @@ def _read_back(
         for value in values
         if value != requested[name]
     ]
-    differing += _differing_groups(optimizer, options, rates)
+    built = {group["name"]: _as_json(group["lr"]) for group in optimizer.param_groups}
+    differing += [
+        (f"lr={built.get(name)} for {name}", f"lr={rate}")
+        for name, rate in rates.items()
+        if built.get(name) != rate
+    ]
+    rule = options.traits.effective_lr
+    differing += [
+        (f"no {key!r} in the group {group['name']}", f"one, for effective_lr: {rule}")
+        for group in optimizer.param_groups
+        for key in RATE_KEYS.get(rule, ())
+        if key not in group
+    ]
     if cls is not _named_class(options) or cls.__name__ != options.target.rpartition(".")[2]:
         differing.append((f"the class {cls.__qualname__}", f"the class {options.target}"))
     if differing:
@@ -284,26 +289,6 @@ def _read_back(
         },
         "traits": asdict(options.traits),
     }
-
-
-def _differing_groups(
-    optimizer: torch.optim.Optimizer, options: OptimizerOptions, rates: Mapping[str, float | None]
-) -> list[tuple[str, str]]:
-    """Return (found, expected) for each rate, and each key the rates are read from."""
-    built = {group["name"]: _as_json(group["lr"]) for group in optimizer.param_groups}
-    rule = options.traits.effective_lr
-    differing = [
-        (f"lr={built.get(name)} for {name}", f"lr={rate}")
-        for name, rate in rates.items()
-        if built.get(name) != rate
-    ]
-    differing += [
-        (f"no {key!r} in the group {group['name']}", f"one, for effective_lr: {rule}")
-        for group in optimizer.param_groups
-        for key in RATE_KEYS.get(rule, ())
-        if key not in group
-    ]
-    return differing
 
 
 def _values_of(optimizer: torch.optim.Optimizer, name: str) -> list[Any]:

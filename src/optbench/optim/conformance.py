@@ -199,7 +199,14 @@ def check_traits(recipe: OptimizerOptions) -> list[str]:
     same = torch.equal(states[0], torch.random.get_rng_state()) and states[1] == random.getstate()
     if same == traits.uses_global_rng:
         violations.append(f"uses_global_rng: {traits.uses_global_rng}, draws seen: {not same}")
-    violations += _check_evaluation(task, built)
+    before = task.weights()
+    with built.evaluation_weights():
+        inside = task.weights()
+    if not equal(before, task.weights()):
+        violations.append("weights are not restored bit for bit after evaluation")
+    averaged = built.described()["traits"]["weights"] == "averaged"
+    if averaged == equal(before, inside):
+        violations.append(f"averaged weights: {averaged}, but evaluation shows otherwise")
     return violations + _check_schedule(recipe) + _check_clip(recipe)
 
 
@@ -246,19 +253,6 @@ def _check_clip(recipe: OptimizerOptions) -> list[str]:
     if times < _LIMITED:
         return []
     return [f"clip: {recipe.traits.clip}, but one huge gradient moves {times:.3g} times as far"]
-
-
-def _check_evaluation(task: ToyTask, built: BuiltOptimizer) -> list[str]:
-    before = task.weights()
-    with built.evaluation_weights():
-        inside = task.weights()
-    violations = []
-    if not equal(before, task.weights()):
-        violations.append("weights are not restored bit for bit after evaluation")
-    averaged = built.described()["traits"]["weights"] == "averaged"
-    if averaged == equal(before, inside):
-        violations.append(f"averaged weights: {averaged}, but evaluation shows otherwise")
-    return violations
 
 
 def _needs_closure(recipe: OptimizerOptions) -> bool:

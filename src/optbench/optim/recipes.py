@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from optbench.errors import Problem
 from optbench.records import Part
@@ -187,7 +187,21 @@ def _check_rates(options: OptimizerOptions, lr_mult: float) -> list[Problem]:
     rates = {"lr": options.lr, "unet_lr": options.unet_lr}
     rates["text_encoder_lr"] = options.text_encoder_lr
     if options.traits.lr_role == "automatic":
-        return _check_no_rates(options, rates, lr_mult)
+        given = {f"optimizer.{name}": rate for name, rate in rates.items() if rate is not None}
+        if lr_mult != 1:
+            given["lr_mult"] = lr_mult
+        return [
+            Problem(
+                f"{key} (recipe {options.name})",
+                f"{value:g}",
+                "none, because this class finds its own rates and would ignore it",
+                (
+                    "leave it out; the smallest rate of adafactor_auto is the second value of "
+                    "'optimizer.args.eps=[1e-30,1e-3]'"
+                ),
+            )
+            for key, value in given.items()
+        ]
     if options.lr is not None:
         return []
     return [
@@ -197,26 +211,6 @@ def _check_rates(options: OptimizerOptions, lr_mult: float) -> list[Problem]:
             "one, because this class does not find its own",
             "write optimizer.lr=1e-4, or 1 for a class that estimates d",
         )
-    ]
-
-
-def _check_no_rates(
-    options: OptimizerOptions, rates: Mapping[str, float | None], lr_mult: float
-) -> list[Problem]:
-    given = {f"optimizer.{name}": rate for name, rate in rates.items() if rate is not None}
-    if lr_mult != 1:
-        given["lr_mult"] = lr_mult
-    return [
-        Problem(
-            f"{key} (recipe {options.name})",
-            f"{value:g}",
-            "none, because this class finds its own rates and would ignore it",
-            (
-                "leave it out; the smallest rate of adafactor_auto is the second value of "
-                "'optimizer.args.eps=[1e-30,1e-3]'"
-            ),
-        )
-        for key, value in given.items()
     ]
 
 

@@ -199,19 +199,17 @@ class BuiltOptimizer:
         state = copy.deepcopy(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if self._traits.exact_load:
-            self._restore_dtypes(state["optimizer"])
+            # torch casts floating state to the parameter's dtype (pytorch issue 43706).
+            saved = state["optimizer"]
+            indices = [index for group in saved["param_groups"] for index in group["params"]]
+            for index, parameter in zip(indices, self.parameters(), strict=True):
+                loaded = self.optimizer.state[parameter]
+                for name, value in saved["state"].get(index, {}).items():
+                    if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+                        loaded[name] = value.to(loaded[name].device)
         if self._schedule is not None:
             self._schedule.load_state_dict(state["schedule"])
         self._start_training()
-
-    def _restore_dtypes(self, saved: Mapping[str, Any]) -> None:
-        # torch casts floating state to the parameter's dtype (pytorch issue 43706).
-        saved_indices = [index for group in saved["param_groups"] for index in group["params"]]
-        for index, parameter in zip(saved_indices, self.parameters(), strict=True):
-            loaded = self.optimizer.state[parameter]
-            for name, value in saved["state"].get(index, {}).items():
-                if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
-                    loaded[name] = value.to(loaded[name].device)
 
     def _start_training(self) -> None:
         if self._traits.weights == "averaged":

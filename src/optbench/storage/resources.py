@@ -40,14 +40,13 @@ def sweep_commands() -> dict[str, str]:
 
     A sweep says so in a line of its own; one that names no command is a sweep of trainings.
     """
-    found = sorted((resource_root() / "sweep").glob("*.yaml"))
-    return {path.stem: _command_of(path) for path in found}
-
-
-def _command_of(sweep: Path) -> str:
     mark = "# Command: optbench "
-    lines = sweep.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix(mark).strip() for line in lines if line.startswith(mark)), "")
+    commands = {}
+    for sweep in sorted((resource_root() / "sweep").glob("*.yaml")):
+        lines = sweep.read_text(encoding="utf-8").splitlines()
+        marked = (line.removeprefix(mark).strip() for line in lines if line.startswith(mark))
+        commands[sweep.stem] = next(marked, "")
+    return commands
 
 
 def asset(name: str) -> Path:
