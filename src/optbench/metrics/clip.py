@@ -4,54 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optbench.metrics.catalogue import Meaning, ours
-from optbench.metrics.contract import Measured, Picture, Reference
-from optbench.metrics.vision import (
-    Embeddings,
-    check_model,
-    preparation,
-    prepared,
-)
+from optbench.metrics.contract import Measured, Picture
+from optbench.metrics.vision import VisionMetric
 from optbench.models.device import find_device
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Clip:
+class Clip(VisionMetric):
     """Cosines of a CLIP model with both its halves, from a folder or a hub id."""
 
-    reference: Reference = "training"
+    name = "clip"
     meanings: Mapping[str, Meaning] = ours("clip_text", "clip_image", "clip_nearest")
-    bases: tuple[str, ...] = ()
 
     def __init__(self, path: str, device: str) -> None:
-        """Check the place; nothing is loaded before the first picture.
-
-        Raises:
-            ConfigError: If there can be no model at `path`.
-        """
-        check_model("metric.metrics.clip.path", path, device)
-        self.settings: Mapping[str, object] = {"schema": 1, "path": path}
-        self._path, self._device = path, device
+        """Check the place, as every vision metric."""
+        super().__init__(path, device)
         self._texts: dict[str, Tensor] = {}
-        self._embeddings = Embeddings(self._image)
 
     def measure(self, picture: Picture, others: Sequence[Picture]) -> Mapping[str, Measured]:
-        """Return the cosines; those with training pictures where there are any."""
-        own = self._embeddings.of(picture.path)
-        found = {}
+        """Return the cosines; those with training images where there are any."""
+        values = {}
         if picture.text:
-            found["clip_text"] = Measured(value=float(own @ self._text(picture.text)))
+            cosine = self._embeddings.of(picture.path) @ self._text(picture.text)
+            values["clip_text"] = Measured(value=float(cosine))
         if others:
-            cosines = self._embeddings.stack([one.path for one in others]) @ own
-            found["clip_image"] = Measured(value=float(cosines.mean()))
-            nearest = others[int(cosines.argmax())]
-            found["clip_nearest"] = Measured(value=float(cosines.max()), detail=nearest.path.name)
-        return found
+            mean, nearest = self._mean_and_nearest(picture, others)
+            values |= {"clip_image": mean, "clip_nearest": nearest}
+        return values
 
     @cached_property
     def _model(self) -> Any:
@@ -66,18 +50,9 @@ class Clip:
 
         return CLIPTokenizer.from_pretrained(self._path)
 
-    @cached_property
-    def _how(self) -> Mapping[str, Any]:
-        return preparation(self._path)
-
-    def _image(self, path: Path) -> Tensor:
-        import torch
-
-        model = self._model
-        with torch.inference_mode():
-            pixels = prepared(path, self._how).to(model.device)
-            pooled = model.vision_model(pixel_values=pixels).pooler_output
-            vector: Tensor = model.visual_projection(pooled)[0]
+    def _vector(self, pixels_1CHW: Tensor) -> Tensor:
+        pooled = self._model.vision_model(pixel_values=pixels_1CHW).pooler_output
+        vector: Tensor = self._model.visual_projection(pooled)[0]
         return vector
 
     def _text(self, text: str) -> Tensor:

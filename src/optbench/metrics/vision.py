@@ -7,13 +7,15 @@ optbench does not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from optbench.errors import BaseError, ConfigError, Problem
+from optbench.metrics.contract import Measured, Picture, Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +47,59 @@ class Embeddings:
         import torch
 
         return torch.stack([self.of(path) for path in paths])
+
+
+class VisionMetric:
+    """Cosines of a vision model's image vectors, from a folder or a hub id: with training images.
+
+    A metric of one model says how it is loaded (`_model`) and what its vector of an image is.
+    """
+
+    name: ClassVar[str]  # in the group metric.metrics
+    reference: Reference = "training"
+    bases: tuple[str, ...] = ()
+
+    def __init__(self, path: str, device: str) -> None:
+        """Check the place; nothing is loaded before the first image.
+
+        Raises:
+            ConfigError: If there can be no model at `path`.
+        """
+        check_model(f"metric.metrics.{self.name}.path", path, device)
+        self.settings: Mapping[str, object] = {"schema": 1, "path": path}
+        self._path, self._device = path, device
+        self._embeddings = Embeddings(self._embed)
+
+    def _vector(self, pixels_1CHW: Tensor) -> Tensor:
+        """Return the model's vector (E,) of one prepared image."""
+        raise NotImplementedError
+
+    @cached_property
+    def _model(self) -> Any:
+        raise NotImplementedError
+
+    @cached_property
+    def _preparation(self) -> Mapping[str, Any]:
+        return preparation(self._path)
+
+    def _embed(self, path: Path) -> Tensor:
+        import torch
+
+        model = self._model
+        with torch.inference_mode():
+            return self._vector(prepared(path, self._preparation).to(model.device))
+
+    def _mean_and_nearest(
+        self, picture: Picture, others: Sequence[Picture]
+    ) -> tuple[Measured, Measured]:
+        """Return the mean cosine with others, and the largest with its image's name."""
+        vector = self._embeddings.of(picture.path)
+        cosines = self._embeddings.stack([other.path for other in others]) @ vector
+        nearest = others[int(cosines.argmax())]
+        return (
+            Measured(value=float(cosines.mean())),
+            Measured(value=float(cosines.max()), detail=nearest.path.name),
+        )
 
 
 def check_model(where: str, path: str, device: str) -> None:
