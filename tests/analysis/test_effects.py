@@ -123,9 +123,19 @@ def test_another_base_does_not_compare(tmp_path: Path) -> None:
 
 def test_bands_split_the_noise_levels(tmp_path: Path) -> None:
     make_run(tmp_path / "s", "a", -0.03)
-    found = analysis.bands(load(tmp_path / "s").validation)
+    frames = load(tmp_path / "s")
+    found = analysis.bands(frames.validation)
     assert len(found) == 2 * 3
     last = found[found["epoch"] == 2]
     assert list(last["band"]) == list(analysis.BANDS)
     assert last["difference"].tolist() == pytest.approx([-0.03] * 3)
     assert analysis.bands(found.head(0)).empty
+
+    table = analysis.last_bands(found, frames.runs)
+    assert list(table.index) == [("s", "a")]
+    assert list(table.columns) == [("held_out", band) for band in analysis.BANDS]
+    assert table.iloc[0].tolist() == last["difference"].tolist()
+    unmeasured = found[found["epoch"] == 1]
+    assert analysis.last_bands(unmeasured, frames.runs).empty
+    assert analysis.last_bands(found.head(0), frames.runs).empty
+    assert analysis.last_bands(found.assign(split="of somebody"), frames.runs).empty

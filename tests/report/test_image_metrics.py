@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import optbench
-from optbench.analysis import metric_table
+from optbench.analysis import last_metrics, metric_table
 from optbench.analysis.evidence import read_sweep
 from optbench.metrics import Metric
 from optbench.metrics.copies import NearCopy
@@ -84,12 +84,14 @@ def test_the_table_has_means_over_seeds_with_floor_and_ceiling(tmp_path: Path) -
     assert one["value"] == pytest.approx(own["value"].mean())
     assert one["base_value"] == pytest.approx(own["base_value"].mean())
     assert one["training_value"] == pytest.approx(own["training_value"].iloc[0])
+    assert set(last_metrics(table)["epoch"]) == {table["epoch"].max()}
 
 
 def test_without_numbers_there_is_no_section_and_hostile_details_are_text(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     frames = optbench.load(run.path.parent)
     assert metric_table(frames).empty
+    assert last_metrics(metric_table(frames)).empty
     assert report_of(run.path.parent) is None
     assert 'id="metrics"' not in write_page(run.path.parent).read_text()
     row = {

@@ -37,7 +37,7 @@ from optbench.analysis.frames import (
     settings,
     sweep_dirs,
 )
-from optbench.analysis.image_metrics import Flag, image_flags, metric_table
+from optbench.analysis.image_metrics import Flag, image_flags, last_metrics, metric_table
 from optbench.analysis.next_steps import NextStep, Untested, next_steps, untested
 from optbench.analysis.outcomes import (
     BANDS,
@@ -46,6 +46,7 @@ from optbench.analysis.outcomes import (
     SPLITS,
     Outcome,
     bands,
+    last_bands,
     outcomes,
     varied,
 )
@@ -68,7 +69,7 @@ from optbench.analysis.standings import (
     rank_settings,
     rate_edges,
 )
-from optbench.analysis.targets import Reached, Targets, time_to_target
+from optbench.analysis.targets import Targets, TimeToTarget, time_to_target
 
 __all__ = [
     "BANDS",
@@ -84,7 +85,6 @@ __all__ = [
     "Outcome",
     "RESIZE",
     "RateEdge",
-    "Reached",
     "ResizedLoss",
     "SPEED",
     "SPLITS",
@@ -93,6 +93,7 @@ __all__ = [
     "Standings",
     "TRAINING",
     "Targets",
+    "TimeToTarget",
     "Untested",
     "agreements",
     "bands",
@@ -113,6 +114,8 @@ __all__ = [
     "is_run",
     "known_records",
     "labels",
+    "last_bands",
+    "last_metrics",
     "load",
     "load_runs",
     "mean_scores",

@@ -178,10 +178,10 @@ def labels(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
         part = runs[kinds == kind] if kind != TRAINING else runs[~kinds.isin((RESIZE, ORIGINAL))]
         if len(part):
             names |= _labels_of(part, kind, word)
-    trained = [row for row in _records(runs) if row.get("kind", TRAINING) == TRAINING]
+    trainings = [row for row in _records(runs) if row.get("kind", TRAINING) == TRAINING]
     for row in _records(runs[kinds == ORIGINAL]):
         parts = re.split(r'[/\\"]', str(row.get("source")))
-        for training in trained:
+        for training in trainings:
             if training["run"] in parts:
                 name = names[training["sweep"], training["run"]]
                 names[row["sweep"], row["run"]] = f"{name}, original"
@@ -212,9 +212,11 @@ def _labels_of(runs: pd.DataFrame, kind: str, word: str) -> dict[tuple[str, str]
                 words = [f"{n}={v}" for n, v in sizes.items() if (n, v) != ("method", "none")]
             words += filter(None, [word])
         names[row["sweep"], row["run"]] = " ".join(words) or str(row["run"])
-    taken = list(names.values())
+    all_labels = list(names.values())
     return {
-        key: label if taken.count(label) == 1 or label == key[1] else f"{label} ({key[1][-8:]})"
+        key: label
+        if all_labels.count(label) == 1 or label == key[1]
+        else f"{label} ({key[1][-8:]})"
         for key, label in names.items()
     }
 
@@ -280,8 +282,8 @@ def _changed(record: Mapping[str, Any]) -> tuple[str, ...] | None:
 def _varied(runs: pd.DataFrame) -> list[str]:
     """Return the settings with more than one value among the runs whose config is known."""
     names = settings_of(runs)
-    known = [record for record in _records(runs) if _has_config(record, names)]
-    return [name for name in names if len({_spelled(record[name]) for record in known}) > 1]
+    records = [record for record in _records(runs) if _has_config(record, names)]
+    return [name for name in names if len({_spelled(record[name]) for record in records}) > 1]
 
 
 def _is_function_of(runs: pd.DataFrame, column: str, leader: str) -> bool:

@@ -92,8 +92,8 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
-        for measure, reached in outcomes(part, validation).items():
-            groups = _by_setting(reached)
+        for measure, run_outcomes in outcomes(part, validation).items():
+            groups = _by_setting(run_outcomes)
             noise = stats.pooled_deviation(groups)
             if noise is not None:
                 repeated = [group for group in groups if len(group) > 1]
@@ -101,10 +101,10 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_NOISE_COLUMNS))
 
 
-def _by_setting(reached: Sequence[Outcome]) -> list[list[float]]:
+def _by_setting(run_outcomes: Sequence[Outcome]) -> list[list[float]]:
     """Return the values of each setting's seeds."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for outcome in reached:
+    for outcome in run_outcomes:
         key = outcome.settings, outcome.comparable
         groups.setdefault(key, {})[outcome.seed] = outcome.value
     return [list(group.values()) for group in groups.values()]
@@ -122,9 +122,9 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
     for sweep, part in runs.groupby("sweep", sort=False):
         changes = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
         names = varied(part)
-        for measure, reached in outcomes(part, validation).items():
-            of_run = {outcome.run: outcome for outcome in reached}
-            noise = stats.pooled_deviation(_by_setting(reached))
+        for measure, run_outcomes in outcomes(part, validation).items():
+            of_run = {outcome.run: outcome for outcome in run_outcomes}
+            noise = stats.pooled_deviation(_by_setting(run_outcomes))
             deviation = noise[0] if noise else None
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}

@@ -71,8 +71,8 @@ class RunEvidence:
     def num_epochs_planned(self) -> int:
         """The epochs of the config while the run is unfinished, else those there are."""
         planned = section(self.config, "train").get("epochs")
-        done = int(self.row.get("num_epochs") or 0)
-        return planned if isinstance(planned, int) and self.row["status"] != "done" else done
+        num_epochs = int(self.row.get("num_epochs") or 0)
+        return planned if isinstance(planned, int) and self.row["status"] != "done" else num_epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,13 +161,13 @@ def _read_or_empty(read: Any, place: Any) -> dict[str, Any]:
 
 def _prompts(config: Mapping[str, Any], run: RunDir, problems: list[str]) -> tuple[Prompt, ...]:
     """Return the prompts of a config, whether it lists them or keys them by name."""
-    listed = section(config, "prompts").get("prompts")
-    if isinstance(listed, Mapping):
-        listed = [
-            {"name": name, **entry} for name, entry in listed.items() if isinstance(entry, Mapping)
+    entries = section(config, "prompts").get("prompts")
+    if isinstance(entries, Mapping):
+        entries = [
+            {"name": name, **entry} for name, entry in entries.items() if isinstance(entry, Mapping)
         ]
     prompts = []
-    for entry in listed if isinstance(listed, list) else []:
+    for entry in entries if isinstance(entries, list) else []:
         prompt = _prompt(entry)
         if prompt is None:
             problems.append(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of
+from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of, settings_of
 from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
@@ -71,7 +71,7 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
+class _RunFolder:
     """One run folder as read."""
 
     run: RunDir
@@ -102,10 +102,13 @@ def load(path: str | Path) -> Frames:
 
 def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     """Return the frames of these run folders, which may be none; paths are relative to `root`."""
-    read = [_read_run(RunDir(path)) for path in run_dirs]
-    validation = _records(read, "validation")
-    runs = with_validation(_runs_frame(read), validation)
-    epochs = _records(read, "epochs")
+    folders = [_read_run(RunDir(path)) for path in run_dirs]
+    validation = _records(folders, "validation")
+    runs = pd.DataFrame([folder.row for folder in folders])
+    runs = runs.assign(**dict.fromkeys(name for name in MEASURED if name not in runs))
+    # What was measured comes first, then every setting.
+    runs = with_validation(_with_numbers(runs[[*MEASURED, *settings_of(runs)]]), validation)
+    epochs = _records(folders, "epochs")
     if "seconds_train" in epochs:
         seconds = epochs["seconds_train"].map(_number).astype(float)
         by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
@@ -114,16 +117,16 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     for path in run_dirs:
         names_by_sweep.setdefault(path.parent, []).append(path.name)
     ratings = [read_scores(path, names) for path, names in names_by_sweep.items()]
-    images = [row for folder in read for row in image_rows(folder.run, root)]
-    machines = [folder.machine for folder in read]
+    images = [row for folder in folders for row in image_rows(folder.run, root)]
+    machines = [folder.machine for folder in folders]
     return Frames(
         runs=runs,
         epochs=epochs,
-        steps=_records(read, "steps"),
-        layers=_records(read, "layers"),
+        steps=_records(folders, "steps"),
+        layers=_records(folders, "layers"),
         validation=validation,
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
-        metrics=_records(read, "metrics", columns=_METRIC_COLUMNS),
+        metrics=_records(folders, "metrics", columns=_METRIC_COLUMNS),
         pairs=with_intervals(find_pairs(runs), runs, validation),
         scores=pd.DataFrame(
             [row for file in ratings for row in file.scores], columns=[*SCORE_COLUMNS]
@@ -133,7 +136,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         ),
         machines=pd.DataFrame(machines, columns=list(_MACHINE_COLUMNS)),
         problems=(
-            *(without_home(problem) for folder in read for problem in folder.problems),
+            *(without_home(problem) for folder in folders for problem in folder.problems),
             *(problem for file in ratings for problem in file.problems),
         ),
         root=root,
@@ -164,18 +167,17 @@ def sweep_dirs(root: Path) -> list[Path]:
 
 def no_runs(root: Path) -> DatasetError:
     """Return the error for a folder without runs."""
-    found = "a folder without runs" if root.is_dir() else "no such folder"
     return DatasetError(
         Problem(
             str(root),
-            found,
+            "a folder without runs" if root.is_dir() else "no such folder",
             "a sweep's folder with runs in it, or a folder of sweeps",
             "give the folder that a training made, for instance runs/single",
         )
     )
 
 
-def _read_run(run: RunDir) -> _Read:
+def _read_run(run: RunDir) -> _RunFolder:
     problems: list[str] = []
     config: dict[str, Any] = {}
     try:
@@ -206,7 +208,7 @@ def _read_run(run: RunDir) -> _Read:
         "changed": " ".join(changed or ()) if is_list else None,
     }
     load, num_cpus = row["load_average"], provenance.get("num_cpus")
-    return _Read(
+    return _RunFolder(
         run=run,
         row=row,
         epochs=epochs,
@@ -283,16 +285,16 @@ def _escape_step(steps: Sequence[files.Row]) -> int | None:
     names = {name for row in steps for name in row if name.startswith("d/")}
     for name in names:
         values = [(row.get("step"), _number(row.get(name))) for row in steps]
-        known = [(step, d) for step, d in values if isinstance(step, int) and d is not None]
-        largest = max((d for _, d in known), default=0.0)
-        if not known or known[0][1] > largest / 2:
+        estimates = [(step, d) for step, d in values if isinstance(step, int) and d is not None]
+        largest = max((d for _, d in estimates), default=0.0)
+        if not estimates or estimates[0][1] > largest / 2:
             return None
-        escapes.append(next(step for step, d in known if d >= largest / 2))
+        escapes.append(next(step for step, d in estimates if d >= largest / 2))
     return max(escapes, default=None)
 
 
 def _numbers(row: files.Row, names: Iterable[str]) -> list[float]:
-    return [known for name in names if (known := _number(row.get(name))) is not None]
+    return [number for name in names if (number := _number(row.get(name))) is not None]
 
 
 def _number(value: Any) -> float | None:  # what a column of numbers can hold
@@ -315,21 +317,12 @@ def _lora_bytes(run: RunDir) -> int | None:
     return max(saved).stat().st_size if saved else None
 
 
-def _runs_frame(read: Sequence[_Read]) -> pd.DataFrame:
-    """Return one row per run: what was measured first, then every setting."""
-    frame = pd.DataFrame([folder.row for folder in read])
-    missing = [column for column in MEASURED if column not in frame]
-    frame = frame.assign(**dict.fromkeys(missing))
-    others = [column for column in frame.columns if column not in MEASURED]
-    return _with_numbers(frame[[*MEASURED, *others]])
-
-
 def _records(
-    read: Sequence[_Read], name: str, *, columns: Sequence[str] = ("sweep", "run", "epoch")
+    folders: Sequence[_RunFolder], name: str, *, columns: Sequence[str] = ("sweep", "run", "epoch")
 ) -> pd.DataFrame:
     rows = [
         place | row | place
-        for folder in read
+        for folder in folders
         for place in [{"sweep": folder.row["sweep"], "run": folder.run.name}]
         for row in getattr(folder, name)
     ]

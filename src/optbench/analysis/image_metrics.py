@@ -51,13 +51,18 @@ def metric_table(frames: Frames) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame(columns=list(_COLUMNS))
     numbers = ["value", "base_value", "training_value"]
-    measured = rows[[*_INDEX, "metric"]].assign(
+    values = rows[[*_INDEX, "metric"]].assign(
         **{name: pd.to_numeric(rows[name], errors="coerce") for name in numbers}
     )
-    groups = measured.dropna(subset=["value"]).groupby([*_INDEX, "metric"], sort=True)
+    groups = values.dropna(subset=["value"]).groupby([*_INDEX, "metric"], sort=True)
     table = groups[numbers].mean()
     table["num_pictures"] = groups.size()
     return table.reset_index()[list(_COLUMNS)]
+
+
+def last_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a `metric_table` after the last measured epoch of each run."""
+    return table[table["epoch"] == table.groupby(["sweep", "run"])["epoch"].transform("max")]
 
 
 def image_flags(frames: Frames) -> list[Flag]:
@@ -70,7 +75,7 @@ def image_flags(frames: Frames) -> list[Flag]:
 
 
 def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
-    trained = table[table["epoch"] > 0]
+    trained_rows = table[table["epoch"] > 0]
     checks: tuple[tuple[str, FlagKind, Callable[[pd.DataFrame], pd.Series[bool]]], ...] = (
         ("flat", "blank", lambda rows: rows["value"] > 0),
         ("clipped", "burnt", lambda rows: rows["value"] > rows["base_value"] + _BURNT),
@@ -85,7 +90,7 @@ def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
         ("outfit_leak", "outfit_leak", lambda rows: rows["value"] > rows["base_value"] + _LEAK),
     )
     for metric, kind, is_over in checks:
-        rows = trained[trained["metric"] == metric]
+        rows = trained_rows[trained_rows["metric"] == metric]
         over = rows[is_over(rows)] if len(rows) else rows
         if len(over):
             last = over.iloc[-1]
@@ -97,9 +102,11 @@ def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
                 value=float(last["value"]),
                 base_value=None if pd.isna(last["base_value"]) else float(last["base_value"]),
                 epochs=tuple(int(epoch) for epoch in over["epoch"]),
-                is_last=bool(over["epoch"].max() == trained["epoch"].max()),
+                is_last=bool(over["epoch"].max() == trained_rows["epoch"].max()),
             )
-    changes = trained[trained["metric"] == "change_from_base"].sort_values("epoch").tail(1)
+    changes = (
+        trained_rows[trained_rows["metric"] == "change_from_base"].sort_values("epoch").tail(1)
+    )
     if len(changes) and changes["value"].iloc[0] < _UNCHANGED:
         yield Flag(
             sweep=sweep,
@@ -114,12 +121,12 @@ def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
 
 
 def _copies(sweep: str, run: str, rows: pd.DataFrame) -> Iterator[Flag]:
-    trained = rows[(rows["sweep"] == sweep) & (rows["run"] == run) & (rows["epoch"] > 0)]
-    distances = trained[trained["metric"] == "copy_distance"]
+    trained_rows = rows[(rows["sweep"] == sweep) & (rows["run"] == run) & (rows["epoch"] > 0)]
+    distances = trained_rows[trained_rows["metric"] == "copy_distance"]
     near = distances[pd.to_numeric(distances["value"], errors="coerce") <= _COPY]
     if len(near):
         first = near.iloc[0]
-        copied = first.get("detail")
+        training_image = first.get("detail")
         yield Flag(
             sweep=sweep,
             run=run,
@@ -128,8 +135,8 @@ def _copies(sweep: str, run: str, rows: pd.DataFrame) -> Iterator[Flag]:
             value=float(first["value"]),
             base_value=None,
             epochs=tuple(int(epoch) for epoch in near["epoch"]),
-            is_last=bool(near["epoch"].max() == trained["epoch"].max()),
-            training_image=copied if isinstance(copied, str) else "",
+            is_last=bool(near["epoch"].max() == trained_rows["epoch"].max()),
+            training_image=training_image if isinstance(training_image, str) else "",
             num_images=len(near),
             first_copy=(str(first["prompt"]), int(first["seed"])),
         )

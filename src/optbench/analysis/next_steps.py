@@ -74,8 +74,8 @@ def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
         while len(seeds) < aim:
             seeds.append(next(fresh))
         if len(seeds) > standings.num_seeds:
-            listed = ",".join(map(str, seeds))
-            yield NextStep(reason="few_seeds", overrides=(f"seed={listed}",))
+            values = ",".join(map(str, seeds))
+            yield NextStep(reason="few_seeds", overrides=(f"seed={values}",))
     if standings.finished and takes_rates and not standings.is_rate_tuned:
         yield NextStep(reason="rates_untuned", overrides=("lr_mult=0.3,1,3",))
 

@@ -57,12 +57,12 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
     names = varied(runs)
     last = last_validation(runs, validation)
     places = {column: _places(last, split) for split, column in SPLITS.items()}
-    reached: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
+    by_measure: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
         if row["status"] != "done":
             continue
-        for measure, of_measure in reached.items():
+        for measure, of_measure in by_measure.items():
             value: Any = row.get(measure)
             if not isinstance(value, (int, float)) or is_missing(value):
                 continue
@@ -83,7 +83,7 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
                     comparable=tuple(comparable),
                 )
             )
-    return reached
+    return by_measure
 
 
 def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
@@ -91,10 +91,10 @@ def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFram
 
     A run whose last epoch is not measured, and a row without numbers, is left out.
     """
-    wanted = ["sweep", "run", "epoch", "image", "split", "timestep", "loss", "base_loss"]
-    if not len(validation) or not set(wanted) <= set(validation.columns):
-        return pd.DataFrame(columns=[*wanted, "difference"])
-    rows: pd.DataFrame = validation[wanted].copy()
+    columns = ["sweep", "run", "epoch", "image", "split", "timestep", "loss", "base_loss"]
+    if not len(validation) or not set(columns) <= set(validation.columns):
+        return pd.DataFrame(columns=[*columns, "difference"])
+    rows: pd.DataFrame = validation[columns].copy()
     for name in ("epoch", "timestep", "loss", "base_loss"):
         rows[name] = pd.to_numeric(rows[name], errors="coerce")
     rows["image"] = rows["image"].map(str)
@@ -136,6 +136,23 @@ def bands(validation: pd.DataFrame) -> pd.DataFrame:
     by_place = rows.groupby(["sweep", "run", "epoch", "split", "band"], sort=False)
     means = by_place[["loss", "base_loss"]].mean().reset_index()
     return means.assign(difference=means["loss"] - means["base_loss"])[columns]
+
+
+def last_bands(bands: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the `difference` of `bands` after the last trained epoch of each run.
+
+    One row per (sweep, run), one column per (split, band) that any of them was measured in.
+    """
+    if bands.empty:
+        return pd.DataFrame()
+    last = runs.set_index(["sweep", "run"])["num_epochs"]
+    of_run = pd.MultiIndex.from_frame(bands[["sweep", "run"]])
+    rows = bands[bands["epoch"].to_numpy() == last.reindex(of_run).to_numpy()]
+    table: pd.DataFrame = rows.pivot(
+        index=["sweep", "run"], columns=["split", "band"], values="difference"
+    )
+    places = [(split, band) for split in SPLITS for band in BANDS]
+    return table.reindex(columns=[place for place in places if place in table.columns])
 
 
 def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:

@@ -59,7 +59,15 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
     scores: dict[tuple[Any, ...], Row] = {}
     votes: list[Row] = []
     problems: list[str] = []
-    for path in _files(sweep_dir / "scores", problems):
+    folder = sweep_dir / "scores"
+    paths = sorted(
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.suffix.lower() in (".json", ".csv") and path.is_file() and not path.is_symlink()
+    )
+    if len(paths) > _MAX_FILES:
+        problems.append(f"scores: {len(paths)} files, of which the first {_MAX_FILES} are read")
+    for path in paths[:_MAX_FILES]:
         in_file: list[str] = []
         try:
             content = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
@@ -76,26 +84,13 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
         if len(in_file) > _MAX_PROBLEMS:
             more = len(in_file) - _MAX_PROBLEMS
             problems.append(f"{path.name}: and {more} more rows like these")
-    known = set(runs)
-    known_scores = [row for row in scores.values() if row["run"] in known]
-    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= known]
+    run_names = set(runs)
+    known_scores = [row for row in scores.values() if row["run"] in run_names]
+    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= run_names]
     num_unknown = len(scores) - len(known_scores) + len(votes) - len(known_votes)
     if num_unknown:
         problems.append(f"{num_unknown} scores or votes are about runs that are not in this folder")
     return Scores(scores=tuple(known_scores), votes=tuple(known_votes), problems=tuple(problems))
-
-
-def _files(folder: Path, problems: list[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in (".json", ".csv") and path.is_file() and not path.is_symlink()
-    )
-    if len(paths) > _MAX_FILES:
-        problems.append(f"scores: {len(paths)} files, of which the first {_MAX_FILES} are read")
-    return paths[:_MAX_FILES]
 
 
 def _text(path: Path) -> str:
@@ -106,9 +101,9 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     content = json.loads(_text(path))
-    stated = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or stated != FORMAT:
-        raise _DamagedError(f'it says "format": {stated!r:.60}, expected "{FORMAT}"')
+    file_format = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or file_format != FORMAT:
+        raise _DamagedError(f'it says "format": {file_format!r:.60}, expected "{FORMAT}"')
     return content
 
 
@@ -149,13 +144,13 @@ def _score(entry: Mapping[str, Any], rater: str) -> Row | None:
     score, note = _number(entry.get("score"), "score"), entry.get("note")
     if score is not None and not 0 <= score <= 100:
         raise _DamagedError(f"a score of {score:g}, expected 0 to 100")
-    written = _clean(note, _MAX_TEXT) if isinstance(note, str) else ""
-    if score is None and not written.strip():
+    text = _clean(note, _MAX_TEXT) if isinstance(note, str) else ""
+    if score is None and not text.strip():
         return None
     row_rater = entry.get("rater")
     if isinstance(row_rater, str) and row_rater:
         rater = _name(row_rater)
-    return {"rater": rater, **_cell(entry), "score": score, "note": written}
+    return {"rater": rater, **_cell(entry), "score": score, "note": text}
 
 
 def _vote(entry: Mapping[str, Any], rater: str) -> Row:

@@ -148,7 +148,7 @@ class Standings:
         """The settings that nothing shows to be worse than the best; all where none is ranked."""
         if not self.is_ranked:
             return self.finished
-        known = [s for s in self.finished if s.standing and not s.standing.is_worse]
+        not_worse = [s for s in self.finished if s.standing and not s.standing.is_worse]
         # A value that is worse over all other settings together is worse in each, if a single
         # setting is too noisy to show it; but never against what was measured as the lowest.
         worse_values = {
@@ -159,8 +159,8 @@ class Standings:
         }
         return tuple(
             setting
-            for setting in known
-            if setting is known[0] or worse_values.isdisjoint(enumerate(setting.values))
+            for setting in not_worse
+            if setting is not_worse[0] or worse_values.isdisjoint(enumerate(setting.values))
         )
 
     @property
@@ -250,12 +250,12 @@ def rank_settings(frames: Frames) -> Standings:
         )
     names = tuple(varied(runs))
     measure, num_validated = _measure(runs)
-    reached = outcomes(runs, frames.validation)[measure]
+    run_outcomes = outcomes(runs, frames.validation)[measure]
     rows_of: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in known_records(runs):
         rows_of.setdefault(tuple(shown(row.get(name)) for name in names), []).append(row)
     outcomes_of: dict[tuple[str, ...], list[Outcome]] = {key: [] for key in rows_of}
-    for outcome in reached:
+    for outcome in run_outcomes:
         outcomes_of.setdefault(outcome.settings, []).append(outcome)
     # What breaks for one seed of three is no winner, however low the other two are.
     broken = {key for key, rows in rows_of.items() if any(r["status"] in BROKEN for r in rows)}
@@ -268,9 +268,9 @@ def rank_settings(frames: Frames) -> Standings:
     machines = {row["run"]: row for row in known_records(frames.machines)}
     settings = []
     for key, rows in rows_of.items():
-        done = [row for row in rows if row["status"] == DONE]
+        finished = [row for row in rows if row["status"] == DONE]
         numbers = {
-            name: [float(v) for row in done if isinstance(v := row.get(name), (int, float))]
+            name: [float(v) for row in finished if isinstance(v := row.get(name), (int, float))]
             for name in (*COSTS, *MEASURES)
         }
         settings.append(
@@ -287,7 +287,7 @@ def rank_settings(frames: Frames) -> Standings:
             )
         )
     num_seeds = min((setting.num_seeds for setting in settings if setting.outcomes), default=0)
-    parts = zip(*(outcome.comparable for outcome in reached), strict=True)
+    parts = zip(*(outcome.comparable for outcome in run_outcomes), strict=True)
     unlike = tuple(dict.fromkeys(part[0][0] for part in parts if len({*part}) > 1))
     if not unlike and num_seeds > 1:
         order = {name: place for place, name in enumerate(standings)}
@@ -299,7 +299,7 @@ def rank_settings(frames: Frames) -> Standings:
         measure=measure,
         factors=names,
         settings=tuple(settings),
-        by_factor=tuple(_by_factor(name, index, reached) for index, name in enumerate(names)),
+        by_factor=tuple(_by_factor(name, index, run_outcomes) for index, name in enumerate(names)),
         num_seeds=num_seeds,
         unlike=unlike,
         deviation=noise[0] if noise else None,
@@ -443,20 +443,20 @@ def _rate(value: str) -> float:
 
 def _measure(runs: pd.DataFrame) -> tuple[str, int]:
     """Return the best measure that all finished runs have, and how many have a validation loss."""
-    done = runs[runs["status"] == DONE]
-    counts = {name: int(done[name].notna().sum()) for name in MEASURES if name in done}
+    finished = runs[runs["status"] == DONE]
+    counts = {name: int(finished[name].notna().sum()) for name in MEASURES if name in finished}
     validated = max((count for name, count in counts.items() if name != "final_loss"), default=0)
     for name, count in counts.items():
-        if len(done) and count == len(done):
+        if len(finished) and count == len(finished):
             return name, validated
     return "final_loss", validated
 
 
-def _by_factor(factor: str, index: int, reached: Sequence[Outcome]) -> FactorStanding:
+def _by_factor(factor: str, index: int, run_outcomes: Sequence[Outcome]) -> FactorStanding:
     values: dict[Hashable, dict[Hashable, float]] = {}
     clusters: dict[Hashable, Hashable] = {}
-    seeds = {outcome.seed for outcome in reached}
-    for outcome in reached:
+    seeds = {outcome.seed for outcome in run_outcomes}
+    for outcome in run_outcomes:
         rest = outcome.settings[:index] + outcome.settings[index + 1 :]
         block = (rest, outcome.seed, outcome.comparable)
         values.setdefault(outcome.settings[index], {})[block] = outcome.value

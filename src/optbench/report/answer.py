@@ -58,10 +58,10 @@ def make_answer(
         return None
     trainings = sweep.only(analysis.TRAINING)
     if not trainings.runs:
-        done = sum(run.row["status"] == DONE for run in sweep.runs)
+        num_done = sum(run.row["status"] == DONE for run in sweep.runs)
         return Answer(
-            headline=f"{done} of {times(len(sweep.runs), 'LoRA file')} resized. The table below "
-            "shows what each keeps of its original, and for how many bytes.",
+            headline=f"{num_done} of {times(len(sweep.runs), 'LoRA file')} resized. The table "
+            "below shows what each keeps of its original, and for how many bytes.",
             sure=(
                 "Resizing is deterministic: equal settings make an equal file, so sizes and "
                 "distances are exact. Whether a distance is visible is for your eyes to judge.",
@@ -166,7 +166,8 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     unfinished = [run for run in trainings.runs if run.row["status"] not in (DONE, *BROKEN)]
     if unfinished:
         yield (
-            f"{len(unfinished)} of {times(len(trainings.runs), 'run')} {_are(unfinished)} not "
+            f"{len(unfinished)} of {times(len(trainings.runs), 'run')} "
+            f"{'is' if len(unfinished) == 1 else 'are'} not "
             "finished and left out, because the middle of a schedule is not its end. "
             "The answer may change when they are done."
         )
@@ -238,9 +239,9 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         )
         return
     seconds = {
-        setting.label: known
+        setting.label: value
         for setting in standings.finished
-        if (known := setting.medians.get("seconds_per_step"))
+        if (value := setting.medians.get("seconds_per_step"))
     }
     if not seconds:
         return
@@ -317,7 +318,3 @@ def _named(settings: Sequence[Setting]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3g}"
-
-
-def _are(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"

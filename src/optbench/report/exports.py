@@ -25,22 +25,22 @@ def write_tables(
 
     Of `more`, by name, those that are not empty.
     """
-    written: list[str] = []
+    file_names: list[str] = []
     tables = {name: getattr(frames, name) for name in TABLES}
-    kept = {
+    frames_by_name = {
         name: frame
         for name, frame in {**tables, **(more or {})}.items()
         if not frame.empty or (name in tables and name not in _OFTEN_EMPTY)
     }
-    for name, frame in kept.items():
+    for name, frame in frames_by_name.items():
         safe = frame.apply(_column) if len(frame.columns) else frame
         buffer = io.BytesIO()
         safe.to_parquet(buffer, index=False)
         write_atomic(folder / f"{name}.parquet", buffer.getvalue())
         text = safe.map(_spreadsheet_safe).to_csv(index=False, lineterminator="\n")
         write_atomic(folder / f"{name}.csv", text)
-        written += [f"{name}.csv", f"{name}.parquet"]
-    return tuple(written)
+        file_names += [f"{name}.csv", f"{name}.parquet"]
+    return tuple(file_names)
 
 
 def _column(column: pd.Series[Any]) -> pd.Series[Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from optbench import analysis
-from optbench.analysis import BANDS, SPLITS
+from optbench.analysis import is_missing
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import DONE, Standings, rank_settings
 from optbench.analysis.targets import Targets, time_to_target
@@ -24,6 +23,7 @@ from optbench.report.ratings_section import RatingsSection, ratings_section
 from optbench.report.tables import SettingRow, setting_rows
 
 _MAX_BAND_RUNS = 60
+_TEXT_COLUMNS = ("mean_text", "seconds_text", "memory_text", "file_text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,9 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     metrics = metric_report(sweep, styles)
     flagged = by_setting(standings, metrics.flags if metrics else ())
     rows_of_settings = tuple(setting_rows(standings, flagged))
+    settings = pd.DataFrame(
+        [{**dataclasses.asdict(row), "badges": "; ".join(row.badges)} for row in rows_of_settings]
+    )
     titles, rows = _bands(trainings, bands)
     tradeoffs = tradeoff_charts(standings, styles, was_busy=was_busy)
     return Findings(
@@ -73,7 +76,8 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
         bands=rows,
         ratings=ratings_section(trainings, standings),
         tables={
-            "settings": pd.DataFrame([_as_record(row) for row in rows_of_settings]),
+            # A spreadsheet has the numbers, and not the same as text.
+            "settings": settings.drop(columns=list(_TEXT_COLUMNS), errors="ignore"),
             "effects": analysis.effects(frames.pairs, frames.runs, frames.validation),
             "noise": analysis.noise_floor(frames.runs, frames.validation),
             "bands": bands,
@@ -83,37 +87,19 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     )
 
 
-def _as_record(row: SettingRow) -> dict[str, Any]:
-    """Return a row for a spreadsheet: its numbers, without the same as text."""
-    record = dataclasses.asdict(row)
-    for name in ("mean_text", "seconds_text", "memory_text", "file_text"):
-        del record[name]
-    return {**record, "badges": "; ".join(row.badges)}
-
-
 def _bands(
     trainings: SweepEvidence, bands: pd.DataFrame
 ) -> tuple[tuple[str, ...], tuple[BandRow, ...]]:
     """Return titles and rows of the finished runs' last epochs, where these are not too many."""
     runs = [run for run in trainings.runs if run.row["status"] == DONE][:_MAX_BAND_RUNS]
-    values: dict[tuple[str, Any, str, str], float] = {}
-    columns = ("run", "epoch", "split", "band", "difference")
-    for run, epoch, split, band, difference in zip(*(bands[name] for name in columns), strict=True):
-        values[str(run), epoch, str(split), str(band)] = float(difference)
-    places = [
-        (split, band)
-        for split in SPLITS
-        for band in BANDS
-        if any((run.name, run.row.get("num_epochs"), split, band) in values for run in runs)
-    ]
-    titles = tuple(f"{split.replace('_', ' ')}: {band}" for split, band in places)
+    table = analysis.last_bands(bands, trainings.rows)
+    if table.empty:
+        return (), ()
+    table = table.droplevel("sweep").reindex([run.name for run in runs])
+    table = table.dropna(axis="columns", how="all")
+    titles = tuple(f"{place[0].replace('_', ' ')}: {place[1]}" for place in table.columns)
     rows = [
-        BandRow(
-            run=run,
-            values=tuple(
-                values.get((run.name, run.row.get("num_epochs"), *place)) for place in places
-            ),
-        )
-        for run in runs
+        BandRow(run=run, values=tuple(None if is_missing(v) else float(v) for v in values))
+        for run, values in zip(runs, table.to_numpy(), strict=True)
     ]
-    return titles, tuple(rows) if places else ()
+    return titles, tuple(rows) if titles else ()

@@ -63,15 +63,14 @@ def by_setting(standings: Standings, flags: Sequence[Flag]) -> dict[str, str]:
 
 def warning(chosen: Sequence[Setting], flagged: Mapping[str, str]) -> str:
     """Return a sentence to follow a recommendation: whose images are flagged; or nothing."""
-    named = [setting.label for setting in chosen if setting.label in flagged]
-    if not named:
+    labels = [setting.label for setting in chosen if setting.label in flagged]
+    if not labels:
         return ""
     if len(chosen) == 1:
         return " But its images are flagged: look at them first."
-    more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-    return (
-        f" But look first at the images of {', '.join(named[:_MAX_NAMED])}{more}: they are flagged."
-    )
+    more = f" and {len(labels) - _MAX_NAMED} more" if len(labels) > _MAX_NAMED else ""
+    names = ", ".join(labels[:_MAX_NAMED])
+    return f" But look first at the images of {names}{more}: they are flagged."
 
 
 def flagged_leaders(
@@ -84,10 +83,10 @@ def flagged_leaders(
         ordered: All that are finished, the lowest first.
         flagged: As `by_setting` returns it.
     """
-    named = [setting.label for setting in chosen if setting.label in flagged]
-    for label in named[:_MAX_NAMED]:
+    labels = [setting.label for setting in chosen if setting.label in flagged]
+    for label in labels[:_MAX_NAMED]:
         yield f"Images of {label} after the last epoch: {flagged[label]}."
-    if named:
+    if labels:
         sound = [setting.label for setting in ordered if setting.label not in flagged]
         lowest = f"The lowest without flagged images: {sound[0]}." if sound else ""
         yield lowest or "Every setting here has flagged images."

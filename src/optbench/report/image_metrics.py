@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
-from optbench.analysis.image_metrics import Flag, image_flags, metric_table
+from optbench.analysis.image_metrics import Flag, image_flags, last_metrics, metric_table
 from optbench.metrics import METRICS
 from optbench.report.charts.line import Axes, Chart, Line, line_chart
 from optbench.report.charts.styles import Styles
@@ -65,12 +64,24 @@ def metric_report(sweep: SweepEvidence, styles: Styles) -> MetricReport | None:
     if not runs:
         return None
     names = [name for name in METRICS if (table["metric"] == name).any()]
-    last = [(run, part[part["epoch"] == part["epoch"].max()]) for run, part in runs]
+    last_of_runs = last_metrics(table)
+    last = [(run, last_of_runs[last_of_runs["run"] == run.name]) for run, _ in runs]
     last_of_all = pd.concat([part for _, part in last])
-    known = image_flags(sweep.frames)
-    flags = [(run, flag) for run, _ in runs for flag in known if flag.run == run.name]
+    all_flags = image_flags(sweep.frames)
+    flags = [(run, flag) for run, _ in runs for flag in all_flags if flag.run == run.name]
+    charts = []
+    for name in _CHARTED:
+        lines = []
+        for run, part in runs:
+            rows = part[part["metric"] == name].sort_values("epoch")
+            x, y = rows["epoch"].astype(float).tolist(), rows["value"].astype(float).tolist()
+            lines.append(Line(label=run.label, style=styles[run.name], x=x, y=y))
+        svg = line_chart(lines, Axes(x_title="epoch, 0 is the base", y_title=name))
+        if svg is not None:
+            note = f"{METRICS[name].meaning[0].upper()}{METRICS[name].meaning[1:]}."
+            charts.append(Chart(title=name.replace("_", " "), note=note, svg=svg))
     return MetricReport(
-        charts=tuple(_charts(runs, styles)),
+        charts=tuple(charts),
         flags=tuple(flag for _, flag in flags),
         flag_rows=tuple(
             FlagRow(run=run, what=flag_words(flag), why=flag_reason(flag)) for run, flag in flags
@@ -89,16 +100,3 @@ def metric_report(sweep: SweepEvidence, styles: Styles) -> MetricReport | None:
 def _mean(part: pd.DataFrame, metric: str, column: str) -> float | None:
     values = part.loc[part["metric"] == metric, column].dropna()
     return float(values.mean()) if len(values) else None
-
-
-def _charts(runs: Sequence[tuple[RunEvidence, pd.DataFrame]], styles: Styles) -> Iterator[Chart]:
-    for name in _CHARTED:
-        lines = []
-        for run, part in runs:
-            rows = part[part["metric"] == name].sort_values("epoch")
-            x, y = rows["epoch"].astype(float).tolist(), rows["value"].astype(float).tolist()
-            lines.append(Line(label=run.label, style=styles[run.name], x=x, y=y))
-        svg = line_chart(lines, Axes(x_title="epoch, 0 is the base", y_title=name))
-        if svg is not None:
-            note = f"{METRICS[name].meaning[0].upper()}{METRICS[name].meaning[1:]}."
-            yield Chart(title=name.replace("_", " "), note=note, svg=svg)

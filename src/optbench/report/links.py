@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,8 +27,14 @@ def refuse_links(folders: Iterable[Path]) -> None:
     Raises:
         DatasetError: If one of them, or a folder inside of one, is a symbolic link; names them.
     """
-    found = [link for folder in folders for link in _links(folder)]
-    if found:
+    links: list[Path] = []
+    for folder in folders:
+        if folder.is_symlink():
+            links.append(folder)
+            continue
+        for parent, names, _ in os.walk(folder):
+            links += [path for name in names if (path := Path(parent, name)).is_symlink()]
+    if links:
         raise DatasetError(
             *(
                 Problem(
@@ -40,14 +46,6 @@ def refuse_links(folders: Iterable[Path]) -> None:
                         "folder anew"
                     ),
                 )
-                for link in found[:_MAX_NAMED]
+                for link in links[:_MAX_NAMED]
             )
         )
-
-
-def _links(folder: Path) -> Iterator[Path]:
-    if folder.is_symlink():
-        yield folder
-        return
-    for parent, names, _ in os.walk(folder):
-        yield from (path for name in names if (path := Path(parent, name)).is_symlink())

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from optbench import analysis
 from optbench.analysis import no_runs
-from optbench.analysis.evidence import RunEvidence, SweepEvidence, read_sweep
+from optbench.analysis.evidence import SweepEvidence, read_sweep
 from optbench.report import exports, provenance_section, sheets, tables
 from optbench.report.charts import line
 from optbench.report.charts.styles import run_styles
@@ -94,7 +94,14 @@ def write_page(sweep_dir: Path) -> Path:
             charts=[*training_charts(trainings, styles), *validation_charts(trainings, styles)],
             changes=tables.change_rows(trainings, findings.tables["effects"]),
             has_equal_draws=analysis.has_equal_draws(trainings.rows),
-            run_sheets={run.name: _run_sheets(run, report_dir) for run in sweep.runs},
+            run_sheets={
+                run.name: [
+                    (name, address(path, report_dir))
+                    for name in dict.fromkeys(prompt.name for prompt in run.prompts)
+                    if (path := run.run.sheets_dir / f"{name}.png").is_file()
+                ]
+                for run in sweep.runs
+            },
             lora_files={
                 run.name: [
                     (path.name, address(path, report_dir))
@@ -150,13 +157,6 @@ def _title(sweep: SweepEvidence) -> str:
     names = [name for name in sweep.factors if name != "seed"] or list(sweep.factors)
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    listing = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     is_of_files = all(run.kind != analysis.TRAINING for run in sweep.runs)
-    return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listed}?"
-
-
-def _run_sheets(run: RunEvidence, report_dir: Path) -> list[tuple[str, str]]:
-    """Return every prompt's name and the address of the run's own sheet of it."""
-    names = dict.fromkeys(prompt.name for prompt in run.prompts)
-    paths = [(name, run.run.sheets_dir / f"{name}.png") for name in names]
-    return [(name, address(path, report_dir)) for name, path in paths if path.is_file()]
+    return f"{'Resized LoRAs: which' if is_of_files else 'Which'} {listing}?"

@@ -48,13 +48,13 @@ def recipes(sweep: SweepEvidence) -> list[Recipe]:
 
 def shared_facts(runs: Sequence[RunEvidence]) -> list[Fact]:
     """Return the provenance that is the same for all runs that have any."""
-    known = [facts for run in runs if (facts := _provenance(run))]
-    if not known:
+    facts_of_runs = [facts for run in runs if (facts := _provenance(run))]
+    if not facts_of_runs:
         return []
     return [
         Fact(name=name, value=value)
-        for name, value in known[0].items()
-        if all(facts.get(name) == value for facts in known)
+        for name, value in facts_of_runs[0].items()
+        if all(facts.get(name) == value for facts in facts_of_runs)
     ]
 
 
@@ -79,10 +79,12 @@ def setting_facts(run: RunEvidence) -> list[Fact]:
 def split_settings(runs: Sequence[RunEvidence]) -> tuple[list[Fact], dict[str, list[Fact]]]:
     """Return the settings that all runs with a known config share, and by name each run's own."""
     by_run = {run.name: setting_facts(run) for run in runs}
-    known = [set(facts) for facts in by_run.values() if facts]
-    shared = set.intersection(*known) if known else set()
-    own = {name: [fact for fact in facts if fact not in shared] for name, facts in by_run.items()}
-    return sorted(shared, key=lambda fact: fact.name), own
+    known_settings = [set(facts) for facts in by_run.values() if facts]
+    shared = set.intersection(*known_settings) if known_settings else set()
+    own_settings = {
+        name: [fact for fact in facts if fact not in shared] for name, facts in by_run.items()
+    }
+    return sorted(shared, key=lambda fact: fact.name), own_settings
 
 
 def main_settings(sweep: SweepEvidence) -> list[Fact]:
@@ -105,8 +107,8 @@ def main_settings(sweep: SweepEvidence) -> list[Fact]:
     )
     facts = []
     # Where there are trainings, the settings of a resize are not everybody's.
-    trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
-    runs = trained or [run for run in sweep.runs if run.kind != analysis.ORIGINAL]
+    trainings = [run for run in sweep.runs if run.kind == analysis.TRAINING]
+    runs = trainings or [run for run in sweep.runs if run.kind != analysis.ORIGINAL]
     for name in names:
         values = {analysis.shown(run.row.get(name)) for run in runs} - {"null"}
         if len(values) == 1 and name not in sweep.factors:
@@ -120,13 +122,13 @@ def main_settings(sweep: SweepEvidence) -> list[Fact]:
 
 
 def _recipe(name: str, runs: Sequence[RunEvidence]) -> Recipe:
-    stored = [part for run in runs if isinstance(part := run.config.get("optimizer"), Mapping)]
-    config: Mapping[str, Any] = stored[0] if stored else {}
+    configs = [part for run in runs if isinstance(part := run.config.get("optimizer"), Mapping)]
+    config: Mapping[str, Any] = configs[0] if configs else {}
     built = [run.provenance["optimizer"] for run in runs if "optimizer" in run.provenance]
     departures: dict[str, None] = {}
     for run in runs:
-        noted = run.provenance.get("departures")
-        texts = noted if isinstance(noted, list) else [noted]
+        departure = run.provenance.get("departures")
+        texts = departure if isinstance(departure, list) else [departure]
         departures |= dict.fromkeys(str(text) for text in texts if text)
     return Recipe(
         name=name,

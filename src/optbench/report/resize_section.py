@@ -60,13 +60,13 @@ def _in_order(sweep: SweepEvidence) -> list[RunEvidence]:
     resized = [run for run in sweep.runs if run.kind == analysis.RESIZE]
     ordered: list[RunEvidence] = []
     for source in dict.fromkeys([*originals, *map(_source, resized)]):
-        made = [run for run in resized if _source(run) == source]
+        resized_files = [run for run in resized if _source(run) == source]
         ordered += [originals[source]] if source in originals else []
-        ordered += sorted(made, key=lambda run: (-(_size_of(run) or 0.0), run.name))
-    trained = [run for run in sweep.runs if run.kind == analysis.TRAINING]
+        ordered += sorted(resized_files, key=lambda run: (-(_size_of(run) or 0.0), run.name))
+    trainings = [run for run in sweep.runs if run.kind == analysis.TRAINING]
     # A training that was resized stands there already: as the original.
     sources = {source for run in resized for source in _sources(run)}
-    others = [run for run in trained if not any(run.name in source for source in sources)]
+    others = [run for run in trainings if not any(run.name in source for source in sources)]
     return ordered + sorted(others, key=lambda run: run.name)
 
 
@@ -228,12 +228,12 @@ def _spectra_and_maps(
         note = "The median over all layers of a kind, largest singular value = 1. A steep "
         note += "fall means that few directions do the work, and the rest can go."
         spectrum = Chart(title=f"Spectrum of the original{name}", note=note, svg=svg, legend=legend)
-        drawn = spectra.energy_map([(_short(run), by_run[run.name]) for run in runs])
+        energy_map = spectra.energy_map([(_short(run), by_run[run.name]) for run in runs])
         title = f"Retained energy of every layer{name}"
         note = (
             "White: all of its energy is retained; full colour: none. Point at a cell for numbers."
         )
-        maps = [] if drawn is None else [Chart(title=title, note=note, svg=drawn)]
+        maps = [] if energy_map is None else [Chart(title=title, note=note, svg=energy_map)]
         yield spectrum, maps
 
 
@@ -257,21 +257,21 @@ def _number(value: Any) -> float | None:
 def _sheets(columns: Sequence[RunEvidence], report_dir: Path) -> Iterator[PromptSheets]:
     """Yield every prompt's sheets; the runs are columns in this order, the original first."""
     prompts = {prompt.name: prompt for run in columns for prompt in run.prompts}
-    shown = [run for run in columns if run.prompts and (run.run.path / "images").is_dir()]
-    resized = [run for run in shown if run.kind == analysis.RESIZE]
+    rendered = [run for run in columns if run.prompts and (run.run.path / "images").is_dir()]
+    resized = [run for run in rendered if run.kind == analysis.RESIZE]
     if not resized:
         return
     epochs = sorted({int(row["epoch"]) for run in resized for row in run.epochs})
     for number, (name, prompt) in enumerate(prompts.items(), start=1):
         by_epoch = []
         for epoch in epochs:
-            plans = _plans(shown, prompt, epoch=epoch, seeds=resized[0].seeds)
+            plans = _plans(rendered, prompt, epoch=epoch, seeds=resized[0].seeds)
             folder = report_dir / "sheets" / f"epoch-{epoch:04d}"
-            written = [
+            sheet_files = [
                 render_sheet.write_sheet(folder / f"resized-{name}-{part}.png", plan)
                 for part, plan in enumerate(plans, start=1)
             ]
-            sheets = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in written)
+            sheets = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in sheet_files)
             by_epoch.append((epoch, sheets))
         yield PromptSheets(prompt=prompt, anchor=f"resized-{number}", epochs=tuple(by_epoch))
 

@@ -113,8 +113,8 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[PromptSheets]:
                 for part, start in enumerate(range(0, len(rows), _MAX_ROWS), start=1)
             ]
             if parts:
-                shown = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in parts)
-                by_prompt.setdefault(name, {})[epoch] = shown
+                shown_sheets = tuple(shown_sheet(sheet, prompt, report_dir) for sheet in parts)
+                by_prompt.setdefault(name, {})[epoch] = shown_sheets
     return [
         PromptSheets(prompt=prompts[name], anchor=f"sheet-{number}", epochs=tuple(by_epoch.items()))
         for number, (name, by_epoch) in enumerate(by_prompt.items(), start=1)
@@ -136,14 +136,14 @@ def _rows(
 def left_out(sweep: SweepEvidence) -> str:
     """Return which sheets are not drawn because there would be too many, or nothing."""
     epochs = _shown_epochs(sweep)
-    drawn = _drawn_epochs(sweep)
-    if len(drawn) == len(epochs):
+    drawn_epochs = _drawn_epochs(sweep)
+    if len(drawn_epochs) == len(epochs):
         return ""
-    if not drawn:
+    if not drawn_epochs:
         return "There are too many images for sheets; the viewer shows them all."
     return (
-        f"Sheets are drawn of epoch {drawn[0]} only: those of all {len(epochs)} epochs would hold "
-        f"more than {_MAX_IMAGES} images. The viewer shows them all."
+        f"Sheets are drawn of epoch {drawn_epochs[0]} only: those of all {len(epochs)} epochs "
+        f"would hold more than {_MAX_IMAGES} images. The viewer shows them all."
     )
 
 

@@ -176,11 +176,11 @@ def ranking(sweep: SweepEvidence) -> Table:
         ("optimizer_state_bytes", "optimizer state", bytes_text),
         ("lora_bytes", "LoRA file", bytes_text),
     ]
-    known = {
+    values_of = {
         name: [value for run in sweep.runs if (value := _float(run.row.get(name))) is not None]
         for name, _, _ in columns
     }
-    shown = [column for column in columns if known[column[0]]]
+    measured_columns = [column for column in columns if values_of[column[0]]]
     # Where one setting is varied, the run's label says its value already.
     factors = tuple(sweep.factors) if len(sweep.factors) > 1 else ()
     rows = []
@@ -192,8 +192,8 @@ def ranking(sweep: SweepEvidence) -> Table:
             text = analysis.shown(value)
             sort = None if analysis.is_missing(value) else value if is_number else text
             entries.append(Entry(text=text, sort=sort, is_number=is_number))
-        for name, _, text_of in shown:
-            number, largest = _float(run.row.get(name)), max(known[name])
+        for name, _, text_of in measured_columns:
+            number, largest = _float(run.row.get(name)), max(values_of[name])
             if number is not None and name in _OF_WHOLE_RUNS and run.row["status"] != DONE:
                 entries.append(Entry(text=f"{text_of(number)} *", sort=None))
                 continue
@@ -201,7 +201,7 @@ def ranking(sweep: SweepEvidence) -> Table:
             share = max(0.0, 100 * (number or 0.0) / largest) if has_bar else 0.0
             entries.append(Entry(text=text_of(number), sort=number, bar_percent=share))
         rows.append(RunRow(run=run, entries=tuple(entries)))
-    return Table(titles=(*factors, *(title for _, title, _ in shown)), rows=tuple(rows))
+    return Table(titles=(*factors, *(title for _, title, _ in measured_columns)), rows=tuple(rows))
 
 
 def epoch_times(sweep: SweepEvidence) -> Table | None:

@@ -89,26 +89,33 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
 def _find_images(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Images:
     """Return what lies on disk, with small copies made of what has none yet."""
     by_name = {run.name: run for run in runs}
-    listed: list[tuple[str, int, Shot, Path]] = []
+    images: list[tuple[str, int, Shot, Path]] = []
     for row in sweep.frames.images.to_dict("records"):
         shot = str(row["prompt"]), int(row["width"]), int(row["height"]), int(row["seed"])
         prompt, width, height, seed = shot
         cell = Cell(prompt=prompt, width=width, height=height, seed=seed, epoch=int(row["epoch"]))
         path = by_name[str(row["run"])].run.image_path(cell)
         if path == sweep.frames.root / str(row["path"]):  # else: epoch-1 for epoch-0001
-            listed.append((str(row["run"]), cell.epoch, shot, path))
-    thumbnails.make_thumbnails(path for *_, path in listed)
-    shots = _in_order(runs, {shot for _, _, shot, _ in listed})
+            images.append((str(row["run"]), cell.epoch, shot, path))
+    thumbnails.make_thumbnails(path for *_, path in images)
+    # As the configs list them, images still to come included; those that no config names last.
+    planned = dict.fromkeys(
+        (prompt.name, prompt.width, prompt.height, seed)
+        for run in runs
+        for prompt in run.prompts
+        for seed in run.seeds
+    )
+    shots = (*planned, *sorted({shot for _, _, shot, _ in images} - planned.keys()))
     places = {shot: index for index, shot in enumerate(shots)}
     letters: dict[str, dict[int, list[str]]] = {}
-    for name, epoch, shot, path in listed:
+    for name, epoch, shot, path in images:
         of_epoch = letters.setdefault(name, {}).setdefault(epoch, [_ABSENT] * len(shots))
         of_epoch[places[shot]] = _SHOWN if thumbnails.has_thumbnail(path) else _DAMAGED
-    epochs = tuple(sorted({epoch for _, epoch, _, _ in listed}))
+    epochs = tuple(sorted({epoch for _, epoch, _, _ in images}))
     if epochs:  # with those still to come of unfinished runs
-        planned = [run.num_epochs_planned for run in runs if run.row["status"] != "done"]
-        still = min(max(planned, default=0), _MAX_PLANNED_EPOCHS)
-        epochs = tuple(sorted({*epochs, *range(1, still + 1)}))
+        to_come = [run.num_epochs_planned for run in runs if run.row["status"] != "done"]
+        num_epochs = min(max(to_come, default=0), _MAX_PLANNED_EPOCHS)
+        epochs = tuple(sorted({*epochs, *range(1, num_epochs + 1)}))
     return _Images(
         shots=shots,
         epochs=epochs,
@@ -116,22 +123,8 @@ def _find_images(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Images:
             name: {epoch: "".join(of_shots) for epoch, of_shots in sorted(epochs.items())}
             for name, epochs in letters.items()
         },
-        num_pictures=len(listed),
+        num_pictures=len(images),
     )
-
-
-def _in_order(runs: Sequence[RunEvidence], shots: set[Shot]) -> tuple[Shot, ...]:
-    """Return the shots as the configs list them, those that no config names last.
-
-    Planned shots that have no image anywhere yet are included: they will come.
-    """
-    planned = dict.fromkeys(
-        (prompt.name, prompt.width, prompt.height, seed)
-        for run in runs
-        for prompt in run.prompts
-        for seed in run.seeds
-    )
-    return (*planned, *sorted(shots - planned.keys()))
 
 
 def _run_facts(run: RunEvidence, style: Style, report_dir: Path) -> dict[str, Any]:

@@ -93,9 +93,9 @@ def _of_images(
     numbers = []
     for name, values in sorted(by_metric.items()):
         number = _number(name, name.replace("_", " "), "", "cell", values)
-        if known := METRICS.get(name):
-            better = {True: "higher", False: "lower", None: ""}[known.higher_is_better]
-            number |= {"meaning": f"{known.meaning} ({known.unit})", "better": better}
+        if metric := METRICS.get(name):
+            better = {True: "higher", False: "lower", None: ""}[metric.higher_is_better]
+            number |= {"meaning": f"{metric.meaning} ({metric.unit})", "better": better}
         numbers.append(number)
     return numbers
 
@@ -109,8 +109,8 @@ def _curve(
 ) -> dict[str, Any]:
     columns = []
     for run in runs:
-        shown = thinned(points(run), max_points=_MAX_POINTS)
-        columns.append([[x for x, _ in shown], [_rounded(y) for _, y in shown]])
+        drawn_points = thinned(points(run), max_points=_MAX_POINTS)
+        columns.append([[x for x, _ in drawn_points], [_rounded(y) for _, y in drawn_points]])
     return {"title": title, "log": is_log, "points": columns}
 
 

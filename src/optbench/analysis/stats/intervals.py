@@ -76,8 +76,8 @@ def mean_interval(
         # The plain percentile interval is short by this much where blocks are few.
         t = student_quantile((1 + confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
         tail = NormalDist().cdf(-t)
-        drawn = bootstrap_means(means, where=where)
-        low, high = (float(np.quantile(drawn, part)) for part in (tail, 1 - tail))
+        resampled = bootstrap_means(means, where=where)
+        low, high = (float(np.quantile(resampled, part)) for part in (tail, 1 - tail))
         method = "bootstrap"
     elif n > 1:
         t = student_quantile((1 + confidence) / 2, n - 1)
@@ -93,8 +93,10 @@ def bootstrap_means(
 ) -> Floats:
     """Return the means of so many samples of the values with replacement, (num_resamples,)."""
     n = len(values)
-    drawn: Floats = values[generator(where, n).integers(0, n, size=(num_resamples, n))].mean(axis=1)
-    return drawn
+    resampled: Floats = values[generator(where, n).integers(0, n, size=(num_resamples, n))].mean(
+        axis=1
+    )
+    return resampled
 
 
 def generator(*where: int | str) -> np.random.Generator:

@@ -34,8 +34,8 @@ class Standing:
     @property
     def is_tied(self) -> bool:
         """Whether there is an interval, and it includes 0."""
-        known = self.against_best is not None and self.against_best.low is not None
-        return known and not self.is_worse
+        has_interval = self.against_best is not None and self.against_best.low is not None
+        return has_interval and not self.is_worse
 
 
 def standings(
@@ -57,35 +57,35 @@ def standings(
             all are.
         confidence: Of all intervals together.
     """
-    known = {name: dict(by_block) for name, by_block in values.items() if by_block}
-    if not known:
+    by_name = {name: dict(by_block) for name, by_block in values.items() if by_block}
+    if not by_name:
         return []
     everything: dict[Hashable, list[float]] = {}
-    for by_block in known.values():
+    for by_block in by_name.values():
         for block, value in by_block.items():
             everything.setdefault(block, []).append(value)
     centre = {block: sum(of_block) / len(of_block) for block, of_block in everything.items()}
     deviations = {
         name: sum(value - centre[block] for block, value in by_block.items()) / len(by_block)
-        for name, by_block in known.items()
+        for name, by_block in by_name.items()
     }
-    ordered = sorted(known, key=lambda name: deviations[name])
-    best = known[ordered[0]]
+    ordered = sorted(by_name, key=lambda name: deviations[name])
+    best = by_name[ordered[0]]
     of_each = 1 - (1 - confidence) / max(1, len(ordered) - 1)
     result = []
     for name in ordered:
         shared = (
-            [block for block in known[name] if block in best] if known[name] is not best else []
+            [block for block in by_name[name] if block in best] if by_name[name] is not best else []
         )
         groups = [clusters[block] if clusters else block for block in shared]
         result.append(
             Standing(
                 name=name,
-                mean=sum(known[name].values()) / len(known[name]),
-                num_values=len(known[name]),
-                is_best=known[name] is best,
+                mean=sum(by_name[name].values()) / len(by_name[name]),
+                num_values=len(by_name[name]),
+                is_best=by_name[name] is best,
                 against_best=mean_interval(
-                    [known[name][block] - best[block] for block in shared],
+                    [by_name[name][block] - best[block] for block in shared],
                     groups,
                     confidence=of_each,
                 )
@@ -119,8 +119,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     if len(values) <= _MAX_EXACT_FLIPS:
         signs = np.asarray(list(itertools.product((1.0, -1.0), repeat=len(values))))
         return float(np.mean(np.abs(signs @ values) >= observed - slack))
-    drawn = generator("sign-flip", len(values)).integers(0, 2, size=(_NUM_FLIPS, len(values)))
-    num_extreme = int((np.abs((2.0 * drawn - 1.0) @ values) >= observed - slack).sum())
+    flips = generator("sign-flip", len(values)).integers(0, 2, size=(_NUM_FLIPS, len(values)))
+    num_extreme = int((np.abs((2.0 * flips - 1.0) @ values) >= observed - slack).sum())
     return (num_extreme + 1) / (_NUM_FLIPS + 1)
 
 

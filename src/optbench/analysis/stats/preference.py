@@ -63,16 +63,16 @@ def bradley_terry(votes: Sequence[Comparison]) -> list[Strength]:
     place = {name: index for index, name in enumerate(names)}
     if not names:
         return []
-    counted = Counter(_oriented(place[v.first], place[v.second], v.winner) for v in votes)
-    kinds = np.asarray(list(counted), dtype=np.int64)
-    counts = np.asarray(list(counted.values()), dtype=np.float64)
+    votes_by_kind = Counter(_oriented(place[v.first], place[v.second], v.winner) for v in votes)
+    kinds = np.asarray(list(votes_by_kind), dtype=np.int64)
+    counts = np.asarray(list(votes_by_kind.values()), dtype=np.float64)
     fitted = fit_strengths(kinds, counts, len(names))
     stream = generator("bradley-terry", len(votes), len(names))
     resampled = stream.multinomial(len(votes), counts / counts.sum(), size=_NUM_RESAMPLES)
-    drawn = [
+    refits = [
         fit_strengths(kinds, resample.astype(float), len(names), fitted) for resample in resampled
     ]
-    low, high = np.quantile(np.stack(drawn), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
+    low, high = np.quantile(np.stack(refits), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
     # About the mean of all: votes say nothing of a strength that all have in common.
     centring = np.eye(len(fitted))
     centring[:-1, :-1] -= 1 / len(names)

@@ -54,9 +54,9 @@ def rank_agreement(first: Sequence[float], second: Sequence[float]) -> Agreement
     n = len(first)
     if n >= _MIN_THINGS:
         x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-        drawn = generator("ranks", n).integers(0, n, size=(_NUM_RESAMPLES, n))
-        resampled = [spearman(x[chosen].tolist(), y[chosen].tolist()) for chosen in drawn]
-        known = [value for value in resampled if value is not None]
+        samples = generator("ranks", n).integers(0, n, size=(_NUM_RESAMPLES, n))
+        resampled = [spearman(x[sample].tolist(), y[sample].tolist()) for sample in samples]
+        correlations = [value for value in resampled if value is not None]
         tail = (1 - CONFIDENCE) / 2
-        low, high = (float(np.quantile(known, part)) for part in (tail, 1 - tail))
+        low, high = (float(np.quantile(correlations, part)) for part in (tail, 1 - tail))
     return Agreement(correlation=correlation, low=low, high=high, num_things=n)

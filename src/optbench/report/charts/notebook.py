@@ -38,13 +38,13 @@ def draw_curves(
     """
     lines = []
     for number, column in enumerate(frame.columns):
-        known = frame[column].dropna()
+        values = frame[column].dropna()
         lines.append(
             Line(
                 label=str(column),
                 style=numbered_style(number, f"line-{number}"),
-                x=[float(x) for x in known.index],
-                y=[float(y) for y in known],
+                x=[float(x) for x in values.index],
+                y=[float(y) for y in values],
             )
         )
     svg = line_chart(lines, Axes(x_title=x_title, y_title=y_title, is_log_y=is_log_y))

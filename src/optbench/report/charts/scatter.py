@@ -67,12 +67,12 @@ def size_chart(
 
     `frontier` is joined by a line: the points that no other beats in both.
     """
-    known = [p for p in points if p.size_bytes > 0 and math.isfinite(p.value)]
-    if not known:
+    drawable = [p for p in points if p.size_bytes > 0 and math.isfinite(p.value)]
+    if not drawable:
         return None
-    sizes = [math.log2(point.size_bytes) for point in known]
-    values = [point.value for point in known] + [level.value for level in levels]
-    values += [end for point in known for end in (point.low, point.high) if end is not None]
+    sizes = [math.log2(point.size_bytes) for point in drawable]
+    values = [point.value for point in drawable] + [level.value for level in levels]
+    values += [end for point in drawable for end in (point.low, point.high) if end is not None]
     low_x, high_x = _padded(min(sizes), max(sizes))
     low_y, high_y = _padded(min(values), max(values))
     bottom, right = HEIGHT_PX - _BOTTOM_PX, WIDTH_PX - _RIGHT_PX
@@ -113,8 +113,8 @@ def size_chart(
         ends = [place(math.log2(point.size_bytes), point.value) for point in frontier]
         shape = "L".join(f"{left:.1f} {top:.1f}" for left, top in ends)
         parts.append(Markup('<path class="frontier" d="M{}"/>').format(shape))
-    taken: list[tuple[float, float, float]] = []
-    for point, size in sorted(zip(known, sizes, strict=True), key=lambda pair: pair[1]):
+    labels: list[tuple[float, float, float]] = []
+    for point, size in sorted(zip(drawable, sizes, strict=True), key=lambda pair: pair[1]):
         left, top = place(size, point.value)
         if point.low is not None and point.high is not None:
             ends_y = (f"{place(size, end)[1]:.1f}" for end in (point.high, point.low))
@@ -124,7 +124,7 @@ def size_chart(
                     "<title>95 % interval</title></line>"
                 ).format(f"{left:.1f}", *ends_y)
             )
-        text_left, text_top = _free_place(point.text, left, top, taken)
+        text_left, text_top = _free_place(point.text, left, top, labels)
         parts.append(
             Markup(
                 '<circle cx="{}" cy="{}" r="4.5" fill="{}"><title>{}: {}, {}</title></circle>'
@@ -141,7 +141,7 @@ def size_chart(
                 point.text,
             )
         )
-    label = f"{y_title} over {cost.title}, {len(known)} points"
+    label = f"{y_title} over {cost.title}, {len(drawable)} points"
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
     ).format(WIDTH_PX, HEIGHT_PX, label, Markup("").join(parts))
@@ -153,20 +153,20 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def _free_place(
-    text: str, left: float, top: float, taken: list[tuple[float, float, float]]
+    text: str, left: float, top: float, labels: list[tuple[float, float, float]]
 ) -> tuple[float, float]:
     """Return where a label goes: above its point and inside, or higher where another one is."""
     width = len(text) * _LABEL_PX
     left = min(max(left, width / 2 + 2), max(WIDTH_PX - width / 2 - 2, WIDTH_PX / 2))
     above = top - 8
-    for _ in range(len(taken) + 1):
+    for _ in range(len(labels) + 1):
         if all(
             abs(above - other) >= _LINE_PX or abs(left - middle) >= (width + wide) / 2
-            for middle, other, wide in taken
+            for middle, other, wide in labels
         ):
             break
         above -= _LINE_PX
-    taken.append((left, above, width))
+    labels.append((left, above, width))
     return left, above
 
 

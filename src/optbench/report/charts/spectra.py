@@ -22,10 +22,10 @@ def spectrum_chart(layers: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, 
     """Return the median over layers of S_i / S_1, by kind of layer, and the lines' legend."""
     groups: dict[str, list[list[float]]] = {}
     for row in layers:
-        listed = row.get("singular_values")
+        singular_values = row.get("singular_values")
         values = [
             float(value)
-            for value in (listed if isinstance(listed, (list, tuple)) else ())
+            for value in (singular_values if isinstance(singular_values, (list, tuple)) else ())
             if isinstance(value, (int, float))
         ]
         if values and values[0] > 0:
@@ -101,11 +101,11 @@ def energy_map(columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Ma
 
 def _cell(row: Mapping[str, Any], column: int, index: int, *, has_words: bool) -> Markup:
     norm = row.get("retained_fro")
-    kept = min(1.0, max(0.0, float(norm) ** 2)) if isinstance(norm, (int, float)) else 0.0
+    energy = min(1.0, max(0.0, float(norm) ** 2)) if isinstance(norm, (int, float)) else 0.0
     words = Markup("")
     if has_words:
         words = Markup("<title>{}: {} of energy, dim {} of {}</title>").format(
-            row.get("layer"), f"{kept:.1%}", row.get("new_dim"), row.get("old_dim")
+            row.get("layer"), f"{energy:.1%}", row.get("new_dim"), row.get("old_dim")
         )
     return Markup(
         '<rect x="{}" y="{}" width="{}" height="{}" fill="#d9541e" fill-opacity="{}">{}</rect>'
@@ -115,7 +115,7 @@ def _cell(row: Mapping[str, Any], column: int, index: int, *, has_words: bool) -
         _COLUMN_PX - 2,
         _ROW_PX,
         # The square root: the first per cent that is lost must be seen.
-        f"{(1 - kept) ** 0.5:.3f}",
+        f"{(1 - energy) ** 0.5:.3f}",
         words,
     )
 

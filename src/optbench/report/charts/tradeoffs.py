@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from optbench.analysis.standings import RATES, Setting, Standings, frontier, label_of
+from optbench.analysis.standings import RATES, Standings, frontier, label_of
 from optbench.report.charts.line import Axes, Chart, Line, legend, line_chart
 from optbench.report.charts.scatter import CostAxis, Point, size_chart
 from optbench.report.charts.styles import Styles, numbered_style
@@ -43,11 +43,19 @@ def tradeoff_charts(standings: Standings, styles: Styles, *, was_busy: bool) -> 
             continue
         best = frontier(standings, name)
         # Where they would cover one another, only those that matter have their names beside them.
-        named = settings if len(settings) <= _MAX_LABELS else best
-        points = {
-            setting.label: _point(setting, name, styles, is_named=setting in named)
-            for setting in settings
-        }
+        labelled = settings if len(settings) <= _MAX_LABELS else best
+        points = {}
+        for setting in settings:
+            interval = setting.interval
+            points[setting.label] = Point(
+                size_bytes=setting.medians[name],
+                value=interval.mean if interval else setting.mean,
+                text=setting.label if setting in labelled else "",
+                label=setting.label,
+                colour=styles[setting.runs[0]].colour,
+                low=interval.low if interval else None,
+                high=interval.high if interval else None,
+            )
         svg = size_chart(
             list(points.values()),
             y_title=_AXIS[standings.measure],
@@ -63,19 +71,6 @@ def tradeoff_charts(standings: Standings, styles: Styles, *, was_busy: bool) -> 
                 f"seed, and the height may be luck. {cost.title.capitalize()} on a log scale.",
                 svg=svg,
             )
-
-
-def _point(setting: Setting, cost: str, styles: Styles, *, is_named: bool) -> Point:
-    interval = setting.interval
-    return Point(
-        size_bytes=setting.medians[cost],
-        value=setting.mean if interval is None else interval.mean,
-        text=setting.label if is_named else "",
-        label=setting.label,
-        colour=styles[setting.runs[0]].colour,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-    )
 
 
 def rate_charts(standings: Standings) -> Iterator[Chart]:
