@@ -168,7 +168,11 @@ def _training_metadata(card: LoraCard) -> dict[str, str]:
         name: None if rate is None else rate * card.lr_mult
         for name, rate in (("unet_lr", optimizer.unet_lr), ("te_lr", optimizer.text_encoder_lr))
     }
-    arguments = ",".join(f"{name}={_plain(value)}" for name, value in optimizer.args.items())
+    # A YAML list is written as the tuple that kohya's users know: betas=(0.9, 0.99).
+    arguments = ",".join(
+        f"{name}={tuple(value) if isinstance(value, list) else value}"
+        for name, value in optimizer.args.items()
+    )
     return _strings(
         {
             "ss_seed": card.seed,
@@ -249,8 +253,3 @@ def _network_metadata(options: NetworkOptions) -> dict[str, str]:
 
 def _strings(values: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
-
-
-def _plain(value: object) -> object:
-    """Return a YAML list as the tuple that kohya's users know: betas=(0.9, 0.99)."""
-    return tuple(value) if isinstance(value, list) else value

@@ -32,21 +32,14 @@ def load_base(
     Raises:
         BaseError: If weights are missing, damaged, or of another family.
     """
-    _quiet_libraries()
-    module = importlib.import_module(f"optbench.models.{options.family}")
-    base: BaseModel = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
-    return base
-
-
-def _quiet_libraries() -> None:
-    """Keep both libraries from drawing bars and naming packages that nobody needs here.
-
-    Before a family is imported: transformers speaks of torchvision as soon as diffusers' pipelines
-    are.
-    """
     import diffusers
     import transformers
 
+    # No bars, and no names of packages that nobody needs here. Before a family is imported:
+    # transformers speaks of torchvision as soon as diffusers' pipelines are.
     for library in (transformers, diffusers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
+    module = importlib.import_module(f"optbench.models.{options.family}")
+    base: BaseModel = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
+    return base

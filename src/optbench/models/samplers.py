@@ -59,21 +59,14 @@ _SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "Exponential": {"use_exponential_sigmas": True},
     "SGM Uniform": {"timestep_spacing": "trailing"},
 }
-
-
-def _all_samplers() -> dict[str, Sampler]:
-    found = {}
-    for name, (solver, settings, is_random, schedules) in _SOLVERS.items():
-        for schedule in (AUTOMATIC, *schedules):
-            whole = name if schedule == AUTOMATIC else f"{name} {schedule}"
-            found[whole] = Sampler(
-                name=name,
-                schedule=schedule,
-                solver=solver,
-                settings={**settings, **_SCHEDULES[schedule]},
-                is_random=is_random,
-            )
-    return found
-
-
-SAMPLERS: Mapping[str, Sampler] = _all_samplers()
+SAMPLERS: Mapping[str, Sampler] = {
+    name if schedule == AUTOMATIC else f"{name} {schedule}": Sampler(
+        name=name,
+        schedule=schedule,
+        solver=solver,
+        settings={**settings, **_SCHEDULES[schedule]},
+        is_random=is_random,
+    )
+    for name, (solver, settings, is_random, schedules) in _SOLVERS.items()
+    for schedule in (AUTOMATIC, *schedules)
+}

@@ -31,7 +31,15 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
             "leave train.attention=sdpa",
         )
     if options.torch_compile and options.dynamo_backend == "inductor":
-        _check_inductor(device)
+        # Inductor compiles for a CPU with a C++ compiler, for a GPU with triton.
+        compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+        has_cpp = any(name and shutil.which(name) for name in compilers)
+        where, fix = "train.torch_compile", "leave train.torch_compile=false"
+        if device.type == "cpu" and not has_cpp:
+            raise _refused(where, "true on a CPU without a C++ compiler", "g++ or clang++", fix)
+        if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+            fix = f"pip install triton, or {fix}"
+            raise _refused(where, "true without triton", "its package", fix)
     if device.index is not None:
         torch.cuda.set_device(device)
     # accelerate keeps these for the life of the process; the next run may ask for another one.
@@ -42,17 +50,6 @@ def make_accelerator(options: TrainOptions) -> Accelerator:
         mixed_precision=options.mixed_precision,
         gradient_accumulation_steps=options.gradient_accumulation,
     )
-
-
-def _check_inductor(device: torch.device) -> None:
-    """Refuse to compile where inductor lacks what makes machine code of its own."""
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
-    has_cpp = any(name and shutil.which(name) for name in compilers)
-    where, fix = "train.torch_compile", "leave train.torch_compile=false"
-    if device.type == "cpu" and not has_cpp:
-        raise _refused(where, "true on a CPU without a C++ compiler", "g++ or clang++", fix)
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise _refused(where, "true without triton", "its package", f"pip install triton, or {fix}")
 
 
 def _refused(where: str, found: str, expected: str, fix: str) -> ConfigError:

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from optbench import rng
 from optbench.contracts import NoiseProcess
-from optbench.records import Batch, Sample
+from optbench.records import Batch
 from optbench.schema import LossOptions
 
 
@@ -38,17 +38,53 @@ def draw_noise(batch: Batch, process: NoiseProcess, options: LossOptions, *, see
     An image's noise is e = N(0, 1), then the offset is added, then the patches, and what the
     denoiser is shown may be perturbed at last (the order is kohya's).
     """
-    noise_BCHW = _normal(batch.samples, batch.latents_BCHW.shape[1:], seed)
+
+    def generators(purpose: rng.Purpose) -> list[torch.Generator]:
+        return [
+            rng.generator(seed, purpose, sample.epoch, sample.image_key, sample.occurrence)
+            for sample in batch.samples
+        ]
+
+    shape = batch.latents_BCHW.shape[1:]
+    noise_BCHW = torch.stack(
+        [torch.randn(shape, generator=generator) for generator in generators("noise")]
+    )
     if options.noise_offset is not None:
-        noise_BCHW = noise_BCHW + _offsets(batch, options, seed)
+        noise_BCHW = noise_BCHW + torch.stack(
+            [
+                offset_noise(latents_CHW, options, generator)
+                for latents_CHW, generator in zip(
+                    batch.latents_BCHW, generators("noise-offset"), strict=True
+                )
+            ]
+        )
     if options.multires_noise_iterations is not None:
-        noise_BCHW = _with_patches(noise_BCHW, batch.samples, options, seed)
+        assert options.multires_noise_discount is not None
+        noise_BCHW = torch.stack(
+            [
+                multires_noise(
+                    noise_CHW,
+                    iterations=options.multires_noise_iterations,
+                    discount=options.multires_noise_discount,
+                    generator=generator,
+                )
+                for noise_CHW, generator in zip(noise_BCHW, generators("multires"), strict=True)
+            ]
+        )
     input_noise_BCHW = None
     if options.ip_noise_gamma is not None:
-        input_noise_BCHW = noise_BCHW + _perturbations(batch, options, seed)
-    timesteps_B = process.sample_timesteps(
-        [rng.generator(seed, "timesteps", *_place(one)) for one in batch.samples], options
-    )
+        input_noise_BCHW = noise_BCHW + torch.stack(
+            [
+                perturbation(
+                    shape,
+                    gamma=options.ip_noise_gamma,
+                    is_random=options.ip_noise_gamma_random_strength,
+                    generator=generator,
+                )
+                for generator in generators("input-perturbation")
+            ]
+        )
+    timesteps_B = process.sample_timesteps(generators("timesteps"), options)
     return Draw(noise_BCHW=noise_BCHW, input_noise_BCHW=input_noise_BCHW, timesteps_B=timesteps_B)
 
 
@@ -106,56 +142,3 @@ def perturbation(
     normal_CHW = torch.randn(tuple(shape), generator=generator)
     strength = torch.rand((), generator=generator) if is_random else torch.tensor(1.0)
     return gamma * strength * normal_CHW
-
-
-def _place(sample: Sample) -> tuple[int, str, int]:
-    return sample.epoch, sample.image_key, sample.occurrence
-
-
-def _normal(samples: Sequence[Sample], shape: Sequence[int], seed: int) -> Tensor:
-    places = [_place(one) for one in samples]
-    return torch.stack(
-        [torch.randn(tuple(shape), generator=rng.generator(seed, "noise", *at)) for at in places]
-    )
-
-
-def _offsets(batch: Batch, options: LossOptions, seed: int) -> Tensor:
-    return torch.stack(
-        [
-            offset_noise(latents_CHW, options, rng.generator(seed, "noise-offset", *_place(sample)))
-            for latents_CHW, sample in zip(batch.latents_BCHW, batch.samples, strict=True)
-        ]
-    )
-
-
-def _with_patches(
-    noise_BCHW: Tensor, samples: Sequence[Sample], options: LossOptions, seed: int
-) -> Tensor:
-    assert options.multires_noise_iterations is not None
-    assert options.multires_noise_discount is not None
-    return torch.stack(
-        [
-            multires_noise(
-                noise_CHW,
-                iterations=options.multires_noise_iterations,
-                discount=options.multires_noise_discount,
-                generator=rng.generator(seed, "multires", *_place(sample)),
-            )
-            for noise_CHW, sample in zip(noise_BCHW, samples, strict=True)
-        ]
-    )
-
-
-def _perturbations(batch: Batch, options: LossOptions, seed: int) -> Tensor:
-    assert options.ip_noise_gamma is not None
-    return torch.stack(
-        [
-            perturbation(
-                batch.latents_BCHW.shape[1:],
-                gamma=options.ip_noise_gamma,
-                is_random=options.ip_noise_gamma_random_strength,
-                generator=rng.generator(seed, "input-perturbation", *_place(sample)),
-            )
-            for sample in batch.samples
-        ]
-    )

@@ -208,18 +208,13 @@ def _short_records(run: RunDir, state: State, notices: list[str]) -> float:
     if missing := sorted(set(range(1, epoch)) - epochs):
         limits.append(missing[0] - 1)
         notices.append(f"{run.epochs_path.name} has no epoch {missing[0]} of {epoch}")
-    return min([*limits, *_short_epochs(run.layers_path, epoch, notices)])
-
-
-def _short_epochs(path: Path, epoch: int, notices: list[str]) -> list[int]:
-    """Return the last epoch before one that has fewer records than the first."""
-    rows = files.read_rows(path)
+    rows = files.read_rows(run.layers_path)
     counts = [sum(row["epoch"] == past for row in rows) for past in range(1, epoch + 1)]
-    short = [past for past, count in enumerate(counts, start=1) if count < max(counts)]
-    if not short:
-        return []
-    notices.append(f"{path.name} lacks records of epoch {short[0]}")
-    return [short[0] - 1]
+    # Every epoch has as many records of layers as the first.
+    if short := [past for past, count in enumerate(counts, start=1) if count < max(counts)]:
+        limits.append(short[0] - 1)
+        notices.append(f"{run.layers_path.name} lacks records of epoch {short[0]}")
+    return min(limits)
 
 
 def _lost_loras(run: RunDir, notices: list[str]) -> set[int]:

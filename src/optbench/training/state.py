@@ -56,8 +56,13 @@ def write_state(run: RunDir, finished: FinishedEpoch, lane: Lane) -> None:
     No generator is in it: every draw is keyed by its epoch and place.
     """
     pieces = _pieces(lane, epoch=finished.epoch, step=finished.step, row=finished.row)
-    _keep_previous(run)
-    write_pieces(run.state_dir / _LAST, pieces)
+    last = run.state_dir / _LAST
+    if last.is_file():
+        # A second name costs no copy where links can go. A kill before the write of the new state
+        # leaves two names of one file; the next `link_or_copy` copes with that.
+        link_or_copy(last, run.state_dir / _PREVIOUS)
+        sync_folder(run.state_dir)
+    write_pieces(last, pieces)
 
 
 def write_partial_state(run: RunDir, lane: Lane) -> None:
@@ -161,15 +166,3 @@ def forget_partial_state(run: RunDir) -> None:
 def forget_previous(run: RunDir) -> None:
     """Remove the state before the last: a run that is done needs no second one."""
     (run.state_dir / _PREVIOUS).unlink(missing_ok=True)
-
-
-def _keep_previous(run: RunDir) -> None:
-    """Give the last state a second name, which costs no copy where links can go.
-
-    A kill between this and the write of the new state leaves two names of one file; the next
-    `link_or_copy` copes with that.
-    """
-    last = run.state_dir / _LAST
-    if last.is_file():
-        link_or_copy(last, run.state_dir / _PREVIOUS)
-        sync_folder(run.state_dir)

@@ -83,7 +83,11 @@ def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
     final[f"{_END_PREFIX}seconds_train"] = sum(row.get("seconds_train") or 0 for row in epochs)
     with SummaryWriter(str(run.tensorboard_dir)) as writer:
         for path in sorted(run.sheets_dir.glob("*.png")):
-            writer.add_image(f"sheets/{path.stem}", _sheet(path), last["step"], dataformats="HWC")
+            with Image.open(path) as image:
+                small = image.convert("RGB")
+            small.thumbnail((_SHEET_PX, _SHEET_PX))
+            pixels = np.asarray(small)
+            writer.add_image(f"sheets/{path.stem}", pixels, last["step"], dataformats="HWC")
         # Not add_hparams, which writes into a folder of its own.
         for summary in hparams(_hparams(config), final):
             writer._get_file_writer().add_summary(summary)
@@ -112,10 +116,3 @@ def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
                 small = image.convert("RGB").resize((width, _PICTURE_PX))
             images.setdefault(name, []).append(np.asarray(small))
     return {name: np.concatenate(parts, axis=1) for name, parts in images.items()}
-
-
-def _sheet(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((_SHEET_PX, _SHEET_PX))
-        return np.asarray(small)

@@ -137,7 +137,13 @@ class Trackers:
             tracker = kind(project, **arguments)
         tracker.start()
         self._open[name] = tracker
-        entry["id"] = _identifier(name, tracker)
+        # What the tracker's package finds the same run by.
+        handle = tracker.tracker
+        entry["id"] = str(
+            handle.info.run_id
+            if name == "mlflow"
+            else getattr(handle, "id", None) or getattr(handle, "name", "") or ""
+        )
         self._write_ledger()
         if not is_known:
             tracker.store_init_configuration(dict(settings))
@@ -214,10 +220,3 @@ def flat_settings(tree: Mapping[str, object]) -> dict[str, object]:
         else json.dumps(value, default=str)
         for key, value in flatten(tree).items()
     }
-
-
-def _identifier(name: str, tracker: Any) -> str:
-    """Return what the tracker's package finds the same run by."""
-    if name == "mlflow":
-        return str(tracker.tracker.info.run_id)
-    return str(getattr(tracker.tracker, "id", None) or getattr(tracker.tracker, "name", "") or "")

@@ -64,7 +64,14 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
             has_alpha=True,
         )
     if unlike:
-        raise ConfigError(_unlike(unlike, files))
+        raise ConfigError(
+            Problem(
+                " and ".join(str(file.path) for file in files),
+                f"layers of different sizes: {shorten(unlike, most=3)}",
+                "LoRAs of one family: all SD1.x, all SD2 or all SDXL",
+                "merge LoRAs that were trained on the same kind of base",
+            )
+        )
     return modules
 
 
@@ -85,12 +92,3 @@ def merged_factors(name: str, files: Sequence[LoraFile], weights: Sequence[float
             downs.append(factors.down)
     down = torch.cat(downs)
     return Factors(up=torch.cat(ups, dim=1), down=down, alpha=float(len(down)))
-
-
-def _unlike(unlike: Sequence[str], files: Sequence[LoraFile]) -> Problem:
-    return Problem(
-        " and ".join(str(file.path) for file in files),
-        f"layers of different sizes: {shorten(unlike, most=3)}",
-        "LoRAs of one family: all SD1.x, all SD2 or all SDXL",
-        "merge LoRAs that were trained on the same kind of base",
-    )

@@ -61,7 +61,7 @@ def what_file_is(shapes: Shapes) -> Finding:
     channels = shapes.get(_FIRST_LAYER, (0, _LATENT_CHANNELS))[1]
     if channels != _LATENT_CHANNELS:
         return _unusable(_of_channels(words, channels))
-    if _is_refiner(shapes):
+    if any(name.startswith("conditioner.embedders.0.model.") for name in shapes):
         return _unusable("the refiner of Stable Diffusion XL")
     for prefixes, missing in _PARTS:
         if not any(name.startswith(prefixes) for name in shapes):
@@ -123,10 +123,6 @@ def _without_unet(shapes: Shapes) -> str:
         return "a text encoder alone"
     first = min(shapes, default="nothing at all")
     return f"{len(shapes)} tensors of no checkpoint known here, for instance {first}"
-
-
-def _is_refiner(shapes: Shapes) -> bool:
-    return any(name.startswith("conditioner.embedders.0.model.") for name in shapes)
 
 
 def _family_of(shapes: Shapes) -> str | None:

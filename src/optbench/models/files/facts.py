@@ -77,7 +77,9 @@ def tensor_shapes(options: BaseOptions) -> Iterator[tuple[str, tuple[int, ...]]]
     place = locate.located(options.path)
     files = [(place, "")] if place.is_file() else []
     for file in sorted(place.glob("*/*.safetensors")) if not files else []:
-        if not _is_second_copy(file):
+        # Another one repeats it in another precision, or before averaging.
+        plain = file.with_name(f"{file.name.partition('.')[0]}.safetensors")
+        if file == plain or not plain.is_file():
             files.append((file, f"{file.parent.name}."))
     for file, prefix in files:
         try:
@@ -86,12 +88,6 @@ def tensor_shapes(options: BaseOptions) -> Iterator[tuple[str, tuple[int, ...]]]
             continue
         for name, shape in shapes.items():
             yield prefix + name, shape
-
-
-def _is_second_copy(file: Path) -> bool:
-    """Return whether a file repeats another one in another precision, or before averaging."""
-    plain = file.with_name(f"{file.name.partition('.')[0]}.safetensors")
-    return file != plain and plain.is_file()
 
 
 def _older_hash(path: Path) -> str:

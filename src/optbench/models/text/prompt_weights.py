@@ -55,7 +55,8 @@ def _pieces(tokenizer: Any, prompt: str) -> list[Piece]:
             done.append(piece)
             piece, last_comma = [], None
         for span in section:
-            for token in _ids(tokenizer, span.text):
+            # verbose: else the library warns of more tokens than one piece holds.
+            for token in tokenizer(span.text, add_special_tokens=False, verbose=False).input_ids:
                 if len(piece) == PIECE_TOKENS:
                     # What stands behind a near comma goes on together.
                     is_near = last_comma is not None and len(piece) - last_comma <= _COMMA_REACH
@@ -67,12 +68,6 @@ def _pieces(tokenizer: Any, prompt: str) -> list[Piece]:
                     last_comma = len(piece)
                 piece.append((token, span.weight))
     return [*done, piece] if piece or not done else done
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    # verbose: else the library warns of more tokens than one piece holds.
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
 
 
 def emphasize(states_PKTE: Tensor, weights_PKT: Tensor) -> Tensor:
