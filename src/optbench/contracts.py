@@ -58,6 +58,9 @@ class NoiseProcess(Protocol):
 
     Timesteps (B,) are the process's own: places of a schedule (int64), or shares from 0 to 1
     (float32). Only the process reads them; everybody else passes them on.
+
+    Training and validation need no more. How images are sampled is chosen per process, behind
+    `BaseModel.sample`: `models.sampling` is DDPM's, and a flow process brings its own solvers.
     """
 
     prediction: str  # what is predicted, in modelspec's word: "epsilon", "v"

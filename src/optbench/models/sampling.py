@@ -1,4 +1,8 @@
-"""Sample images from a base model with one UNet and one autoencoder.
+"""Sample images from a base model with one UNet, one autoencoder and DDPM's noise process.
+
+Sampling is chosen per process: these solvers undo DDPM's noise and read members of
+`DiffusionProcess` that `contracts.NoiseProcess` does not ask for. A flow process brings solvers of
+its own, and its family's `sample` calls those.
 
 Shapes: B images, C latent channels, H and W latent height and width, P texts.
 """
