@@ -18,24 +18,26 @@ def pixels_per_latent(vae: Any) -> int:
 
 
 def encode_images(vae: Any, pixels_BCHW: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return one sample of each picture's posterior, scaled, float32 on the CPU."""
+    """Return one sample of each image's posterior, scaled, float32 on the CPU."""
     pixels_BCHW = pixels_BCHW.to(vae.device, torch.float32)
     posterior = vae.encode(pixels_BCHW).latent_dist
     mean_BCHW, spread_BCHW = posterior.mean.cpu(), posterior.std.cpu()
     shape = mean_BCHW.shape[1:]
-    noise = torch.stack([torch.randn(shape, generator=one) for one in generators])
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     scaled: Tensor = (mean_BCHW + spread_BCHW * noise) * vae.config.scaling_factor
     return scaled
 
 
 def first_noise(unet: Any, seeds: Sequence[int], height: int, width: int) -> tuple[Tensor, Any]:
-    """Return one picture's worth of noise per seed and the generators that go on from there.
+    """Return one image's worth of noise per seed and the generators that go on from there.
 
     Made on the CPU in float32, so it is the same everywhere; height and width are of the latents.
     """
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     shape = (unet.config.in_channels, height, width)
-    return torch.stack([torch.randn(shape, generator=one) for one in generators]), generators
+    return torch.stack(
+        [torch.randn(shape, generator=generator) for generator in generators]
+    ), generators
 
 
 def decode(vae: Any, latents_BCHW: Tensor) -> Tensor:

@@ -115,12 +115,12 @@ class Checkpoint:
 
     def fingerprints(self, cache_dir: Path | None) -> tuple[str, str]:
         """Return what changes with any weight, and what changes with the autoencoder's."""
-        own = locate.fingerprint(self.path, cache_dir=cache_dir)
+        base_fingerprint = locate.fingerprint(self.path, cache_dir=cache_dir)
         if self.options.vae is not None:
-            return own, locate.fingerprint(Path(self.options.vae), cache_dir=cache_dir)
+            return base_fingerprint, locate.fingerprint(Path(self.options.vae), cache_dir=cache_dir)
         if self._file is not None:
-            return own, f"vae-of-{own}"
-        return own, locate.fingerprint(self.path / "vae", cache_dir=cache_dir)
+            return base_fingerprint, f"vae-of-{base_fingerprint}"
+        return base_fingerprint, locate.fingerprint(self.path / "vae", cache_dir=cache_dir)
 
     def part(self, path: Path, load: Callable[[], _T], *, where: str = "base.path") -> _T:
         """Return what `load` makes of one part of a checkpoint, or say which part is damaged.
@@ -207,7 +207,7 @@ def check_fit(
     Raises:
         BaseError: Naming the two numbers that differ.
     """
-    wanted = unet.config.cross_attention_dim
+    unet_width = unet.config.cross_attention_dim
     num_words, num_rows = len(tokenizer), text_encoder.config.vocab_size
     num_read, num_written = unet.config.in_channels, vae.config.latent_channels
     if num_words != num_rows:
@@ -215,9 +215,9 @@ def check_fit(
             f"a tokenizer of {num_words} tokens and a text encoder of {num_rows}",
             "copy vocab.json and merges.txt of the original model into tokenizer/",
         )
-    if wanted != context_width:
+    if unet_width != context_width:
         checkpoint.refuse(
-            f"a unet that reads {wanted} numbers per token, a text encoder that writes "
+            f"a unet that reads {unet_width} numbers per token, a text encoder that writes "
             f"{context_width}",
             f"choose a {checkpoint.family.words} checkpoint",
         )

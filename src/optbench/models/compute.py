@@ -20,7 +20,7 @@ from transformers import CLIPTextModel
 
 from optbench.schema import Attention, DynamoBackend
 
-_MAX_COMPILED = 256  # sizes: of pictures, of batches, with and without a LoRA
+_MAX_COMPILED = 256  # sizes: of images, of batches, with and without a LoRA
 _RECOMPUTE = functools.partial(checkpoint, use_reentrant=False)
 
 

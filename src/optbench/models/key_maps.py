@@ -66,8 +66,8 @@ def clip_sources(prefix: str = "") -> Sources:
     def sources(name: str) -> Sequence[TensorPart]:
         bare = name.removeprefix("text_model.")
         return tuple(
-            TensorPart(name=one)
-            for one in (f"{prefix}text_model.{bare}", f"{prefix}{bare}", f"{prefix}{name}")
+            TensorPart(name=alias)
+            for alias in (f"{prefix}text_model.{bare}", f"{prefix}{bare}", f"{prefix}{name}")
         )
 
     return sources
@@ -109,7 +109,7 @@ def _vae_name(name: str, num_levels: int) -> str:
     if match is None:
         return name
     half, way, level, kind, resnet_index, rest = match.groups()
-    # Decoders count their levels from the picture, diffusers from the latents.
+    # Decoders count their levels from the image, diffusers from the latents.
     number = int(level) if way == "down" else num_levels - 1 - int(level)
     inner = f"block.{resnet_index}" if kind == "resnets" else f"{way}sample"
     return f"{half}.{way}.{number}.{inner}.{rest}"

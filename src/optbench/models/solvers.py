@@ -99,21 +99,21 @@ def _solve_with_ours(
 def _sigmas(
     levels_T: NDArray[np.float64], sampler: Sampler, num_steps: int, *, is_trailing: bool
 ) -> list[float]:
-    """Return the noise levels of a picture's steps, and 0 at their end."""
+    """Return the noise levels of an image's steps, and 0 at their end."""
     lowest, highest = float(levels_T[0]), float(levels_T[-1])
     shares = np.linspace(0, 1, num_steps)
     if sampler.settings.get("use_karras_sigmas"):
         ends = highest ** (1 / _KARRAS_RHO), lowest ** (1 / _KARRAS_RHO)
-        found = (ends[0] + shares * (ends[1] - ends[0])) ** _KARRAS_RHO
+        sigmas = (ends[0] + shares * (ends[1] - ends[0])) ** _KARRAS_RHO
     elif sampler.settings.get("use_exponential_sigmas"):
-        found = np.exp(math.log(highest) + shares * (math.log(lowest) - math.log(highest)))
+        sigmas = np.exp(math.log(highest) + shares * (math.log(lowest) - math.log(highest)))
     else:
         last = len(levels_T) - 1
         ending = last / num_steps if is_trailing else 0
         places = np.linspace(last, ending, num_steps) if num_steps > 1 else np.array([last])
         logs = np.interp(places, np.arange(len(levels_T)), np.log(levels_T))
-        found = np.exp(logs)
-    return [*found.tolist(), 0.0]
+        sigmas = np.exp(logs)
+    return [*sigmas.tolist(), 0.0]
 
 
 def _ancestral(now: float, then: float) -> tuple[float, float]:
@@ -130,11 +130,11 @@ def lms(x_BCHW: Tensor, ode: _Ode) -> Tensor:
         slopes.append((x_BCHW - ode.denoise(x_BCHW, now, index)) / now)
         slopes = slopes[-_LMS_ORDER:]
         known = ode.sigmas[index - len(slopes) + 1 : index + 1]
-        for own, slope in enumerate(slopes):
+        for node, slope in enumerate(slopes):
             basis = Polynomial([1.0])
             for other, level in enumerate(known):
-                if other != own:
-                    basis *= Polynomial([-level, 1.0]) / (known[own] - level)
+                if other != node:
+                    basis *= Polynomial([-level, 1.0]) / (known[node] - level)
             whole = basis.integ()
             x_BCHW = x_BCHW + slope * float(whole(then) - whole(now))
     return x_BCHW

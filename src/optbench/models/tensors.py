@@ -93,7 +93,7 @@ class PickledFile:
         }
         if not self._tensors:
             raise ValueError("a pickle without tensors in it")
-        self.shapes = {name: tuple(one.shape) for name, one in self._tensors.items()}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, mapped from the file."""

@@ -31,9 +31,9 @@ def text_notices(
             f"({text_options.max_tokens} tokens); the rest of them has no effect: "
             f"{cut[0][:_SHOWN]}..."
         )
-    listed = [text for one in prompts.prompts for text in (one.text, one.negative)]
+    listed = [text for prompt in prompts.prompts for text in (prompt.text, prompt.negative)]
     yield from grammar_notices(listed)
-    yield from font_notices([one.text for one in prompts.prompts])
+    yield from font_notices([prompt.text for prompt in prompts.prompts])
 
 
 def font_notices(texts: Sequence[str]) -> Iterator[str]:

@@ -99,9 +99,9 @@ def render_prompts(
     noise depends on its seed alone, so leaving cells out changes no other cell.
     """
     for prompt in prompts:
-        wanted = [cell for cell in cells_of(prompt, options, epoch=epoch) if is_wanted(cell)]
-        for start in range(0, len(wanted), options.batch_size):
-            batch = wanted[start : start + options.batch_size]
+        cells = [cell for cell in cells_of(prompt, options, epoch=epoch) if is_wanted(cell)]
+        for start in range(0, len(cells), options.batch_size):
+            batch = cells[start : start + options.batch_size]
             request = SampleRequest(
                 text=prompt.text,
                 negative=prompt.negative,

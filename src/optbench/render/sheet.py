@@ -44,7 +44,7 @@ _PAPER, _INK, _FAINT, _MISSING, _RULE = "#ffffff", "#16181d", "#5b6270", "#eceef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One place of a sheet: a picture, or why there is none."""
+    """One place of a sheet: an image, or why there is none."""
 
     path: Path | None
     note: str = ""
@@ -66,7 +66,7 @@ class SheetPlan:
     text: str  # printed under the title, wrapped
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    size_px: tuple[int, int]  # width and height of the pictures themselves
+    size_px: tuple[int, int]  # width and height of the images themselves
     cell_height_px: int  # at most; smaller where the sheet would get too wide
 
 
@@ -82,7 +82,7 @@ class SheetRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """Where a picture lies in its sheet, in pixels."""
+    """Where an image lies in its sheet, in pixels."""
 
     path: Path
     row: str
@@ -92,7 +92,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sheet:
-    """A written sheet, its size, and where its pictures lie in it."""
+    """A written sheet, its size, and where its images lie in it."""
 
     path: Path
     width_px: int
@@ -127,7 +127,7 @@ def run_sheet(
     """Return a run's sheet of one prompt: rows are epochs (0 is the base), columns are seeds.
 
     Args:
-        run: Where the pictures are; the sheet goes to its folder of sheets.
+        run: Where the images are; the sheet goes to its folder of sheets.
         prompt: What was rendered.
         seeds: The columns.
         num_epochs: Rows after the base's: the epochs asked for; those not there say why.
@@ -178,7 +178,7 @@ def epoch_sheet(path: Path, runs: Sequence[SheetRun], *, seeds: Sequence[int], t
 
 
 def most_cells(size_px: tuple[int, int]) -> tuple[int, int]:
-    """Return how many columns and rows a sheet of such pictures can have at all."""
+    """Return how many columns and rows a sheet of such images can have at all."""
     scale = _LEAST_CELL_PX / max(size_px)
     beside, room = 2 * _MARGIN_PX + _LABEL_WIDTH_PX, MAX_SIDE_PX - _MAX_HEAD_PX
     across = (MAX_SIDE_PX - beside) / (int(size_px[0] * scale) + _GAP_PX)
@@ -230,7 +230,7 @@ def _encoded(image: Image.Image, suffix: str, key: str) -> bytes:
 
 
 def compose_sheet(plan: SheetPlan) -> Image.Image:
-    """Return the sheet as a picture; every tile is filled, with its picture or with its note."""
+    """Return the sheet as an image; every tile is filled, with its own image or with its note."""
     return _draw(plan, _lay_out(plan))
 
 
@@ -249,7 +249,7 @@ def _tiles(
 
 
 def _reason(run: RunDir) -> str:
-    """Return why a picture of this run may be missing."""
+    """Return why an image of this run may be missing."""
     record = read_status(run.path)
     if record.status == "done":
         return "not rendered"
@@ -260,7 +260,7 @@ def _reason(run: RunDir) -> str:
 
 
 def _content_key(plan: SheetPlan) -> str:
-    """Return what changes with anything a sheet shows; the pictures count by time and size."""
+    """Return what changes with anything a sheet shows; the images count by time and size."""
     rows: list[Any] = []
     for row in plan.rows:
         tiles: list[Any] = []
@@ -369,7 +369,7 @@ def _draw_tile(
     left, top, width, height = box
     picture, note = _picture(tile, (width, height))
     if picture is not None:
-        # Centred: a picture of another shape than the sheet's keeps its own.
+        # Centred: an image of another shape than the sheet's keeps its own.
         place = left + (width - picture.width) // 2, top + (height - picture.height) // 2
         sheet.paste(picture, place)
         return
@@ -383,7 +383,7 @@ def _draw_tile(
 
 
 def _picture(tile: Tile, size: tuple[int, int]) -> tuple[Image.Image | None, str]:
-    """Return the tile's picture fitted into a size, or None and why."""
+    """Return the tile's image fitted into a size, or None and why."""
     if tile.path is None:
         return None, tile.note or "no picture"
     try:

@@ -36,7 +36,7 @@ _STYLED = re.compile(r"bold|italic|oblique|mono|condensed|narrow|serif|light|thi
 _MAX_FONTS = 300
 _PROBE_PX = 20
 _SEAMS = "._-/="  # a long word may end a line behind one of these
-# Marks of direction could make a text look like another one; other controls have no picture.
+# Marks of direction could make a text look like another one; other controls have no glyph.
 _HIDDEN = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _JOINED = ("\u200c", "\u200d")
 _NO_LETTER = "\U0010fffe"  # never one, so every font draws it as what it has not
@@ -162,7 +162,7 @@ def _has(file: str, letter: str) -> bool:
     try:
         masks = [_font(file, _PROBE_PX).getmask(char) for char in (letter, _NO_LETTER)]
     except (OSError, ValueError):
-        return False  # no font after all, or one of pictures that come in one size
+        return False  # no font after all, or a bitmap font, which comes in one size
     return masks[0].size != masks[1].size or bytes(masks[0]) != bytes(masks[1])
 
 

@@ -1,7 +1,7 @@
 """Small copies of rendered images, for pages that show thousands of them.
 
 <run>/images/epoch-0001/a.png has its copy in <run>/thumbs/epoch-0001/a.webp. One that is no older
-than its picture is current and is never read again; a picture that could not be read has a copy
+than its image is current and is never read again; an image that could not be read has a copy
 that says only so.
 """
 
@@ -26,26 +26,26 @@ _FOLDER = "thumbs"
 _DAMAGED = b"damaged\n"  # shorter than any WebP
 
 
-def thumbnail_path(picture: Path) -> Path:
-    """Return where the small copy of a run's picture belongs, whether it is there or not."""
-    epoch_dir = picture.parent
-    return epoch_dir.parent.parent / _FOLDER / epoch_dir.name / f"{picture.stem}.webp"
+def thumbnail_path(image: Path) -> Path:
+    """Return where the small copy of a run's image belongs, whether it is there or not."""
+    epoch_dir = image.parent
+    return epoch_dir.parent.parent / _FOLDER / epoch_dir.name / f"{image.stem}.webp"
 
 
-def make_thumbnails(pictures: Iterable[Path]) -> int:
-    """Make the small copies that are missing or older than their pictures; return how many.
+def make_thumbnails(images: Iterable[Path]) -> int:
+    """Make the small copies that are missing or older than their images; return how many.
 
-    Pictures that are one file under several names are read once. Where nothing can be written they
+    Images that are one file under several names are read once. Where nothing can be written they
     stay without a copy: a missing thumbnail never stops anything.
     """
-    stale = [picture for picture in pictures if not _is_current(picture)]
+    stale = [image for image in images if not _is_current(image)]
     groups: dict[tuple[int, int], list[Path]] = {}
-    for picture in stale:
+    for image in stale:
         try:
-            stat = picture.stat()
+            stat = image.stat()
         except OSError:
             continue  # gone since it was listed
-        groups.setdefault((stat.st_dev, stat.st_ino), []).append(picture)
+        groups.setdefault((stat.st_dev, stat.st_ino), []).append(image)
     if len(groups) <= 1:
         return sum(_make(group) for group in groups.values())
     # Pillow lets go of the interpreter while it decodes, resizes and encodes.
@@ -54,37 +54,37 @@ def make_thumbnails(pictures: Iterable[Path]) -> int:
 
 
 def remove_thumbnails(run_dir: Path) -> None:
-    """Remove all small copies of a run, because its pictures are no longer what they were."""
+    """Remove all small copies of a run, because its images are no longer what they were."""
     shutil.rmtree(run_dir / _FOLDER, ignore_errors=True)
 
 
-def has_thumbnail(picture: Path) -> bool:
-    """Return whether there is a small copy to show; a damaged picture has none."""
+def has_thumbnail(image: Path) -> bool:
+    """Return whether there is a small copy to show; a damaged image has none."""
     try:
-        return thumbnail_path(picture).stat().st_size > len(_DAMAGED)
+        return thumbnail_path(image).stat().st_size > len(_DAMAGED)
     except OSError:
         return False
 
 
-def _is_current(picture: Path) -> bool:
+def _is_current(image: Path) -> bool:
     try:
-        small = thumbnail_path(picture).stat()
+        small = thumbnail_path(image).stat()
         # 0 bytes: a power cut came before the content.
-        return small.st_size > 0 and small.st_mtime_ns >= picture.stat().st_mtime_ns
+        return small.st_size > 0 and small.st_mtime_ns >= image.stat().st_mtime_ns
     except OSError:
         return False
 
 
 def _make(same: list[Path]) -> int:
-    """Read a picture once and write its small copy beside each of its names."""
+    """Read an image once and write its small copy beside each of its names."""
     content = _small_copy(same[0])
     num_written = 0
-    for picture in same:
+    for image in same:
         try:
-            copy = thumbnail_path(picture)
+            copy = thumbnail_path(image)
             write_atomic(copy, content, durable=False)
-            # A picture from a clock ahead of ours would make its copy look old for ever.
-            newest = max(time.time_ns(), picture.stat().st_mtime_ns)
+            # An image from a clock ahead of ours would make its copy look old for ever.
+            newest = max(time.time_ns(), image.stat().st_mtime_ns)
             os.utime(copy, ns=(newest, newest))
         except OSError:
             continue
@@ -92,11 +92,11 @@ def _make(same: list[Path]) -> int:
     return num_written
 
 
-def _small_copy(picture: Path) -> bytes:
-    """Return a WebP that fits into SIZE_PX, or a word for what is no picture."""
+def _small_copy(image_path: Path) -> bytes:
+    """Return a WebP that fits into SIZE_PX, or a word for what is no image."""
     buffer = io.BytesIO()
     try:
-        with Image.open(picture) as image:
+        with Image.open(image_path) as image:
             scale = min(1.0, SIZE_PX / max(image.size))
             size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
             small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)

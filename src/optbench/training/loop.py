@@ -1,7 +1,7 @@
 """The training loop: prepare a batch once, run every lane on it, update, record.
 
 Writes nothing and renders nothing: it yields events, and whoever iterates saves, validates and
-renders while the loop stands still. Every draw is keyed by (seed, epoch, picture), never by lane,
+renders while the loop stands still. Every draw is keyed by (seed, epoch, image), never by lane,
 batch size or what was done in between.
 
 Shapes: B batch, C latent channels, H and W latent height and width.

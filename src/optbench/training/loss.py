@@ -58,7 +58,7 @@ def mean_loss(
     """Return mean_b w_b mean_chw f(d) for the differences d, w_b = 1 without weights.
 
     f(d) = d^2 (l2), |d| (l1), 2 c (sqrt(d^2 + c^2) - c) (huber) or 2 (sqrt(d^2 + c^2) - c)
-    (smooth_l1), the last two with each picture's own threshold c: near d^2 or d^2 / c for errors
+    (smooth_l1), the last two with each image's own threshold c: near d^2 or d^2 / c for errors
     below c, straight above it (the pseudo-Huber loss; Khrapov et al., Improving Diffusion Models's
     Data-Corruption Resistance using Scheduled Pseudo-Huber Loss, arXiv:2403.16728).
     """

@@ -1,10 +1,10 @@
 """Paired validation loss: one set of images, noise and timesteps for every network.
 
 A loss on random draws moves more from draw to draw than from network to network. Here every
-network meets the same draws, so two of them are compared picture by picture and timestep by
+network meets the same draws, so two of them are compared image by image and timestep by
 timestep, and most of the noise cancels. Nothing of a run enters a draw, not even its seed.
 
-Shapes: B timesteps of one picture, C latent channels, H and W latent height and width.
+Shapes: B timesteps of one image, C latent channels, H and W latent height and width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_BATCH = 5  # fixed, because the last bits depend on it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationSample:
-    """One picture on which networks are compared."""
+    """One image on which networks are compared."""
 
     image_key: str
     split: Split
@@ -40,7 +40,7 @@ class ValidationSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedLoss:
-    """The loss of one picture at one timestep; comparable with every other of the same place."""
+    """The loss of one image at one timestep; comparable with every other of the same place."""
 
     image_key: str
     split: Split
@@ -51,9 +51,9 @@ class PairedLoss:
 def choose_images(
     images: Sequence[CaptionedImage], num_pictures: int | None
 ) -> list[CaptionedImage]:
-    """Return so many different pictures, the same ones for every run on them; None for all.
+    """Return so many different images, the same ones for every run on them; None for all.
 
-    The order is that of a draw keyed by each picture's content, so a picture more or less in a
+    The order is that of a draw keyed by each image's content, so an image more or less in a
     folder changes little.
     """
     different = {image.key: image for image in images}
@@ -68,26 +68,26 @@ def paired_losses(
     timesteps: Sequence[int],
     text_options: TextOptions,
 ) -> Iterator[PairedLoss]:
-    """Yield the mean squared error of the base's prediction, for every picture and timestep.
+    """Yield the mean squared error of the base's prediction, for every image and timestep.
 
     The base answers as it stands: alone, or inside a network's `attached()` or `merged()`. Noise
     is drawn from generators of its own and no gradient is recorded, so nothing else changes.
 
     Args:
         base: What is measured.
-        samples: The pictures.
+        samples: The images.
         timesteps: Noise levels, from 0 (nearly none) up to `process.num_timesteps` (excluded).
         text_options: As in training.
     """
     for sample in samples:
         with torch.inference_mode():
             text = base.encode_captions([sample.caption], text_options)
-            told = {**text, **base.encode_sizes([sample.sizes])}
+            conditioning = {**text, **base.encode_sizes([sample.sizes])}
             for start in range(0, len(timesteps), _MAX_BATCH):
                 chosen = list(timesteps[start : start + _MAX_BATCH])
                 repeated = {
                     name: value.expand(len(chosen), *value.shape[1:])
-                    for name, value in told.items()
+                    for name, value in conditioning.items()
                 }
                 losses_B = _losses(base, sample, chosen, repeated)
                 for timestep, loss in zip(chosen, losses_B.tolist(), strict=True):
@@ -109,8 +109,10 @@ def _losses(
     shape = sample.latents_CHW.shape
     noise_BCHW = torch.stack(
         [
-            torch.randn(shape, generator=rng.generator(_SEED, "validation", sample.image_key, one))
-            for one in timesteps
+            torch.randn(
+                shape, generator=rng.generator(_SEED, "validation", sample.image_key, timestep)
+            )
+            for timestep in timesteps
         ]
     )
     latents_BCHW = sample.latents_CHW.expand(len(timesteps), *shape)

@@ -20,7 +20,7 @@ def check_loss(options: LossOptions) -> list[Problem]:
 
 
 def check_loss_for_data(options: LossOptions, dataset: DatasetOptions) -> list[Problem]:
-    """Return a problem if class pictures are weighed and there are none."""
+    """Return a problem if class images are weighed and there are none."""
     if options.prior_loss_weight == 1 or dataset.reg_dir is not None:
         return []
     return [

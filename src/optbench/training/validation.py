@@ -236,7 +236,7 @@ def _measured(validator: Validator) -> dict[Place, float]:
         timesteps=validator.options.timesteps,
         text_options=validator.text_options,
     )
-    return {(one.image_key, one.timestep): one.loss for one in losses}
+    return {(paired.image_key, paired.timestep): paired.loss for paired in losses}
 
 
 def _base_path(validator: Validator) -> Path:
@@ -246,8 +246,8 @@ def _base_path(validator: Validator) -> Path:
 def _samples(
     dataset: Dataset, split: Split, options: ValidateOptions, base: BaseModel, cache_dir: Path
 ) -> Iterable[ValidationSample]:
-    own = [image for image in dataset.images if not image.is_regularization]
-    chosen = choose_images(own, options.num_pictures)
+    images = [image for image in dataset.images if not image.is_regularization]
+    chosen = choose_images(images, options.num_pictures)
     part = Dataset(images=tuple(chosen), fingerprint=dataset.fingerprint)
     latents = encode_dataset(part, base, cache_dir=cache_dir, flips=False).latents_CHW
     return [
@@ -264,7 +264,7 @@ def _samples(
 
 def _check_apart(trained: Dataset, held_out: Dataset) -> None:
     keys = {image.key for image in trained.images}
-    both: Sequence[str] = [str(one.path) for one in held_out.images if one.key in keys]
+    both: Sequence[str] = [str(image.path) for image in held_out.images if image.key in keys]
     if both:
         raise DatasetError(
             Problem(

@@ -84,7 +84,9 @@ def what_folder_is(folder: Path) -> Finding:
         if not text and _config(folder / "text_encoder_2"):
             return _unusable("the refiner of Stable Diffusion XL")
     else:
-        widths = {one.context_width: one.name for one in FAMILIES.values() if one.name != "sdxl"}
+        widths = {
+            known.context_width: known.name for known in FAMILIES.values() if known.name != "sdxl"
+        }
         family = widths.get(text.get("hidden_size", 0))
     words = FAMILIES[family].words if family else "a Stable Diffusion of a size of its own"
     channels = unet.get("in_channels", _LATENT_CHANNELS)
@@ -135,7 +137,7 @@ def _family_of(shapes: Shapes) -> str | None:
         if any(name.startswith(prefix) for name in shapes):
             return family
     reads = next((shape[1] for name, shape in shapes.items() if ".attn2.to_k.weight" in name), 0)
-    return next((one.name for one in FAMILIES.values() if one.context_width == reads), None)
+    return next((known.name for known in FAMILIES.values() if known.context_width == reads), None)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -29,20 +29,20 @@ def kohya_hashes(options: BaseOptions, *, cache_dir: Path) -> dict[str, str]:
     A file has two hashes: SHA-256 of the 64 KiB behind the first MiB, eight digits of it (what
     A1111 showed first), and SHA-256 of the whole. A folder has a name and no hash.
     """
-    found = {"ss_sd_model_name": options.path}
+    entries = {"ss_sd_model_name": options.path}
     if not locate.is_hub_id(options.path):
         path = Path(options.path)
-        found["ss_sd_model_name"] = path.name
+        entries["ss_sd_model_name"] = path.name
         if path.is_file():
-            found["ss_sd_model_hash"] = _older_hash(path)
-            found["ss_new_sd_model_hash"] = hashing.file_sha256(path, cache_dir=cache_dir)
+            entries["ss_sd_model_hash"] = _older_hash(path)
+            entries["ss_new_sd_model_hash"] = hashing.file_sha256(path, cache_dir=cache_dir)
     if options.vae is not None:
         vae = Path(options.vae)
-        found["ss_vae_name"] = vae.name
+        entries["ss_vae_name"] = vae.name
         if vae.is_file():
-            found["ss_vae_hash"] = _older_hash(vae)
-            found["ss_new_vae_hash"] = hashing.file_sha256(vae, cache_dir=cache_dir)
-    return found
+            entries["ss_vae_hash"] = _older_hash(vae)
+            entries["ss_new_vae_hash"] = hashing.file_sha256(vae, cache_dir=cache_dir)
+    return entries
 
 
 def pixels_per_latent(options: BaseOptions) -> int:

@@ -180,7 +180,7 @@ def _vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
     """
     spelled = [chr(byte) for byte in _PRINTABLE]
     spelled += [chr(_NUM_BYTES + offset) for offset in range(_NUM_BYTES - len(_PRINTABLE))]
-    tokens = [*spelled, *(f"{one}{_WORD_END}" for one in spelled)]
+    tokens = [*spelled, *(f"{letter}{_WORD_END}" for letter in spelled)]
     packed = lzma.decompress((asset("clip") / "merges.xz").read_bytes())
     merges = []
     for left, right in struct.iter_unpack("<HH", packed):

@@ -1,6 +1,6 @@
 r"""A1111's prompt grammar: emphasis, BREAK, prompt editing, alternation and LoRA tags, torch-free.
 
-Of prompts for pictures only: the captions that a LoRA is trained on are never read this way.
+Of prompts for images only: the captions that a LoRA is trained on are never read this way.
 
     (x)         attention times 1.1; ((x)) times 1.21
     (x:1.3)     attention times 1.3
@@ -89,7 +89,7 @@ def read_sections(text: str) -> tuple[Section, ...]:
         multiply(start, STRONGER)
     for start in opened["["]:
         multiply(start, WEAKER)
-    return tuple(_joined(one) for one in _broken(texts, weights))
+    return tuple(_joined(section) for section in _broken(texts, weights))
 
 
 def _broken(texts: Sequence[str], weights: Sequence[float]) -> Iterator[list[Span]]:
@@ -106,14 +106,14 @@ def _broken(texts: Sequence[str], weights: Sequence[float]) -> Iterator[list[Spa
 
 def _joined(spans: Sequence[Span]) -> Section:
     """Return the spans with neighbours of one weight as one, for a tokenizer reads whole words."""
-    found: list[Span] = []
+    joined: list[Span] = []
     for span in spans:
         if not span.text:
             continue
-        if found and found[-1].weight == span.weight:
-            span = Span(text=found.pop().text + span.text, weight=span.weight)
-        found.append(span)
-    return tuple(found)
+        if joined and joined[-1].weight == span.weight:
+            span = Span(text=joined.pop().text + span.text, weight=span.weight)
+        joined.append(span)
+    return tuple(joined)
 
 
 def at_steps(text: str, num_steps: int) -> tuple[str, ...]:
@@ -149,31 +149,31 @@ _Parts = tuple["str | _Edited | _Alternated", ...]
 
 
 def _at_step(parts: _Parts, step_index: int, num_steps: int) -> str:
-    found = []
+    texts = []
     for part in parts:
         if isinstance(part, str):
-            found.append(part)
+            texts.append(part)
         elif isinstance(part, _Edited):
             steps = float(part.when) * (num_steps if "." in part.when else 1)
             switch = int(max(0.0, min(steps, num_steps)))
             chosen = part.before if step_index < switch else part.after
-            found.append(_at_step(chosen, step_index, num_steps))
+            texts.append(_at_step(chosen, step_index, num_steps))
         else:
             chosen = part.choices[step_index % len(part.choices)]
-            found.append(_at_step(chosen, step_index, num_steps))
-    return "".join(found)
+            texts.append(_at_step(chosen, step_index, num_steps))
+    return "".join(texts)
 
 
 def _parts(text: str, depth: int = 0) -> _Parts:
     """Return the prompt as plain texts, edited ones and alternations, in their order."""
-    found: list[str | _Edited | _Alternated] = []
+    parts: list[str | _Edited | _Alternated] = []
     ends = _ends(text) if depth < _MAX_NESTED else {}
     plain, place = "", 0
     while place < len(text):
         if (end := ends.get(place)) is not None:
             content = text[place + 1 : end]
             if (part := _special(content, depth + 1)) is not None:
-                found += [plain, part] if plain else [part]
+                parts += [plain, part] if plain else [part]
                 plain = ""
             else:
                 # Plain brackets may still hold special ones.
@@ -181,14 +181,14 @@ def _parts(text: str, depth: int = 0) -> _Parts:
                 if not others and isinstance(first, str):
                     plain += f"[{first}]"
                 else:
-                    found += [f"{plain}[", first, *others]
+                    parts += [f"{plain}[", first, *others]
                     plain = "]"
             place = end + 1
             continue
         width = 2 if text[place] == "\\" else 1
         plain += text[place : place + width]
         place += width
-    return (*found, plain) if plain else tuple(found)
+    return (*parts, plain) if plain else tuple(parts)
 
 
 def _special(content: str, depth: int) -> _Edited | _Alternated | None:
@@ -227,7 +227,7 @@ def _split(content: str, mark: str) -> list[str]:
 
 def _ends(text: str) -> dict[int, int]:
     """Return where every square bracket ends, by where it opens; those without an end are not."""
-    found: dict[int, int] = {}
+    ends: dict[int, int] = {}
     opened: list[int] = []
     place = 0
     while place < len(text):
@@ -236,9 +236,9 @@ def _ends(text: str) -> dict[int, int]:
         elif text[place] == "[":
             opened.append(place)
         elif text[place] == "]" and opened:
-            found[opened.pop()] = place
+            ends[opened.pop()] = place
         place += 1
-    return found
+    return ends
 
 
 def _deepest(text: str) -> int:
@@ -253,35 +253,37 @@ def _deepest(text: str) -> int:
 
 def without_loras(text: str) -> tuple[str, tuple[LoraTag, ...]]:
     """Return the prompt without its LoRA tags, and those; what `mistakes` says of stays in it."""
-    tags = [tag for found in _TAG.finditer(text) if (tag := _lora_tag(found))]
-    return _TAG.sub(lambda found: "" if _lora_tag(found) else found[0], text), tuple(tags)
+    tags = [tag for match in _TAG.finditer(text) if (tag := _lora_tag(match))]
+    return _TAG.sub(lambda match: "" if _lora_tag(match) else match[0], text), tuple(tags)
 
 
-def _lora_tag(found: re.Match[str]) -> LoraTag | None:
+def _lora_tag(match: re.Match[str]) -> LoraTag | None:
     """Return a tag's LoRA; None for one of another kind, or whose strength is no number."""
-    name, _, strength = found[2].partition(":")
-    if found[1] != "lora" or (strength and not _STRENGTH.fullmatch(strength)):
+    name, _, strength = match[2].partition(":")
+    if match[1] != "lora" or (strength and not _STRENGTH.fullmatch(strength)):
         return None
     return LoraTag(name=name, strength=float(strength or 1))
 
 
 def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
     """Return in words what is not read, or means nothing, in a prompt."""
-    found = []
+    complaints = []
     for tag in _TAG.finditer(text):
         strength = tag[2].partition(":")[2]
         if tag[1] != "lora":
-            found.append(f"{tag[0]}, of a kind that is not known; only <lora:NAME:STRENGTH> is")
+            complaints.append(
+                f"{tag[0]}, of a kind that is not known; only <lora:NAME:STRENGTH> is"
+            )
         elif is_negative:
-            found.append(f"{tag[0]} in a negative prompt, where no LoRA can be")
+            complaints.append(f"{tag[0]} in a negative prompt, where no LoRA can be")
         elif strength and not _STRENGTH.fullmatch(strength):
-            found.append(f"{tag[0]}, whose strength {strength!r} is no number")
+            complaints.append(f"{tag[0]}, whose strength {strength!r} is no number")
     if not is_negative and _AND.search(text):
-        found.append("AND, which joins pictures in A1111 and is not read here; write `and`")
+        complaints.append("AND, which joins pictures in A1111 and is not read here; write `and`")
     deepest = _deepest(text)
     if deepest > _MAX_NESTED:
-        return [*found, f"{deepest} brackets inside one another; {_MAX_NESTED} are the most"]
-    found += [
+        return [*complaints, f"{deepest} brackets inside one another; {_MAX_NESTED} are the most"]
+    complaints += [
         f"the number {number[:20]}, which is larger than {_LARGEST:g}"
         for number in dict.fromkeys(_NUMBER.findall(text))
         if abs(float(number)) > _LARGEST
@@ -289,9 +291,11 @@ def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
     for start, end in sorted(_ends(text).items()):
         content = text[start + 1 : end]
         pieces = _split(content, "|")
-        if len(pieces) > 1 and any(_WHEN.fullmatch(_split(one, ":")[-1]) for one in pieces):
-            found.append(f"[{content}], which both alternates and edits; put one inside the other")
-    return found
+        if len(pieces) > 1 and any(_WHEN.fullmatch(_split(piece, ":")[-1]) for piece in pieces):
+            complaints.append(
+                f"[{content}], which both alternates and edits; put one inside the other"
+            )
+    return complaints
 
 
 def reads_as_written(text: str) -> bool:
@@ -302,13 +306,13 @@ def reads_as_written(text: str) -> bool:
 def emphasized(text: str) -> tuple[str, ...]:
     """Return the prompt's parts of another weight than 1, at any step, for a reader to see."""
     plain, _ = without_loras(text)
-    found = [
+    parts = [
         f"{span.text.strip()} x{span.weight:.3g}"
         for section in read_sections(plain)
         for span in section
         if span.weight != 1 and span.text.strip()
     ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(parts))
 
 
 def is_balanced(text: str) -> bool:

@@ -31,11 +31,11 @@ def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> tuple[Tensor, Tenso
     end mark, and what comes after that is the padding of the tokenizer.
     """
     pieces = [_pieces(tokenizer, prompt) for prompt in prompts]
-    num_pieces = max(len(each) for each in pieces)
+    num_pieces = max(map(len, pieces))
     start, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     ids, weights = [], []
-    for each in pieces:
-        for piece in [*each, *([[]] * (num_pieces - len(each)))]:
+    for prompt_pieces in pieces:
+        for piece in [*prompt_pieces, *([[]] * (num_pieces - len(prompt_pieces)))]:
             num_free = PIECE_TOKENS - len(piece)
             ids.append([start, *(token for token, _ in piece), end, *([pad] * num_free)])
             weights.append([1.0, *(weight for _, weight in piece), *([1.0] * (num_free + 1))])
