@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 Precision = Literal["no", "fp16", "bf16"]
 SheetFormat = Literal["png", "webp"]
 SavePrecision = Literal["float", "fp16", "bf16"]
+PIECE_TOKENS = 75  # a CLIP text encoder reads captions in pieces of so many tokens
 MaxTokenLength = Literal[75, 150, 225]
 ResizeMethod = Literal["none", "sv_ratio", "sv_cumulative", "sv_fro"]
 ResizeCompat = Literal["v0.10", "v0.11"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from optbench.errors import ConfigError, DamagedFileError, Problem
-from optbench.lora.keys import ALPHA, ModuleShape, keys_of, modules_of, named, refusals_of
+from optbench.lora.keys import ALPHA, ModuleShape, count_and_names, keys_of, modules_of, refusals_of
 from optbench.storage.safetensors_header import TORCH_NAMES, read_header
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class SafetensorsFile:
             raise DamagedFileError(
                 Problem(
                     str(self.path),
-                    f"NaN or infinity in {named(broken, len(self.entries))}",
+                    f"NaN or infinity in {count_and_names(broken, len(self.entries))}",
                     "finite numbers only",
                     "use an earlier epoch's file; this one was saved after its training diverged",
                 )

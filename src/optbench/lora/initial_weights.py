@@ -131,7 +131,7 @@ def _read(path: Path) -> InitialWeights:
     problems = [
         Problem(
             str(path),
-            f"{what} in {lora_keys.named(keys, len(file.entries))}",
+            f"{what} in {lora_keys.count_and_names(keys, len(file.entries))}",
             "lora_unet_* and lora_te_* layers in 32, 16 or 8-bit floats",
             "give a LoRA that kohya's trainer or optbench made for the family of this base",
         )
@@ -324,13 +324,13 @@ def check_sizes_of_layers(
     shared = [name for name in sizes if name in layers]
     problems = []
     if strange:
-        without = f", and none for {lora_keys.named(absent, len(sizes), 'layers')}"
+        without = f", and none for {lora_keys.count_and_names(absent, len(sizes), 'layers')}"
         problems.append(
             Problem(
                 "network.weights",
                 (
                     f"layers in {file} that the network has not: "
-                    f"{lora_keys.named(strange, len(initial.layers), 'layers')}"
+                    f"{lora_keys.count_and_names(strange, len(initial.layers), 'layers')}"
                     f"{without if absent else ''}"
                 ),
                 "a place for every layer of the file; what has none would be lost",
@@ -341,7 +341,8 @@ def check_sizes_of_layers(
         problems.append(
             Problem(
                 "network.weights",
-                f"no weights in {file} for {lora_keys.named(absent, len(sizes), 'layers')}",
+                f"no weights in {file} for "
+                f"{lora_keys.count_and_names(absent, len(sizes), 'layers')}",
                 "weights for every layer of the network",
                 "write network.dim_from_weights=true to train exactly the file's layers",
             )
@@ -361,7 +362,7 @@ def check_sizes_of_layers(
     problems += [
         Problem(
             "network.weights",
-            f"other {what} in {file}: {lora_keys.named(names, len(sizes), 'layers')}",
+            f"other {what} in {file}: {lora_keys.count_and_names(names, len(sizes), 'layers')}",
             "the sizes at which the weights were trained",
             "give the sizes they were trained with, or write network.dim_from_weights=true",
         )

@@ -112,9 +112,9 @@ def misfits(
     """Return a problem if layers of a file have no place in a base, or one of another size."""
     misfitting = []
     if strange:
-        misfitting.append(f"no place for {named(strange, num_all, 'layers')}")
+        misfitting.append(f"no place for {count_and_names(strange, num_all, 'layers')}")
     if unlike:
-        misfitting.append(f"other sizes of {named(unlike, num_all, 'layers')}")
+        misfitting.append(f"other sizes of {count_and_names(unlike, num_all, 'layers')}")
     if not misfitting:
         return []
     return [Problem(where, "; ".join(misfitting), f"a LoRA of base {base}", fix)]
@@ -126,7 +126,7 @@ def clip_skip_of(metadata: Mapping[str, str]) -> int:
     return int(clip_skip) if clip_skip.isdecimal() and int(clip_skip) > 0 else 1
 
 
-def named(names: Sequence[str], num_all: int, what: str = "tensors") -> str:
+def count_and_names(names: Sequence[str], num_all: int, what: str = "tensors") -> str:
     """Return how many tensors or layers, and the first few names."""
     return f"{len(names)} of {num_all} {what}: {shorten(names)}"
 
@@ -141,7 +141,7 @@ def _fit(down: tuple[int, ...], up: tuple[int, ...]) -> bool:
 def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Problem:
     return Problem(
         where,
-        f"{what} in {named(keys, num_all)}",
+        f"{what} in {count_and_names(keys, num_all)}",
         (
             "LoRA layers as kohya's trainer writes them: NAME.lora_down.weight with "
             "NAME.lora_up.weight, and NAME.alpha or none"

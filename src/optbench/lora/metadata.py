@@ -14,6 +14,7 @@ from typing import Any
 from optbench.lora.blocks import spelled_blocks
 from optbench.records import CaptionedImage, ImageFolder, ModelVersion
 from optbench.schema import (
+    PIECE_TOKENS,
     DatasetOptions,
     LossOptions,
     LrSchedulerOptions,
@@ -84,7 +85,7 @@ def _model_metadata(card: LoraCard) -> dict[str, str]:
         "ss_base_model_version": card.model_version,
         "ss_v2": card.model_version.startswith("sd_v2"),
         "ss_clip_skip": card.train.clip_skip,
-        "ss_max_token_length": None if token_length == 75 else token_length,
+        "ss_max_token_length": None if token_length == PIECE_TOKENS else token_length,
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": _ARCHITECTURES[card.model_version],
         "modelspec.implementation": _SGM if is_sdxl else "diffusers",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optbench.errors import DivergedError, Problem
-from optbench.lora.keys import named
+from optbench.lora.keys import count_and_names
 from optbench.schema import SavePrecision
 from optbench.storage.files import write_pieces
 from optbench.storage.hashing import KOHYA_HASH_RANGE, kohya_hash
@@ -89,7 +89,7 @@ def _check_finite(tensors: Mapping[str, Tensor], *, where: str, precision: SaveP
         problems.append(
             Problem(
                 where,
-                f"NaN or infinity in {named(broken, len(tensors))}",
+                f"NaN or infinity in {count_and_names(broken, len(tensors))}",
                 "finite weights",
                 "the training diverged: lower optimizer.lr or lr_mult",
             )
@@ -98,7 +98,7 @@ def _check_finite(tensors: Mapping[str, Tensor], *, where: str, precision: SaveP
         problems.append(
             Problem(
                 where,
-                f"values too large for {precision} in {named(overflown, len(tensors))}",
+                f"values too large for {precision} in {count_and_names(overflown, len(tensors))}",
                 f"at most {torch.finfo(dtype).max:g}",
                 "set train.save_precision=bf16 or float, or lower optimizer.lr",
             )

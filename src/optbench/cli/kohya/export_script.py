@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optbench.cli.kohya import option_names
+from optbench.schema import PIECE_TOKENS
 
 _SCRIPTS = {"sdxl": "sdxl_train_network.py"}
 _SAMPLERS = {
@@ -24,7 +25,6 @@ _ONLY_IN_FILES = {
     "num_repeats": "put the pictures into a folder named <repeats>_<class words>",
     "class_tokens": "name the folder <repeats>_<these words>",
 }
-_PIECE_TOKENS = 75
 _PROMPT_FILE = "prompts.txt"
 _PROMPT_END = "END_OF_PROMPTS"
 
@@ -87,7 +87,7 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"--{train['attention']}"
     if config["base"]["family"] == "sd2":
         yield "--v2"
-    if train["max_token_length"] != _PIECE_TOKENS:  # 75 is what happens there without a word
+    if train["max_token_length"] != PIECE_TOKENS:  # 75 is what happens there without a word
         yield f"--max_token_length={train['max_token_length']}"
     # Epochs win over steps there, so only the shorter one may be given.
     steps = train["max_steps"]

@@ -87,7 +87,7 @@ class AdapterFile(SafetensorsFile):
                 str(self.path),
                 (
                     f"parts that do not fit together in "
-                    f"{lora_keys.named(unlike, len(self.layers), 'layers')}"
+                    f"{lora_keys.count_and_names(unlike, len(self.layers), 'layers')}"
                 ),
                 "down and up weights, or factors, of one dim",
                 "copy the file again, or use another one",

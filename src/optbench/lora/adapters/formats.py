@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from optbench.errors import Problem
-from optbench.lora.keys import OTHER_FORMS, named
+from optbench.lora.keys import OTHER_FORMS, count_and_names
 
 # What every part is called here, and how files of each form call it.
 _PARTS: Final = {
@@ -195,7 +195,7 @@ def _by_pattern(patterns: Any, path: str, otherwise: Any) -> float | None:
 def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Problem:
     return Problem(
         where,
-        f"{what}: {named(keys, num_all)}",
+        f"{what}: {count_and_names(keys, num_all)}",
         (
             "LoRA, LoCon, DoRA, LoHa or LoKr as kohya's trainer, LyCORIS, PEFT or diffusers "
             "write them"

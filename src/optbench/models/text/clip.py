@@ -20,9 +20,9 @@ from transformers import CLIPTokenizer
 from optbench.contracts import Conditioning, TextOptions
 from optbench.models.compute import text_model
 from optbench.models.text.prompt_grammar import reads_as_written
+from optbench.schema import PIECE_TOKENS
 from optbench.storage.resources import asset
 
-PIECE_TOKENS = 75
 _GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other images
 _NUM_TOKENS = PIECE_TOKENS + 2  # what CLIP's text encoder has positions for
 

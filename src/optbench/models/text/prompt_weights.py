@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench.models.text.clip import PIECE_TOKENS
 from optbench.models.text.prompt_grammar import read_sections
+from optbench.schema import PIECE_TOKENS
 
 _COMMA = ",</w>"
 _COMMA_REACH = 20  # tokens that may move to the next piece with the comma before them
