@@ -34,6 +34,7 @@ from optbench.analysis.frames import (
     load,
     load_runs,
     no_runs,
+    runs_in,
     settings,
     sweep_dirs,
 )
@@ -128,6 +129,7 @@ __all__ = [
     "rank_settings",
     "rate_edges",
     "resized_losses",
+    "runs_in",
     "self_agreement",
     "settings",
     "settings_of",

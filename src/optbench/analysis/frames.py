@@ -165,6 +165,20 @@ def sweep_dirs(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and find_runs(path))
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a run's, else the runs of its sweeps.
+
+    Raises:
+        DatasetError: If there are none.
+    """
+    if is_run(folder):
+        return [folder]
+    runs = [run_dir for sweep_dir in sweep_dirs(folder) for run_dir in find_runs(sweep_dir)]
+    if not runs:
+        raise no_runs(folder)
+    return runs
+
+
 def no_runs(root: Path) -> DatasetError:
     """Return the error for a folder without runs."""
     return DatasetError(

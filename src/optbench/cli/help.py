@@ -214,19 +214,20 @@ def sweep_questions(command: str) -> dict[str, str]:
     questions = {}
     for name in resources.sweep_names(command):
         lines = (resources.resource_root() / "sweep" / f"{name}.yaml").read_text("utf-8")
-        found = (line for line in lines.splitlines() if line.startswith(_QUESTION))
-        questions[name] = next(found, _QUESTION).removeprefix(_QUESTION)
+        question = (line for line in lines.splitlines() if line.startswith(_QUESTION))
+        questions[name] = next(question, _QUESTION).removeprefix(_QUESTION)
     return questions
 
 
 def _matching(group: Group, words: Sequence[str]) -> Group:
-    def is_match(setting: Setting) -> bool:
-        text = f"{setting.key} {setting.words}".lower()
-        return all(word.lower() in text for word in words)
-
     if group.name in words:
         return group
-    return group._replace(options={}, settings=[one for one in group.settings if is_match(one)])
+    settings = [
+        setting
+        for setting in group.settings
+        if all(word.lower() in f"{setting.key} {setting.words}".lower() for word in words)
+    ]
+    return group._replace(options={}, settings=settings)
 
 
 class _Page:

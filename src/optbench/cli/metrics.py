@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from optbench.analysis import find_runs, is_run, no_runs, sweep_dirs
+from optbench.analysis import runs_in
 from optbench.cli.command import DONE, folders_only, refuse
 from optbench.config.build import build_group
 from optbench.config.compose import CONFIG_NAME, compose_tree, hydra_session
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         run_dirs = [
             run_dir
             for folder in folders_only(folders, default="runs")
-            for run_dir in _runs_in(folder)
+            for run_dir in runs_in(folder)
         ]
     except OptbenchError as error:
         return refuse(error.problems)
@@ -40,15 +40,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{seconds:.1f} s (an image counts once for each metric)"
     )
     return DONE
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    if is_run(folder):
-        return [folder]
-    runs = [run_dir for sweep_dir in sweep_dirs(folder) for run_dir in find_runs(sweep_dir)]
-    if not runs:
-        raise no_runs(folder)
-    return runs
 
 
 def _options(overrides: Sequence[str]) -> MetricOptions:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from optbench.cli.command import DONE, output, refuse, shown
-from optbench.cli.estimate import BucketCount, Cost, bucket_counts, estimate
+from optbench.cli.estimate import Cost, bucket_counts, estimate
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.errors import OptbenchError
 from optbench.launch import processes
@@ -100,20 +100,17 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
             console.print(f"  {escape(line)}")
         batch_sizes = sorted({run.config.train.batch_size for run in same_data})
         for count in bucket_counts(dataset):
-            console.print(f"  {_bucket_line(count, batch_sizes)}")
+            width, height = count.bucket
+            line = f"{count.num_images} images, {count.num_uses} uses an epoch"
+            if count.num_class_images:
+                class_counts = f"{count.num_class_images} and {count.num_class_uses}"
+                line += f" ({class_counts} of them regularization)"
+            batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
+            console.print(f"  bucket {width}x{height}: {line}, {batches} batches")
         for sentence in dataset.notices:
             console.print(f"  {escape(sentence)}")
         for sentence in dict.fromkeys(_epoch_line(run) for run in same_data):
             console.print(f"  {sentence}")
-
-
-def _bucket_line(count: BucketCount, batch_sizes: Sequence[int]) -> str:
-    width, height = count.bucket
-    batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
-    line = f"bucket {width}x{height}: {count.num_images} images, {count.num_uses} uses an epoch"
-    if count.num_class_images:
-        line += f" ({count.num_class_images} and {count.num_class_uses} of them regularization)"
-    return f"{line}, {batches} batches"
 
 
 def _epoch_line(run: RunPlan) -> str:

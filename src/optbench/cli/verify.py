@@ -7,11 +7,10 @@ it is `interrupted` then, and the command that made its sweep makes again what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.markup import escape
 
-from optbench.analysis import find_runs, is_run, no_runs, sweep_dirs
+from optbench.analysis import runs_in
 from optbench.cli.command import DONE, folders_only, output, refuse
 from optbench.errors import OptbenchError
 from optbench.storage import rundir
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     try:
         folders = folders_only(arguments, default="runs")
-        runs = [run for folder in folders for run in _runs_in(folder)]
+        runs = [RunDir(run_dir) for folder in folders for run_dir in runs_in(folder)]
     except OptbenchError as error:
         return refuse(error.problems)
     console = output()
@@ -51,12 +50,3 @@ def main(arguments: Sequence[str]) -> int:
         num_corrupt += bool(damage)
     console.print(f"{len(runs)} runs read, {num_corrupt} with corrupt files")
     return _CORRUPT if num_corrupt else DONE
-
-
-def _runs_in(root: Path) -> list[RunDir]:
-    runs = [RunDir(run) for sweep in sweep_dirs(root) for run in find_runs(sweep)]
-    if not runs and is_run(root):
-        runs = [RunDir(root)]
-    if not runs:
-        raise no_runs(root)
-    return runs

@@ -235,7 +235,7 @@ def _validated(
     except ValidationError as error:
         wrong = [explain(hint, value, where, part) for part in error.errors(include_url=False)]
     noted = {problem.where for problem in problems}
-    all_wrong = [*problems, *(one for one in dict.fromkeys(wrong) if one.where not in noted)]
+    all_wrong = [*problems, *(item for item in dict.fromkeys(wrong) if item.where not in noted)]
     return (None, all_wrong) if all_wrong else (options, [])
 
 

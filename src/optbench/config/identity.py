@@ -183,7 +183,10 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
     tree = config_tree(config)
     return {
         "base": {key: tree["base"][key] for key in _BASE_KEYS},
-        "dataset": _dataset_settings(tree["dataset"]),
+        "dataset": _without_off(
+            {key: tree["dataset"][key] for key in (*_DATASET_KEYS, *_DATASET_SWITCHES)},
+            _DATASET_SWITCHES,
+        ),
         "network": {
             key: value for key, value in tree["network"].items() if key not in _NOT_OF_NETWORK
         },
@@ -203,11 +206,6 @@ def _without_off(settings: Mapping[str, Any], switches: Mapping[str, Any]) -> di
         for key, value in settings.items()
         if key not in switches or value != switches[key]
     }
-
-
-def _dataset_settings(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    counted = {key: dataset[key] for key in (*_DATASET_KEYS, *_DATASET_SWITCHES)}
-    return _without_off(counted, _DATASET_SWITCHES)
 
 
 @functools.cache

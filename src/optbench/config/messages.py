@@ -33,7 +33,16 @@ def explain_refusal(override: str, error: HydraException, tree: DictConfig) -> P
             "+key=value for a new key, key=value for an old one, ~key to delete one",
             first_line(error),
         )
-    return unknown_key(key, _siblings(tree, key), everywhere=_leaves(tree))
+    group = key.rpartition(".")[0]  # the deepest one of the key that exists
+    while group and not isinstance(OmegaConf.select(tree, group), DictConfig):
+        group = group.rpartition(".")[0]
+    node = OmegaConf.select(tree, group) if group else tree
+    siblings = [f"{group}.{name!s}" if group else str(name) for name in node if name != "hydra"]
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    keys = flatten({str(name): value for name, value in plain.items()})
+    return unknown_key(key, siblings, everywhere=list(keys))
 
 
 def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] = ()) -> Problem:
@@ -253,22 +262,6 @@ def _unknown_option(override: str, options: Sequence[str]) -> Problem:
             "to a folder of your own and pass --config-dir FOLDER"
         ),
     )
-
-
-def _siblings(tree: DictConfig, key: str) -> list[str]:
-    """Return the keys beside `key`, in the deepest group of it that exists."""
-    parent = key.rpartition(".")[0]
-    while parent and not isinstance(OmegaConf.select(tree, parent), DictConfig):
-        parent = parent.rpartition(".")[0]
-    node = OmegaConf.select(tree, parent) if parent else tree
-    prefix = f"{parent}." if parent else ""
-    return [f"{prefix}{name!s}" for name in node if name != "hydra"]
-
-
-def _leaves(tree: DictConfig) -> list[str]:
-    plain = OmegaConf.to_container(tree, resolve=False)
-    assert isinstance(plain, dict)
-    return list(flatten({str(name): value for name, value in plain.items() if name != "hydra"}))
 
 
 def _last(key: str) -> str:

@@ -64,15 +64,10 @@ def gpus() -> tuple[str, ...]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    return _listed(listing.stdout)
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    """Return what `nvidia-smi -L` lists: the slices of GPUs that are cut up, else numbers."""
-    slices = [
-        line.rpartition("UUID: ")[2].rstrip(")") for line in text.splitlines() if "MIG-" in line
-    ]
-    whole = [line.partition(":")[0][4:] for line in text.splitlines() if line.startswith("GPU ")]
+    lines = listing.stdout.splitlines()
+    # The slices of GPUs that are cut up have names of their own; whole ones go by number.
+    slices = [line.rpartition("UUID: ")[2].rstrip(")") for line in lines if "MIG-" in line]
+    whole = [line.partition(":")[0][4:] for line in lines if line.startswith("GPU ")]
     return tuple(slices or whole)
 
 

@@ -23,7 +23,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     request = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own parent wrote it
     faulthandler.enable(file=request["faults"])
-    _end_with(request["parent"])
+    if sys.platform == "linux":  # the kernel ends this process, in order, when its parent dies
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != request["parent"]:  # it had died before
+            os.kill(os.getpid(), signal.SIGTERM)
     job: RunJob = request["job"]
     sys.argv = list(job.command)
     try:
@@ -32,15 +35,6 @@ def main() -> int:
     except interrupt.StopAskedError:
         return 0  # its status says so
     return 0
-
-
-def _end_with(parent: int) -> None:
-    """Ask the kernel to end this process, in order, when its parent dies; Linux only."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it had died before
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

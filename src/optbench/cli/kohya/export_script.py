@@ -178,7 +178,14 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
             f"lr_scheduler.min_lr_ratio={schedule['min_lr_ratio']:g}: the smallest rate there is "
             f"{option_names.SMALLEST_POLYNOMIAL_RATE:g}"
         )
-    yield from _lost_of_optimizer(optimizer)
+    if optimizer["group_args"]:
+        given = dict(optimizer["group_args"])
+        yield f"optimizer.group_args={given}: groups take no arguments there"
+    traits, target = optimizer["traits"], optimizer["_target_"]
+    if traits["stepping"] == "closure":
+        yield f"{target} needs the loss at every step, which it is not given there"
+    if traits["weights"] == "averaged" and not target.lower().endswith("schedulefree"):
+        yield f"{target} is saved there without its averaged weights"
     for name in ("rslora", "dora"):
         if config["network"][name]:
             yield f"network.{name}=true: networks.lora there has no such thing"
@@ -191,19 +198,6 @@ def _lost(config: Mapping[str, Any]) -> Iterator[str]:
     render = config["render"]
     if render["enabled"] and render["sampler"] not in _SAMPLERS:
         yield f"render.sampler={render['sampler']}: previews are drawn with DDIM there"
-
-
-def _lost_of_optimizer(optimizer: Mapping[str, Any]) -> Iterator[str]:
-    if optimizer["group_args"]:
-        given = dict(optimizer["group_args"])
-        yield f"optimizer.group_args={given}: groups take no arguments there"
-    traits = optimizer["traits"]
-    if traits["stepping"] == "closure":
-        yield f"{optimizer['_target_']} needs the loss at every step, which it is not given there"
-    if traits["weights"] == "averaged" and not optimizer["_target_"].lower().endswith(
-        "schedulefree"
-    ):
-        yield f"{optimizer['_target_']} is saved there without its averaged weights"
 
 
 def _prompts(config: Mapping[str, Any]) -> Iterator[str]:

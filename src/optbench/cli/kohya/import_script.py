@@ -74,8 +74,11 @@ def convert(options: Mapping[str, Any]) -> Imported:
         if name not in args and value is not None and not is_other_length:
             args[name] = value
             imported.assumed.append(f"{name}={value}")
+    family = "sdxl" if args.pop("sdxl", False) else "sd2" if args.get("v2") else "sd15"
     imported.overrides += [
-        *_base(args),
+        f"base={family}",
+        "dataset=folder",
+        "prompts=folder",
         *_plain(args),
         *_length(args),
         *_loss(args, imported),
@@ -136,13 +139,6 @@ def _words(line: str) -> list[str]:
     if _WINDOWS_PATH.search(line):
         lexer.escape = ""
     return list(lexer)
-
-
-def _base(args: dict[str, Any]) -> Iterator[str]:
-    family = "sdxl" if args.pop("sdxl", False) else "sd2" if args.get("v2") else "sd15"
-    yield f"base={family}"
-    yield "dataset=folder"
-    yield "prompts=folder"
 
 
 def _plain(args: Mapping[str, Any]) -> Iterator[str]:
@@ -223,8 +219,7 @@ def _network(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
         if name not in option_names.NETWORK_ARGS:
             imported.lost.append(f"network_args {name}={value}")
             continue
-        is_list = "block" in name or name.endswith("_lr_weight")
-        is_list = is_list and "," in value
+        is_list = "," in value and ("block" in name or name.endswith("_lr_weight"))
         yield f"{option_names.NETWORK_ARGS[name]}={f'[{value}]' if is_list else value}"
     if args.get("network_module", "networks.lora") != "networks.lora":
         imported.lost.append(f"network_module={args['network_module']}: another kind of network")
@@ -235,30 +230,30 @@ def _network(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
 
 
 def _optimizer(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    asked_type = str(args["optimizer_type"])
+    optimizer_type = str(args["optimizer_type"])
     if _is_on(args.get("use_8bit_adam", False)):
-        asked_type = "AdamW8bit"
+        optimizer_type = "AdamW8bit"
     if _is_on(args.get("use_lion_optimizer", False)):
-        asked_type = "Lion"
+        optimizer_type = "Lion"
     given = dict(_pairs(args.get("optimizer_args", ())))
-    recipe = _recipe(asked_type)
+    recipe = _recipe(optimizer_type)
     if recipe == "adafactor" and given.get("relative_step", "True") == "True":
         recipe = "adafactor_auto"
     if recipe is None:
         imported.lost.append(
-            f"optimizer_type={asked_type}: no recipe of ours builds it; copy one of "
+            f"optimizer_type={optimizer_type}: no recipe of ours builds it; copy one of "
             "conf/optimizer/ and name the class in it"
         )
         return
     yield f"optimizer={recipe}"
-    own = _shipped("optimizer", recipe)["args"]
+    shipped_args = _shipped("optimizer", recipe)["args"]
     forced = {"nesterov", "momentum"} if recipe.startswith("sgdnesterov") else set()
-    for name in own:
+    for name in shipped_args:
         # Without it the class's own default holds, as there; fused is a way to compute the same.
         if name not in given and name not in forced | {"fused"}:
             yield f"~optimizer.args.{name}"
     for name, value in given.items():
-        plus = "" if name in own else "+"
+        plus = "" if name in shipped_args else "+"
         yield f"{plus}optimizer.args.{name}={_hydra(value)}"
     if recipe != "adafactor_auto":
         yield f"optimizer.lr={args['learning_rate']}"
@@ -267,12 +262,12 @@ def _optimizer(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
             yield f"optimizer.{name}={'null' if not rate else args[name]}"
 
 
-def _recipe(asked_type: str) -> str | None:
-    if asked_type.lower() in option_names.RECIPES:
-        return option_names.RECIPES[asked_type.lower()]
+def _recipe(optimizer_type: str) -> str | None:
+    if optimizer_type.lower() in option_names.RECIPES:
+        return option_names.RECIPES[optimizer_type.lower()]
     for file in sorted((resources.conf_dir() / "optimizer").glob("*.yaml")):
         recipe = _shipped("optimizer", file.stem)
-        if recipe.get("_target_") in (asked_type, f"torch.optim.{asked_type}"):
+        if recipe.get("_target_") in (optimizer_type, f"torch.optim.{optimizer_type}"):
             return str(recipe["name"])
     return None
 
@@ -290,7 +285,10 @@ def _schedule(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
         # What this schedule has no use for is ignored there and refused here.
         if ours.startswith("lr_scheduler.") and option in args:
             if shipped.get(key) is not None:
-                yield f"{ours}={_fraction(args[option])}"
+                length = str(args[option])
+                if length.endswith("%"):  # as kohya writes a share of the steps
+                    length = f"{float(length[:-1]) / 100:g}"
+                yield f"{ours}={length}"
             else:
                 imported.lost.append(f"{option}={args[option]}: {name} has no use for it")
     if name == "polynomial":
@@ -323,7 +321,7 @@ def _hydra(text: str) -> str:
     except (SyntaxError, ValueError):
         return text
     if isinstance(value, list | tuple):
-        return f"[{','.join(_hydra(repr(one)) for one in value)}]"
+        return f"[{','.join(_hydra(repr(item)) for item in value)}]"
     return _value(value)
 
 
@@ -336,12 +334,6 @@ def _value(value: Any) -> str:
         return text
     escaped = text.replace("'", r"\'").replace("${", r"\${")
     return f"'{escaped}'"
-
-
-def _fraction(value: Any) -> str:
-    """Return a length as ours: kohya also writes 10%."""
-    text = str(value)
-    return f"{float(text[:-1]) / 100:g}" if text.endswith("%") else text
 
 
 def _is_on(value: Any) -> bool:

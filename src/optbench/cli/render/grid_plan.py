@@ -285,7 +285,11 @@ def _image_spec(plot: Plot, place: Mapping[Key, Any]) -> ImageSpec:
     for source, epoch, strength in uses:
         file = source.file(epoch)
         if file is None:
-            missing = _why_missing(source, epoch)
+            assert source.run_dir is not None
+            record = rundir.read_status(source.run_dir)
+            reason = record.reason.strip().partition("\n")[0]
+            status = record.status.replace("_", " ")
+            missing = f"no epoch {epoch} ({status}{': ' if reason else ''}{reason})"
         elif strength != 0:
             loras.append((source.name if epoch is None else file.stem, file, float(strength)))
     return ImageSpec(
@@ -298,13 +302,6 @@ def _image_spec(plot: Plot, place: Mapping[Key, Any]) -> ImageSpec:
         clip_skip=plain.get("clip_skip", options.clip_skip),
         missing=missing,
     )
-
-
-def _why_missing(source: Source, epoch: int | None) -> str:
-    assert source.run_dir is not None
-    status = rundir.read_status(source.run_dir)
-    reason = status.reason.strip().partition("\n")[0]
-    return f"no epoch {epoch} ({status.status.replace('_', ' ')}{': ' if reason else ''}{reason})"
 
 
 def _problem(where: str, found: str, expected: str, fix: str) -> Problem:

@@ -106,9 +106,6 @@ def _check_settings(options: PlotOptions) -> list[Problem]:
     if options.clip_skip is not None:
         problems += check_clip_skip(options.base, options.clip_skip, where="clip_skip")
     if not options.render.enabled:
-        problems.append(_no_value("render.enabled", "false", "true, for this command renders"))
+        key = "render.enabled"
+        problems.append(Problem(key, "false", "true: this command renders", f"leave {key} out"))
     return problems
-
-
-def _no_value(where: str, found: str, expected: str) -> Problem:
-    return Problem(where, found, expected, f"leave {where} out")

@@ -106,7 +106,15 @@ def make_plot(plan: PlotPlan) -> Status:
         set_num_threads(options.num_threads)
         device = find_device(options.device, precision=options.mixed_precision)
         base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
-        _check_fit(base, missing)
+        targets = base.lora_targets()
+        lora_files = {file: None for image in missing for _, file, _ in image.spec.loras}
+        problems = [
+            problem
+            for file in lora_files
+            for problem in misfits(targets, AdapterFile(file), base=base.name)
+        ]
+        if problems:
+            raise ConfigError(*problems)
         notes = _render(plot, base, missing)
     _draw_sheets(plan, planned, notes)
     rundir.write_status(plan.run_dir, "done")
@@ -147,18 +155,6 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
         name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{spec.seed}-{digest}.png"
         planned[spec] = PlannedImage(spec=resolved, path=Path(options.dir) / "cells" / name)
     return planned
-
-
-def _check_fit(base: BaseModel, missing: Sequence[PlannedImage]) -> None:
-    targets = base.lora_targets()
-    lora_files = {file: None for image in missing for _, file, _ in image.spec.loras}
-    problems = [
-        problem
-        for file in lora_files
-        for problem in misfits(targets, AdapterFile(file), base=base.name)
-    ]
-    if problems:
-        raise ConfigError(*problems)
 
 
 def _render(plot: Plot, base: BaseModel, missing: Sequence[PlannedImage]) -> dict[Path, str]:
@@ -245,7 +241,10 @@ def _draw_sheets(
             size_px=(first.width, first.height),
             cell_height_px=_CELL_PX,
         )
-        render_sheet.write_sheet(folder / f"{number:03d}-{_word(page.title)}.{sheet_format}", sheet)
+        word = "".join(
+            letter if letter.isascii() and letter.isalnum() else "_" for letter in page.title
+        )
+        render_sheet.write_sheet(folder / f"{number:03d}-{word[:60]}.{sheet_format}", sheet)
     files.write_json(plan.run_dir / "plot.json", {"pictures": written})
 
 
@@ -273,8 +272,3 @@ def _parted(page: Page) -> list[Page]:
         )
         for start in starts
     ]
-
-
-def _word(title: str) -> str:
-    kept = [letter if letter.isascii() and letter.isalnum() else "_" for letter in title]
-    return "".join(kept)[:60]

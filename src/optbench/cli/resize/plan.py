@@ -69,7 +69,8 @@ def plan_resizes(arguments: Sequence[str]) -> CommandPlan[ResizePlan]:
 
 
 def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePlan:
-    _listed(tree, "source")
+    if not OmegaConf.is_missing(tree, "source") and isinstance(tree.source, str):
+        tree.source = [tree.source]
     options = build_options(ResizeOptions, tree)
     options = replace(options, source=tuple(map(_matched, options.source)))
     problems = [
@@ -92,12 +93,6 @@ def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePla
         run_dir=sweep_dir / _run_name(options, sources),
         original_dir=sweep_dir / _original_name(options, sources),
     )
-
-
-def _listed(tree: DictConfig, key: str) -> None:
-    """Let one value stand for a list of it."""
-    if not OmegaConf.is_missing(tree, key) and isinstance(tree[key], str):
-        tree[key] = [tree[key]]
 
 
 def _matched(source: str) -> str:
@@ -227,7 +222,19 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
         "sources": hashing.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "settings": settings,
     }
-    return _folder_name(_words(options), content)
+    words = [_source_word(options)]
+    if options.method != "none":
+        words.append(f"{options.method}{options.param:g}")
+    if options.new_dim is not None:
+        words.append(f"dim{options.new_dim}")
+    if options.new_conv_dim is not None:
+        words.append(f"conv{options.new_conv_dim}")
+    words += [
+        str(getattr(options, key))
+        for key, usual in _USUAL.items()
+        if getattr(options, key) != usual
+    ]
+    return _folder_name(words, content)
 
 
 def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
@@ -250,18 +257,3 @@ def _source_word(options: ResizeOptions) -> str:
     if options.weights is not None:
         stems = [f"{stem}x{weight:g}" for stem, weight in zip(stems, options.weights, strict=True)]
     return "+".join(stems)
-
-
-def _words(options: ResizeOptions) -> list[str]:
-    words = [_source_word(options)]
-    if options.method != "none":
-        words.append(f"{options.method}{options.param:g}")
-    if options.new_dim is not None:
-        words.append(f"dim{options.new_dim}")
-    if options.new_conv_dim is not None:
-        words.append(f"conv{options.new_conv_dim}")
-    return words + [
-        str(getattr(options, key))
-        for key, usual in _USUAL.items()
-        if getattr(options, key) != usual
-    ]
