@@ -95,7 +95,7 @@ def test_everything_wrong_is_said_at_once() -> None:
     [
         ([], "new_dim", "new_dim=32"),
         (["new_dim=4", "param=5"], "param", "add method=sv_ratio"),
-        (["new_dim=4", "compat=v0.10"], "compat", "leave compat=v0.10 out"),
+        (["new_dim=4", "compat=v0.10"], "compat", "leave compat out"),
         (["method=sv_fro", "param=1.5"], "param", "param=0.9"),
         (["method=sv_fro", "param=0"], "param", "param=0.9"),
         (["method=sv_cumulative", "param=null"], "param", "param=0.9"),

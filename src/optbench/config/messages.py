@@ -169,11 +169,8 @@ def setting_given_twice(where: str, key: str) -> Problem:
     """Return the problem of a key that a listed setting shares with the rest of the sweep."""
     return Problem(
         where,
-        (
-            f"{key}, which is given outside the setting too (on the command line or in "
-            "hydra.sweeper.params), or twice in it"
-        ),
-        "one place for every key, because one of two values would have no effect",
+        f"{key}, which is given outside the setting too, or twice in it",
+        "one value for every key: the other would have no effect",
         f"give {key} once only: '~{where}' leaves the setting out, {where}='...' rewrites it",
     )
 
@@ -194,10 +191,7 @@ def equal_runs(first: str, second: str) -> Problem:
         "the sweep",
         f"{second!r}, the same weights as {first!r}",
         "runs that differ in a setting that affects the weights",
-        (
-            "list every value once; to render one training with other prompts, run the second "
-            "setting as a command of its own with another sweep_name"
-        ),
+        "list every value once; to render with other prompts, use a sweep_name of its own",
     )
 
 
@@ -252,15 +246,12 @@ def _unknown_option(override: str, options: Sequence[str]) -> Problem:
     if group == "sweep":
         options = [*options, *(name for name in resources.sweep_names() if name not in options)]
     near = [f"{group}={name}" for name in near_names(option, options)]
+    file = f"{group}/{option}.yaml"
     return Problem(
         group,
         f"an unknown option {option!r}",
         f"one of {', '.join(options)}",
-        (
-            did_you_mean(near)
-            or f"write {group}=OPTION, or add a file {group}/{option}.yaml "
-            "to a folder of your own and pass --config-dir FOLDER"
-        ),
+        did_you_mean(near) or f"write {group}=OPTION, or add {file} to your --config-dir",
     )
 
 

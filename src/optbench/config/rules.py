@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.data import check_captions_for_length, check_dataset_options
-from optbench.errors import Problem, near_names, without_effect
+from optbench.errors import Problem, did_you_mean, near_names, without_effect
 from optbench.lora.blocks import check_block_sizes, check_block_weights, distinct_weights
 from optbench.lora.initial_weights import InitialWeights, check_layers
 from optbench.metrics.build import check_metric
@@ -47,8 +47,7 @@ def check_network(options: NetworkOptions) -> list[Problem]:
             Problem(
                 "network.dora and network.scale_weight_norms",
                 f"DoRA with a max-norm of {options.scale_weight_norms:g}",
-                "one of the two: max-norm limits the norm of up @ down, which is not DoRA's "
-                "weight change",
+                "one of them: max-norm limits up @ down, which is not DoRA's weight change",
                 "write scale_weight_norms=off, or network.dora=false",
             )
         )
@@ -91,11 +90,8 @@ def check_train(options: TrainOptions) -> list[Problem]:
             Problem(
                 "train.attention",
                 "xformers, whose package is not installed",
-                "sdpa, which torch brings along and is as fast, or the package",
-                (
-                    "write train.attention=sdpa, or install the xformers that is made for this "
-                    "torch: pip install xformers"
-                ),
+                "sdpa, which comes with torch and is as fast, or the package",
+                "write train.attention=sdpa, or pip install the xformers made for this torch",
             )
         )
     if options.dynamo_backend != "inductor" and not options.torch_compile:
@@ -177,7 +173,7 @@ def check_sampler(where: str, name: str) -> list[Problem]:
             where,
             repr(name),
             f"one of {', '.join(SAMPLERS)}",
-            " or ".join(f"write '{where}={sampler}'" for sampler in near)
+            did_you_mean([f"'{where}={sampler}'" for sampler in near])
             or f"write {where}=DDIM, or '{where}=Euler a' in quotes",
         )
     ]

@@ -112,10 +112,7 @@ def _check_environment(tree: DictConfig, line: str) -> Iterator[Problem]:
             yield Problem(
                 where,
                 text,
-                (
-                    "a recipe that looks up nothing of this machine: what it finds would be "
-                    "stored with the run and shown in the report"
-                ),
+                "a recipe that reads nothing of this machine, because the report shows it",
                 f"write the value itself, or on the command line '{where}={text}'",
             )
 
@@ -136,8 +133,5 @@ def _untrusted_target(where: str, target: str) -> Problem:
         where,
         target,
         "what Hydra and its plugins bring along: anything else would be run here",
-        (
-            "look into the files of your --config-dir; to run it all the same, type it on the "
-            f"command line: +{where}=..."
-        ),
+        f"look into your --config-dir; to run it all the same, type +{where}=... yourself",
     )

@@ -349,10 +349,7 @@ def _unreadable(path: Path, found: str) -> ConfigError:
         Problem(
             str(path),
             found,
-            (
-                "a command line of kohya's trainer (train_network.py --option=value ...), or "
-                "a TOML file of its options"
-            ),
+            "kohya's command line (train_network.py --option=value ...), or its TOML file",
             "copy the command you train with into a file, and name that file",
         )
     )

@@ -131,8 +131,7 @@ def _check_rule(options: ResizeOptions) -> list[Problem]:
             Problem(
                 "param",
                 "null" if value is None else f"{value:g}",
-                f"for {options.method} a number "
-                + ("from 1, usually 2 or more" if is_ratio else "above 0, and 1 at most"),
+                f"for {options.method} a number {'from 1' if is_ratio else 'above 0, up to 1'}",
                 f"write param={5 if is_ratio else 0.9}",
             )
         ]
@@ -149,14 +148,7 @@ def _check_rule(options: ResizeOptions) -> list[Problem]:
     if options.param is not None:
         problems.append(without_effect("param", options.param, "method is none", "method=sv_ratio"))
     if options.compat == "v0.10":
-        problems.append(
-            Problem(
-                "compat",
-                "v0.10 while method is none",
-                "a method whose rule changed; a fixed dim is the same in both",
-                "leave compat=v0.10 out, or add method=sv_ratio",
-            )
-        )
+        problems.append(without_effect("compat", "v0.10", "method is none", "method=sv_ratio"))
     return problems
 
 
@@ -194,10 +186,7 @@ def _no_source(source: str, what: str) -> Problem:
         "source",
         f"{source}, {what}",
         "a LoRA file, a run's folder, or several files to merge",
-        (
-            "write source=FILE.safetensors, source=runs/SWEEP/RUN or "
-            "'source=[a.safetensors,b.safetensors]'"
-        ),
+        "write source=FILE.safetensors, source=runs/SWEEP/RUN, or 'source=[FILE,FILE]' to merge",
     )
 
 
