@@ -6,6 +6,7 @@ A process that is killed at any moment leaves a folder that can be read and resu
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1
 METRICS_NAME = "metrics.jsonl"  # in a run's folder: one record per image and metric
+_EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
 FolderStatus = Status | Literal["pending"]
 
 
@@ -109,6 +111,15 @@ class RunDir:
         """The LoRA file of one epoch, or of the finished run for None."""
         suffix = "" if epoch is None else f"-{epoch:06d}"
         return self.lora_dir / f"{self.name}{suffix}.safetensors"
+
+    def lora_files(self) -> dict[int, Path]:
+        """Return the LoRA files there are, by epoch; the last one's bare name is left out."""
+        files = {
+            int(match[1]): path
+            for path in self.lora_dir.glob("*.safetensors")
+            if (match := _EPOCH_FILE.fullmatch(path.name))
+        }
+        return dict(sorted(files.items()))
 
     def recorded_lora(self, row: Mapping[str, Any]) -> Path | None:
         """Return the LoRA file of a record of `files_path`; None if it names one elsewhere."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optbench.errors import Problem
 from optbench.storage.resources import command_line
-
-_EPOCH_FILE = re.compile(r"(.+)-(\d{6})\.safetensors")
+from optbench.storage.rundir import RunDir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +34,7 @@ def find_sources(given: Sequence[str], problems: list[Problem]) -> list[Source]:
         path = Path(name_given)
         files: dict[int | None, Path] = {}
         if path.is_dir():
-            for file in sorted((path / "lora").glob("*.safetensors")):
-                if match := _EPOCH_FILE.fullmatch(file.name):
-                    files[int(match[2])] = file
+            files.update(RunDir(path).lora_files().items())
         elif path.is_file() and path.suffix == ".safetensors":
             files[None] = path
         if files:

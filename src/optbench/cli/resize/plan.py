@@ -23,6 +23,7 @@ from optbench.models.files.rules import check_base
 from optbench.schema import ResizeOptions
 from optbench.storage import hashing
 from optbench.storage.hashing import fingerprint
+from optbench.storage.rundir import RunDir
 
 NAME = CONFIG_NAME = "resize"
 _FILES_SCHEMA = 1  # raise it when equal settings begin to give other files
@@ -35,7 +36,6 @@ _NOT_OF_THE_FILE = (
     *("device", "mixed_precision"),
 )
 _USUAL = {"save_precision": "fp16", "compat": "v0.11"}  # what a name does not mention
-_EPOCH_FILE = re.compile(r".+-(\d{6})\.safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePla
     paths = tuple(Path(source) for source in options.source)
     sources: dict[int | None, tuple[Path, ...]] = {None: paths}
     if paths[0].is_dir():
-        sources = {epoch: (path,) for epoch, path in _epoch_files(paths[0]).items()}
+        sources = {epoch: (path,) for epoch, path in RunDir(paths[0]).lora_files().items()}
     name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
     sweep_dir = Path(options.runs_dir) / name
     return ResizePlan(
@@ -161,7 +161,7 @@ def _check_sources(options: ResizeOptions) -> list[Problem]:
             several = _matches(source)
             what = f"which stands for {len(several)}: {', '.join(several)}" if several else ""
             problems.append(_no_source(source, what or "where there is nothing"))
-        elif path.is_dir() and not _epoch_files(path):
+        elif path.is_dir() and not RunDir(path).lora_files():
             problems.append(_no_source(source, "a folder without lora/*-000001.safetensors"))
         elif path.is_dir() and is_merge:
             problems.append(_no_source(source, "a folder, in a merge"))
@@ -188,16 +188,6 @@ def _no_source(source: str, what: str) -> Problem:
         "a LoRA file, a run's folder, or several files to merge",
         "write source=FILE.safetensors, source=runs/SWEEP/RUN, or 'source=[FILE,FILE]' to merge",
     )
-
-
-def _epoch_files(folder: Path) -> dict[int, Path]:
-    """Return a run's LoRA files by epoch; its last one under the bare name is one of them."""
-    files = {
-        int(match[1]): path
-        for path in sorted((folder / "lora").glob("*.safetensors"))
-        if (match := _EPOCH_FILE.fullmatch(path.name))
-    }
-    return dict(sorted(files.items()))
 
 
 def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
