@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +99,13 @@ def _training(config: Mapping[str, Any]) -> Iterator[str]:
 def _network(config: Mapping[str, Any]) -> Iterator[str]:
     network = config["network"]
     yield "--network_module=networks.lora"
-    given = {kohya: _get(config, ours) for kohya, ours in option_names.NETWORK_ARGS.items()}
-    words = [f"{kohya}={_listed(value)}" for kohya, value in given.items() if value]
+    words = []
+    for kohya, ours in option_names.NETWORK_ARGS.items():
+        value = _get(config, ours)
+        if isinstance(value, list | tuple):
+            value = ",".join(f"{item:g}" for item in value)
+        if value:
+            words.append(f"{kohya}={value}")
     if words:
         yield "--network_args"
         yield from words
@@ -218,11 +223,6 @@ def _prompts(config: Mapping[str, Any]) -> Iterator[str]:
 def _get(config: Mapping[str, Any], key: str) -> Any:
     section, _, name = key.partition(".")
     return config[section][name] if name else config[section]
-
-
-def _listed(value: Any) -> str:
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    return ",".join(f"{item:g}" for item in value) if is_list else str(value)
 
 
 def _literal(value: Any) -> str:

@@ -80,7 +80,6 @@ def convert(options: Mapping[str, Any]) -> Imported:
         "dataset=folder",
         "prompts=folder",
         *_plain(args),
-        *_length(args),
         *_loss(args, imported),
         *_network(args, imported),
         *_optimizer(args, imported),
@@ -156,9 +155,6 @@ def _plain(args: Mapping[str, Any]) -> Iterator[str]:
             yield f"{ours}={args[kohya]}"
     sides = str(args["resolution"]).strip("[]()").replace(" ", "").split(",")
     yield f"dataset.resolution=[{sides[0]},{sides[-1]}]"
-
-
-def _length(args: Mapping[str, Any]) -> Iterator[str]:
     if "max_train_epochs" in args:  # wins over steps there too
         yield f"train.epochs={args['max_train_epochs']}"
     else:
