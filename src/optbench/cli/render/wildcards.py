@@ -78,11 +78,11 @@ def drawn(text: str, lists: Lists, *, seed: int) -> str:
     for depth in range(_MAX_DEPTH):
         places = iter(range(len(text)))
 
-        def one(mark: re.Match[str], depth: int = depth, places: Any = places) -> str:
+        def value_of(mark: re.Match[str], depth: int = depth, places: Any = places) -> str:
             draw = rng.shuffler(seed, "render", "wildcard", mark[1], depth, next(places))
             return draw.choice(lists[mark[1]])
 
-        text = _MARK.sub(one, text)
+        text = _MARK.sub(value_of, text)
     return text
 
 
