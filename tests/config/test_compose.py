@@ -96,7 +96,7 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(
         needed = []
         if path.stem == "continue_training":
             needed = [f"network.weights={write_lora(tmp_path / 'a.safetensors', layers=SD_LAYERS)}"]
-        monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
+        monkeypatch.setattr(launcher, "find_spec", lambda name: object())
         asked = compose_runs([f"sweep={path.stem}", *needed])
         trials = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.n_trials")
         assert num_runs == (len(asked.runs) if asked.is_complete else trials)

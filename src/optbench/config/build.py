@@ -43,10 +43,15 @@ _Options = TypeVar("_Options")
 
 def register_resolvers() -> None:
     """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
-    OmegaConf.register_new_resolver("mul", _multiply, replace=True)
+    OmegaConf.register_new_resolver(
+        "mul", lambda *factors: math.prod(factors, start=1.0), replace=True
+    )
     OmegaConf.register_new_resolver("pick", lambda key, choices: choices.get(key), replace=True)
-    OmegaConf.register_new_resolver("divided", lambda all_, by: -(-all_ // by), replace=True)
-    OmegaConf.register_new_resolver("when", _when, replace=True)
+    OmegaConf.register_new_resolver("divided", lambda total, by: -(-total // by), replace=True)
+    # A default that only means something where another setting is given.
+    OmegaConf.register_new_resolver(
+        "when", lambda given, value: None if given is None else value, replace=True
+    )
     OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
     OmegaConf.register_new_resolver(
         "optbench_asset", lambda name: str(resources.asset(name)), replace=True
@@ -277,12 +282,3 @@ def _without_consequences(problems: Sequence[Problem], tree: DictConfig) -> list
         return not wrong.isdisjoint(re.findall(r"[A-Za-z_][\w.]*", value))
 
     return [problem for problem in problems if not is_consequence(problem.where)]
-
-
-def _when(given: Any, value: Any) -> Any:
-    """Return a default that only means something where another setting is given."""
-    return None if given is None else value
-
-
-def _multiply(*factors: float) -> float:
-    return math.prod(factors, start=1.0)

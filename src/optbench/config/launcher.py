@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
@@ -70,21 +70,15 @@ def _missing_plugins(master: DictConfig) -> list[Problem]:
     for part in ("launcher", "sweeper"):
         target = str(master.hydra[part]._target_)
         package = target.split(".")[1] if target.startswith("hydra_plugins.") else ""
-        if package in _EXTRAS and not _is_installed(package):
-            extra = _EXTRAS[package]
+        if package not in _EXTRAS:
+            continue
+        if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{package}") is None:
             problems.append(
                 Problem(
                     f"hydra/{part}",
                     f"the plugin {package}, which is not installed",
                     "an installed one",
-                    f"pip install -c constraints.txt 'optbench[{extra}]'",
+                    f"pip install -c constraints.txt 'optbench[{_EXTRAS[package]}]'",
                 )
             )
     return problems
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
-    except ModuleNotFoundError:
-        return False  # no plugin at all
