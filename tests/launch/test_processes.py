@@ -179,8 +179,15 @@ def test_a_stop_reaches_every_child_and_leaves_their_statuses(
         ("", ()),
     ],
 )
-def test_gpus_are_found_without_torch(listed: str, expected: tuple[str, ...]) -> None:
-    assert processes._listed(listed) == expected
+def test_gpus_are_found_without_torch(
+    listed: str, expected: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert processes.gpus() == expected
 
 
 def test_when_a_run_gets_a_process(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
