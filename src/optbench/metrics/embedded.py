@@ -140,10 +140,10 @@ class EmbeddedEncoder:
                 )
             )
         tensors = {}
-        for name, one in content["tensors"].items():
-            steps = np.frombuffer(base64.b64decode(one["int8"]), dtype=np.int8)
-            numbers = torch.from_numpy(steps.astype(np.float32)) * one["scale"]
-            tensors[name] = numbers.reshape(one["shape"]).to(find_device(self._device))
+        for name, stored in content["tensors"].items():
+            steps = np.frombuffer(base64.b64decode(stored["int8"]), dtype=np.int8)
+            numbers = torch.from_numpy(steps.astype(np.float32)) * stored["scale"]
+            tensors[name] = numbers.reshape(stored["shape"]).to(find_device(self._device))
         return {**tensors, "values": content["values"], "layers": content["layers"]}
 
     @cached_property
@@ -170,7 +170,7 @@ class EmbeddedEncoder:
         with torch.inference_mode():
             pixels = values.permute(2, 0, 1)[None].to(encoder.device)
             output = encoder(pixel_values=pixels, output_hidden_states=True)
-            states = torch.cat([output.hidden_states[one][0] for one in reader["layers"]], -1)
+            states = torch.cat([output.hidden_states[layer][0] for layer in reader["layers"]], -1)
             self._read[path] = read_states(reader, states)
         vector: Tensor = output.image_embeds[0]
         return vector
@@ -195,7 +195,9 @@ def read_states(reader: Mapping[str, Any], states_TE: Tensor) -> dict[str, dict[
     logits = reader["out"] @ hidden + reader["out_bias"]
     parts = torch.split(logits, [len(values) for values in reader["values"].values()])
     return {
-        name: dict(zip(values, (float(one) for one in part.softmax(0)), strict=True))
+        name: dict(
+            zip(values, (float(probability) for probability in part.softmax(0)), strict=True)
+        )
         for (name, values), part in zip(reader["values"].items(), parts, strict=True)
     }
 

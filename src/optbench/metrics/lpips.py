@@ -75,7 +75,7 @@ class Lpips:
         """Return the distance, or nothing where sizes differ or there is no base's picture."""
         if not others:
             return {}
-        pair = [_pixels(one.path) for one in (picture, others[0])]
+        pair = [_pixels(image.path) for image in (picture, others[0])]
         if pair[0].shape != pair[1].shape:
             return {}
         return {"lpips_from_base": Measured(value=self.distance(pair[0], pair[1]))}
@@ -100,19 +100,19 @@ class Lpips:
         Raises:
             BaseError: If a file holds something else.
         """
-        found: dict[str, Tensor] = {}
+        parameters: dict[str, Tensor] = {}
         network, weights = _read(self._network), _read(self._weights)
         for index, (place, *_) in enumerate(_LAYERS):
             for part in ("weight", "bias"):
-                found[f"{place}.{part}"] = _taken(
+                parameters[f"{place}.{part}"] = _taken(
                     network, f"features.{place}.{part}", self._network
                 )
-            own = _taken(weights, f"lin{index}.model.1.weight", self._weights)
-            if own.numel() != _WIDTHS[index]:
-                raise _other_file(self._weights, f"{own.numel()} weights for layer {index}")
-            found[f"lin{index}"] = own.reshape(1, -1, 1, 1)
+            weight = _taken(weights, f"lin{index}.model.1.weight", self._weights)
+            if weight.numel() != _WIDTHS[index]:
+                raise _other_file(self._weights, f"{weight.numel()} weights for layer {index}")
+            parameters[f"lin{index}"] = weight.reshape(1, -1, 1, 1)
         device = find_device(self._device)
-        return {name: tensor.float().to(device) for name, tensor in found.items()}
+        return {name: tensor.float().to(device) for name, tensor in parameters.items()}
 
     def _features(self, pixels_1CHW: Tensor) -> Iterator[Tensor]:
         """Yield what comes out of each of the five layers."""

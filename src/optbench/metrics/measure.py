@@ -73,7 +73,7 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     forget_pixels()
     forget_bits()
     cache_dir = Path(str(config.get("cache_dir", "")))
-    image_files = [one.path for one in (*pictures.cells.values(), *pictures.training)]
+    image_files = [picture.path for picture in (*pictures.cells.values(), *pictures.training)]
     path = run.path / rundir.METRICS_NAME
     old = _old_rows(path, tally)
     known: dict[tuple[Cell, str], list[Row]] = {}
@@ -112,12 +112,15 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
         only = f"for {', '.join(f'base={base}' for base in metric.bases)} only"
         tally.note(f"{', '.join(metric.meanings)}: {only}, not for base={work.pictures.base}")
         return []
-    own = {"class": f"{type(metric).__module__}.{type(metric).__qualname__}", **metric.settings}
+    identity = {
+        "class": f"{type(metric).__module__}.{type(metric).__qualname__}",
+        **metric.settings,
+    }
     rows: list[Row] = []
     is_new = False
     for cell, picture in work.pictures.cells.items():
         others = work.pictures.beside(cell, metric.reference)
-        key = _key(own, picture, others, work.hashes)
+        key = _key(identity, picture, others, work.hashes)
         known = work.known.get((cell, key), ())
         cell_rows = [row for row in known if row["metric"] in metric.meanings]
         if cell_rows:
@@ -140,7 +143,7 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
             is_new = is_new or bool(cell_rows)
         rows += cell_rows
     if is_new:
-        ceilings = _training_values(metric, own, work)
+        ceilings = _training_values(metric, identity, work)
         floors = {_spot(row): row["value"] for row in rows if row["epoch"] == 0}
         for row in rows:
             row["base_value"] = floors.get(_spot(row))
@@ -148,19 +151,21 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
     return rows
 
 
-def _training_values(metric: Metric, own: Mapping[str, object], work: _Work) -> Mapping[str, float]:
+def _training_values(
+    metric: Metric, identity: Mapping[str, object], work: _Work
+) -> Mapping[str, float]:
     """Return what the training pictures themselves have, each against the others: a ceiling."""
     training = work.pictures.training
     if metric.reference in ("base", "previous") or len(training) < 2:
         return {}
-    key = _key(own, training[0], training[1:], work.hashes)
+    key = _key(identity, training[0], training[1:], work.hashes)
     if key not in _CEILINGS:
-        found: dict[str, list[float]] = {}
+        values: dict[str, list[float]] = {}
         for picture in training:
-            others = [one for one in training if one is not picture]
-            for name, one in metric.measure(picture, others).items():
-                found.setdefault(name, []).append(one.value)
-        _CEILINGS[key] = {name: _rounded(statistics.fmean(all_)) for name, all_ in found.items()}
+            others = [other for other in training if other is not picture]
+            for name, measured in metric.measure(picture, others).items():
+                values.setdefault(name, []).append(measured.value)
+        _CEILINGS[key] = {name: _rounded(statistics.fmean(all_)) for name, all_ in values.items()}
     return _CEILINGS[key]
 
 
@@ -168,16 +173,16 @@ _CEILINGS: dict[str, dict[str, float]] = {}  # every run of a sweep has the same
 
 
 def _key(
-    own: Mapping[str, object],
+    identity: Mapping[str, object],
     picture: Picture,
     others: Sequence[Picture],
     hashes: Mapping[Path, str],
 ) -> str:
     content = {
-        "metric": json.loads(json.dumps(own, default=str)),
+        "metric": json.loads(json.dumps(identity, default=str)),
         "picture": hashes[picture.path],
         "text": picture.text,
-        "others": [[hashes[one.path], one.text] for one in others],
+        "others": [[hashes[other.path], other.text] for other in others],
     }
     return hashing.fingerprint(content)[:_KEY_LENGTH]
 

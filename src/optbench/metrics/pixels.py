@@ -63,7 +63,7 @@ class FromBase:
         if not others or not _has_one_size(picture, others[0]):
             return {}
         halves = [
-            _reduced_luma(read_pixels(one.path), _SSIM_SHRINK) for one in (picture, others[0])
+            _reduced_luma(read_pixels(image.path), _SSIM_SHRINK) for image in (picture, others[0])
         ]
         return {
             "change_from_base": Measured(value=_difference(picture, others[0])),
@@ -96,15 +96,15 @@ class AcrossSeeds:
 
     def measure(self, picture: Picture, others: Sequence[Picture]) -> Mapping[str, Measured]:
         """Return both numbers over the other seeds of one size, or nothing where there is none."""
-        alike = [one for one in others if _has_one_size(picture, one)]
+        alike = [other for other in others if _has_one_size(picture, other)]
         if not alike:
             return {}
-        own = _small(picture.path)
-        distances = [float(np.abs(own - _small(one.path)).mean()) for one in alike]
+        small = _small(picture.path)
+        distances = [float(np.abs(small - _small(other.path)).mean()) for other in alike]
         # Small ones first: files that differ there need no second look.
         same = [
-            distance <= _SAME_DIFFERENCE and _difference(picture, one) <= _SAME_DIFFERENCE
-            for distance, one in zip(distances, alike, strict=True)
+            distance <= _SAME_DIFFERENCE and _difference(picture, other) <= _SAME_DIFFERENCE
+            for distance, other in zip(distances, alike, strict=True)
         ]
         return {
             "identical_seeds": Measured(value=sum(same) / len(same)),
@@ -137,8 +137,8 @@ def _local_contrast(pixels: NDArray[np.uint8]) -> float:
 
 def _difference(first: Picture, second: Picture) -> float:
     """Return the mean absolute difference of all values, 0 to 1."""
-    one = read_pixels(first.path).astype(np.int16)
-    return float(np.abs(one - read_pixels(second.path)).mean() / 255)
+    pixels = read_pixels(first.path).astype(np.int16)
+    return float(np.abs(pixels - read_pixels(second.path)).mean() / 255)
 
 
 def _has_one_size(first: Picture, second: Picture) -> bool:

@@ -45,8 +45,8 @@ class RunPictures:
                 if _place(other) == _place(cell) and other.epoch < cell.epoch
             ]
             epochs = (max(before),) if before else ()
-        found = [self.cells.get(at_epoch(cell, epoch)) for epoch in epochs]
-        return tuple(one for one in found if one is not None)
+        pictures = [self.cells.get(at_epoch(cell, epoch)) for epoch in epochs]
+        return tuple(picture for picture in pictures if picture is not None)
 
 
 def at_epoch(cell: Cell, epoch: int) -> Cell:

@@ -157,7 +157,7 @@ def preparation(path: str) -> Mapping[str, Any]:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(path)
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(path)
     except (OSError, ValueError) as error:
         raise BaseError(
             Problem(
@@ -167,7 +167,7 @@ def preparation(path: str) -> Mapping[str, Any]:
                 f"copy {_PREPROCESSOR} from where the model is from",
             )
         ) from error
-    return dict(found)
+    return dict(settings)
 
 
 def prepared(path: Path, how: Mapping[str, Any]) -> Tensor:
