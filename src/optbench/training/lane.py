@@ -38,7 +38,7 @@ class Lane:
 
     network: Network
     optimizer: StepOptimizer
-    scaler: torch.amp.GradScaler | None = None  # its own: another lane's overflow is not its
+    scaler: torch.amp.GradScaler | None = None  # its own: an overflow is one lane's alone
     step: int = 0  # optimizer updates taken
     partial: PartialEpoch = field(default_factory=PartialEpoch)
     error: Exception | None = None  # not None: the lane has left the pass
