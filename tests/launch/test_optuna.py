@@ -26,12 +26,12 @@ PLUGINS = {
 def test_a_missing_plugin_is_told_with_what_installs_it(
     override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_is_installed", lambda package: False)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         compose_runs(["-m", override, f"runs_dir={tmp_path}"])
     (problem,) = caught.value.problems
     assert PLUGINS[override] in problem.fix
-    monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: object())
     asked = compose_runs(["-m", override, f"runs_dir={tmp_path}"])
     assert asked.is_local == ("sweeper" in override)
     assert asked.is_complete == ("launcher" in override)
@@ -41,7 +41,7 @@ def test_a_missing_plugin_is_told_with_what_installs_it(
 def test_workers_of_ours_beside_a_plugins_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: object())
     with pytest.raises(ConfigError) as caught:
         compose_runs(["-m", "hydra/launcher=optbench_joblib", "launch.workers=2"])
     assert [problem.where for problem in caught.value.problems] == ["launch.workers"]
@@ -51,7 +51,7 @@ def test_workers_of_ours_beside_a_plugins_are_refused(
 def test_a_sweep_that_a_plugin_expands_is_named_after_what_it_varies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "_is_installed", lambda package: True)
+    monkeypatch.setattr(launcher, "find_spec", lambda name: object())
     command = ["-m", "hydra/sweeper=optbench_optuna", "lr_mult=interval(0.1,10)"]
     asked = compose_runs([*command, f"runs_dir={tmp_path}"])
     assert asked.sweep_dir == tmp_path / "lr_mult"

@@ -501,7 +501,7 @@ def predictions(base: AnyBase, pipeline: Any, network: LoraNetwork | None) -> tu
     if isinstance(theirs, StableDiffusionXL):
         theirs.text_encoders = (pipeline.text_encoder, pipeline.text_encoder_2)
     else:
-        theirs.text_encoder = pipeline.text_encoder
+        theirs.text_encoders = (pipeline.text_encoder,)
 
     def predicted(one: AnyBase) -> Tensor:
         text = one.encode_captions(["a cat"], ClipTextOptions())
