@@ -20,10 +20,16 @@ from tests.builders.image_runs import make_run
 
 
 def read_back(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return what TensorBoard shows: (step, value) in its order, by name."""
+    """Return what TensorBoard shows: (step, value) by step, by name.
+
+    By step, because TensorBoard reads files of one second in the order of a counter as text: 10
+    before 9.
+    """
     read = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {
-        name: [(event.step, event.value) for event in read.Scalars(name)]
+        name: sorted(
+            ((event.step, event.value) for event in read.Scalars(name)), key=lambda pair: pair[0]
+        )
         for name in read.Tags()["scalars"]
     }
 
