@@ -26,6 +26,7 @@ from optbench.render.run_images import RunImages
 from optbench.storage import files, rundir
 from optbench.storage.files import write_sealed_text
 from optbench.storage.rundir import RunDir
+from optbench.storage.secrets import hide_in_settings
 from optbench.training import interrupt, memory, recovery, save, state, tensorboard, validation
 from optbench.training.lane import RunLane
 from optbench.training.loop import (
@@ -139,7 +140,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     lane.validator = validation.validator_for(plan, base)
     progress.resume_at(lane.step)
     contexts.enter_context(progress)
-    tree = config_tree(config)
+    tree = hide_in_settings(config_tree(config))
     lane.trackers = contexts.enter_context(tracked(config.tracker, run, tree, progress.say))
     for line in (*departures(config.optimizer), config.optimizer.note, *lane.notices):
         if line:
@@ -228,6 +229,6 @@ def finish(lane: ImageLane) -> None:
             run_images.draw_run_sheets(
                 lane.run, config.prompts, config.render, num_epochs=lane.finished.epoch
             )
-    tensorboard.write_end(lane.run, config_tree(config))
+    tensorboard.write_end(lane.run, hide_in_settings(config_tree(config)))
     state.forget_previous(lane.run)
     rundir.write_status(lane.run.path, "done")

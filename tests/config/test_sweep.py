@@ -258,3 +258,17 @@ def test_files_of_the_resize_command_may_be_listed_too(tmp_path: Path) -> None:
         ("sv_ratio", None),
         ("none", 8),
     ]
+
+
+def test_a_typed_secret_stays_in_no_file(own: Any, pipeline: Any, tmp_path: Path) -> None:
+    secret = "S3cretS3cretS3cret"
+    arguments = [*own(), "-m", "seed=1", "render=off", f"+hydra.job.env_set.HF_TOKEN={secret}"]
+    arguments = flags_first(arguments)
+    asked = compose(arguments)
+    guard.launch(arguments, asked)
+    assert len(pipeline.made) == len(asked.runs)
+    text = (asked.sweep_dir / "multirun.yaml").read_text()
+    assert "HF_TOKEN" in text
+    files_with_it = [path for path in Path("runs").rglob("*") if path.is_file()]
+    assert files_with_it
+    assert not [path for path in files_with_it if secret.encode() in path.read_bytes()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optbench.storage import locks, resources, rundir
+from optbench.storage.secrets import hide_in_arguments
 
 _INDENT = "  "
 _SHORTEST = 40
@@ -68,11 +69,11 @@ def summary_lines(
 
 
 def resume_command(name: str, arguments: Sequence[str]) -> str:
-    """Return the command that resumes unfinished runs, whole, to be copied.
+    """Return the command that resumes unfinished runs, whole, to be copied; secrets are `***`.
 
     Args:
         name: The command; "train" for a training.
         arguments: What was typed behind it.
     """
     typed = [word for word in arguments if not word.startswith("hydra.sweep.dir=")]
-    return resources.command_line(name, *typed)
+    return resources.command_line(name, *hide_in_arguments(typed))

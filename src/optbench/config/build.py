@@ -34,6 +34,7 @@ from optbench.schema import (
     key_of,
 )
 from optbench.storage import resources
+from optbench.storage.secrets import hide_in_settings
 
 SETTINGS = "settings"  # the key of conf/ that lists a sweep's runs, and that no run has itself
 LAUNCH = "launch"  # the key of conf/ that says how runs are made, and that no run has either
@@ -143,9 +144,12 @@ def check_value(hint: Any, value: object, where: str) -> list[Problem]:
 def config_yaml(config: RunConfig) -> str:
     """Return the config as YAML with every value resolved and every key spelled like its override.
 
-    Read back through OmegaConf and `build_config` it gives an equal config.
+    Read back through OmegaConf and `build_config` it gives an equal config, but for the secrets of
+    trackers, which are in no file.
     """
-    return OmegaConf.to_yaml(OmegaConf.create(config_tree(config)))
+    tree = config_tree(config)
+    tree["tracker"] = hide_in_settings(tree["tracker"])
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
 
 
 def config_tree(options: Any) -> dict[str, Any]:

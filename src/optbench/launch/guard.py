@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, VERSION_BASE, SweepPlan
@@ -34,8 +36,9 @@ from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
-from optbench.storage import files, locks, resources, rundir
+from optbench.storage import files, locks, nested, resources, rundir
 from optbench.storage.rundir import read_config
+from optbench.storage.secrets import hide_in_arguments, hide_in_settings
 from optbench.training import interrupt
 from optbench.training.interrupt import StopAskedError
 from optbench.training.plan import RunPlan
@@ -160,10 +163,30 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     )
     is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
     sweeper = ["hydra/sweeper=list"] if sweep.is_listed and not is_chosen else []
-    call_hydra([*placed_arguments, *sweeper], task)
+    try:
+        call_hydra([*placed_arguments, *sweeper], task)
+    finally:
+        _hide_secrets(sweep.sweep_dir / "multirun.yaml")
     if task.queue:
         unfinished = [job for job in task.queue if not is_finished(job.plan)]
         processes.run_all(unfinished, workers=workers)
+
+
+def _hide_secrets(file: Path) -> None:
+    """Rewrite what Hydra wrote of the command without the secrets that were typed."""
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        assert isinstance(tree, dict)
+        hidden = hide_in_settings(tree)
+        overrides = nested.section(hidden, "hydra", "overrides")
+        if overrides:
+            hidden["hydra"]["overrides"] = {
+                kind: hide_in_arguments(words) for kind, words in overrides.items()
+            }
+        if hidden != tree:
+            files.write_atomic(file, OmegaConf.to_yaml(OmegaConf.create(hidden)))
+    except (OSError, OmegaConfBaseException, yaml.YAMLError):
+        return  # a launcher plugin writes none
 
 
 def call_hydra(

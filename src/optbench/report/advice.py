@@ -10,6 +10,7 @@ from optbench.analysis.next_steps import Reason, next_steps
 from optbench.analysis.standings import Standings
 from optbench.report.wording import times
 from optbench.storage.resources import command_line
+from optbench.storage.secrets import hide_in_arguments
 
 _MAX_COMMANDS = 4
 _TEXTS: Mapping[Reason, str] = {
@@ -70,6 +71,6 @@ def _with_changes(words: Sequence[str], changes: Sequence[str]) -> str:
         word
         for word in words[1 if is_name else 0 :]
         if word.partition("=")[0] not in (*changed, "-m", "--multirun")
-        and not word.startswith("hydra.")  # what the sweep's own start has added
+        and not word.lstrip("+~").startswith("hydra.")  # what the sweep's own start has added
     ]
-    return command_line("", "-m", *overrides, *changes)
+    return command_line("", "-m", *hide_in_arguments(overrides), *changes)

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from optbench.storage.nested import map_values
+from optbench.storage.secrets import hide_in_arguments
 
 _GIT_TIMEOUT_SECONDS = 10
 _GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
@@ -33,13 +34,13 @@ def collect(
 
     Args:
         packages: Names of distributions whose versions count; a missing one is stored as null.
-        command: The command line as it was typed.
+        command: The command line as it was typed; secrets in it are hidden.
         extra: Further keys, stored as they are with the home folder shortened; they win.
     """
     content: dict[str, Any] = {
         "optbench": package_version("optbench"),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command),
+        "command": hide_in_arguments(command),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_model(),
