@@ -49,6 +49,8 @@ def write_base(folder: Path) -> Path:
                 CLIPVisionConfig.from_pretrained(target / "image_encoder")
             ),
         }
+    # The embedded base's scale is 1, which would hide one that is left out or applied twice.
+    models["vae"].register_to_config(scaling_factor=0.5)
     for name, model in models.items():
         model.to(torch.float16).save_pretrained(target / name)
     # transformers 5 leaves out the prefix that checkpoints and every other version have.

@@ -73,6 +73,14 @@ def test_run_again_without_rendering_gives_the_same_bytes(
     assert lora_bytes(run) == lora_bytes(finished)
 
 
+def test_max_steps_ends_the_run_inside_its_second_epoch(command: Command, tmp_path: Path) -> None:
+    command.run(tmp_path, ["train.max_steps=3", "render=off"])
+    run = one_run(tmp_path)
+    assert [row["step"] for row in files.read_rows(run / "steps.jsonl")] == [1, 2, 3]
+    assert len(lora_bytes(run)) == 3  # two epochs, the last one also under the plain name
+    assert json.loads((run / "status.json").read_text())["status"] == "done"
+
+
 @pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "dadaptlion"])
 def test_killed_and_run_again_ends_bit_identical(
     command: Command, tmp_path: Path, optimizer: str

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from optbench.contracts import SampleRequest
-from optbench.models import sd15
+from optbench.models import autoencoder, sd15
 from optbench.models.compute import text_model
 from optbench.models.latent_diffusion import Name, Parts
 from optbench.models.samplers import SAMPLERS
@@ -130,6 +130,25 @@ def test_latents_are_samples_of_the_posterior_one_stream_each(base: StableDiffus
     # Convolutions of one and of two pictures sum in other orders.
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_decoding_undoes_the_scale_of_latents(base: StableDiffusion) -> None:
+    vae = copy.deepcopy(base.vae)
+    vae.register_to_config(scaling_factor=0.18215)
+    latents = torch.randn(1, LATENT_CHANNELS, 2, 3, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        expected = base.vae.decode(latents / 0.18215).sample
+        assert torch.equal(autoencoder.decode(vae, latents), expected)
+
+
+def test_no_part_of_a_base_is_in_training_mode(base: StableDiffusion) -> None:
+    parts = (*base.text_encoders, base.vae, base.unet)
+    assert not any(module.training for part in parts for module in part.modules())
+    for part in parts:
+        part.train()  # as whoever hands it in may have left it
+    rebuilt = with_schedule(base)
+    assert not any(module.training for module in rebuilt.unet.modules())
+    assert not any(module.training for module in rebuilt.text_encoders[0].modules())
 
 
 def test_timesteps_come_one_from_each_stream_and_reach_both_ends(base: StableDiffusion) -> None:

@@ -189,3 +189,20 @@ def test_a_second_name_replaces_what_was_there_and_leaves_nothing_beside_it(
         assert target.read_bytes() == b"content"
         assert list(target.parent.iterdir()) == [target]
     assert source.samefile(target) == has_links
+
+
+def test_appended_records_are_on_the_disk_when_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noting_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.append(os.fstat(handle).st_ino)
+
+    path = tmp_path / "steps.jsonl"
+    files.append_rows(path, ROWS)
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    files.append_rows(path, ROWS)
+    assert synced == [path.stat().st_ino]

@@ -71,6 +71,14 @@ def test_a_picture_meets_the_same_draws_whatever_else_is_measured() -> None:
     assert all(whole[place] == loss for place, loss in alone.items())
 
 
+def test_every_picture_meets_noise_of_its_own() -> None:
+    base = SmallBase()
+    losses(base, samples("a", "b"))
+    (first, _), (second, _) = base.draws
+    # One noise for all would make the losses of different pictures move together.
+    assert not any(torch.equal(one, other) for one in first for other in second)
+
+
 def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:
     base = SmallBase()
     found = losses(base, samples("a"))
