@@ -282,7 +282,7 @@ def test_pictures_read_the_unets_answer_as_the_schedule_says(
         picture, noise = (x / signal, 0 * x) if kind == "epsilon" else (signal * x, spread * x)
         x = kept[then] ** 0.5 * picture + (1 - kept[then]) ** 0.5 * noise
     with torch.no_grad():
-        pixels = base.vae.decode(x[None]).sample[0].clamp(-1, 1).permute(1, 2, 0)
+        pixels = autoencoder.decode(base.vae, x[None])[0].clamp(-1, 1).permute(1, 2, 0)
     expected = ((pixels + 1) * 127.5).round().numpy().astype(np.int64)
     assert distance(draw(silent, seeds=(7,))[0], expected) <= ONE_LEVEL
 
