@@ -170,3 +170,65 @@ def test_somebody_elses_repository_around_an_installed_package_is_not_ours(
     inside.mkdir(parents=True)
     monkeypatch.setattr(provenance, "_CHECKOUT", inside)
     assert collected()["git"] is None
+
+
+def session(from_step: int, to_step: int, **facts: Any) -> dict[str, Any]:
+    return {"from_step": from_step, "to_step": to_step, "num_threads": 1, "device": "cpu", **facts}
+
+
+def test_every_process_that_trained_a_run_is_named_and_no_other() -> None:
+    trained = session(0, 4, packages={"torch": "2.9"})
+    resumed = session(4, 8, packages={"torch": "2.13"}, device="cuda:1", gpus=["A", "B"])
+    rendered = session(8, 8, packages={"torch": "3.0"})
+    facts = provenance.identity_facts({"sessions": [trained, resumed, rendered]})
+    assert facts["torch_version"] == "2.9, 2.13"
+    assert facts["device_kind"] == "cpu, cuda"
+    assert facts["gpu"] == "B"
+    assert facts["threads"] == "1"  # of the part that was computed on a CPU
+
+
+def test_a_session_that_began_again_leaves_nothing_of_those_before_it() -> None:
+    lost, again = session(0, 4, num_threads=1), session(0, 8, num_threads=2)
+    assert provenance.identity_facts({"sessions": [lost, again]})["threads"] == "2"
+    # The first got to step 4, the second resumed at 2 and went on from there.
+    assert provenance.training_sessions({"sessions": [lost, session(2, 8)]})[0] is lost
+
+
+def test_an_older_file_is_one_session() -> None:
+    older = {
+        "optbench": "0.1.0",
+        "packages": {"torch": "2.13.0", "lion-pytorch": "0.2.3"},
+        "git": {"commit": "abc", "is_dirty": True},
+        "optimizer": {"package": "lion-pytorch", "package_version": "0.2.3"},
+        "dataset": {"fingerprint": "d"},
+        "base": {"fingerprint": "b"},
+        "device": "cpu",
+        "num_threads": 2,
+        "cpu": "x",
+    }
+    assert provenance.sessions_of(older) == [older]
+    assert {k: v for k, v in provenance.identity_facts(older).items() if v is not None} == {
+        "data_fingerprint": "d",
+        "base_fingerprint": "b",
+        "optimizer_version": "lion-pytorch 0.2.3",
+        "torch_version": "2.13.0",
+        "optbench_version": "0.1.0",
+        "optbench_commit": "abc+",
+        "device_kind": "cpu",
+        "cpu": "x",
+        "threads": "2",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"sessions": "x"},
+        {"sessions": [1, None]},
+        {"sessions": [{"from_step": "0", "to_step": []}]},
+        {"sessions": [{"packages": [], "git": 3, "gpus": {}, "device": 7}], "optimizer": 1},
+    ],
+)
+def test_what_a_file_of_others_says_wrongly_is_not_known(content: dict[str, Any]) -> None:
+    assert set(provenance.identity_facts(content).values()) == {None}

@@ -15,6 +15,25 @@ from typing import Any
 
 import pandas as pd
 
+# What a run saw and was computed with, beyond its settings: two runs compare where these agree.
+# Text, None where a folder does not say; two processes that differ are both named ("cpu, cuda").
+IDENTITY = (
+    "weights_fingerprint",  # of everything planned that changes a weight
+    "data_fingerprint",  # images, captions, repeats and buckets that were trained on
+    "base_fingerprint",  # files of the base model and its autoencoder
+    "optimizer_source",  # of an optimizer class that comes from no installed package
+    "optimizer_version",  # of the package it comes from, for instance "lion-pytorch 0.2.3"
+    "torch_version",
+    "optbench_version",
+    "optbench_commit",  # of a checkout; with + where files differed from it
+    "device_kind",  # cpu, cuda, mps
+    "gpu",  # its name
+    "cpu",  # its name, of runs that were computed on it
+    "threads",  # CPU threads, of runs that were computed on it
+    "validation_key",  # what validation losses were measured with: images, captions, base, device
+    "image_key",  # what images were rendered with, besides the LoRA
+    "metric_key",  # what numbers of images were measured with, besides the images
+)
 MEASURED = (
     "sweep",
     "run",
@@ -43,6 +62,7 @@ MEASURED = (
     "optimizer_state_8bit_share",
     "lora_bytes",
     "changed",
+    *IDENTITY,
 )
 GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")
 TRAINING, RESIZE, ORIGINAL = "training", "resize", "original"  # kinds of runs

@@ -20,8 +20,14 @@ from optbench.analysis.outcomes import with_validation
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import files, rundir
+from optbench.storage.hashing import fingerprint
 from optbench.storage.nested import flatten, map_values
-from optbench.storage.provenance import without_home
+from optbench.storage.provenance import (
+    identity_facts,
+    sessions_of,
+    training_sessions,
+    without_home,
+)
 from optbench.storage.rundir import RunDir
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
@@ -204,6 +210,9 @@ def _read_run(run: RunDir) -> _RunFolder:
     except DamagedFileError as error:
         if run.provenance_path.is_file():
             problems.append(str(error))
+    sessions = training_sessions(provenance) or sessions_of(provenance)
+    machine = sessions[-1] if sessions else {}
+    metrics = _read_records(run.path / rundir.METRICS_NAME, problems)
     epochs = _read_records(run.epochs_path, problems)
     steps = _read_records(run.steps_path, problems)
     status = rundir.read_status(run.path)
@@ -220,8 +229,12 @@ def _read_run(run: RunDir) -> _RunFolder:
         "reason": without_home(reason),
         **_measured(run, epochs, steps),
         "changed": " ".join(changed or ()) if is_list else None,
+        **identity_facts(provenance),
+        "validation_key": _stored_key(run.validation_key_path),
+        "image_key": _stored_key(run.image_key_path),
+        "metric_key": _metric_key(metrics),
     }
-    load, num_cpus = row["load_average"], provenance.get("num_cpus")
+    load, num_cpus = row["load_average"], machine.get("num_cpus")
     return _RunFolder(
         run=run,
         row=row,
@@ -229,18 +242,34 @@ def _read_run(run: RunDir) -> _RunFolder:
         steps=steps,
         layers=_read_records(run.layers_path, problems),
         validation=_read_records(run.validation_path, problems),
-        metrics=_read_records(run.path / rundir.METRICS_NAME, problems),
+        metrics=metrics,
         machine={
             "sweep": row["sweep"],
             "run": run.name,
             "num_cpus": num_cpus if isinstance(num_cpus, int) else None,
-            "has_gpu": bool(provenance.get("gpus")),
+            "has_gpu": bool(machine.get("gpus")),
             # More wanted to compute than there are cores: its seconds say little. The run itself
             # and its system need a little more than the cores it has.
             "was_busy": bool(load and isinstance(num_cpus, int) and load > num_cpus + 0.5),
         },
         problems=problems,
     )
+
+
+def _stored_key(path: Path) -> str | None:
+    """Return the key that says what a folder's losses or images were made with, if any does."""
+    try:
+        key = files.read_json(path).get("key")
+    except DamagedFileError:
+        return None
+    return key if isinstance(key, str) else None
+
+
+def _metric_key(rows: Sequence[files.Row]) -> str | None:
+    """Return a hash of what every number of a run's images was measured with; None for none."""
+    keys = {str(row.get("metric")): row.get("metric_key") for row in rows}
+    known = {metric: key for metric, key in keys.items() if isinstance(key, str)}
+    return fingerprint(known) if known else None
 
 
 def _read_records(path: Path, problems: list[str]) -> list[files.Row]:

@@ -34,7 +34,6 @@ from optbench.storage import files, hashing
 from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
-_KEY_FILE = "rendered-as.json"
 _FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
 
 
@@ -190,7 +189,7 @@ def _missing(images: RunImages, folder: Path, *, epoch: int) -> set[Cell]:
 def _forget_other_looks(images: RunImages) -> None:
     """Remove images made with other prompts or settings; their file names cannot tell."""
     folder = images.run.path / "images"
-    key_path = folder / _KEY_FILE
+    key_path = images.run.image_key_path
     with contextlib.suppress(DamagedFileError):  # then nobody knows what they show
         if files.read_json(key_path).get("key") == images.key:
             return

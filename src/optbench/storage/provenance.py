@@ -1,5 +1,7 @@
 """Record what a run was made with: versions, hardware, the code's commit, the command.
 
+A run's provenance.json holds what is true of the whole run, and `sessions`, a list that only grows
+of the processes that worked on it, each with what it did. An older file is the only session.
 Nothing in it names the machine or the person: no host name, and the home folder is written `~`.
 """
 
@@ -12,14 +14,14 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from optbench.storage.nested import map_values
+from optbench.storage.nested import map_values, section
 from optbench.storage.secrets import hide_in_arguments
 
 _GIT_TIMEOUT_SECONDS = 10
@@ -56,6 +58,85 @@ def collect(
     }
     shortened: dict[str, Any] = map_values(content, without_home)
     return shortened
+
+
+def sessions_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the processes that worked on a run, in order; an older file is the one of them."""
+    listed = content.get("sessions")
+    if isinstance(listed, list):
+        return [session for session in listed if isinstance(session, dict)]
+    return [dict(content)] if content else []
+
+
+def training_sessions(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the sessions whose steps are in the weights, in order.
+
+    One that trained again from the beginning leaves nothing of those before it.
+    """
+    contributing: list[dict[str, Any]] = []
+    next_step = float("inf")
+    for session in reversed(sessions_of(content)):
+        first, last = session.get("from_step", 0), session.get("to_step", next_step)
+        is_known = isinstance(first, int) and isinstance(last, (int, float))
+        if is_known and first < min(last, next_step):
+            contributing.insert(0, session)
+            next_step = first
+    return contributing
+
+
+def identity_facts(content: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return what a run saw and was computed with, as text, from its provenance.
+
+    Where the processes that trained it differ, all values are named, with commas between.
+    """
+    sessions = training_sessions(content)
+
+    def joined(value_of: Callable[[Mapping[str, Any]], object]) -> str | None:
+        values = [value for session in sessions if (value := value_of(session)) is not None]
+        return ", ".join(dict.fromkeys(map(str, values))) or None
+
+    def version(session: Mapping[str, Any]) -> str | None:
+        package, version = optimizer.get("package"), optimizer.get("package_version")
+        if isinstance(package, str):
+            version = section(session, "packages").get(package, version)
+            return None if version is None else f"{package} {version}"
+        return None if version is None else str(version)
+
+    def commit(session: Mapping[str, Any]) -> str | None:
+        git = section(session, "git")
+        return f"{git['commit']}{'+' if git.get('is_dirty') else ''}" if "commit" in git else None
+
+    def kind(session: Mapping[str, Any]) -> str | None:
+        device = session.get("device")
+        return device.partition(":")[0] if isinstance(device, str) else None
+
+    def gpu(session: Mapping[str, Any]) -> str | None:
+        gpus = session.get("gpus")
+        if kind(session) in (None, "cpu") or not isinstance(gpus, list) or not gpus:
+            return None
+        index = str(session["device"]).partition(":")[2]
+        number = int(index) if index.isdigit() else 0
+        return str(gpus[number if number < len(gpus) else 0])
+
+    def on_cpu(name: str) -> Callable[[Mapping[str, Any]], object]:
+        return lambda session: session.get(name) if kind(session) == "cpu" else None
+
+    optimizer = section(content, "optimizer")
+    facts = {
+        "weights_fingerprint": content.get("weights_fingerprint"),
+        "data_fingerprint": section(content, "dataset").get("fingerprint"),
+        "base_fingerprint": section(content, "base").get("fingerprint"),
+        "optimizer_source": optimizer.get("source_fingerprint"),
+        "optimizer_version": joined(version),
+        "torch_version": joined(lambda session: section(session, "packages").get("torch")),
+        "optbench_version": joined(lambda session: session.get("optbench")),
+        "optbench_commit": joined(commit),
+        "device_kind": joined(kind),
+        "gpu": joined(gpu),
+        "cpu": joined(on_cpu("cpu")),
+        "threads": joined(on_cpu("num_threads")),
+    }
+    return {name: None if value is None else str(value) for name, value in facts.items()}
 
 
 def package_version(package: str) -> str | None:

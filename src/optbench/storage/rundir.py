@@ -75,6 +75,16 @@ class RunDir:
         return self.path / "validation.jsonl"
 
     @property
+    def validation_key_path(self) -> Path:
+        """What the validation losses were measured with."""
+        return self.path / "validated-as.json"
+
+    @property
+    def image_key_path(self) -> Path:
+        """What the images were rendered with, besides the LoRA."""
+        return self.path / "images" / "rendered-as.json"
+
+    @property
     def files_path(self) -> Path:
         """One record per LoRA file: its SHA-256, so that damage is noticed."""
         return self.path / "files.jsonl"

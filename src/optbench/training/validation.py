@@ -30,7 +30,6 @@ from optbench.training.plan import RunPlan
 if TYPE_CHECKING:
     from optbench.training.lane import RunLane
 
-_KEY_FILE = "validated-as.json"
 _SCHEMA = 1  # raise it when equal settings begin to give other losses
 _SPLITS: tuple[Split, ...] = ("training", "held_out")
 Place = tuple[str, int]  # image and timestep
@@ -151,7 +150,7 @@ def validate_missing(validator: Validator, network: Network, epochs: Sequence[in
 
 def needs_measuring(validator: Validator, epoch: int) -> bool:
     """Return whether an epoch's losses are not there; those measured otherwise are removed."""
-    run, key_path = validator.run, validator.run.path / _KEY_FILE
+    run, key_path = validator.run, validator.run.validation_key_path
     try:
         is_same = key_path.is_file() and files.read_json(key_path)["key"] == validator.key
     except (DamagedFileError, KeyError):
