@@ -28,8 +28,8 @@ class Change:
 def changes(frames: Frames) -> list[Change]:
     """Return a sweep's changes in the order of its factors and their values.
 
-    Training losses and times are compared at equal numbers of steps only, because the loss falls
-    along a run: else those of a pair are None.
+    A pair's difference of training losses is None where these are losses of something else
+    (`loss_conditions`), that of times where the numbers of steps differ.
     """
     trainings = frames.runs[frames.runs["kind"] == TRAINING]
     num_steps = {str(row["run"]): row.get("num_steps") for row in known_records(trainings)}
@@ -38,7 +38,7 @@ def changes(frames: Frames) -> list[Change]:
         if not {pair["from_run"], pair["to_run"]} <= num_steps.keys():
             continue  # of resized files
         if num_steps[pair["from_run"]] != num_steps[pair["to_run"]]:
-            pair["loss_difference"] = pair["seconds_total_difference"] = None
+            pair["seconds_total_difference"] = None
         pairs.setdefault((pair["setting"], pair["from_value"], pair["to_value"]), []).append(pair)
     order = {
         (name, value): (number, index)

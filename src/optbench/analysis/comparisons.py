@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -62,6 +62,7 @@ MEASURED = (
     "optimizer_state_8bit_share",
     "lora_bytes",
     "changed",
+    "started",  # when the first process whose steps are in the weights began
     *IDENTITY,
 )
 GROUPS = ("optimizer", "base", "dataset", "network", "lr_scheduler", "prompts")
@@ -78,6 +79,53 @@ _COMPUTED_FROM = {
 # Runs that agree in these, and in dataset.* and loss.*, draw the same at the same step.
 _DRAW_SETTINGS = ("base", "seed", "train.batch_size", "train.gradient_accumulation")
 _UNLISTED = ("base.", "dataset.", "prompts.", "render.", "validate.")
+# In what two losses may have been measured unlike, so that they do not compare.
+Unlike = Literal[
+    "base",
+    "resolution",
+    "captions",
+    "images",
+    "clip_skip",
+    "dropout",
+    "batch",
+    "loss",
+    "num_steps",
+    "validation",
+]
+# What a training loss is a loss of. Everything else of `dataset` that is not here counts as
+# "images": flips, crops, repeats.
+_LOSS_SETTINGS: Mapping[str, Unlike] = {
+    "dataset.resolution": "resolution",
+    "dataset.enable_bucket": "resolution",
+    "dataset.bucket_no_upscale": "resolution",
+    "dataset.bucket_reso_steps": "resolution",
+    "dataset.min_bucket_reso": "resolution",
+    "dataset.max_bucket_reso": "resolution",
+    "dataset.class_tokens": "captions",
+    "dataset.caption_extension": "captions",
+    "dataset.enable_wildcard": "captions",
+    "dataset.caption_prefix": "captions",
+    "dataset.caption_suffix": "captions",
+    "dataset.caption_separator": "captions",
+    "dataset.secondary_separator": "captions",
+    "dataset.shuffle_caption": "captions",
+    "dataset.keep_tokens": "captions",
+    "dataset.keep_tokens_separator": "captions",
+    "dataset.token_warmup_min": "captions",
+    "dataset.token_warmup_step": "captions",
+    "dataset.caption_tag_dropout_rate": "captions",
+    "dataset.caption_dropout_rate": "captions",
+    "dataset.caption_dropout_every_n_epochs": "captions",
+    "train.max_token_length": "captions",
+    "train.clip_skip": "clip_skip",
+    "network.dropout": "dropout",
+    "network.rank_dropout": "dropout",
+    "network.module_dropout": "dropout",
+    "train.batch_size": "batch",
+    "train.gradient_accumulation": "batch",
+}
+_NOT_SEEN = ("dataset.num_workers", "dataset.dir", "dataset.reg_dir")  # content counts, not places
+_CONTENT = ("data_fingerprint", "base_fingerprint")  # of what a setting names only by its path
 _PAIR_COLUMNS = (
     "sweep",
     "setting",
@@ -178,6 +226,39 @@ def has_equal_draws(runs: pd.DataFrame) -> bool:
     return all(len({repr(record[name]) for record in records}) <= 1 for name in names)
 
 
+def loss_conditions(record: Mapping[str, Any]) -> tuple[tuple[Unlike, str], ...]:
+    """Return what a run's training loss is a loss of: only losses equal in all of it compare.
+
+    A record is a row of the runs frame. A setting that is off is off however it is spelled: null,
+    false or 0, and missing in a folder of before it existed.
+    """
+    conditions: list[tuple[Unlike, str]] = [base_condition(record)]
+    for name in sorted(record):
+        group = name.partition(".")[0]
+        kind = _LOSS_SETTINGS.get(name)
+        if kind is None and group == "dataset" and "." in name and name not in _NOT_SEEN:
+            kind = "images"
+        if kind is None and group == "loss":
+            kind = "loss"
+        if kind is not None:
+            value = record[name]
+            is_off = is_missing(value) or value is False or value == 0
+            conditions.append((kind, "off" if is_off else shown(value)))
+    fingerprint = record.get("data_fingerprint")
+    places = [shown(record.get(name)) for name in ("dataset", "dataset.dir", "dataset.reg_dir")]
+    images = " ".join(places) if is_missing(fingerprint) else str(fingerprint)
+    return (*conditions, ("images", images), ("num_steps", shown(record.get("num_steps"))))
+
+
+def base_condition(record: Mapping[str, Any]) -> tuple[Unlike, str]:
+    """Return which base model a run trained: its content where known, else its name and files."""
+    fingerprint = record.get("base_fingerprint")
+    names = ("base", "base.path", "base.vae")
+    files = " ".join(shown(record.get(name)) for name in names)
+    version = shown(record.get("base.v_parameterization"))
+    return "base", f"{files if is_missing(fingerprint) else fingerprint} {version}"
+
+
 def kind_of(config: Mapping[str, Any]) -> str:
     """Return what a config asks for: a training, a resized LoRA, or an original to compare with."""
     if not {"source", "method"} <= config.keys():
@@ -246,8 +327,10 @@ def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
 
     A setting that neither run was asked to change is as it ships, and differs only because
     another one does: each recipe's own rate is no second factor beside the recipe. One that is
-    changed together with another is a second factor, whatever else the sweep holds.
-    Differences are `to` minus `from`; numbers go upwards, other values as runs are listed.
+    changed together with another is a second factor, whatever else the sweep holds. Runs that
+    read other images, captions or base files under one name are no pair.
+    Differences are `to` minus `from`; numbers go upwards, other values as runs are listed. That of
+    training losses is missing where these are losses of something else (`loss_conditions`).
     """
     rows: list[dict[str, Any]] = []
     for _, sweep in runs.groupby(["sweep", *(["kind"] if "kind" in runs else [])], sort=False):
@@ -255,7 +338,7 @@ def find_pairs(runs: pd.DataFrame) -> pd.DataFrame:
         records = [record for record in _records(sweep) if _has_config(record, names)]
         for first, second in itertools.combinations(records, 2):
             changed = _changes(first, second, columns)
-            if len(changed) == 1:
+            if len(changed) == 1 and _has_equal_content(first, second, changed[0]):
                 rows.append(_pair(changed[0], first, second))
     frame = pd.DataFrame(rows, columns=list(_PAIR_COLUMNS))
     return frame.sort_values("setting", kind="stable", ignore_index=True)
@@ -291,6 +374,16 @@ def _changes(first: Mapping[str, Any], second: Mapping[str, Any], columns: list[
     # What is no part of the weights' settings (a base's path) is in no list of changes.
     independent = [name for name in unlike if name in by_hand or name.startswith(_UNLISTED)]
     return independent or unlike
+
+
+def _has_equal_content(first: Mapping[str, Any], second: Mapping[str, Any], changed: str) -> bool:
+    """Return whether two runs read the same files, except those that `changed` itself names."""
+    for name, group in zip(_CONTENT, ("dataset", "base"), strict=True):
+        contents = first.get(name), second.get(name)
+        is_named = changed.partition(".")[0] == group
+        if not (is_named or any(map(is_missing, contents)) or contents[0] == contents[1]):
+            return False
+    return True
 
 
 def _changed(record: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -335,7 +428,8 @@ def _pair(setting: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> 
     for end, record in (("from", first), ("to", second)):
         row[f"{end}_loss"] = record["final_loss"]
         row[f"{end}_seconds_per_step"] = record["seconds_per_step"]
-    row["loss_difference"] = difference("final_loss")
+    is_same_loss = loss_conditions(first) == loss_conditions(second)
+    row["loss_difference"] = difference("final_loss") if is_same_loss else None
     for name in ("seconds_per_step", "seconds_total"):
         row[f"{name}_difference"] = difference(name)
     return row

@@ -233,6 +233,7 @@ def _read_run(run: RunDir) -> _RunFolder:
         "validation_key": _stored_key(run.validation_key_path),
         "image_key": _stored_key(run.image_key_path),
         "metric_key": _metric_key(metrics),
+        "started": _text(sessions[0].get("time")) if sessions else None,
     }
     load, num_cpus = row["load_average"], machine.get("num_cpus")
     return _RunFolder(
@@ -262,7 +263,11 @@ def _stored_key(path: Path) -> str | None:
         key = files.read_json(path).get("key")
     except DamagedFileError:
         return None
-    return key if isinstance(key, str) else None
+    return _text(key)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _metric_key(rows: Sequence[files.Row]) -> str | None:

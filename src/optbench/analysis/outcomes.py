@@ -6,13 +6,22 @@ work, and what is best there is often not best at the end (2509.02046).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from optbench.analysis.comparisons import differing, is_missing, shown
+from optbench.analysis.comparisons import Unlike as Unlike
+from optbench.analysis.comparisons import (
+    base_condition,
+    differing,
+    is_missing,
+    loss_conditions,
+    shown,
+)
+from optbench.analysis.superseded import superseded
 
 # The best evidence first. Validation is the mean of the loss minus the base's own at the same
 # place, so 0 is the base alone; all of them are better when lower.
@@ -32,8 +41,10 @@ BANDS: Mapping[str, tuple[int, int]] = {
     "middle": (333, 667),
     "high noise: composition": (667, 1000),
 }
-_BASE = ("base", "base.path", "base.vae")
-Unlike = Literal["base", "validation", "loss", "num_steps"]  # in what two outcomes may differ
+# One image's loss of the base, with the same caption, noise and timestep, is equal to the last
+# bits on every machine in one precision, and to the digits of bfloat16 in another.
+_SAME_LOSS = 1e-4
+_SAME_ROUNDED_LOSS = 2e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,37 +64,51 @@ def varied(runs: pd.DataFrame) -> list[str]:
 
 
 def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Outcome]]:
-    """Return by measure the outcomes of the runs that are done and have it; time per step, too."""
+    """Return by measure the outcomes of the runs that are done and have it; time per step, too.
+
+    Runs that later ones have superseded, with other images under the same name, count nowhere.
+    """
     names = varied(runs)
+    old = {(stale.sweep, stale.run) for stale in superseded(runs)}
     last = last_validation(runs, validation)
-    places = {column: _places(last, split) for split, column in SPLITS.items()}
+    places = {column: _places(runs, last, split) for split, column in SPLITS.items()}
     by_measure: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
-        if row["status"] != "done":
+        if row["status"] != "done" or (row["sweep"], row["run"]) in old:
             continue
         for measure, of_measure in by_measure.items():
             value: Any = row.get(measure)
             if not isinstance(value, (int, float)) or is_missing(value):
                 continue
-            comparable: list[tuple[Unlike, str]] = [("base", shown(row.get(n))) for n in _BASE]
+            comparable: tuple[tuple[Unlike, str], ...] = (base_condition(row),)
             if measure in places:
                 place = places[measure].get((row["sweep"], row["run"]), "")
-                comparable.append(("validation", place))
-            if measure == "final_loss":
-                options = [name for name in sorted(row) if name.startswith("loss.")]
-                comparable += [("loss", shown(row[name])) for name in options]
-                comparable.append(("num_steps", shown(row.get("num_steps"))))
+                comparable = (*comparable, ("validation", place))
+            elif measure == "final_loss":
+                comparable = loss_conditions(row)
             of_measure.append(
                 Outcome(
                     run=str(row["run"]),
                     settings=tuple(shown(row.get(name)) for name in names),
                     seed=shown(row.get("seed")),
                     value=float(value),
-                    comparable=tuple(comparable),
+                    comparable=comparable,
                 )
             )
     return by_measure
+
+
+def unlike(run_outcomes: Sequence[Outcome]) -> tuple[Unlike, ...]:
+    """Return in what outcomes differ that must be equal for them to be compared, the causes first.
+
+    Other captions or another resolution are other images, too: these are named alone.
+    """
+    parts = zip(*(outcome.comparable for outcome in run_outcomes), strict=True)
+    kinds = list(dict.fromkeys(part[0][0] for part in parts if len({*part}) > 1))
+    if {"resolution", "captions"} & {*kinds} and "images" in kinds:
+        kinds.remove("images")
+    return tuple(kinds)
 
 
 def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
@@ -155,15 +180,31 @@ def last_bands(bands: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[place for place in places if place in table.columns])
 
 
-def _places(last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
-    """Return for each run a key of the images and noise levels it was measured on."""
+def _places(runs: pd.DataFrame, last: pd.DataFrame, split: str) -> dict[tuple[str, str], str]:
+    """Return for each run a key of what it was measured on: images, captions, noise levels.
+
+    Two runs have one key where they have losses at the same images and timesteps, and the base
+    model alone has the same losses there: with another caption it has not.
+    """
     rows = last[last["split"] == split]
     if not len(rows):
         return {}
-    # A sum of hashes: the same set in any order has the same, and no other by accident.
-    keys = pd.util.hash_pandas_object(rows[["image", "timestep"]], index=False)
-    sums = keys.groupby([rows["sweep"], rows["run"]]).agg(["sum", "size"])
-    return {
-        (str(sweep), str(run)): f"{total} {size}"
-        for (sweep, run), total, size in zip(sums.index, sums["sum"], sums["size"], strict=True)
-    }
+    precision = runs.set_index(["sweep", "run"]).get("train.mixed_precision")
+    keys: dict[tuple[str, str], str] = {}
+    known: list[tuple[str, str, np.ndarray, str]] = []  # places, precision, base losses, key
+    for (sweep, run), of_run in rows.groupby(["sweep", "run"], sort=False):
+        of_run = of_run.sort_values(["image", "timestep"])
+        hashes = pd.util.hash_pandas_object(of_run[["image", "timestep"]], index=False)
+        places = f"{hashes.sum()} {len(of_run)}"
+        losses = of_run["base_loss"].to_numpy(dtype=float)
+        bits = "" if precision is None else shown(precision.get((sweep, run)))
+        for other_places, other_bits, other_losses, key in known:
+            slack = _SAME_LOSS if bits == other_bits else _SAME_ROUNDED_LOSS
+            if places == other_places and np.allclose(losses, other_losses, rtol=slack, atol=0):
+                keys[str(sweep), str(run)] = key
+                break
+        else:
+            key = f"{places} {len(known)}"
+            known.append((places, bits, losses, key))
+            keys[str(sweep), str(run)] = key
+    return keys

@@ -23,11 +23,20 @@ _MEASURES: Mapping[str, str] = {
     "validation_training": "validation loss on training images",
     "final_loss": "training loss",
 }
-_UNLIKE: Mapping[Unlike, str] = {
-    "base": "the runs train different base models",
-    "validation": "the runs were validated on different images or timesteps",
-    "loss": "the runs compute the loss differently (loss.*)",
-    "num_steps": "the runs have different numbers of steps",
+_VALIDATE = "validate=default"
+_VALIDATE_HELD_OUT = "validate.dir=FOLDER"
+# Why losses do not compare, and what would make them comparable.
+_UNLIKE: Mapping[Unlike, tuple[str, str]] = {
+    "base": ("the base models differ", ""),
+    "resolution": ("the images have other sizes (dataset.resolution)", _VALIDATE),
+    "captions": ("the captions differ (dataset, train.max_token_length)", _VALIDATE),
+    "images": ("the training images differ", _VALIDATE_HELD_OUT),
+    "clip_skip": ("the captions are read by other layers (train.clip_skip)", _VALIDATE),
+    "dropout": ("dropout adds to the loss while training", _VALIDATE),
+    "batch": ("the batches differ (train.batch_size, gradient_accumulation)", _VALIDATE),
+    "loss": ("the loss is computed differently (loss.*)", _VALIDATE),
+    "num_steps": ("the numbers of steps differ", _VALIDATE),
+    "validation": ("the validation losses are of other images, captions or noise levels", ""),
 }
 
 
@@ -111,8 +120,15 @@ def _headline(standings: Standings, flagged: Mapping[str, str]) -> str:
             return f"{only} is finished: there is nothing to compare it with."
         case "not_comparable":
             loss = "Training" if standings.measure == "final_loss" else "Validation"
-            why = listed([_UNLIKE[name] for name in standings.unlike])
-            return f"{loss} losses are not comparable here: {why}. Compare the images."
+            why = listed([_UNLIKE[name][0] for name in standings.unlike])
+            overrides = {_UNLIKE[name][1] for name in standings.unlike} - {""}
+            if "validation" in standings.unlike:
+                way = " The same command measures them alike; nothing is retrained."
+            elif "base" in standings.unlike or not overrides:
+                way = ""
+            else:
+                way = f" {max(overrides)} makes them comparable; nothing is retrained."
+            return f"{loss} losses are not comparable here: {why}.{way}"
         case "one_seed":
             return (
                 f"A hint, not an answer: {standings.lowest.label} has the lowest {measure}, but "
