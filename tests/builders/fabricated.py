@@ -20,7 +20,8 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
     """Make a finished run of two epochs that ends `gain` below the base on every picture.
 
     `changes`: optimizer, dim, seed, lr_mult, lr_role, dataset, status, splits, num_pictures, load,
-    and further settings by override name.
+    base_loss (added to the base's own), provenance (more of its keys), and further settings by
+    override name (`{"network.dropout": 0.1}`).
     """
     asked = {"optimizer": "adamw", "dim": 8, "seed": 1, "lr_mult": 1.0, **changes}
     run = RunDir(sweep / name)
@@ -39,8 +40,16 @@ def make_run(sweep: Path, name: str, gain: float | None = -0.03, **changes: Any)
         "seed": asked["seed"],
         **({"dataset": {"name": asked["dataset"]}} if "dataset" in asked else {}),
     }
+    for key, value in asked.items():
+        group, _, name = key.partition(".")
+        if name:
+            config.setdefault(group, {})[name] = value
     files.write_atomic(run.config_path, yaml.safe_dump(config))
-    provenance = {"num_cpus": 2, "command": asked.get("command", ["-m", "optimizer=adamw,lion"])}
+    provenance = {
+        "num_cpus": 2,
+        "command": asked.get("command", ["-m", "optimizer=adamw,lion"]),
+        **asked.get("provenance", {}),
+    }
     files.write_json(run.provenance_path, provenance)
     num_epochs = 2 if asked.get("status", "done") == "done" else 1
     for epoch in range(1, num_epochs + 1):
@@ -91,7 +100,7 @@ def _validation(epoch: int, gain: float, asked: Mapping[str, Any]) -> list[dict[
             "split": split,
             "timestep": timestep,
             "loss": 0.1 + 0.01 * picture + gain * epoch / 2 + (picture - 1.5) * 0.001,
-            "base_loss": 0.1 + 0.01 * picture,
+            "base_loss": 0.1 + 0.01 * picture + asked.get("base_loss", 0.0),
         }
         for split, picture, timestep in itertools.product(splits, pictures, TIMESTEPS)
     ]

@@ -265,7 +265,8 @@ def test_unlike_losses_are_not_put_in_an_order(tmp_path: Path) -> None:
             make_run(sweep, f"{loss}{seed}", None, loss=loss, seed=seed)
     found = findings_in(sweep)
     assert said(found).startswith(
-        "Training losses are not comparable here: the runs compute the loss differently"
+        "Training losses are not comparable here: the loss is computed differently (loss.*). "
+        "validate=default makes them comparable; nothing is retrained."
     )
     assert {row.verdict for row in found.settings} == {"not compared"}
     assert all("losses not comparable" in row.badges for row in found.settings)
