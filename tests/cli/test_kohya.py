@@ -15,7 +15,8 @@ from optbench.cli.kohya import export_command, import_command, option_names
 from optbench.cli.kohya.export_script import Exported, export
 from optbench.cli.kohya.import_script import convert, read_options
 from optbench.config.build import build_config, config_tree
-from optbench.config.compose import compose_tree, hydra_session
+from optbench.config.compose import compose_tree
+from optbench.config.composer import hydra_session
 from optbench.errors import ConfigError, Problem
 from optbench.storage.files import write_atomic
 from optbench.storage.resources import program

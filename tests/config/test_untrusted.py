@@ -7,11 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from optbench.cli import train as cli
 from optbench.config.compose import compose_recipe, compose_runs
-from optbench.config.untrusted import check_targets, import_notices
+from optbench.config.composer import parse_override
+from optbench.config.untrusted import (
+    Typed,
+    check_config_dir,
+    check_overrides,
+    check_tree,
+    import_notices,
+)
 from optbench.errors import OptbenchError
 from tests.builders.small_training import ADAMW
 
@@ -33,7 +40,9 @@ def refused(hydra: str = "", recipe: str = "{}", *, typed: Sequence[str] = ()) -
     changed = OmegaConf.merge(
         tree, {"hydra": OmegaConf.create(hydra or "{}"), "optimizer": OmegaConf.create(recipe)}
     )
-    return [problem.found for problem in check_targets(changed, typed)]  # type: ignore[arg-type]
+    assert isinstance(changed, DictConfig)
+    problems = check_tree(changed, Typed.of(map(parse_override, typed)))
+    return [problem.found.partition(", which looks up")[0] for problem in problems]
 
 
 def test_what_hydra_brings_along_is_no_stranger() -> None:
@@ -70,13 +79,96 @@ def test_what_a_person_types_is_asked_for() -> None:
     assert refused(hydra) == ["mine.Callback", "an environment variable"]
     typed = ["+hydra.callbacks.x._target_=mine.Callback", "hydra.job.env_set.OMP_NUM_THREADS=1"]
     assert refused(hydra, typed=typed) == []
+    typed = ["hydra.callbacks={x:{_target_:mine.Callback}}", "+hydra.job.env_set.OMP=1"]
+    assert refused(hydra, typed=typed) == ["an environment variable"]
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        "callbacks: {x: {_target_: hydra.utils.get_class, path: theirs.Fast}}",
+        "callbacks: {x: {_target_: hydra_plugins.theirs.Fast}}",
+        "hydra_logging: {handlers: {x: {class: logging.config.dictConfig}}}",
+    ],
+)
+def test_hydras_own_functions_that_import_anything_are_refused(hydra: str) -> None:
+    assert len(refused(hydra)) == 1
+
+
+def test_a_log_file_lies_in_the_runs_own_folder() -> None:
+    handler = "job_logging: {{handlers: {{file: {{class: logging.FileHandler, filename: '{}'}}}}}}"
+    assert refused(handler.format("/home/me/.bashrc")) == ["a file that Hydra would write to"]
+    assert refused(handler.format("${hydra.runtime.output_dir}/../x")) == [
+        "a file that Hydra would write to"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cute ${oc.env:HF_TOKEN}",
+        "${ oc.env : HF_TOKEN }",
+        "hi ${oc.${optimizer.paper}:SECRET_TOKEN}",
+        "${${optimizer.paper}:SECRET_TOKEN}",
+        "${mul:2,${oc.env:X}}",
+        "${oc.create:'a'}",
+        "${oc.decode:'x'}",
+        "${hydra:runtime.cwd}",
+        "${theirs:}",
+    ],
+)
+@pytest.mark.parametrize("group", ["prompts", "metric", "tracker", "base", "validate", "runs_dir"])
+def test_no_group_looks_up_anything_outside_of_the_settings(group: str, text: str) -> None:
+    tree = OmegaConf.merge(
+        {"hydra": OmegaConf.create(PLAIN)}, {group: {"a": [{"text": text}]}, "optimizer": {}}
+    )
+    assert isinstance(tree, DictConfig)
+    (problem,) = check_tree(tree, Typed())
+    assert problem.where == f"{group}.a.0.text"
+    assert text in problem.fix
+    typed = Typed.of([parse_override(f"{group}.a=[{{text: x}}]")])
+    assert check_tree(tree, typed) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["${mul:2,${base.lr_scale}}", "${optbench_asset:tiny}", "\\${oc.env:X}", "$oc.env:X"],
+)
+def test_what_stays_within_the_settings_is_let_through(text: str) -> None:
+    tree = OmegaConf.create({"prompts": {"text": text}})
+    assert check_tree(tree, Typed()) == []
+
+
+def test_a_sweeps_file_is_no_person_at_the_keyboard() -> None:
+    lines = ["optimizer.note=${oc.env:HF_TOKEN}", "+hydra.job.env_set.A=1", "seed=1"]
+    parsed = [parse_override(line) for line in lines]
+    assert [problem.where for problem in check_overrides(parsed, Typed())] == [
+        "optimizer.note",
+        "hydra.job.env_set.A",
+    ]
+    assert check_overrides(parsed, Typed.of(parsed)) == []
+
+
+def test_a_folder_takes_the_place_of_no_primary_config_and_its_defaults_look_up_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.yaml").write_text("hydra: {searchpath: [pkg://theirs]}\n")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "a.yaml").write_text("defaults: [{/prompts: '${oc.env:HF_TOKEN}'}]\n")
+    (tmp_path / "sweep" / "b.yaml").write_text("defaults: [{/prompts: '${dataset}'}]\n")
+    (tmp_path / "sweep" / "broken.yaml").write_text("a: [\n\tb")
+    problems = check_config_dir(tmp_path, ["config", "plot"])
+    assert [problem.found.partition(",")[0] for problem in problems] == [
+        "config.yaml",
+        "${oc.env:HF_TOKEN}",
+    ]
 
 
 @pytest.mark.parametrize("text", ["${oc.env:HOME}", "x ${oc.env:A,b}", "${oc.decode:a}"])
 def test_a_recipe_looks_up_nothing_of_the_machine(text: str) -> None:
     assert refused(recipe=f"{{note: '{text}'}}") == [text]
     assert refused(recipe=f"{{args: {{a: [1, '{text}']}}}}") == [text]
-    assert refused(recipe=f"{{note: '{text}'}}", typed=[f"optimizer.note={text}"]) == []
+    assert refused(recipe=f"{{note: '{text}'}}", typed=[f"optimizer.note='{text}'"]) == []
     assert refused(recipe="{unet_lr: '${.lr}', lr: 1}") == []
 
 

@@ -146,7 +146,7 @@ def shown(arguments: Sequence[str], config_name: str) -> int | None:
     from optbench.launch import guard
 
     try:
-        check_untrusted_targets(arguments)
+        check_untrusted_targets(arguments, config_name)
     except OptbenchError as error:
         return refuse(error.problems)
     register_resolvers()

@@ -10,7 +10,8 @@ from pathlib import Path
 from optbench.analysis import runs_in
 from optbench.cli.command import DONE, folders_only, refuse
 from optbench.config.build import build_group
-from optbench.config.compose import CONFIG_NAME, compose_tree, hydra_session
+from optbench.config.compose import CONFIG_NAME, compose_tree
+from optbench.config.composer import hydra_session
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs

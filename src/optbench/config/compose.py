@@ -10,25 +10,22 @@ import contextlib
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from hydra import version
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
-from optbench.config.build import build_config, register_resolvers
+from optbench.config.build import build_config
+from optbench.config.composer import Composer, hydra_session
 from optbench.config.identity import plan_run
 from optbench.config.launcher import at_a_time, launcher_options
 from optbench.errors import ConfigError, OptbenchError, Problem
@@ -39,7 +36,6 @@ from optbench.storage import resources
 from optbench.training.plan import RunPlan
 
 CONFIG_NAME = "config"
-VERSION_BASE = "1.3"
 _BASIC_LAUNCHER = f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"
 _BASIC_SWEEPER = f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"
 LIST_SWEEPER = "hydra_plugins.optbench_list_sweeper.ListSweeper"
@@ -138,6 +134,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
     with hydra_session(parsed.config_dir, command.config_name) as hydra:
         overrides = config_sweep.parsable(parsed.overrides, problems)
         overrides = config_sweep.with_quoted_texts(overrides, problems)
+        typed = hydra.typed(overrides)
         master, overrides = compose_tree(hydra, overrides, mode=RunMode.MULTIRUN, problems=problems)
         sweep = master.hydra.runtime.choices.get("sweep")
         if sweep and (owner := resources.sweep_commands().get(sweep, command.name)) != command.name:
@@ -158,14 +155,16 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
             expanded, swept = config_sweep.only_run(overrides, problems, is_multirun=is_multirun)
         is_local = str(master.hydra.launcher._target_) == _BASIC_LAUNCHER
         launch = launcher_options(master, is_local=is_local, problems=problems)
-        of_hydra = [override for override in overrides if override.startswith("hydra")]
+        of_hydra = [line for line in overrides if config_sweep.is_hydras(line)]
         refused = frozenset(_key_of(problem) for problem in problems)
         folder = sweep or config_sweep.sweep_folder(swept)
         runs = []
         by_setting: dict[str | None, list[Problem]] = {}
         for single in expanded:
             wrong = by_setting.setdefault(single.setting, [])
-            run = _build_run(hydra, command, [*of_hydra, *single.overrides], folder, wrong, refused)
+            lines = [*of_hydra, *single.overrides]
+            wrong += hydra.untrusted(lines, typed)
+            run = _build_run(hydra, command, lines, folder, wrong, refused)
             runs += [] if run is None else [run]
     problems += config_sweep.named_by_setting(by_setting)
     if not problems:
@@ -183,46 +182,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Composer:
-    """Hydra, and the primary config it composes."""
-
-    hydra: Hydra
-    config_name: str
-
-    def tree(self, overrides: Sequence[str], mode: RunMode) -> DictConfig:
-        return self.hydra.compose_config(
-            config_name=self.config_name,
-            overrides=list(overrides),
-            run_mode=mode,
-            with_log_configuration=False,
-            validate_sweep_overrides=False,
-        )
-
-
-@contextlib.contextmanager
-def hydra_session(config_dir: str | None, config_name: str) -> Iterator[_Composer]:
-    """Return Hydra as `hydra.main` builds it, and leave no trace of it in the process."""
-    register_resolvers()
-    version.setbase(VERSION_BASE)
-    search_path = create_automatic_config_search_path(None, None, str(resources.conf_dir()))
-    if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise ConfigError(messages.no_config_dir(config_dir))
-        search_path.prepend(
-            provider="command-line",
-            path=f"file://{Path(config_dir).resolve()}",
-            anchor=SearchPathQuery(provider="schema", path=None),
-        )
-    GlobalHydra.instance().clear()
-    try:
-        hydra = Hydra.create_main_hydra2(task_name="optbench", config_search_path=search_path)
-        yield _Composer(hydra, config_name)
-    finally:
-        GlobalHydra.instance().clear()
-
-
-def check_untrusted_targets(arguments: Sequence[str]) -> None:
+def check_untrusted_targets(arguments: Sequence[str], config_name: str) -> None:
     """Refuse a --config-dir whose files would have Hydra call what is not its own.
 
     For commands that only show something: Hydra sets up its logging for these, too. What does not
@@ -234,17 +194,18 @@ def check_untrusted_targets(arguments: Sequence[str]) -> None:
     parsed = get_args_parser().parse_args(list(arguments))
     if parsed.config_dir is None:
         return
-    with hydra_session(parsed.config_dir, CONFIG_NAME) as hydra:
+    with hydra_session(parsed.config_dir, config_name) as hydra:
         try:
             tree = hydra.tree(parsed.overrides, RunMode.RUN)
+            typed = hydra.typed(parsed.overrides)
         except HydraException:
             return
-    if problems := untrusted.check_targets(tree, parsed.overrides):
+    if problems := untrusted.check_tree(tree, typed):
         raise ConfigError(*problems)
 
 
 def compose_tree(
-    hydra: _Composer,
+    hydra: Composer,
     overrides: Sequence[str],
     *,
     mode: RunMode = RunMode.RUN,
@@ -255,25 +216,37 @@ def compose_tree(
     Raises:
         ConfigError: If even without them nothing can be composed: a file is wrong.
     """
+    tree, accepted = _compose(lambda lines: hydra.tree(lines, mode), overrides, problems)
+    problems += untrusted.check_tree(tree, hydra.typed(accepted))
+    return tree, accepted
+
+
+def _compose(
+    compose_lines: Callable[[Sequence[str]], DictConfig],
+    overrides: Sequence[str],
+    problems: list[Problem],
+) -> tuple[DictConfig, list[str]]:
+    """Return what overrides compose to and those in it, after noting those Hydra refuses."""
     accepted = list(overrides)
     refused: list[tuple[str, HydraException]] = []
     while True:
         try:
-            tree = hydra.tree(accepted, mode)
+            tree = compose_lines(accepted)
             break
         except HydraException as error:
-            wrong = _refused_override(hydra, accepted, mode, error)
+            wrong = _refused_override(compose_lines, accepted, error)
             if wrong is None:
                 raise ConfigError(*problems, messages.broken_file(error)) from error
             refused.append((wrong, error))
             accepted.remove(wrong)
     problems += [messages.explain_refusal(override, error, tree) for override, error in refused]
-    problems += untrusted.check_targets(tree, overrides)
     return tree, accepted
 
 
 def _refused_override(
-    hydra: _Composer, overrides: Sequence[str], mode: RunMode, error: HydraException
+    compose_lines: Callable[[Sequence[str]], DictConfig],
+    overrides: Sequence[str],
+    error: HydraException,
 ) -> str | None:
     """Return the override that an error of Hydra's is about; None where it is about a file."""
     if isinstance(error, MissingConfigException):
@@ -289,13 +262,13 @@ def _refused_override(
     # without which the rest composes is the one.
     for override in overrides:
         with contextlib.suppress(HydraException):
-            hydra.tree([other for other in overrides if other != override], mode)
+            compose_lines([other for other in overrides if other != override])
             return override
     return None
 
 
 def _build_run(
-    hydra: _Composer,
+    hydra: Composer,
     command: Command[_Run],
     overrides: Sequence[str],
     folder: str,
@@ -308,11 +281,9 @@ def _build_run(
     """
     remaining = list(overrides)
     noted = set(refused)  # keys that have their problem; left out they lack a value, too
-    of_run = tuple(override for override in overrides if not override.startswith("hydra"))
+    of_run = tuple(line for line in overrides if not config_sweep.is_hydras(line))
     while True:
-        tree, _ = compose_tree(hydra, remaining, problems=problems)
-        with open_dict(tree):
-            del tree["hydra"]
+        tree, _ = _compose(hydra.run_tree, remaining, problems)
         try:
             run = command.build(tree, of_run, folder)
         except OptbenchError as error:

@@ -214,7 +214,9 @@ def _shipped_files() -> ConfigRepository:
     return ConfigRepository(create_config_search_path(str(resources.conf_dir())))
 
 
+@functools.cache
 def _shipped(file: str) -> ConfigResult:
+    """Return one file of conf/; not to be changed."""
     config = _shipped_files().load_config(file)
     assert config is not None, f"conf/{file}.yaml ships with optbench"
     return config

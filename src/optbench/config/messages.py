@@ -110,6 +110,16 @@ def not_a_string(key: str, value: object) -> Problem:
     )
 
 
+def hydra_setting_in_sweep(key: str) -> Problem:
+    """Return the problem of a sweep over a setting of Hydra's, which changes no run."""
+    return Problem(
+        f"hydra.sweeper.params.{key}",
+        "a setting of Hydra's own",
+        "settings of a run; what Hydra does is one for the whole command",
+        f"take it out of the sweep's file, and type {key.lstrip('+~')}=VALUE if you want it",
+    )
+
+
 def cannot_expand(error: HydraException) -> Problem:
     """Return the problem of values that Hydra's basic sweeper cannot list."""
     return Problem(

@@ -227,11 +227,18 @@ def sweep_params(master: DictConfig, problems: list[Problem]) -> list[str]:
     assert isinstance(params, dict)
     lines = []
     for key, value in params.items():
-        if isinstance(value, str):
+        if is_hydras(str(key)):
+            problems.append(messages.hydra_setting_in_sweep(str(key)))
+        elif isinstance(value, str):
             lines.append(f"{key!s}={value}")
         else:
             problems.append(messages.not_a_string(str(key), value))
     return lines
+
+
+def is_hydras(override: str) -> bool:
+    """Return whether an override is one of Hydra's own settings."""
+    return re.match(r"[+~]*hydra\b", override) is not None
 
 
 def _of_runs(overrides: Sequence[str]) -> list[str]:
@@ -239,7 +246,7 @@ def _of_runs(overrides: Sequence[str]) -> list[str]:
     return [
         override
         for override in overrides
-        if not override.startswith("hydra")
+        if not is_hydras(override)
         and re.split(r"[.=]", override.lstrip("+~"), maxsplit=1)[0] != SETTINGS
     ]
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
+from omegaconf.grammar_parser import parse
 
 from optbench.errors import Problem
 from optbench.schema import OptimizerOptions
@@ -22,21 +27,96 @@ from optbench.storage import resources
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
 _CALLED = ("_target_", "()", "class", "custom_search_space")  # the last is the Optuna plugin's
+# Every name whole: hydra.utils has functions that import whatever they are given.
 _TRUSTED = re.compile(
-    r"(hydra|hydra_plugins|logging|colorlog|optuna)\.[\w.]+|optbench\.launch\.optuna\.\w+"
+    r"hydra\._internal\.core_plugins\.basic_(launcher|sweeper)\.Basic(Launcher|Sweeper)"
+    r"|hydra\.experimental\.callbacks\.\w+"
+    r"|hydra_plugins\.hydra_(joblib_launcher|submitit_launcher|ray_launcher|optuna_sweeper)\.\w+\.\w+"
+    r"|hydra_plugins\.optbench_list_sweeper\.ListSweeper"
+    r"|optuna\.(samplers|pruners)\.\w+|optbench\.launch\.optuna\.\w+"
+    r"|logging\.(StreamHandler|FileHandler|NullHandler|Formatter)|colorlog\.ColoredFormatter"
 )
-_ENVIRONMENT = re.compile(r"\$\{\s*oc\.(env|decode)\b|\$\{\s*hydra:")
+_OUTPUT_DIR = "${hydra.runtime.output_dir}/"  # where the log files of Hydra's own settings go
+# What a file may call while its values are worked out: none of it looks outside of the settings.
+_PURE_RESOLVERS = frozenset(
+    (
+        *("mul", "pick", "divided", "when", "half"),
+        *("optbench_asset", "optbench_root", "optbench_sweeps"),
+        *("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
+    )
+)
+_HYDRAS_RESOLVERS = frozenset(("hydra", "now", "python_version"))
 
 
-def check_targets(tree: DictConfig, typed: Sequence[str]) -> list[Problem]:
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The settings that a person typed: they were asked for, whatever they name."""
+
+    keys: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, overrides: Iterable[Override]) -> Typed:
+        """Return the settings of a command line's overrides."""
+        return cls(
+            frozenset(
+                path
+                for override in overrides
+                for path, _ in _leaves(override.value(), _key(override))
+            )
+        )
+
+    def covers(self, where: str) -> bool:
+        """Return whether a setting, or a whole that it is part of, was typed."""
+        parts = where.split(".")
+        return any(".".join(parts[:length]) in self.keys for length in range(1, len(parts) + 1))
+
+
+def check_tree(tree: DictConfig, typed: Typed) -> list[Problem]:
     """Return everything in a composed tree that would call or look up what no file may ask for.
 
     Args:
         tree: What was composed, with Hydra's own settings; none of it has been acted on yet.
-        typed: The command line's overrides: what a person typed is asked for.
+        typed: The settings that a person typed.
     """
-    line = " ".join(typed)
-    return [*_check_hydra(tree, line), *_check_environment(tree, line)]
+    problems = list(_check_hydra(tree, typed))
+    for where, text in _leaves(OmegaConf.to_container(tree, resolve=False), ""):
+        problems += _check_text(where, text, typed)
+    return problems
+
+
+def check_overrides(overrides: Iterable[Override], typed: Typed) -> list[Problem]:
+    """Return the same of overrides that come out of a sweep's file."""
+    problems: list[Problem] = []
+    for override in overrides:
+        key = _key(override)
+        if re.match(r"hydra\b", key) and not typed.covers(key):
+            problems.append(_untrusted_target(key, "a setting of Hydra's inside a sweep"))
+        for where, text in _leaves(override.value(), key):
+            problems += _check_text(where, text, typed)
+    return problems
+
+
+def check_config_dir(folder: Path, config_names: Sequence[str]) -> list[Problem]:
+    """Return what in a folder of config groups would be acted on while it is composed."""
+    problems = [
+        Problem(
+            f"--config-dir {folder}",
+            f"{name}.yaml, which would take the place of optbench's own",
+            "config groups, each a folder: optimizer/mine.yaml",
+            f"move {folder / name}.yaml away",
+        )
+        for name in config_names
+        if (folder / f"{name}.yaml").is_file()
+    ]
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            continue  # said where it is used
+        defaults = content.get("defaults") if isinstance(content, dict) else None
+        for where, text in _leaves(defaults, f"defaults of {file}"):
+            problems += _check_text(where, text, Typed())
+    return problems
 
 
 def import_notices(recipes: Iterable[OptimizerOptions]) -> list[str]:
@@ -59,24 +139,33 @@ def _shipped_targets() -> frozenset[str]:
     return frozenset(str(recipe["_target_"]) for recipe in recipes if recipe.get("_target_"))
 
 
-def _check_hydra(tree: DictConfig, line: str) -> Iterator[Problem]:
+def _check_hydra(tree: DictConfig, typed: Typed) -> Iterator[Problem]:
     hydra = tree.get("hydra")
     if hydra is None:
         return
     for part in (name for name in _CALLING if name in hydra.keys()):  # noqa: SIM118 - unresolved
         for where, key, value in _walk(hydra, part, f"hydra.{part}"):
-            if isinstance(value, DictConfig | ListConfig) or (key not in _CALLED):
+            if typed.covers(where):
+                continue
+            if isinstance(value, DictConfig | ListConfig):
                 # A whole group that another setting gives could hold anything.
-                if isinstance(value, DictConfig | ListConfig) and where not in line:
-                    yield _untrusted_target(where, "settings taken from elsewhere in the config")
-            elif (
-                value is not None and not _TRUSTED.fullmatch(str(value)) and str(value) not in line
-            ):
+                yield _untrusted_target(where, "settings taken from elsewhere in the config")
+            elif key in _CALLED and value is not None and not _TRUSTED.fullmatch(str(value)):
                 yield _untrusted_target(where, str(value))
+            elif key == "filename" and not _is_log_file(hydra, where):
+                yield _untrusted_target(where, "a file that Hydra would write to")
     env_set = OmegaConf.select(hydra, "job.env_set")
     for name in env_set or ():
-        if str(name) not in line:
-            yield _untrusted_target(f"hydra.job.env_set.{name}", "an environment variable")
+        where = f"hydra.job.env_set.{name}"
+        if not typed.covers(where):
+            yield _untrusted_target(where, "an environment variable")
+
+
+def _is_log_file(hydra: DictConfig, where: str) -> bool:
+    raw = OmegaConf.to_container(hydra, resolve=False)
+    for key in where.split(".")[1:]:
+        raw = raw[key] if isinstance(raw, dict) else raw[int(key)]  # type: ignore[index]
+    return isinstance(raw, str) and raw.startswith(_OUTPUT_DIR) and ".." not in raw
 
 
 def _walk(node: Any, key: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
@@ -89,7 +178,7 @@ def _walk(node: Any, key: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
             value = node[key]
         except OmegaConfBaseException:
             value = None  # worked out when the run's folder is known: a path
-        if isinstance(value, DictConfig | ListConfig) or key in _CALLED:
+        if isinstance(value, DictConfig | ListConfig) or key in (*_CALLED, "filename"):
             yield where, key, value
         return
     value = node[key]
@@ -103,29 +192,62 @@ def _walk(node: Any, key: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
         yield where, key, value
 
 
-def _check_environment(tree: DictConfig, line: str) -> Iterator[Problem]:
-    recipe = tree.get("optimizer") if not OmegaConf.is_missing(tree, "optimizer") else None
-    if not isinstance(recipe, DictConfig):
+def _check_text(where: str, text: object, typed: Typed) -> Iterator[Problem]:
+    """Yield a problem if a value would look outside of the settings while it is worked out."""
+    if not isinstance(text, str) or "${" not in text or typed.covers(where):
         return
-    for where, text in _texts(OmegaConf.to_container(recipe, resolve=False), "optimizer"):
-        if _ENVIRONMENT.search(text) and text not in line:
+    of_hydra = _HYDRAS_RESOLVERS if where.startswith("hydra.") else frozenset()
+    for name in _resolvers(text):
+        if name not in _PURE_RESOLVERS | of_hydra:
             yield Problem(
                 where,
-                text,
-                "a recipe that reads nothing of this machine, because the report shows it",
+                f"{text}, which looks up {name or 'what another setting names'}",
+                "a file that reads nothing of this machine, because reports and images show it",
                 f"write the value itself, or on the command line '{where}={text}'",
             )
+            return
 
 
-def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
+@functools.lru_cache(maxsize=4096)
+def _resolvers(text: str) -> tuple[str, ...]:
+    """Return the resolvers that OmegaConf would call for a text; "" for a name worked out there."""
+    try:
+        pending: list[Any] = [parse(text)]
+    except GrammarParseError:
+        return ()  # OmegaConf cannot work it out either
+    names = []
+    while pending:
+        node = pending.pop()
+        if isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext):
+            name: Any = node.resolverName()  # type: ignore[no-untyped-call]
+            is_fixed = name is not None and not any(
+                isinstance(part, OmegaConfGrammarParser.InterpolationContext)
+                for part in name.getChildren()
+            )
+            names.append(name.getText() if is_fixed else "")
+        pending += list(node.getChildren()) if hasattr(node, "getChildren") else []
+    return tuple(names)
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """Yield every single value of nested ones by its dotted key."""
+    prefix = f"{where}." if where else ""
+    if isinstance(value, Mapping) and value:
         for name, item in value.items():
-            yield from _texts(item, f"{where}.{name}")
-    elif isinstance(value, list):
+            yield from _leaves(item, f"{prefix}{name}")
+    elif isinstance(value, (list, tuple)) and value:
         for index, item in enumerate(value):
-            yield from _texts(item, f"{where}.{index}")
-    elif isinstance(value, str):
+            yield from _leaves(item, f"{prefix}{index}")
+    else:
         yield where, value
+
+
+def _key(override: Override) -> str:
+    return (
+        override.key_or_group.replace("/", ".")
+        if override.key_or_group.startswith("hydra/")
+        else override.key_or_group
+    )
 
 
 def _untrusted_target(where: str, target: str) -> Problem:

@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench.config.build import build_config, config_tree, register_resolvers
-from optbench.config.compose import CONFIG_NAME, VERSION_BASE, SweepPlan
+from optbench.config.compose import CONFIG_NAME, SweepPlan
+from optbench.config.composer import VERSION_BASE
 from optbench.config.identity import plan_run
 from optbench.errors import DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes

@@ -30,6 +30,11 @@ def conf_dir() -> Path:
     return resource_root() / "conf"
 
 
+def primary_configs() -> tuple[str, ...]:
+    """Return the names of the files that commands begin with, which no one may replace."""
+    return tuple(sorted(file.stem for file in conf_dir().glob("*.yaml")))
+
+
 def sweep_names(command: str = "") -> tuple[str, ...]:
     """Return the names of the sweeps that ship for one of optbench's commands, sorted."""
     return tuple(name for name, owner in sweep_commands().items() if owner == command)
