@@ -18,7 +18,7 @@ from optbench.data.batches import EpochBatches, StepBudget
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
-from optbench.optim.recipes import departures
+from optbench.optim.recipes import departures, unwise
 from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
@@ -133,6 +133,11 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         base, plan.dataset, config.dataset, config.prompts, text_options=images.text_options
     )
     lane.notices += initial_weights_notices(config.network, initial)
+    lane.notices += unwise(
+        config.optimizer,
+        lr_scheduler=config.lr_scheduler,
+        max_grad_norm=config.train.max_grad_norm,
+    )
     write_sealed_text(run.config_path, config_yaml(config))
     recovery.restore(lane, image_folders=(run.path / "images", images.shared_dir))
     save.write_provenance(lane)

@@ -235,9 +235,9 @@ class OptimizerTraits(Options):
 
     stepping: Literal["plain", "closure"]
     weights: Literal["live", "averaged"]  # averaged: evaluated and saved at the averaged point
-    schedule: Literal["external", "constant", "own"]  # which lr_scheduler it tolerates
-    warmup: Literal["allowed", "refused"]
-    clip: Literal["external", "own", "refused"]  # refused: train.max_grad_norm must be 0
+    schedule: Literal["external", "constant", "own"]  # what is meant: any, or a constant rate
+    warmup: Literal["allowed", "refused"]  # refused: the class fails at a rate of 0
+    clip: Literal["external", "own", "refused"]  # own: it limits its updates; refused: needs 0
     lr_role: Literal["manual", "multiplier", "automatic"]  # multiplier: the real rate is d x lr
     group_rates: Literal["free", "equal"]  # equal: one rate for unet and text encoder
     effective_lr: EffectiveLr
@@ -273,7 +273,7 @@ class LrSchedulerOptions(Options):
     power: Positive | None  # this and what follows: None where the schedule has no use for it
     min_lr_ratio: Share | None  # the smallest rate, as a share of the whole one
     timescale: Length | None  # steps or a fraction, as for the warm-up
-    decay_steps: Length | None  # steps or a fraction
+    decay_steps: Warmup | None  # steps or a fraction; 0: none
     step_rules: str | None  # "1:10,0.1:20,0.01": multiplier until an update, and the last one
 
 

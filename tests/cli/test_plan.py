@@ -208,3 +208,12 @@ def test_the_plan_says_how_many_runs_go_at_a_time(
     assert plan_command.main(command) == 0
     out = capsys.readouterr().out
     assert "workers: 2 at a time, each run in a process of its own, on 2 GPUs" in out
+
+
+def test_what_is_unwise_is_a_note_and_no_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_command.main(["optimizer=adafactor_auto", "lr_scheduler=cosine_with_restarts"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "adafactor_auto: lr_scheduler=cosine_with_restarts changes nothing" in text
+    assert "adafactor_auto: gradients are clipped to a norm of 1" in text
+    assert plan_command.main(["optimizer=adamwschedulefree", "lr_scheduler=cosine"]) == 0
+    assert "lr_scheduler=cosine lowers the rate" in " ".join(capsys.readouterr().out.split())

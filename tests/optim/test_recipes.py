@@ -11,7 +11,7 @@ import pytest
 from optbench.config.build import check_value, config_tree
 from optbench.errors import Problem
 from optbench.optim import toy_task
-from optbench.optim.recipes import check_recipe, departures, requested_rate
+from optbench.optim.recipes import check_recipe, departures, requested_rate, unwise
 from optbench.schema import LrSchedulerOptions, OptimizerOptions, OptimizerTraits
 
 CONSTANT = toy_task.schedule("constant")
@@ -140,7 +140,6 @@ AUTOMATIC: dict[str, Any] = {
     "lr_role": "automatic",
     "effective_lr": "relative",
     "schedule": "own",
-    "warmup": "refused",
     "lr": None,
     "text_encoder_lr": None,
 }
@@ -190,12 +189,28 @@ def test_missing_package_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyP
     refused(check(options), "pip install 'optbench[no-such-package]'")
 
 
+def sentences(
+    options: OptimizerOptions, lr_scheduler: LrSchedulerOptions, max_grad_norm: float = 0.0
+) -> str:
+    return "\n".join(unwise(options, lr_scheduler=lr_scheduler, max_grad_norm=max_grad_norm))
+
+
 @pytest.mark.parametrize("rule", ["constant", "own"])
-def test_falling_schedule_is_refused_where_the_class_has_its_own_rule(rule: str) -> None:
+def test_a_falling_schedule_is_said_where_the_class_has_its_own_rule(rule: str) -> None:
     options = recipe(schedule=rule)
-    refused(check(options, COSINE), "the schedule cosine", "write lr_scheduler=constant")
-    assert check(options, CONSTANT) == []
-    assert (check(options, WARM) == []) is (rule == "constant")
+    assert check(options, COSINE) == []
+    assert "lr_scheduler=cosine lowers the rate" in sentences(options, COSINE)
+    assert sentences(options, CONSTANT) == ""
+    assert sentences(options, WARM) == ""
+    assert sentences(recipe(), WARM_COSINE) == ""
+
+
+def test_a_schedule_is_said_to_change_nothing_where_the_class_finds_its_own_rate() -> None:
+    options = recipe(**AUTOMATIC)
+    for schedule in (COSINE, WARM):
+        assert check(options, schedule) == []
+        assert "changes nothing" in sentences(options, schedule)
+    assert sentences(options, CONSTANT) == sentences(options, ADAFACTOR) == ""
 
 
 def test_warmup_is_refused_where_the_class_cannot_start_from_zero() -> None:
@@ -204,22 +219,29 @@ def test_warmup_is_refused_where_the_class_cannot_start_from_zero() -> None:
     assert check(options, COSINE) == []
 
 
-def test_warmup_is_refused_where_the_class_has_its_own() -> None:
-    options = recipe(warmup="refused", schedule="constant", args={"warmup_steps": 0})
-    refused(check(options, WARM), "a warm-up of its own", "optimizer.args.warmup_steps=STEPS")
-    assert len(check(options, WARM_COSINE)) == 2
+def test_a_second_warmup_is_said_where_the_class_has_its_own() -> None:
+    options = recipe(schedule="constant", args={"warmup_steps": 0})
+    assert check(options, WARM) == []
+    assert "the class's own warm-up, optimizer.args.warmup_steps" in sentences(options, WARM)
+    assert sentences(options, CONSTANT) == ""
+
+
+def test_clipping_is_said_where_the_class_limits_its_updates() -> None:
+    options = recipe(clip="own")
+    assert check(options) == []
+    assert "clipped to a norm of 1" in sentences(options, COSINE, max_grad_norm=1.0)
+    assert sentences(options, COSINE) == sentences(recipe(), COSINE, max_grad_norm=1.0) == ""
 
 
 def test_clipping_is_refused_where_the_class_must_not_have_it() -> None:
     options = recipe(clip="refused")
     refused(check(options), "a norm of 1", "write train.max_grad_norm=0")
     assert check(options, max_grad_norm=0.0) == []
-    assert check(recipe(clip="own")) == []
 
 
 def test_every_problem_is_reported() -> None:
-    options = recipe(group_rates="equal", clip="refused", schedule="constant", lr=1.0)
-    assert len(check(options)) == 3
+    options = recipe(group_rates="equal", clip="refused", warmup="refused", lr=1.0)
+    assert len(check(options, WARM_COSINE)) == 3
 
 
 def test_requested_rate_falls_back_to_lr() -> None:
@@ -239,8 +261,8 @@ def test_plain_recipe_departs_in_nothing() -> None:
         ("lr_role", "multiplier", "d x lr"),
         ("lr_role", "automatic", "a rate for each tensor"),
         ("group_rates", "equal", "one rate"),
-        ("schedule", "constant", "stays constant"),
-        ("schedule", "own", "stays constant"),
+        ("schedule", "constant", "place of a falling rate"),
+        ("schedule", "own", "place of a falling rate"),
         ("warmup", "refused", "no warm-up"),
         ("clip", "refused", "not clipped"),
         ("clip", "own", "limits its own updates"),

@@ -20,7 +20,7 @@ from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
 from optbench.lora.initial_weights import initial_weights_notices
-from optbench.optim.recipes import departures
+from optbench.optim.recipes import departures, unwise
 from optbench.report.wording import seconds_text
 from optbench.storage import rundir
 from optbench.training.plan import RunPlan
@@ -71,6 +71,16 @@ def _print_notes(console: Console, plan: SweepPlan) -> None:
     }.items():
         for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
             console.print(f"  {escape(name)}: {escape(sentence)}")
+    for sentence in dict.fromkeys(
+        f"{config.optimizer.name}: {sentence}"
+        for config in (run.config for run in plan.runs)
+        for sentence in unwise(
+            config.optimizer,
+            lr_scheduler=config.lr_scheduler,
+            max_grad_norm=config.train.max_grad_norm,
+        )
+    ):
+        console.print(f"  {escape(sentence)}")
     initial_weights = {
         f"{run.name}: {sentence}"
         for run in plan.runs

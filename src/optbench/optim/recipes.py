@@ -1,8 +1,8 @@
 """Check a recipe without torch, and list how it departs from plain stepping.
 
-Nothing is ever adjusted to make a recipe fit. A setting that a recipe cannot have is refused with
-the way out; what a recipe does differently while every setting is obeyed is a departure, which is
-printed before the run and stored with it.
+Nothing is ever adjusted to make a recipe fit. What is impossible is refused with the way out; what
+a recipe does differently, and what its authors advise against, is printed before the run and
+stored with it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from optbench.records import Part
 from optbench.schema import LrSchedulerOptions, OptimizerOptions
 
 _OWN_RULE = "adafactor"
-_ALLOWED_SCHEDULES = {
-    "external": (),  # all but _OWN_RULE
-    "constant": ("constant", "constant_with_warmup"),
-    "own": ("constant", _OWN_RULE),
-}
+_WITHOUT_FALL = ("constant", "constant_with_warmup", _OWN_RULE)
 
 
 def check_recipe(
@@ -75,7 +71,7 @@ def departures(options: OptimizerOptions) -> tuple[str, ...]:
         "unet and text encoder train at one rate: the class takes no different ones": (
             traits.group_rates == "equal"
         ),
-        "the rate stays constant (lr_scheduler): the class replaces a schedule by its own rule": (
+        "a rule of the class takes the place of a falling rate (lr_scheduler=constant)": (
             traits.schedule != "external"
         ),
         "no warm-up from lr_scheduler": traits.warmup == "refused",
@@ -85,6 +81,30 @@ def departures(options: OptimizerOptions) -> tuple[str, ...]:
         "saved, validated and rendered with the class's averaged weights, which are not the ones "
         "gradients are taken at": traits.weights == "averaged",
         "draws from torch's global generator, which is seeded per run": traits.uses_global_rng,
+    }
+    return tuple(sentence for sentence, holds in holds_by_sentence.items() if holds)
+
+
+def unwise(
+    options: OptimizerOptions, *, lr_scheduler: LrSchedulerOptions, max_grad_norm: float
+) -> tuple[str, ...]:
+    """Return, as sentences, what works together in a run although the class is not meant for it."""
+    traits, name = options.traits, lr_scheduler.name
+    falls, warms_up = name not in _WITHOUT_FALL, lr_scheduler.warmup_steps > 0
+    holds_by_sentence = {
+        f"lr_scheduler={name} changes nothing: the class works out its own rates": (
+            traits.lr_role == "automatic" and (falls or warms_up)
+        ),
+        f"lr_scheduler={name} lowers the rate besides the class's own rule; "
+        "lr_scheduler=constant is what its authors advise": (
+            traits.lr_role != "automatic" and traits.schedule != "external" and falls
+        ),
+        f"lr_scheduler.warmup_steps={lr_scheduler.warmup_steps:g} comes besides the class's own "
+        "warm-up, optimizer.args.warmup_steps": warms_up and "warmup_steps" in options.args,
+        f"gradients are clipped to a norm of {max_grad_norm:g}, and the class limits its updates "
+        "besides; train.max_grad_norm=0 is what its authors advise": (
+            traits.clip == "own" and max_grad_norm > 0
+        ),
     }
     return tuple(sentence for sentence, holds in holds_by_sentence.items() if holds)
 
@@ -264,55 +284,26 @@ def _check_block_weights(
 def _check_schedule_trait(
     options: OptimizerOptions, lr_scheduler: LrSchedulerOptions
 ) -> list[Problem]:
-    allowed = _ALLOWED_SCHEDULES[options.traits.schedule]
-    name = lr_scheduler.name
     problems = []
-    if options.traits.schedule == "external":
-        if name == _OWN_RULE:
-            problems.append(
-                Problem(
-                    f"lr_scheduler (recipe {options.name})",
-                    f"the schedule {name}",
-                    "a class with a rule of its own; this one would stay at one rate",
-                    "write lr_scheduler=constant for that, or optimizer=adafactor_auto",
-                )
-            )
-    elif name not in allowed:
-        # constant_with_warmup only where the class allows a warm-up
-        names = [name for name in allowed if options.traits.warmup == "allowed" or "_" not in name]
+    if options.traits.lr_role != "automatic" and lr_scheduler.name == _OWN_RULE:
         problems.append(
             Problem(
                 f"lr_scheduler (recipe {options.name})",
-                f"the schedule {name}",
-                (
-                    f"{' or '.join(names)}, because this class has its own rule instead of "
-                    "a schedule: a falling rate would be undone by it or fall twice"
-                ),
-                "write lr_scheduler=constant",
+                f"the schedule {lr_scheduler.name}",
+                "a class with a rule of its own; this one would stay at one rate",
+                "write lr_scheduler=constant for that, or optimizer=adafactor_auto",
             )
         )
-    return problems + _check_warmup_trait(options, lr_scheduler)
-
-
-def _check_warmup_trait(
-    options: OptimizerOptions, lr_scheduler: LrSchedulerOptions
-) -> list[Problem]:
-    if options.traits.warmup == "allowed" or lr_scheduler.warmup_steps == 0:
-        return []
-    has_own = "warmup_steps" in options.args
-    return [
-        Problem(
-            f"lr_scheduler.warmup_steps (recipe {options.name})",
-            f"a warm-up of {lr_scheduler.warmup_steps:g}",
-            "none, because this class "
-            + ("has a warm-up of its own" if has_own else "cannot take a rate of 0, its first"),
-            (
-                "write lr_scheduler=constant optimizer.args.warmup_steps=STEPS"
-                if has_own
-                else "write lr_scheduler.warmup_steps=0"
-            ),
+    if options.traits.warmup == "refused" and lr_scheduler.warmup_steps > 0:
+        problems.append(
+            Problem(
+                f"lr_scheduler.warmup_steps (recipe {options.name})",
+                f"a warm-up of {lr_scheduler.warmup_steps:g}",
+                "none, because this class cannot take a rate of 0, its first",
+                "write lr_scheduler.warmup_steps=0",
+            )
         )
-    ]
+    return problems
 
 
 def _check_clip(options: OptimizerOptions, max_grad_norm: float) -> list[Problem]:
@@ -322,10 +313,7 @@ def _check_clip(options: OptimizerOptions, max_grad_norm: float) -> list[Problem
         Problem(
             f"train.max_grad_norm (recipe {options.name})",
             f"gradients clipped to a norm of {max_grad_norm:g}",
-            (
-                "0 (no clipping): this class limits the size of its updates itself, and its "
-                "authors advise against clipping besides"
-            ),
+            ("0 (no clipping): the recipe says that this class cannot have it"),
             "write train.max_grad_norm=0, for the whole sweep if the runs are to be compared",
         )
     ]

@@ -82,6 +82,11 @@ def multiplier(options: LrSchedulerOptions, step_index: int, total_steps: int) -
     return _SHAPES[options.name].value(place)
 
 
+def settings_in_use(name: str) -> tuple[str, ...]:
+    """Return the settings that have an effect on the schedule of a name."""
+    return _SHAPES[name].uses
+
+
 def num_warmup_steps(options: LrSchedulerOptions, total_steps: int) -> int:
     """Return the updates spent warming up; a fraction of the run is rounded down."""
     return _num_steps(options.warmup_steps, total_steps)
@@ -253,6 +258,8 @@ def _inverse_sqrt(place: _Place) -> float:
 def _warmup_stable_decay(place: _Place) -> float:
     assert place.options.decay_steps is not None
     num_decay = _num_steps(place.options.decay_steps, place.total_steps)
+    if num_decay == 0:
+        return 1.0
     num_left = max(0, place.total_steps - place.step_index)
     return _above(place.floor, _falling(max(0.0, 1.0 - num_left / num_decay)))
 
