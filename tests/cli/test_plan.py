@@ -217,3 +217,12 @@ def test_what_is_unwise_is_a_note_and_no_refusal(capsys: pytest.CaptureFixture[s
     assert "adafactor_auto: gradients are clipped to a norm of 1" in text
     assert plan_command.main(["optimizer=adamwschedulefree", "lr_scheduler=cosine"]) == 0
     assert "lr_scheduler=cosine lowers the rate" in " ".join(capsys.readouterr().out.split())
+
+
+def test_dims_at_one_rate_are_said_to_move_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_command.main(["-m", "network.dim=16,64"]) == 0
+    assert "network.alpha=8 and network.rslora=true network.alpha=2" in "".join(
+        capsys.readouterr().out.split("\n")
+    )
+    assert plan_command.main(["-m", "network.dim=16,64", "network.alpha=8"]) == 0
+    assert "move together" not in capsys.readouterr().out

@@ -51,6 +51,7 @@ from optbench.analysis.outcomes import (
     outcomes,
     varied,
 )
+from optbench.analysis.rates import RankTrap, Rung, Tuning, rank_trap, tunings
 from optbench.analysis.ratings import (
     SelfAgreement,
     agreements,
@@ -70,6 +71,7 @@ from optbench.analysis.standings import (
     rank_settings,
     rate_edges,
 )
+from optbench.analysis.superseded import Superseded, superseded
 from optbench.analysis.targets import Targets, TimeToTarget, time_to_target
 
 __all__ = [
@@ -85,16 +87,20 @@ __all__ = [
     "ORIGINAL",
     "Outcome",
     "RESIZE",
+    "RankTrap",
     "RateEdge",
     "ResizedLoss",
+    "Rung",
     "SPEED",
     "SPLITS",
     "SelfAgreement",
     "Setting",
     "Standings",
+    "Superseded",
     "TRAINING",
     "Targets",
     "TimeToTarget",
+    "Tuning",
     "Untested",
     "agreements",
     "bands",
@@ -127,6 +133,7 @@ __all__ = [
     "outcomes",
     "preferences",
     "rank_settings",
+    "rank_trap",
     "rate_edges",
     "resized_losses",
     "runs_in",
@@ -135,8 +142,10 @@ __all__ = [
     "settings_of",
     "short",
     "shown",
+    "superseded",
     "sweep_dirs",
     "time_to_target",
+    "tunings",
     "untested",
     "varied",
 ]

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from optbench.cli.command import DONE, output, refuse, shown
 from optbench.cli.estimate import Cost, bucket_counts, estimate
+from optbench.config.build import config_tree
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.errors import OptbenchError
 from optbench.launch import processes
@@ -88,6 +89,14 @@ def _print_notes(console: Console, plan: SweepPlan) -> None:
     }
     for sentence in sorted(initial_weights):
         console.print(f"  {escape(sentence)}")
+    if len({run.config.network.dim for run in plan.runs}) > 1:
+        # Imported here, because pandas takes half a second that most plans need not wait for.
+        from optbench.analysis import rank_trap, settings
+        from optbench.report.rates import rank_trap_sentence
+
+        trap = rank_trap(settings(config_tree(run.config)) for run in plan.runs)
+        if trap is not None:
+            console.print(f"  {escape(rank_trap_sentence(trap))}")
 
 
 def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:

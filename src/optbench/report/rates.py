@@ -1,0 +1,47 @@
+"""Put into words how far learning rates were tuned, and where dim moves together with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optbench.analysis.rates import CHOSEN_ON, RankTrap, Tuning
+from optbench.report.wording import listed, number_text
+
+
+def tuning_badge(tuning: Tuning) -> str:
+    """Return a badge for the best rate of a ladder, nothing for its other rates."""
+    if tuning.is_automatic or (tuning.num_rates > 1 and not tuning.is_best):
+        return ""
+    if tuning.num_rates == 1:
+        return "untuned: 1 rate"
+    words = [f"tuned: {tuning.num_rates} rates"]
+    if tuning.spacing is not None:
+        least, largest = (f"x{ratio:.2g}" for ratio in tuning.spacing)
+        words.append(f"{least if least == largest else f'{least} to {largest}'} apart")
+    if tuning.position is not None:
+        words.append(
+            "inside" if tuning.position == "inside" else f"at the edge ({tuning.position})"
+        )
+    return ", ".join(words)
+
+
+def rank_trap_sentence(trap: RankTrap) -> str:
+    """Return what a comparison of dims mixes, and the overrides that separate it."""
+    arms = listed([" ".join(arm) for arm in trap.arms])
+    return (
+        f"Dim and learning rate move together here: alpha / dim is {number_text(trap.ratio)} at "
+        f"dim {listed(list(map(str, trap.dims)))}, and at one rate a larger dim changes the layers "
+        f"more. Two arms separate them: {arms} (at dim {trap.dims[0]} both equal these runs)."
+    )
+
+
+def chosen_rates_sentence(recipes: Sequence[str], base: str) -> str:
+    """Return which recipes' default rates were chosen on this base model; or nothing."""
+    chosen = sorted(CHOSEN_ON.get(base, frozenset()) & {*recipes})
+    if not chosen:
+        return ""
+    are, rates = ("was", "rate") if len(chosen) == 1 else ("were", "rates")
+    return (
+        f"The default {rates} of {listed(chosen)} {are} cut to a third after seeing the training "
+        f"loss on base={base}; those of the other recipes were not chosen here."
+    )

@@ -1,0 +1,95 @@
+"""How far rates were tuned, recipe by recipe, and where dim and rate cannot be told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from optbench.analysis.rates import Rung, Tuning, rank_trap, tunings
+from optbench.report.rates import chosen_rates_sentence, rank_trap_sentence, tuning_badge
+
+
+def ladder(recipe: str, losses: dict[float, float], lr_role: str = "manual") -> list[Rung]:
+    return [
+        Rung(key=f"{recipe} {rate:g}", rest=(recipe,), rates=(rate,), lr_role=lr_role, value=loss)
+        for rate, loss in losses.items()
+    ]
+
+
+def badges(*rungs: list[Rung]) -> dict[str, str]:
+    of_all = tunings([rung for of_recipe in rungs for rung in of_recipe])
+    return {key: badge for key, tuning in of_all.items() if (badge := tuning_badge(tuning))}
+
+
+def test_each_recipe_has_its_own_badge() -> None:
+    nine = {0.2 * 1.5**step: abs(step - 4) for step in range(9)}
+    assert badges(
+        ladder("adamw", nine),
+        ladder("lion", {1.0: 0.3, 3.0: 0.2, 10.0: 0.1}),
+        ladder("came", {1.0: 0.5}),
+        ladder("adafactor_auto", {1.0: 0.5}, lr_role="automatic"),
+    ) == {
+        "adamw 1.0125": "tuned: 9 rates, x1.5 apart, inside",
+        "lion 10": "tuned: 3 rates, x3 to x3.3 apart, at the edge (highest)",
+        "came 1": "untuned: 1 rate",
+    }
+
+
+def test_the_lowest_rate_is_an_edge_too() -> None:
+    assert badges(ladder("lion", {0.3: 0.1, 1.0: 0.2})) == {
+        "lion 0.3": "tuned: 2 rates, x3.3 apart, at the edge (lowest)"
+    }
+
+
+def test_two_rates_varied_together_have_no_order() -> None:
+    rungs = [
+        Rung(key=f"{unet}/{text}", rest=("lion",), rates=(unet, text), lr_role="manual", value=unet)
+        for unet, text in ((1.0, 1.0), (1.0, 2.0), (3.0, 1.0))
+    ]
+    assert tunings(rungs)["1.0/1.0"] == Tuning(
+        num_rates=3, spacing=None, position=None, is_best=True, is_automatic=False
+    )
+
+
+def row(dim: int, **changes: Any) -> dict[str, Any]:
+    plain = {"optimizer": "adamw", "network.dim": dim, "network.alpha": dim / 2, "lr_mult": 1.0}
+    return plain | {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def test_dims_at_one_ratio_and_one_rate_are_a_trap() -> None:
+    trap = rank_trap([row(128), row(16), row(64)])
+    assert trap is not None
+    assert (trap.dims, trap.ratio) == ((16, 64, 128), 0.5)
+    # Both arms have the scale of these runs at the least dim: 8 / 16 and 2 / sqrt(16).
+    assert trap.arms == (("network.alpha=8",), ("network.rslora=true", "network.alpha=2"))
+    sentence = rank_trap_sentence(trap)
+    assert "network.alpha=8 and network.rslora=true network.alpha=2" in sentence
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(16)],
+        [row(16), row(64, network__alpha=8.0)],  # a fixed alpha
+        [row(16), row(64), row(64, network__rslora=True)],
+        [row(16), row(64), row(64, lr_mult=0.3)],  # another rate
+        [row(16), row(64, optimizer="lion")],  # each recipe has one dim
+    ],
+    ids=str,
+)
+def test_what_tells_dim_from_rate_is_no_trap(rows: list[dict[str, Any]]) -> None:
+    assert rank_trap(rows) is None
+
+
+def test_an_alpha_of_zero_stands_for_dim() -> None:
+    trap = rank_trap([row(16, network__alpha=0.0), row(32, network__alpha=32.0)])
+    assert trap is not None
+    assert trap.ratio == 1
+
+
+def test_rates_that_were_chosen_on_the_base_are_said() -> None:
+    assert chosen_rates_sentence(["adamw", "lion"], "tiny") == ""
+    assert chosen_rates_sentence(["came", "muon"], "sd15") == ""
+    sentence = chosen_rates_sentence(["adamw", "muon", "came"], "tiny")
+    assert sentence.startswith("The default rates of came and muon were cut to a third")
