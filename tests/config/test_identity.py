@@ -156,3 +156,43 @@ def test_pixels_per_latent_come_from_the_autoencoder_in_use(fake_assets: Path) -
     (own / "config.json").write_text("[]")
     with pytest.raises(BaseError):
         facts.pixels_per_latent(config_of(f"base.vae={own}").base)
+
+
+def test_an_optimizer_class_of_ones_own_is_part_of_the_weights_by_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "optimizer_of_mine.py"
+    file.write_text("from torch.optim import SGD as Mine\n")
+    override = "optimizer._target_=optimizer_of_mine.Mine"
+    first = fingerprint(override)
+    assert first == fingerprint(override)
+    file.write_text("from torch.optim import Adam as Mine\n")
+    assert fingerprint(override) != first
+
+
+def test_the_kind_of_device_counts_and_which_of_them_does_not() -> None:
+    assert fingerprint("train.device=cuda:0") == fingerprint("train.device=cuda")
+    assert fingerprint("train.device=cuda") != fingerprint("train.device=cpu")
+
+
+def test_a_run_made_here_is_named_by_the_device_and_threads_it_gets_here(
+    fake_assets: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    typed = identity.plan_run(
+        config_of("train.device=auto", "train.num_threads=null"), sweep_dir=tmp_path
+    )
+    names = set()
+    for kind, threads in (("cpu", 2), ("cpu", 4), ("cuda", 2)):
+        monkeypatch.setattr(identity, "device_kind", lambda name, kind=kind: kind)
+        monkeypatch.setattr(identity, "default_num_threads", lambda threads=threads: threads)
+        here = identity.on_this_machine(typed)
+        assert (here.config.train.device, here.config.train.num_threads) == (kind, threads)
+        assert here.changed_settings == typed.changed_settings
+        assert here.name.rpartition("-")[0] == typed.name.rpartition("-")[0]
+        names.add(here.name)
+    assert len(names) == 3
+    written = config_of("train.device=cuda", "train.num_threads=2")
+    explicit = identity.plan_run(written, sweep_dir=tmp_path)
+    assert explicit.weights_fingerprint == here.weights_fingerprint
+    assert identity.on_this_machine(explicit) is explicit

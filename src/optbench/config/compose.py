@@ -26,7 +26,7 @@ from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
 from optbench.config.build import build_config
 from optbench.config.composer import Composer, hydra_session
-from optbench.config.identity import plan_run
+from optbench.config.identity import on_this_machine, plan_run
 from optbench.config.launcher import at_a_time, launcher_options
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
@@ -116,6 +116,10 @@ def compose_runs(arguments: Sequence[str]) -> SweepPlan:
         dataclasses.replace(run, run_index=index, num_runs=num_runs)
         for index, run in enumerate(sweep.runs)
     ]
+    if sweep.is_local:
+        runs = [on_this_machine(run) for run in runs]
+        if problems := _check_together(runs):  # device=auto and device=cpu may be the same here
+            raise ConfigError(*problems)
     return dataclasses.replace(sweep, runs=tuple(runs))
 
 

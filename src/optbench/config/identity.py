@@ -6,6 +6,7 @@ paths or the report is in no hash.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.config.build import config_tree, register_resolvers
 from optbench.data import read_dataset
 from optbench.lora.initial_weights import InitialWeights, ReadWeights, initial_weights_of
+from optbench.models.device import default_num_threads, device_kind
 from optbench.models.files import facts
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, RunConfig
 from optbench.storage import resources
 from optbench.storage.hashing import fingerprint
 from optbench.storage.nested import flatten
+from optbench.storage.source_code import source_fingerprint
 from optbench.training.plan import RunPlan
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
@@ -64,6 +67,35 @@ _HASHED_ELSEWHERE = ("base", "prompts", "render", "validate", "metric", "tracker
 # What is continued is hashed by its tensors, wherever the file lies.
 _NOT_OF_NETWORK = ("name", "weights", "dim_from_weights")
 _UNSPOKEN = ("optimizer._target_", "optimizer.traits")
+
+
+def on_this_machine(plan: RunPlan) -> RunPlan:
+    """Return the plan of a run that is made here: device and threads are what they come to here.
+
+    `train.device=auto` and `train.num_threads=null` are words; a run of each kind of device and
+    each number of threads has its own name, for they change the last bits. Where another machine
+    makes the run, the words stay, and its provenance says what they came to.
+    """
+    train = plan.config.train
+    here = dataclasses.replace(
+        train,
+        device=device_kind("auto") if train.device == "auto" else train.device,
+        num_threads=default_num_threads() if train.num_threads is None else train.num_threads,
+    )
+    if here == train:
+        return plan
+    config = dataclasses.replace(plan.config, train=here)
+    weights = weights_fingerprint(
+        config,
+        dataset_fingerprint=plan.dataset.fingerprint,
+        base_fingerprint=plan.base_fingerprint,
+        start_fingerprint=None
+        if plan.initial_weights is None
+        else plan.initial_weights.fingerprint,
+    )
+    slug = plan.name[: -_NUM_HASH_DIGITS - 1]
+    name = f"{slug}-{weights[:_NUM_HASH_DIGITS]}"
+    return dataclasses.replace(plan, config=config, name=name, weights_fingerprint=weights)
 
 
 def plan_run(
@@ -124,7 +156,7 @@ def weights_fingerprint(
 ) -> str:
     """Return 16 hex digits that change with everything that affects the weights, and only then.
 
-    Device and number of threads count: they change the last bits.
+    The kind of device and the number of threads count: they change the last bits.
     """
     content = {
         "schema": _WEIGHTS_SCHEMA,
@@ -135,6 +167,8 @@ def weights_fingerprint(
     }
     if start_fingerprint is not None:
         content["continues"] = start_fingerprint
+    if (source := source_fingerprint(config.optimizer.target)) is not None:
+        content["optimizer_source"] = source
     return fingerprint(content)
 
 
@@ -192,7 +226,10 @@ def _weight_settings(config: RunConfig) -> dict[str, Any]:
         },
         "optimizer": {key: tree["optimizer"][key] for key in _OPTIMIZER_KEYS},
         "lr_scheduler": tree["lr_scheduler"],
-        "train": _without_off(tree["train"], _TRAIN_SWITCHES),
+        "train": {
+            **_without_off(tree["train"], _TRAIN_SWITCHES),
+            "device": config.train.device.partition(":")[0],  # which one of a kind is no matter
+        },
         "loss": tree["loss"],
         "lr_mult": tree["lr_mult"],
         "seed": tree["seed"],

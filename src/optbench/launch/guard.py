@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, SweepPlan
 from optbench.config.composer import VERSION_BASE
-from optbench.config.identity import plan_run
+from optbench.config.identity import on_this_machine, plan_run
 from optbench.errors import DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
@@ -92,7 +92,9 @@ class RunTask:
         job, read = hydra_config.job, ReadWeights()
         config = build_config(tree, read)
         return dataclasses.replace(
-            plan_run(config, sweep_dir=self.sweep_dir, overrides=overrides, read=read),
+            on_this_machine(
+                plan_run(config, sweep_dir=self.sweep_dir, overrides=overrides, read=read)
+            ),
             run_index=0 if OmegaConf.is_missing(job, "num") else int(job.num),
             num_runs=0,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optbench.errors import ConfigError, Problem
@@ -42,6 +44,38 @@ def find_device(name: str, *, precision: str = "no", group: str = "") -> torch.d
     return torch.device(name)
 
 
+# Without any of these a Linux machine has no GPU that torch could use: NVIDIA's, AMD's, WSL's.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+
+def device_kind(name: str) -> str:
+    """Return cpu, cuda or mps: what a setting of a device comes to on this machine.
+
+    Loads torch only for `auto`, and only on a machine that may have a GPU.
+    """
+    if name != "auto":
+        return name.partition(":")[0]
+    is_linux = sys.platform == "linux"
+    if is_linux and "torch" not in sys.modules and not any(map(_exists, _GPU_FILES)):
+        return "cpu"
+    return find_device("auto").type
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+@functools.cache
+def default_num_threads() -> int:
+    """Return the CPU threads that torch itself chooses on this machine; loads torch.
+
+    Asked for the first time before any run has set a number.
+    """
+    import torch
+
+    return torch.get_num_threads()
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """Return the dtype of a frozen model's weights under a mixed precision."""
     import torch
@@ -50,11 +84,14 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def set_num_threads(num_threads: int | None) -> None:
-    """Let torch compute with so many CPU threads; None leaves it its own choice."""
-    if num_threads is not None:
-        import torch
+    """Let torch compute with so many CPU threads; None: as many as it chooses itself.
 
-        torch.set_num_threads(num_threads)
+    Its own choice is that of a fresh process, whatever another run set before.
+    """
+    import torch
+
+    default = default_num_threads()
+    torch.set_num_threads(default if num_threads is None else num_threads)
 
 
 def free_memory() -> None:
