@@ -81,7 +81,7 @@ def run(plans: Sequence[RunPlan], session: Session) -> dict[str, Exception]:
                         end_epoch(records)
                     case StopAsked(lane):
                         with lane.ends_by_error():
-                            state.write_partial_state(lane.run, lane)
+                            save.save_partial_epoch(lane)
                     case LaneEnded():
                         pass  # `lane.error` says by what; the other lanes go on
         for lane in lanes:
@@ -140,7 +140,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     )
     write_sealed_text(run.config_path, config_yaml(config))
     recovery.restore(lane, image_folders=(run.path / "images", images.shared_dir))
-    save.write_provenance(lane)
+    save.begin_session(lane)
     save.rewrite_tensorboard(lane)
     lane.validator = validation.validator_for(plan, base)
     progress.resume_at(lane.step)
@@ -186,8 +186,11 @@ def catch_up(lane: ImageLane) -> None:
     it after that: the order of an undisturbed run.
     """
     with lane.progress.doing("rendering what is missing"):
-        validation.validate_due(lane)
-        run_images.render_missing(lane.images, lane.network, num_epochs=lane.finished.epoch)
+        num_measured = validation.validate_due(lane)
+        num_rendered = run_images.render_missing(
+            lane.images, lane.network, num_epochs=lane.finished.epoch
+        )
+        save.end_session_part(lane, num_rendered=num_rendered, num_measured=num_measured)
         rows = files.read_rows(lane.run.epochs_path)
         tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
         flat = run_images.flat_images(lane.run, epoch=lane.finished.epoch)
@@ -207,14 +210,17 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
         with lane.ends_by_error(), lane.progress.doing(f"rendering epoch {record.epoch}"):
             started = time.perf_counter()
             with interrupt.at_once():
-                validation.validate_due(lane)
+                num_measured = validation.validate_due(lane)
                 validated = time.perf_counter()
-                run_images.render_missing(lane.images, lane.network, num_epochs=record.epoch)
+                num_rendered = run_images.render_missing(
+                    lane.images, lane.network, num_epochs=record.epoch
+                )
             seconds = {
                 "seconds_save": seconds_save,
                 "seconds_validate": validated - started,
                 "seconds_render": time.perf_counter() - validated,
             }
+            save.end_session_part(lane, num_rendered=num_rendered, num_measured=num_measured)
             flat = run_images.flat_images(lane.run, epoch=record.epoch)
             save.write_epoch_record(lane, flat_images=flat, seconds=seconds)
             lane.progress.end_epoch(record.epoch, mean_loss=record.mean_loss)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from optbench.storage import provenance
+from optbench.storage import files, provenance
 
 
 @pytest.fixture(autouse=True)
@@ -232,3 +232,32 @@ def test_an_older_file_is_one_session() -> None:
 )
 def test_what_a_file_of_others_says_wrongly_is_not_known(content: dict[str, Any]) -> None:
     assert set(provenance.identity_facts(content).values()) == {None}
+
+
+def test_sessions_are_added_and_none_is_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "provenance.json"
+    older = {"optbench": "0.0.9", "packages": {"torch": "1.0"}, "dataset": {"fingerprint": "d"}}
+    files.write_json(path, older)
+    for version in ("2.9", "2.13"):
+        facts = {"dataset": {"fingerprint": "d"}, "notices": []}
+        packages = {"torch": version}
+        assert provenance.begin_session(path, session(0, 0, packages=packages), facts) is None
+        provenance.update_session(path, to_step=4)
+    content = files.read_json(path)
+    versions = [one["packages"]["torch"] for one in provenance.sessions_of(content)]
+    assert versions == ["1.0", "2.9", "2.13"]
+    assert [one.get("to_step") for one in content["sessions"]] == [None, 4, 4]
+    assert content["dataset"] == {"fingerprint": "d"}
+    sentences = provenance.shown_facts(content)["sessions"]
+    assert len(sentences) == 3
+    assert "trained steps 0 to 4" in sentences[2]
+    assert "torch 2.13" in sentences[2]
+
+
+def test_a_damaged_file_is_set_aside_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "provenance.json"
+    path.write_text("{")
+    damage = provenance.begin_session(path, session(0, 0), {"notices": ["first"]})
+    assert damage is not None
+    assert (tmp_path / "provenance.json.damaged").is_file()
+    assert files.read_json(path)["notices"] == ["first", damage]

@@ -17,7 +17,7 @@ from optbench.errors import DamagedFileError
 from optbench.schema import Prompt
 from optbench.storage import files, rundir
 from optbench.storage.nested import section
-from optbench.storage.provenance import without_home
+from optbench.storage.provenance import shown_facts, without_home
 from optbench.storage.rundir import RunDir
 
 # A prompt's name becomes part of file names; one that leads elsewhere is never followed.
@@ -134,7 +134,7 @@ def read_sweep(sweep_dir: Path) -> SweepEvidence:
                 epochs=tuple(epochs.get(row["run"], ())),
                 steps=tuple(steps.get(row["run"], ())),
                 config=config,
-                provenance=_read_or_empty(files.read_json, run.provenance_path),
+                provenance=shown_facts(_read_or_empty(files.read_json, run.provenance_path)),
                 prompts=_prompts(config, run, problems),
                 seeds=tuple(seed for seed in seeds if isinstance(seed, int))
                 if isinstance(seeds, list)

@@ -93,12 +93,16 @@ def images_of_run(
     )
 
 
-def render_missing(images: RunImages, network: Network, *, num_epochs: int) -> None:
-    """Render every image of the base and of so many epochs that is not on disk, where asked for."""
-    if images.options.enabled:
-        render_base(images)
-        for epoch in range(1, num_epochs + 1):
-            render_epoch(images, network, epoch=epoch)
+def render_missing(images: RunImages, network: Network, *, num_epochs: int) -> int:
+    """Render every image of the base and of so many epochs that is not on disk, where requested.
+
+    Returns:
+        How many images of the epochs that were.
+    """
+    if not images.options.enabled:
+        return 0
+    render_base(images)
+    return sum(render_epoch(images, network, epoch=epoch) for epoch in range(1, num_epochs + 1))
 
 
 def render_base(images: RunImages) -> None:
@@ -115,15 +119,20 @@ def render_base(images: RunImages) -> None:
     thumbnails.make_thumbnails(folder.glob("*.png"))
 
 
-def render_epoch(images: RunImages, network: Network, *, epoch: int) -> None:
-    """Render what is missing of one epoch from its LoRA file; `network` is as before afterwards."""
+def render_epoch(images: RunImages, network: Network, *, epoch: int) -> int:
+    """Render what is missing of one epoch from its LoRA file, and return how many images.
+
+    `network` is as before afterwards.
+    """
     folder = images.run.images_dir(epoch)
-    if not _missing(images, folder, epoch=epoch):
-        return
+    num_missing = len(_missing(images, folder, epoch=epoch))
+    if not num_missing:
+        return 0
     path = images.run.lora_path(epoch)
     with as_in_file(network, path), network.merged():
         _render(images, folder=folder, epoch=epoch, lora=path.stem)
     thumbnails.make_thumbnails(folder.glob("*.png"))
+    return num_missing
 
 
 def render_merged(images: RunImages, *, epoch: int, lora: str) -> None:

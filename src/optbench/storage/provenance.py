@@ -21,6 +21,8 @@ from typing import Any
 
 import psutil
 
+from optbench.errors import DamagedFileError
+from optbench.storage.files import read_json, set_aside, write_json
 from optbench.storage.nested import map_values, section
 from optbench.storage.secrets import hide_in_arguments
 
@@ -58,6 +60,95 @@ def collect(
     }
     shortened: dict[str, Any] = map_values(content, without_home)
     return shortened
+
+
+def begin_session(path: Path, session: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
+    """Add a process to those that worked on a run; return a sentence if the file was damaged.
+
+    Args:
+        path: The run's provenance.json.
+        session: What is true of this process, as `collect` returns it, and what it did so far.
+        facts: What is true of the run; they replace those that were there.
+    """
+    before: dict[str, Any] = {}
+    damage: str | None = None
+    if path.is_file():
+        try:
+            before = read_json(path)
+        except DamagedFileError as error:
+            aside = set_aside(path)
+            damage = (
+                f"{path.name}: {error.problems[0].found}; it is now {aside.name}, and who worked "
+                "on the run before is not known"
+            )
+    content: dict[str, Any] = map_values(facts, without_home)
+    if damage is not None:
+        content["notices"] = [*content.get("notices", ()), damage]
+    write_json(path, {**content, "sessions": [*sessions_of(before), session]})
+    return damage
+
+
+def run_facts(path: Path) -> dict[str, Any]:
+    """Return what a provenance.json says of its run besides the sessions; nothing if damaged.
+
+    An older file mixes both; what is a session's stays with the run there, too.
+    """
+    try:
+        content = read_json(path)
+    except DamagedFileError:
+        return {}
+    content.pop("sessions", None)
+    return content
+
+
+def update_session(path: Path, **changes: Any) -> None:
+    """Write what the last session, which must be this process, has done since."""
+    content = read_json(path)
+    content["sessions"][-1].update(changes)
+    write_json(path, content)
+
+
+def shown_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reader is shown of a run: its facts, and those of what trained it last.
+
+    Where several processes worked on it, `sessions` has a sentence for each.
+    """
+    sessions = sessions_of(content)
+    trained = training_sessions(content) or sessions
+    facts = {**(trained[-1] if trained else {}), **content}
+    facts.pop("sessions", None)
+    for name in _OF_SESSIONS:
+        facts.pop(name, None)
+    if len(sessions) > 1:
+        facts["sessions"] = [_session_sentence(session) for session in sessions]
+    return facts
+
+
+_OF_SESSIONS = ("from_step", "to_step", "num_rendered", "num_measured")
+
+
+def _session_sentence(session: Mapping[str, Any]) -> str:
+    first, last = session.get("from_step"), session.get("to_step")
+    rendered, measured = session.get("num_rendered"), session.get("num_measured")
+    did = [
+        *([f"trained steps {first} to {last}"] if first != last else []),
+        *([f"rendered {rendered} image{'s' * (rendered != 1)}"] if rendered else []),
+        *([f"measured {measured} epoch{'s' * (measured != 1)}"] if measured else []),
+    ]
+    # Of a session that trained nothing, too, it is said what it computed with.
+    alone = {**session, "from_step": 0, "to_step": 1}
+    facts = identity_facts({"sessions": [alone]})
+    made_with = [
+        f"{name} {value}"
+        for name, value in (
+            ("optbench", facts["optbench_version"]),
+            ("torch", facts["torch_version"]),
+            ("on", facts["device_kind"]),
+            ("threads", facts["threads"]),
+        )
+        if value is not None
+    ]
+    return f"{session.get('time', '')}: {', '.join([*(did or ['changed nothing']), *made_with])}"
 
 
 def sessions_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -81,4 +81,6 @@ class RunLane(Lane):
     finished: FinishedEpoch = FinishedEpoch()
     notices: list[str] = field(default_factory=list)
     validator: Validator | None = None
+    num_rendered: int = 0  # images by this process
+    num_measured: int = 0  # epochs by this process
     trackers: Trackers | None = None  # begun when the run's provenance is written

@@ -23,23 +23,28 @@ from optbench.models.files.facts import kohya_hashes
 from optbench.optim.recipes import departures
 from optbench.records import EpochRecord
 from optbench.storage import files, provenance
+from optbench.storage.source_code import source_fingerprint
 from optbench.training import memory, validation
 from optbench.training.lane import FinishedEpoch, RunLane
-from optbench.training.state import forget_partial_state, write_state
+from optbench.training.state import forget_partial_state, write_partial_state, write_state
 from optbench.training.tensorboard import rewrite_scalars, write_pictures, write_scalars
 
 
-def write_provenance(lane: RunLane) -> None:
-    """Write versions, hardware and what was really built, read back."""
+def begin_session(lane: RunLane) -> None:
+    """Add this process to the run's provenance: versions, hardware, and what was really built.
+
+    A run that is trained to its end keeps what is said of its training.
+    """
     config, dataset = lane.plan.config, lane.plan.dataset
-    extra = {
+    facts = {
         "departures": list(departures(config.optimizer)),
         "note": config.optimizer.note,
-        "notices": list(lane.notices),
         "changed": list(lane.plan.changed_settings),
         "optimizer": {
             **lane.optimizer.described(),
+            "package": config.optimizer.package,
             "package_version": provenance.package_version(config.optimizer.package),
+            "source_fingerprint": source_fingerprint(config.optimizer.target),
         },
         "paper": config.optimizer.paper,
         "base": {"name": config.base.name, "fingerprint": lane.plan.base_fingerprint},
@@ -50,16 +55,44 @@ def write_provenance(lane: RunLane) -> None:
         },
         "weights_fingerprint": lane.plan.weights_fingerprint,
         "total_steps": lane.plan.total_steps,
-        "device": str(lane.base.device),
-        "num_threads": torch.get_num_threads(),
         "num_parameters": sum(weight.numel() for weight in lane.optimizer.parameters()),
     }
     packages = ["torch", "diffusers", "transformers", "accelerate", "safetensors"]
     packages.append(config.optimizer.package)
-    content = provenance.collect(
-        packages=list(dict.fromkeys(packages)), command=sys.argv, extra=extra
+    session = provenance.collect(
+        packages=list(dict.fromkeys(packages)),
+        command=sys.argv,
+        extra={
+            "device": str(lane.base.device),
+            "num_threads": torch.get_num_threads(),
+            "from_step": lane.step,
+            "to_step": lane.step,
+        },
     )
-    files.write_json(lane.run.provenance_path, content)
+    path = lane.run.provenance_path
+    if lane.step == lane.plan.total_steps:
+        facts |= provenance.run_facts(path)
+    facts["notices"] = list(lane.notices)
+    if damage := provenance.begin_session(path, session, facts):
+        lane.notices.append(damage)
+
+
+def end_session_part(lane: RunLane, *, num_rendered: int, num_measured: int) -> None:
+    """Write into the run's provenance what this process has rendered and measured since."""
+    lane.num_rendered += num_rendered
+    lane.num_measured += num_measured
+    if num_rendered or num_measured:
+        provenance.update_session(
+            lane.run.provenance_path,
+            num_rendered=lane.num_rendered,
+            num_measured=lane.num_measured,
+        )
+
+
+def save_partial_epoch(lane: RunLane) -> None:
+    """Write a point inside the epoch, from which the run resumes bit for bit."""
+    provenance.update_session(lane.run.provenance_path, to_step=lane.step)
+    write_partial_state(lane.run, lane)
 
 
 def rewrite_tensorboard(lane: RunLane) -> None:
@@ -88,6 +121,7 @@ def save_epoch(lane: RunLane, record: EpochRecord) -> float:
     save_lora_files(lane)
     files.append_rows(run.steps_path, lane.partial.rows)
     files.append_rows(run.layers_path, record.layer_rows())
+    provenance.update_session(run.provenance_path, to_step=record.step)
     # The state is the commit. Everything after it is made from what lies on disk by now.
     write_state(run, lane.finished, lane)
     write_scalars(run.tensorboard_dir, lane.partial.rows)

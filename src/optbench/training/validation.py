@@ -127,25 +127,34 @@ def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> l
     return epochs + [num_epochs] * (is_last and num_epochs not in epochs)
 
 
-def validate_due(lane: RunLane) -> None:
-    """Measure every epoch of a lane so far that is due and has no validation loss yet."""
-    if lane.validator is not None:
-        is_last = lane.finished.step == lane.plan.total_steps
-        epochs = epochs_due(lane.validator.options, lane.finished.epoch, is_last=is_last)
-        validate_missing(lane.validator, lane.network, epochs)
+def validate_due(lane: RunLane) -> int:
+    """Measure every epoch of a lane so far that is due and has no validation loss yet.
+
+    Returns:
+        How many epochs that were.
+    """
+    if lane.validator is None:
+        return 0
+    is_last = lane.finished.step == lane.plan.total_steps
+    epochs = epochs_due(lane.validator.options, lane.finished.epoch, is_last=is_last)
+    return validate_missing(lane.validator, lane.network, epochs)
 
 
-def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> None:
+def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> int:
     """Measure these epochs from their LoRA files, where they have no losses yet.
 
-    `network` sits nowhere, and has its own weights back afterwards, bit for bit.
+    `network` sits nowhere, and has its own weights back afterwards, bit for bit. Returns how many
+    epochs were measured.
     """
+    num_measured = 0
     for epoch in epochs:
         if needs_measuring(validator, epoch):
             measure_base(validator)
             path = validator.run.lora_path(epoch)
             with as_in_file(network, path), network.merged():
                 measure(validator, epoch=epoch)
+            num_measured += 1
+    return num_measured
 
 
 def needs_measuring(validator: Validator, epoch: int) -> bool:
