@@ -61,8 +61,7 @@ def assert_equal_runs(run: RunDir, whole: RunDir) -> None:
         ("layers.jsonl", flip, 0, True),
         ("files.jsonl", flip, 0, True),
         ("epochs.jsonl", flip, 0, True),
-        ("config.yaml", flip, 2, False),  # written anew at every start, as the next two
-        ("provenance.json", cut, 2, True),
+        ("config.yaml", flip, 2, False),  # written anew at every start, as the next one
         ("status.json", flip, 2, False),
     ],
 )
@@ -89,6 +88,19 @@ def test_a_damaged_file_is_set_aside_and_made_again(
     if said:
         place = f"epoch {epoch}, the last intact one" if epoch else "the beginning"
         assert notices(run)[-1] == f"resuming from {place}"
+
+
+def test_a_damaged_list_of_sessions_is_set_aside_and_said(
+    plan: RunPlan,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    whole = make_run(plan, tmp_path / "whole")
+    run, _ = make_run_killed(plan, tmp_path / "killed", before=("append_rows", 8))
+    cut(run.provenance_path)
+    make_run(plan, tmp_path / "killed")
+    assert_equal_runs(run, whole)
+    assert run.provenance_path.with_name("provenance.json.damaged").is_file()
+    assert "who worked on the run before is not known" in notices(run)[-1]
 
 
 def test_both_states_damaged_the_run_begins_anew(
