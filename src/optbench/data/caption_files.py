@@ -14,7 +14,7 @@ from optbench.schema import DatasetOptions
 _CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
 # A face detector appends four numbers to the stem; kohya finds the caption without them.
 _NUM_FACE_PARTS = 4
-_CHOICE = re.compile(r"\{[^{}]*\|[^{}]*\}")
+_BRACES = re.compile(r"\{([^{}]*+)\}")
 _DRAWS_ONE = "(dataset.enable_wildcard=true draws one)"
 
 
@@ -74,7 +74,7 @@ def _caption(
     if len(lines) > 1:
         sentence = f"have captions of several lines, of which only the first counts {_DRAWS_ONE}"
         findings.note(sentence, image_name)
-    if lines and _CHOICE.search(lines[0]):
+    if lines and any("|" in choice for choice in _BRACES.findall(lines[0])):
         sentence = f"have a choice like {{a|b}} in their caption, which stays as it is {_DRAWS_ONE}"
         findings.note(sentence, image_name)
     return lines[0] if lines else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,6 @@ class Warmup:
 
 Place = tuple[int, str, int]  # epoch, image's key, occurrence
 
-_CHOICE = re.compile(r"\{([^}]+)\}")
 # What doubled braces become while single ones are looked for; no text file holds these.
 _OPEN_BRACE, _CLOSED_BRACE = "\ue000", "\ue001"
 
@@ -92,7 +90,15 @@ def _completed(line: str, options: DatasetOptions) -> str:
 def _with_choices(line: str, choose: Callable[[list[str]], str]) -> str:
     """Return the line with one text of every {a|b|c}; {{ and }} stand for single braces."""
     line = line.replace("{{", _OPEN_BRACE).replace("}}", _CLOSED_BRACE)
-    line = _CHOICE.sub(lambda match: choose(match[1].split("|")), line)
+    # A choice goes from an opened brace to the next closed one (kohya's \{([^}]+)\}); by hand,
+    # because the pattern reads to the line's end again at every brace that is never closed.
+    parts, place = [], 0
+    while (start := line.find("{", place)) >= 0 and (end := line.find("}", start)) >= 0:
+        parts.append(line[place:start])
+        content = line[start + 1 : end]
+        parts.append(choose(content.split("|")) if content else "{}")
+        place = end + 1
+    line = "".join([*parts, line[place:]])
     return line.replace(_OPEN_BRACE, "{").replace(_CLOSED_BRACE, "}")
 
 

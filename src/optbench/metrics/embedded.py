@@ -38,7 +38,7 @@ _SYNONYMS: Mapping[str, str] = {
     "sailor uniform": "school uniform",
     "indoors": "room",
 }
-_MARKS = re.compile(r"<[^>]*>|[()\[\]{}\\]|:[\d.]+")
+_MARKS = re.compile(r"<[^<>]*+>|[()\[\]{}\\]|:[\d.]+")
 
 
 class EmbeddedEncoder:
@@ -219,7 +219,7 @@ def asked_for(text: str, values: Mapping[str, Sequence[str]]) -> Asked:
                 found[name] = value
                 break
     if "outfit" in found:
-        before = re.search(rf"(\w+) {re.escape(found['outfit'])}\b", plain)
+        before = re.search(rf"\b(\w++) {re.escape(found['outfit'])}\b", plain)
         if before and before[1] in values["outfit_color"]:
             found["outfit_color"] = before[1]
     return found

@@ -18,8 +18,10 @@ KINDS = (
 )
 _OF_ALL = ("lora", "epoch", "prompt", "seed")  # these may stand without values
 _INTEGERS = {"epoch": 0, "seed": 0, "steps": 1, "clip_skip": 1}  # and the least of each
-_NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-_RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d+)\s*\])?\s*")
+_NUMBER = r"([+-]?(?:\d{1,15}+(?:\.\d*+)?|\.\d++))"  # no more digits than a float keeps
+_RANGE = re.compile(
+    rf"\s*+{_NUMBER}\s*+-\s*+{_NUMBER}\s*+(?:\(\s*+{_NUMBER}\s*+\)|\[\s*+(\d{{1,15}}+)\s*+\])?\s*+"
+)
 _MAX_VALUES = 1000
 
 

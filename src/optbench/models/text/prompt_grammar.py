@@ -17,30 +17,36 @@ its beginning is a letter. Unlike A1111's, a BREAK inside of brackets breaks the
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 STRONGER, WEAKER = 1.1, 1 / 1.1
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+# Quantifiers are possessive (++, *+): what they took is never tried again with less, so a long
+# prompt is read in time proportional to its length, whatever stands in it.
+_BREAK = re.compile(r"\bBREAK\b")
 _AND = re.compile(r"\bAND\b")
 _TOKEN = re.compile(
     r"""
     \\(?P<escaped>[()\[\]\\])
     | (?P<backslash>\\)
     | (?P<opened>[(\[])
-    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+    | :\s*+(?P<weight>[+-]?(?:\d++\.?\d*+|\.\d++))\s*+\)
     | (?P<closed>[)\]])
-    | (?P<text>[^\\()\[\]:]+|:)
+    | (?P<text>[^\\()\[\]:]++|:)
     """,
     re.VERBOSE,
 )
-_WHEN = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*")
-_TAG = re.compile(r"<(\w+):([^<>]+)>")
-_STRENGTH = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_WHEN = re.compile(r"\s*+([+-]?(?:\d++\.?\d*+|\.\d++))\s*+")
+_TAG = re.compile(r"<(\w++):([^<>]++)>")
+_STRENGTH = re.compile(r"[+-]?(?:\d++\.?\d*+|\.\d++)")
 _MAX_NESTED = 50  # brackets inside one another; deeper ones are said to be a mistake
-_NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*[)\]>]")
+_NUMBER = re.compile(r":\s*+([+-]?(?:\d++\.?\d*+|\.\d++))\s*+[)\]>]")
 _LARGEST = 1e6
+_SHOWN = 60  # letters of a mistake
+# What decides where a prompt may be cut; tags and escaped letters are passed over whole.
+_SPECIAL = re.compile(r"<\w++:[^<>]++>|\\.?|[()\[\]|:]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,8 @@ def read_sections(text: str) -> tuple[Section, ...]:
 
     for token in _TOKEN.finditer(text):
         letters = token[0]
-        if token["opened"]:
+        # Deeper ones are a mistake; as letters they cost no more than letters.
+        if token["opened"] and len(opened[letters]) < _MAX_NESTED:
             opened[letters].append(len(weights))
         elif token["weight"] and opened["("]:
             multiply(opened["("].pop(), float(token["weight"]))
@@ -96,24 +103,25 @@ def _broken(texts: Sequence[str], weights: Sequence[float]) -> Iterator[list[Spa
     """Yield the spans of every section."""
     section: list[Span] = []
     for text, weight in zip(texts, weights, strict=True):
-        first, *others = _BREAK.split(text)
-        section.append(Span(text=first, weight=weight))
-        for other in others:
-            yield section
-            section = [Span(text=other, weight=weight)]
+        pieces = _BREAK.split(text)
+        for index, piece in enumerate(pieces):
+            # The space around a BREAK goes with it.
+            piece = piece.lstrip() if index > 0 else piece
+            piece = piece.rstrip() if index < len(pieces) - 1 else piece
+            if index > 0:
+                yield section
+                section = []
+            section.append(Span(text=piece, weight=weight))
     yield section
 
 
 def _joined(spans: Sequence[Span]) -> Section:
     """Return the spans with neighbours of one weight as one, for a tokenizer reads whole words."""
-    joined: list[Span] = []
-    for span in spans:
-        if not span.text:
-            continue
-        if joined and joined[-1].weight == span.weight:
-            span = Span(text=joined.pop().text + span.text, weight=span.weight)
-        joined.append(span)
-    return tuple(joined)
+    written = (span for span in spans if span.text)
+    return tuple(
+        Span(text="".join(span.text for span in same), weight=weight)
+        for weight, same in itertools.groupby(written, key=lambda span: span.weight)
+    )
 
 
 def at_steps(text: str, num_steps: int) -> tuple[str, ...]:
@@ -168,27 +176,23 @@ def _parts(text: str, depth: int = 0) -> _Parts:
     """Return the prompt as plain texts, edited ones and alternations, in their order."""
     parts: list[str | _Edited | _Alternated] = []
     ends = _ends(text) if depth < _MAX_NESTED else {}
-    plain, place = "", 0
-    while place < len(text):
-        if (end := ends.get(place)) is not None:
-            content = text[place + 1 : end]
-            if (part := _special(content, depth + 1)) is not None:
-                parts += [plain, part] if plain else [part]
-                plain = ""
-            else:
-                # Plain brackets may still hold special ones.
-                first, *others = _parts(content, depth + 1) or ("",)
-                if not others and isinstance(first, str):
-                    plain += f"[{first}]"
-                else:
-                    parts += [f"{plain}[", first, *others]
-                    plain = "]"
-            place = end + 1
-            continue
-        width = 2 if text[place] == "\\" else 1
-        plain += text[place : place + width]
-        place += width
-    return (*parts, plain) if plain else tuple(parts)
+    place = 0
+    for start in sorted(ends):
+        if start < place:
+            continue  # inside of one that was read
+        content = text[start + 1 : ends[start]]
+        parts.append(text[place:start])
+        if (part := _special(content, depth + 1)) is not None:
+            parts.append(part)
+        else:
+            parts += ["[", *_parts(content, depth + 1), "]"]  # may still hold special ones
+        place = ends[start] + 1
+    parts.append(text[place:])
+    merged: list[str | _Edited | _Alternated] = []
+    for is_text, neighbours in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
+        same = list(neighbours)
+        merged += ["".join(map(str, same))] if is_text else same
+    return tuple(part for part in merged if part != "")
 
 
 def _special(content: str, depth: int) -> _Edited | _Alternated | None:
@@ -205,49 +209,41 @@ def _special(content: str, depth: int) -> _Edited | _Alternated | None:
 
 def _split(content: str, mark: str) -> list[str]:
     """Return the text cut at the marks that are neither escaped nor inside of brackets or tags."""
-    pieces, depth, place = [""], 0, 0
-    while place < len(content):
-        letter = content[place]
-        if tag := _TAG.match(content, place):
-            pieces[-1] += tag[0]
-            place = tag.end()
-            continue
-        if letter == "\\":
-            pieces[-1] += content[place : place + 2]
-            place += 2
-            continue
-        depth += (letter in "([") - (letter in ")]" and depth > 0)
-        if letter == mark and depth == 0:
-            pieces.append("")
-        else:
-            pieces[-1] += letter
-        place += 1
-    return pieces
+    pieces, start, depth = [], 0, 0
+    for special in _SPECIAL.finditer(content):
+        letter = special[0]
+        if letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= depth > 0
+        elif letter == mark and depth == 0:
+            pieces.append(content[start : special.start()])
+            start = special.end()
+    return [*pieces, content[start:]]
 
 
 def _ends(text: str) -> dict[int, int]:
     """Return where every square bracket ends, by where it opens; those without an end are not."""
     ends: dict[int, int] = {}
     opened: list[int] = []
-    place = 0
-    while place < len(text):
-        if text[place] == "\\":
-            place += 1
-        elif text[place] == "[":
-            opened.append(place)
-        elif text[place] == "]" and opened:
-            ends[opened.pop()] = place
-        place += 1
+    for special in re.finditer(r"\\.|[\[\]]", text, re.DOTALL):
+        if special[0] == "[":
+            opened.append(special.start())
+        elif special[0] == "]" and opened:
+            ends[opened.pop()] = special.start()
     return ends
 
 
 def _deepest(text: str) -> int:
     """Return how many round and square brackets are inside one another at most."""
-    depth = deepest = 0
+    depths, deepest = {"(": 0, "[": 0}, 0
     for token in _TOKEN.finditer(text):
-        depth += bool(token["opened"])
-        depth = max(0, depth - bool(token["closed"] or token["weight"]))
-        deepest = max(deepest, depth)
+        if token["opened"]:
+            depths[token[0]] += 1
+            deepest = max(deepest, sum(depths.values()))
+        elif token["closed"] or token["weight"]:
+            kind = "[" if token[0] == "]" else "("
+            depths[kind] = max(0, depths[kind] - 1)
     return deepest
 
 
@@ -292,8 +288,9 @@ def mistakes(text: str, *, is_negative: bool = False) -> list[str]:
         content = text[start + 1 : end]
         pieces = _split(content, "|")
         if len(pieces) > 1 and any(_WHEN.fullmatch(_split(piece, ":")[-1]) for piece in pieces):
+            shown = content if len(content) <= _SHOWN else f"{content[:_SHOWN]}..."
             complaints.append(
-                f"[{content}], which both alternates and edits; put one inside the other"
+                f"[{shown}], which both alternates and edits; put one inside the other"
             )
     return complaints
 
