@@ -146,8 +146,8 @@ class BaseModel(Protocol):
     def encode_sizes(self, sizes: Sequence[Sizes]) -> Conditioning:
         """Return what `predict` needs besides, of each picture's sizes, in some families."""
 
-    def cut_texts(self, texts: Sequence[str], options: TextOptions) -> tuple[str, ...]:
-        """Return those texts that `encode_captions` does not read to their end."""
+    def num_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Return how many tokens each text has, to compare with `TextOptions.max_tokens`."""
 
     def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
         """Return what decides how `sample` reads these prompts, for keys of stored images."""

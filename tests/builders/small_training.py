@@ -169,8 +169,8 @@ class SmallBase:
     def stack(self, conditionings: Sequence[contracts.Conditioning]) -> contracts.Conditioning:
         return clip.stack(conditionings)
 
-    def cut_texts(self, texts: Sequence[str], options: contracts.TextOptions) -> tuple[str, ...]:
-        return ()
+    def num_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        return tuple(len(text.split()) for text in texts)
 
     def prompt_settings(
         self, prompts: Sequence[str], options: contracts.TextOptions

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
+from pathlib import Path
 
+import ftfy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from optbench.models.text.clip import _vocabulary, clip_tokenizer
+from optbench.models.text import clip
+from optbench.models.text.clip import clip_tokenizer
+from optbench.models.text.tokens import (
+    MAX_CAPTION_LETTERS,
+    cleaned,
+    is_repaired,
+    token_counter,
+    vocabulary,
+)
+from tests.builders.random_base import base_options
 
 
 @pytest.mark.parametrize(
@@ -25,7 +40,7 @@ def test_known_texts_have_their_published_numbers(text: str, ids: list[int]) -> 
 
 
 def test_the_vocabulary_is_bytes_then_merges_then_two_marks() -> None:
-    tokens, merges = _vocabulary()
+    tokens, merges = vocabulary()
     assert len(tokens) == len(set(tokens)) == len(clip_tokenizer()) == 49408
     assert len(merges) == 49408 - 512 - 2
     assert (tokens[0], tokens[256], tokens[512], tokens[49405]) == (
@@ -44,7 +59,7 @@ def test_the_vocabulary_is_bytes_then_merges_then_two_marks() -> None:
 
 def by_hand(word: str) -> list[str]:
     """Return a lower-case ASCII word's tokens by the rule in words: the earliest merge first."""
-    ranks = {pair: rank for rank, pair in enumerate(_vocabulary()[1])}
+    ranks = {pair: rank for rank, pair in enumerate(vocabulary()[1])}
     pieces = [*word[:-1], f"{word[-1]}</w>"]
     while True:
         pairs = [
@@ -78,3 +93,59 @@ def test_what_fills_up_is_the_end_mark_or_token_0() -> None:
     assert openclip.pad_token_id == 0
     ids = openclip(["cat"], padding="max_length", max_length=5).input_ids[0]
     assert ids == [49406, 2368, 49407, 0, 0]
+
+
+# Texts and their ids in the environment that kohya's trainer asks for (sd-scripts 48d368fa):
+# CLIPTokenizer of transformers 4.54.1 with ftfy 6.1.1.
+REFERENCE: list[tuple[str, list[int]]] = json.loads(
+    (Path(__file__).parent / "clip_token_ids.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize(("text", "ids"), REFERENCE, ids=ascii)
+def test_texts_have_the_ids_that_kohyas_trainer_gives(text: str, ids: list[int]) -> None:
+    pieces_BKT = clip.token_pieces(clip_tokenizer(), [text], max_token_length=225)
+    inner = pieces_BKT[0, :, 1:-1].flatten().tolist()
+    assert inner[: len(ids)] == ids
+    assert set(inner[len(ids) :]) <= {49407}
+    count = token_counter(base_options(Path("model.safetensors")))
+    assert count is not None
+    assert count(text) == len(ids) == clip.num_tokens(clip_tokenizer(), [text])[0]
+
+
+@given(text=st.text(st.characters(max_codepoint=127), max_size=40))
+def test_what_ftfy_is_spared_it_would_not_change(text: str) -> None:
+    assert cleaned(text) == " ".join(ftfy.fix_text(text).split()).lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "repaired"),
+    [
+        ("A girl's  Dress", False),
+        ("caf\u00e9", False),
+        ("cafe\u0301", False),
+        ("a girl\u2019s dress", True),
+        ("a &amp; b", True),
+        ("a & b", False),
+    ],
+)
+def test_only_texts_that_ftfy_changes_count_as_repaired(text: str, repaired: bool) -> None:
+    assert is_repaired(text) is repaired
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "tag, ", " ", "\n", "\u2019", "\u3000", "x\u0301 ", "&amp;", "\x00", "a\n"]
+)
+def test_of_a_caption_of_ten_megabytes_only_the_beginning_is_read(text: str) -> None:
+    tokenizer = clip_tokenizer()
+    seconds = []
+    ids = []
+    for num_letters in (100_000, 10_000_000):
+        caption = "red, " + text * (num_letters // len(text))
+        start = time.process_time()
+        ids.append(clip.token_pieces(tokenizer, [caption], max_token_length=225))
+        seconds.append(time.process_time() - start)
+    assert ids[0].equal(ids[1])
+    # What is cleaned away has to be passed over: proportional at worst, and for words nothing.
+    assert seconds[1] < 100 * max(seconds[0], 0.02)
+    assert len(cleaned(caption, num_letters=MAX_CAPTION_LETTERS)) <= MAX_CAPTION_LETTERS

@@ -101,9 +101,9 @@ def test_states_of_a_text_do_not_depend_on_its_neighbours(base: StableDiffusion)
     assert not torch.allclose(together[0], together[2], atol=0.01)
 
 
-def test_texts_are_cut_after_75_tokens_and_named(base: StableDiffusion) -> None:
+def test_texts_are_cut_after_75_tokens_and_counted(base: StableDiffusion) -> None:
     fits, long, longer = (" ".join(["sky"] * number) for number in (75, 76, 99))
-    assert base.cut_texts([fits, long, "", longer], ClipTextOptions()) == (long, longer)
+    assert base.num_tokens([fits, long, "", longer]) == (75, 76, 0, 99)
     assert torch.equal(states(base, long), states(base, longer))
     assert not torch.equal(states(base, fits), states(base, fits.replace("sky", "red", 1)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +21,9 @@ from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
 from optbench.lora.initial_weights import initial_weights_notices
+from optbench.models.text.tokens import token_counter
 from optbench.optim.recipes import departures, unwise
+from optbench.render.notices import cut_notices
 from optbench.report.wording import seconds_text
 from optbench.storage import rundir
 from optbench.training.plan import RunPlan
@@ -126,10 +128,25 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
                 line += f" ({class_counts} of them regularization)"
             batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
             console.print(f"  bucket {width}x{height}: {line}, {batches} batches")
-        for sentence in dataset.notices:
+        for sentence in (*dataset.notices, *_cut_captions(same_data)):
             console.print(f"  {escape(sentence)}")
         for sentence in dict.fromkeys(_epoch_line(run) for run in same_data):
             console.print(f"  {sentence}")
+
+
+def _cut_captions(runs: Sequence[RunPlan]) -> Iterator[str]:
+    """Yield a sentence per way to read captions of one data set that cuts some of them."""
+    ways = {
+        (run.config.base, run.config.dataset, run.config.train.max_token_length): run
+        for run in runs
+    }
+    sentences: list[str] = []
+    for (base, data, max_tokens), run in ways.items():
+        if (count := token_counter(base)) is not None:
+            sentences += cut_notices(
+                run.dataset, data, lambda texts: [*map(count, texts)], max_tokens=max_tokens
+            )
+    yield from dict.fromkeys(sentences)
 
 
 def _epoch_line(run: RunPlan) -> str:

@@ -29,7 +29,9 @@ class TextCache:
     def __init__(self, base: BaseModel) -> None:
         """Encode with `base`, as it was loaded."""
         self._base = base
-        self._entries: OrderedDict[tuple[object, ...], dict[str, Tensor]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, TextOptions, Attention], dict[str, Tensor]] = (
+            OrderedDict()
+        )
         self._num_bytes = 0
 
     def encode(
@@ -47,14 +49,15 @@ class TextCache:
                 with torch.no_grad():
                     entry = dict(self._base.encode_captions([caption], text_options))
                 self._entries[key] = entry
-                self._num_bytes += _num_bytes(entry)
+                self._num_bytes += _num_bytes(caption, entry)
                 while self._num_bytes > _MAX_BYTES and len(self._entries) > 1:
-                    self._num_bytes -= _num_bytes(self._entries.popitem(last=False)[1])
+                    (unused, _, _), oldest = self._entries.popitem(last=False)
+                    self._num_bytes -= _num_bytes(unused, oldest)
             else:
                 self._entries.move_to_end(key)
             entries.append(entry)
         return self._base.stack(entries)
 
 
-def _num_bytes(entry: dict[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in entry.values())
+def _num_bytes(caption: str, entry: dict[str, Tensor]) -> int:
+    return len(caption) + sum(tensor.nbytes for tensor in entry.values())

@@ -134,9 +134,9 @@ class LatentDiffusion(abc.ABC):
         """Return the conditionings of several captions as that of one batch, in their order."""
         return clip.stack(conditionings)
 
-    def cut_texts(self, texts: Sequence[str], options: TextOptions) -> tuple[str, ...]:
-        """Return the texts of more tokens than `encode_captions` reads."""
-        return clip.cut_texts(self.tokenizers[0], texts, max_token_length=options.max_tokens)
+    def num_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Return how many tokens each text has, the two marks left out."""
+        return clip.num_tokens(self.tokenizers[0], texts)
 
     def prompt_settings(self, prompts: Sequence[str], options: TextOptions) -> Mapping[str, object]:
         """Return what decides how `sample` reads these prompts, for keys of stored images."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from optbench.contracts import BaseModel, TextOptions
 from optbench.data.captions import longest_forms
+from optbench.errors import shorten
 from optbench.models.text.prompt_grammar import emphasized, is_balanced
 from optbench.records import Dataset
 from optbench.render.text import without_font
@@ -24,16 +25,42 @@ def text_notices(
 ) -> Iterator[str]:
     """Yield a sentence on doubtful data, and on texts whose end the base never reads."""
     yield from dataset.notices
-    captions = [text for image in dataset.images for text in longest_forms(image.caption, data)]
-    if cut := base.cut_texts(captions, text_options):
-        yield (
-            f"{len(cut)} of {len(captions)} captions are longer than the text encoder reads "
-            f"({text_options.max_tokens} tokens); the rest of them has no effect: "
-            f"{cut[0][:_SHOWN]}..."
-        )
+    yield from cut_notices(dataset, data, base.num_tokens, max_tokens=text_options.max_tokens)
     listed = [text for prompt in prompts.prompts for text in (prompt.text, prompt.negative)]
     yield from grammar_notices(listed)
     yield from font_notices([prompt.text for prompt in prompts.prompts])
+
+
+def cut_notices(
+    dataset: Dataset,
+    data: DatasetOptions,
+    num_tokens: Callable[[Sequence[str]], Sequence[int]],
+    *,
+    max_tokens: int,
+) -> Iterator[str]:
+    """Yield a sentence on captions whose end the base never reads, with each one's length.
+
+    Args:
+        dataset: The images.
+        data: How captions are completed; of those that vary, the longest form counts.
+        num_tokens: What counts the tokens of captions.
+        max_tokens: How many of them are read.
+    """
+    names, texts = [], []
+    for image in dataset.images:
+        forms = longest_forms(image.caption, data)
+        names += [image.path.name] * len(forms)
+        texts += forms
+    longest: dict[str, int] = {}
+    for name, number in zip(names, num_tokens(texts), strict=True):
+        if number > max_tokens:
+            longest[name] = max(number, longest.get(name, 0))
+    if longest:
+        shown = shorten([f"{name} ({number} tokens)" for name, number in longest.items()])
+        yield (
+            f"{len(longest)} of {len(dataset.images)} captions are longer than the text encoder "
+            f"reads ({max_tokens} tokens), so that their end has no effect: {shown}"
+        )
 
 
 def font_notices(texts: Sequence[str]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from optbench.models import load_base
 from optbench.models.device import dtype_of, find_device, set_num_threads
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.text.prompt_grammar import LoraTag
+from optbench.models.text.tokens import is_repaired
 from optbench.records import Status
 from optbench.render import sheet as render_sheet
 from optbench.render.notices import font_notices, grammar_notices
@@ -38,6 +39,7 @@ from optbench.storage import files, hashing, rundir
 from optbench.training.progress import tell
 
 _CELLS_SCHEMA = 2  # raise it when equal settings begin to give other images
+_CLEANING_SCHEMA = 1  # of prompts that CLIP's cleaning changes, and of no others
 _NUM_HASH_DIGITS = 12
 _CELL_PX = 384
 _MAX_ROWS = 40  # of one sheet
@@ -150,6 +152,8 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
             "prompt": {**asdict(spec.prompt), "name": ""},
             "loras": loras,
         }
+        if is_repaired(spec.prompt.text) or is_repaired(spec.prompt.negative):
+            content["cleaning"] = _CLEANING_SCHEMA
         prompt = spec.prompt
         digest = hashing.fingerprint(content)[:_NUM_HASH_DIGITS]
         name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{spec.seed}-{digest}.png"

@@ -5,9 +5,6 @@ Shapes: B captions, K pieces, T tokens of a piece (77, its two marks included), 
 
 from __future__ import annotations
 
-import json
-import lzma
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +17,19 @@ from transformers import CLIPTokenizer
 from optbench.contracts import Conditioning, TextOptions
 from optbench.models.compute import text_model
 from optbench.models.text.prompt_grammar import reads_as_written
+from optbench.models.text.tokens import (
+    END,
+    MAX_CAPTION_LETTERS,
+    cleaned,
+    is_repaired,
+    read_vocabulary,
+    vocabulary,
+)
 from optbench.schema import PIECE_TOKENS
-from optbench.storage.resources import asset
 
-_GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other images
+# Raise one of these when equal prompts begin to give other images.
+_GRAMMAR_VERSION = 1
+_CLEANING_VERSION = 1
 _NUM_TOKENS = PIECE_TOKENS + 2  # what CLIP's text encoder has positions for
 
 
@@ -63,12 +69,12 @@ def options(text_options: TextOptions) -> ClipTextOptions:
 def token_pieces(tokenizer: Any, captions: Sequence[str], *, max_token_length: int) -> Tensor:
     """Return token ids (B, K, T): each piece of 75 between a start mark and an end.
 
-    A caption is cut by number of tokens alone. Where padding is not the end mark (OpenCLIP), a
-    full piece ends with the end mark, and an empty one begins with it.
+    A caption is cleaned, and cut by number of tokens alone. Where padding is not the end mark
+    (OpenCLIP), a full piece ends with the end mark, and an empty one begins with it.
     """
     num_pieces = max_token_length // PIECE_TOKENS
     ids: Tensor = tokenizer(
-        list(captions),
+        [cleaned(caption, num_letters=MAX_CAPTION_LETTERS) for caption in captions],
         padding="max_length",
         truncation=True,
         max_length=max_token_length + 2,
@@ -113,23 +119,35 @@ def encoded(encoder: Any, pieces_BKT: Tensor, *, layer: int | None) -> tuple[Ten
     return answer.hidden_states[layer].unflatten(0, (-1, num_pieces)), last
 
 
-def cut_texts(tokenizer: Any, texts: Sequence[str], *, max_token_length: int) -> tuple[str, ...]:
-    """Return the texts of more tokens than that, the two marks not counted."""
-    return tuple(text for text in texts if len(tokenizer(text).input_ids) > max_token_length + 2)
+def num_tokens(tokenizer: Any, texts: Sequence[str]) -> tuple[int, ...]:
+    """Return how many tokens each text has, the two marks left out.
+
+    Of a text of more than `MAX_CAPTION_LETTERS` letters these are counted.
+    """
+    beginnings = (cleaned(text, num_letters=MAX_CAPTION_LETTERS) for text in texts)
+    return tuple(
+        # verbose: else the library warns of more tokens than one piece holds.
+        len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        for text in beginnings
+    )
 
 
 def prompt_settings(
     tokenizer: Any, prompts: Sequence[str], text_options: TextOptions
 ) -> dict[str, object]:
-    """Return what decides how prompts are read: clip skip, and the grammar where it matters.
+    """Return what decides how prompts are read: clip skip, grammar and cleaning where they matter.
 
-    It does not where every prompt is one piece of plain text.
+    The grammar does not where every prompt is one piece of plain text, nor the cleaning where it
+    changes nothing.
     """
-    is_plain = all(reads_as_written(prompt) for prompt in prompts) and not cut_texts(
-        tokenizer, prompts, max_token_length=PIECE_TOKENS
+    is_plain = all(reads_as_written(prompt) for prompt in prompts) and all(
+        number <= PIECE_TOKENS for number in num_tokens(tokenizer, prompts)
     )
-    grammar = {} if is_plain else {"grammar": _GRAMMAR_VERSION}
-    return {"clip_skip": options(text_options).clip_skip, **grammar}
+    return {
+        "clip_skip": options(text_options).clip_skip,
+        **({} if is_plain else {"grammar": _GRAMMAR_VERSION}),
+        **({"cleaning": _CLEANING_VERSION} if any(map(is_repaired, prompts)) else {}),
+    }
 
 
 def stack(conditionings: Sequence[Conditioning]) -> dict[str, Tensor]:
@@ -140,21 +158,14 @@ def stack(conditionings: Sequence[Conditioning]) -> dict[str, Tensor]:
     }
 
 
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_WORD_END = "</w>"
-# Bytes that stand for themselves in the vocabulary, in its order; the others follow them.
-_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
-_NUM_BYTES = 256
-
-
-def clip_tokenizer(*, pad_token: str = _END) -> Any:
+def clip_tokenizer(*, pad_token: str = END) -> Any:
     """Return CLIP's tokenizer: 49408 tokens, the last two the marks of start and end.
 
     Args:
         pad_token: The end mark for CLIP itself; "!" (token 0) for OpenCLIP's text encoders.
     """
-    vocabulary, merges = _vocabulary()
-    numbered = {token: number for number, token in enumerate(vocabulary)}
+    words, merges = vocabulary()
+    numbered = {token: number for number, token in enumerate(words)}
     return CLIPTokenizer(vocab=numbered, merges=merges, pad_token=pad_token, model_max_length=77)
 
 
@@ -164,26 +175,5 @@ def read_tokenizer(folder: Path) -> Any:
     Raises:
         OSError, ValueError: If vocabulary or merges are missing or damaged.
     """
-    json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    merges = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(merges, start=1):
-        if line and not line.startswith("#version") and len(line.split(" ")) != 2:
-            raise ValueError(f"merges.txt, line {number}: {line!r} is no pair")
+    read_vocabulary(folder)
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
-    """Return all tokens in order and the merges that make them.
-
-    Byte-pair encoding by CLIP's rule: first the bytes, then the bytes at a word's end, then one
-    token per merge. The file holds each merge as the numbers of the two tokens it joins.
-    """
-    spelled = [chr(byte) for byte in _PRINTABLE]
-    spelled += [chr(_NUM_BYTES + offset) for offset in range(_NUM_BYTES - len(_PRINTABLE))]
-    tokens = [*spelled, *(f"{letter}{_WORD_END}" for letter in spelled)]
-    packed = lzma.decompress((asset("clip") / "merges.xz").read_bytes())
-    merges = []
-    for left, right in struct.iter_unpack("<HH", packed):
-        merges.append((tokens[left], tokens[right]))
-        tokens.append(tokens[left] + tokens[right])
-    return [*tokens, _START, _END], merges

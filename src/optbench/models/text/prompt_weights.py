@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from optbench.models.text.prompt_grammar import read_sections
+from optbench.models.text.tokens import cleaned
 from optbench.schema import PIECE_TOKENS
 
 _COMMA = ",</w>"
@@ -56,7 +57,8 @@ def _pieces(tokenizer: Any, prompt: str) -> list[Piece]:
             piece, last_comma = [], None
         for span in section:
             # verbose: else the library warns of more tokens than one piece holds.
-            for token in tokenizer(span.text, add_special_tokens=False, verbose=False).input_ids:
+            text = cleaned(span.text)
+            for token in tokenizer(text, add_special_tokens=False, verbose=False).input_ids:
                 if len(piece) == PIECE_TOKENS:
                     # What stands behind a near comma goes on together.
                     is_near = last_comma is not None and len(piece) - last_comma <= _COMMA_REACH
