@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -43,22 +42,12 @@ def votes_between(*counts: tuple[str, str, int, int, int]) -> list[Comparison]:
 def test_students_quantiles_are_those_of_the_tables(degrees: int) -> None:
     assert stats.student_quantile(0.975, degrees) == pytest.approx(T_975[degrees], rel=2e-5)
     assert stats.student_quantile(0.025, degrees) == pytest.approx(-T_975[degrees], rel=2e-5)
-    assert stats.student_probability(T_975[degrees], degrees) == pytest.approx(0.975, abs=1e-6)
-
-
-def test_students_distribution_is_the_integral_of_its_density() -> None:
-    for degrees in (1, 2, 3, 6, 7):
-        x = np.linspace(0, 1.7, 20_001)
-        density = (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
-        density *= math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2)
-        area = float(np.trapezoid(density, x)) / math.sqrt(degrees * math.pi)
-        assert stats.student_probability(1.7, degrees) == pytest.approx(0.5 + area, abs=1e-7)
 
 
 def test_an_interval_of_three_is_students() -> None:
     found = stats.mean_interval([1.0, 2.0, 6.0])
     half = T_975[2] * math.sqrt(7.0) / math.sqrt(3)
-    assert (found.mean, found.method) == (3.0, "student")
+    assert found.mean == 3.0
     assert found.low == pytest.approx(3 - half, rel=1e-5)
     assert found.high == pytest.approx(3 + half, rel=1e-5)
     assert not found.excludes_zero
@@ -68,7 +57,7 @@ def test_an_interval_of_three_is_students() -> None:
     ("num_values", "skewed"), [(3, False), (5, False), (12, False), (20, True)]
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(num_values: int, skewed: bool) -> None:
-    lowest = 0.86 if skewed else 0.93  # no interval of a mean keeps its word for skewed values
+    lowest = 0.88 if skewed else 0.93  # no interval of a mean keeps its word for skewed values
     assert lowest - 0.01 <= coverage(num_values, 800, skewed=skewed) <= 0.98
 
 
@@ -89,11 +78,6 @@ def test_values_of_one_block_count_once() -> None:
     assert every.high < by_block.high
 
 
-def test_equal_questions_have_equal_answers() -> None:
-    values = [float(value) for value in range(12)]
-    assert stats.mean_interval(values) == stats.mean_interval(values)
-
-
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
 def test_what_is_no_number_has_no_interval(values: list[float]) -> None:
     with pytest.raises(ValueError, match="finite"):
@@ -109,35 +93,6 @@ def test_wilsons_interval() -> None:
     assert stats.proportion_interval(5, 5)[1] == pytest.approx(1.0)
 
 
-def test_the_sign_test_counts_as_a_coin_does() -> None:
-    assert stats.sign_test_p([1, 1, 1, 1, 1, 1, 1, -1]) == pytest.approx(2 * 9 / 256)
-    assert stats.sign_test_p([1, -1, 0]) == 1.0
-    assert stats.sign_test_p([]) == 1.0
-
-
-def test_sign_flips_count_every_change_of_sign() -> None:
-    values = [0.5, 1.5, -0.25, 2.0]
-    sums = [
-        abs(sum(Fraction(v) * s for v, s in zip(values, signs, strict=True)))
-        for signs in itertools.product((1, -1), repeat=4)
-    ]
-    expected = sum(one >= Fraction("3.75") for one in sums) / 16
-    assert stats.sign_flip_p(values) == pytest.approx(expected)
-    assert stats.sign_flip_p([1.0, 2.0, 3.0]) == pytest.approx(0.25)  # no three pairs have less
-    assert stats.sign_flip_p([0.1] * 20) == pytest.approx(1 / 10_001, abs=3e-4)
-
-
-def test_sign_flips_are_level() -> None:
-    drawn = np.random.default_rng(3)
-    found = [stats.sign_flip_p(drawn.normal(size=8).tolist()) for _ in range(800)]
-    assert sum(p <= 0.05 for p in found) / 800 == pytest.approx(0.05, abs=0.025)
-
-
-def test_probability_of_improvement() -> None:
-    assert stats.probability_lower([3.0, 4.0], [1.0, 3.0]) == pytest.approx(3.5 / 4)
-    assert stats.probability_lower([1.0], [1.0]) == 0.5
-
-
 def test_holm() -> None:
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
@@ -150,56 +105,6 @@ def test_the_noise_inside_groups() -> None:
     assert found[0] == pytest.approx(math.sqrt((2.0 + 6.0) / 3))
     assert found[1] == 3
     assert stats.pooled_deviation([[1.0], [2.0]]) is None
-
-
-def test_ties_are_called_ties() -> None:
-    values = {
-        "a": {1: 1.00, 2: 1.10, 3: 1.20, 4: 1.31},
-        "b": {1: 1.01, 2: 1.09, 3: 1.22, 4: 1.30},
-        "c": {1: 2.00, 2: 2.11, 3: 2.19, 4: 2.30},
-    }
-    first, second, third = stats.standings(values)
-    assert {first.name, second.name} == {"a", "b"}
-    assert first.is_best
-    assert second.is_tied
-    assert third.is_worse
-    assert third.name == "c"
-    assert stats.standings({}) == []
-
-
-def test_one_block_is_no_tie_and_no_win() -> None:
-    first, second = stats.standings({"a": {1: 1.0}, "b": {1: 5.0}})
-    assert first.is_best
-    assert not second.is_tied
-    assert not second.is_worse
-
-
-def test_blocks_of_one_seed_are_not_independent() -> None:
-    better = {(seed, dim): 0.0 for seed in (1, 2) for dim in range(6)}
-    worse = {(seed, dim): 1.0 if seed == 1 else 0.1 for seed, dim in better}
-    alone = stats.standings({"a": better, "b": worse})[1]
-    assert alone.is_worse
-    clustered = stats.standings({"a": better, "b": worse}, {key: key[0] for key in better})[1]
-    assert clustered.is_tied
-    assert clustered.against_best is not None
-    assert clustered.against_best.num_blocks == 2
-
-
-def test_what_is_not_worse_holds_the_best() -> None:
-    """Of six things with known means, the tie group misses the best in 5 of 100 at most."""
-    drawn, missed, separated = np.random.default_rng(11), 0, 0
-    truth = [0.0, 0.3, 0.3, 0.6, 3.0, 8.0]
-    for _ in range(500):
-        common = drawn.normal(size=5)  # a seed moves all of them together
-        values = {
-            index: dict(enumerate((mean + common + 0.5 * drawn.normal(size=5)).tolist()))
-            for index, mean in enumerate(truth)
-        }
-        found = {one.name: one for one in stats.standings(values)}
-        missed += found[0].is_worse
-        separated += found[5].is_worse
-    assert missed / 500 <= 0.05
-    assert separated / 500 > 0.95
 
 
 def test_strengths_of_many_votes_are_those_that_made_them() -> None:

@@ -177,16 +177,16 @@ def test_half_a_sweep_counts_what_is_done(tmp_path: Path) -> None:
     assert "1 of 7 runs is not finished" in text
 
 
-def test_a_value_that_is_worse_over_all_others_is_left_out(tmp_path: Path) -> None:
+def test_a_value_is_judged_at_the_best_of_the_others(tmp_path: Path) -> None:
     gains = {
-        ("adamw", 8): [-0.020, -0.022, -0.018],
-        ("adamw", 16): [-0.021, -0.019, -0.0201],
-        ("lion", 8): [-0.029, -0.036, -0.0270],
-        ("lion", 16): [-0.033, -0.026, -0.0310],
+        ("adamw", 8): [-0.020, -0.0202, -0.0198],
+        ("adamw", 16): [-0.0201, -0.0199, -0.0201],
+        ("lion", 8): [-0.030, -0.0303, -0.0299],
+        ("lion", 16): [-0.0301, -0.0298, -0.0301],
     }
     found = findings_of(tmp_path, gains)
     assert said(found).startswith("Use optimizer lion; network.dim made no difference that shows.")
-    assert "optimizer: lion is lower than adamw in 6 of 6 pairs" in said(found)
+    assert "optimizer: at its best, lion is 0.01 lower than adamw" in said(found)
 
 
 def test_the_training_loss_is_named_as_the_weakest_evidence(tmp_path: Path) -> None:

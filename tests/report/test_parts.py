@@ -155,7 +155,9 @@ def test_seeds_show_how_large_luck_is(tmp_path: Path) -> None:
         c={"losses": [0.90], "seed": 1, "lr_mult": 2.0},
     )
     noise = (
-        make_findings(sweep, run_styles(sweep)).tables["noise"].set_index("measure")["deviation"]
+        make_findings(sweep, run_styles(sweep))
+        .tables["noise"]
+        .set_index("measure")["seed_deviation"]
     )
     assert noise["final_loss"] == pytest.approx(0.03 / 2**0.5)
 

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from optbench.analysis import stats
+from optbench.analysis.outcome_model import fit_outcomes
 from optbench.analysis.outcomes import SPEED, SPLITS, Outcome, last_validation, outcomes, varied
+from optbench.analysis.stats import Interval, TwoWay
 
 _COLUMNS = (
     "sweep",
@@ -20,23 +22,26 @@ _COLUMNS = (
     "to_value",
     "measure",
     "num_pairs",
-    "num_blocks",
-    "blocks",
+    "num_seeds",
     "mean",
     "median",
     "low",
     "high",
-    "method",
     "num_lower",
     "probability_lower",
-    "sign_test_p",
-    "sign_flip_p",
-    "holm_p",
-    "in_seed_deviations",
+    "in_deviations",
     "verdict",
     "depends_on",
 )
-_NOISE_COLUMNS = ("sweep", "measure", "deviation", "degrees", "num_settings", "num_runs")
+_NOISE_COLUMNS = (
+    "sweep",
+    "measure",
+    "deviation",
+    "degrees",
+    "seed_deviation",
+    "num_settings",
+    "num_runs",
+)
 
 
 def with_intervals(
@@ -85,38 +90,41 @@ def _over_images(
 
 
 def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return for each measure how far the seed alone moves it: the deviation inside settings.
+    """Return for each measure how far luck moves one run: the unit of the differences.
 
-    One row per sweep and measure that has settings run with two seeds or more; `degrees` is how
-    many runs speak beyond the first of each setting. `final_loss` of runs that count errors alike.
+    `deviation` is that of a run with its setting's and its seed's effect taken out, because a
+    seed's effect cancels in differences; `seed_deviation` is that of the runs of one setting, and
+    what two runs of unlike seeds differ by; of `seconds_per_step` both are of the logarithm. One
+    row per sweep and measure that tells luck from settings; `degrees` is how many runs speak of it.
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
         for measure, run_outcomes in outcomes(part, validation).items():
-            groups = _by_setting(run_outcomes)
-            noise = stats.pooled_deviation(groups)
-            if noise is not None:
-                repeated = [group for group in groups if len(group) > 1]
-                rows.append((sweep, measure, *noise, len(repeated), sum(map(len, repeated))))
+            model = fit_outcomes(run_outcomes, part, measure)
+            if model is None:
+                continue
+            unit = math.log if measure == SPEED else float
+            runs_of_settings = [
+                [unit(outcome.value) for outcome in run_outcomes if outcome.settings == name]
+                for name in model.names
+            ]
+            noise = stats.pooled_deviation(runs_of_settings)
+            if model.deviation is None and noise is None:
+                continue
+            numbers = len(model.names), sum(map(len, runs_of_settings))
+            alone = noise[0] if noise else None
+            rows.append((sweep, measure, model.deviation, model.residual_degrees, alone, *numbers))
     return pd.DataFrame(rows, columns=list(_NOISE_COLUMNS))
-
-
-def _by_setting(run_outcomes: Sequence[Outcome]) -> list[list[float]]:
-    """Return the values of each setting's seeds."""
-    groups: dict[tuple[Any, ...], dict[str, float]] = {}
-    for outcome in run_outcomes:
-        key = outcome.settings, outcome.comparable
-        groups.setdefault(key, {})[outcome.seed] = outcome.value
-    return [list(group.values()) for group in groups.values()]
 
 
 def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """Return one row per change of a setting and measure: the difference and how sure it is.
 
-    Differences are `to` minus `from`; of `seconds_per_step` the logarithm of the ratio. Pairs of
-    one change share no run; where they hold several seeds, those of one seed share its draws and
-    are one block, and the interval is over seeds. Else each pair is a block, and the interval is
-    over the other settings at that one seed. Changes of the seed are the noise floor, not here.
+    Differences are `to` minus `from`; of `seconds_per_step` the logarithm of the ratio. They are
+    means over all settings that the change was made at, those nobody would use included: explore
+    with them. Intervals are means of the intervals that the model of all settings has for each of
+    those changes (`stats.fit_two_way`), so they hold together with one another and with the
+    verdicts of `rank_settings`. Changes of the seed are the noise floor, not here.
     """
     rows: list[dict[str, Any]] = []
     for sweep, part in runs.groupby("sweep", sort=False):
@@ -124,8 +132,7 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
         names = varied(part)
         for measure, run_outcomes in outcomes(part, validation).items():
             of_run = {outcome.run: outcome for outcome in run_outcomes}
-            noise = stats.pooled_deviation(_by_setting(run_outcomes))
-            deviation = noise[0] if noise else None
+            model = fit_outcomes(run_outcomes, part, measure)
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}
             for setting, from_value, to_value, from_run, to_run in zip(
@@ -135,16 +142,9 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
                 ends = of_run.get(from_run), of_run.get(to_run)
                 if ends[0] and ends[1] and ends[0].comparable == ends[1].comparable:
                     groups.setdefault(key, []).append((ends[0], ends[1]))
-            of_changes = [
-                {"sweep": sweep}
-                | _effect(_Change(key=key, measure=measure, ends=ends), names, deviation)
-                for key, ends in groups.items()
-            ]
-            for row, p in zip(
-                of_changes, stats.holm([row["sign_flip_p"] for row in of_changes]), strict=True
-            ):
-                row["holm_p"] = p
-            rows += of_changes
+            for key, of_change in groups.items():
+                change = _Change(key=key, measure=measure, ends=of_change)
+                rows.append({"sweep": sweep, **_effect(change, names, model)})
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
@@ -162,65 +162,78 @@ class _Change:
             return [math.log(after.value / before.value) for before, after in self.ends]
         return [after.value - before.value for before, after in self.ends]
 
-    @property
-    def seeds(self) -> list[str] | None:
-        """Return each pair's seed, None where all have one."""
-        seeds = [before.seed for before, _ in self.ends]
-        return seeds if len(set(seeds)) > 1 else None
 
-
-def _effect(change: _Change, names: Sequence[str], deviation: float | None) -> dict[str, Any]:
+def _effect(change: _Change, names: Sequence[str], model: TwoWay | None) -> dict[str, Any]:
+    intervals = _intervals(change, model)
     values = change.differences
-    interval = stats.mean_interval(values, change.seeds)
-    blocks: dict[Any, list[float]] = {}
-    for block, value in zip(change.seeds or range(len(values)), values, strict=True):
-        blocks.setdefault(block, []).append(value)
-    means = [statistics.fmean(block) for block in blocks.values()]
+    interval = _mean(list(intervals.values()))
     verdict = "unknown" if interval.low is None else "tied"
     if interval.excludes_zero:
         verdict = "lower" if interval.mean < 0 else "higher"
     num_lower, num_equal = sum(value < 0 for value in values), values.count(0.0)
+    deviation = model.deviation if model else None
     return {
         **dict(zip(("setting", "from_value", "to_value"), change.key, strict=True)),
         "measure": change.measure,
         "num_pairs": len(values),
-        "num_blocks": interval.num_blocks,
-        "blocks": "seeds" if change.seeds else "other settings",
+        "num_seeds": len({before.seed for before, _ in change.ends}),
         "mean": interval.mean,
         "median": statistics.median(values),
         "low": interval.low,
         "high": interval.high,
-        "method": interval.method,
         "num_lower": num_lower,
         "probability_lower": (num_lower + num_equal / 2) / len(values),
-        "sign_test_p": stats.sign_test_p(means),
-        "sign_flip_p": stats.sign_flip_p(means),
-        "in_seed_deviations": interval.mean / deviation if deviation else None,
+        "in_deviations": interval.mean / deviation if deviation else None,
         "verdict": verdict,
-        "depends_on": "; ".join(_interactions(change, names)),
+        "depends_on": "; ".join(_interactions(intervals, change.key[0], names)),
     }
 
 
-def _interactions(change: _Change, names: Sequence[str]) -> Iterator[str]:
+def _intervals(change: _Change, model: TwoWay | None) -> dict[tuple[str, ...], Interval]:
+    """Return the model's interval of every pair of settings that shows a change, by the first."""
+    intervals: dict[tuple[str, ...], Interval] = {}
+    for (before, after), value in zip(change.ends, change.differences, strict=True):
+        if model and before.settings in model.names and after.settings in model.names:
+            intervals[before.settings] = model.difference(before.settings, after.settings)
+        else:
+            intervals.setdefault(
+                before.settings,
+                Interval(mean=value, low=None, high=None, num_values=2, num_blocks=1),
+            )
+    return intervals
+
+
+def _mean(intervals: Sequence[Interval]) -> Interval:
+    """Return the mean of intervals that hold together, which holds with them."""
+    ends = [(interval.low, interval.high) for interval in intervals]
+    low = high = None
+    if all(end[0] is not None and end[1] is not None for end in ends):
+        low, high = (statistics.fmean(end[at] or 0.0 for end in ends) for at in (0, 1))
+    return Interval(
+        mean=statistics.fmean(interval.mean for interval in intervals),
+        low=low,
+        high=high,
+        num_values=sum(interval.num_values for interval in intervals),
+        num_blocks=min(interval.num_blocks for interval in intervals),
+    )
+
+
+def _interactions(
+    intervals: Mapping[tuple[str, ...], Interval], changed: str, names: Sequence[str]
+) -> Iterator[str]:
     """Yield what of the other settings the difference depends on, beyond luck.
 
-    The two values of a setting furthest apart are compared by Student's t with the deviation
-    inside values, at 5 % over all pairs of values. Without two pairs at one value none can be told.
+    The intervals at two values of that setting have nothing in common.
     """
     for index, name in enumerate(names):
-        if name == change.key[0]:
+        if name == changed:
             continue
-        levels: dict[str, list[float]] = {}
-        for (before, _), value in zip(change.ends, change.differences, strict=True):
-            levels.setdefault(before.settings[index], []).append(value)
-        noise = stats.pooled_deviation(list(levels.values()))
-        if len(levels) < 2 or noise is None:
-            continue
-        means = {level: statistics.fmean(values) for level, values in levels.items()}
-        low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-        num_comparisons = math.comb(len(levels), 2)
-        t = stats.student_quantile(1 - (1 - stats.CONFIDENCE) / 2 / num_comparisons, noise[1])
-        size = t * noise[0] * math.sqrt(1 / len(levels[low]) + 1 / len(levels[high]))
-        if means[high] - means[low] > size:
-            at_levels = ", ".join(f"{mean:+.3g} at {level}" for level, mean in means.items())
+        levels: dict[str, list[Interval]] = {}
+        for settings, interval in intervals.items():
+            levels.setdefault(settings[index], []).append(interval)
+        means = {level: _mean(of_level) for level, of_level in levels.items()}
+        lows = [mean.low for mean in means.values() if mean.low is not None]
+        highs = [mean.high for mean in means.values() if mean.high is not None]
+        if lows and max(lows) > min(highs):
+            at_levels = ", ".join(f"{mean.mean:+.3g} at {level}" for level, mean in means.items())
             yield f"{name}: {at_levels}"

@@ -7,7 +7,7 @@ work, and what is best there is often not best at the end (2509.02046).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from optbench.analysis.comparisons import (
     loss_conditions,
     shown,
 )
+from optbench.analysis.stats import Images
 from optbench.analysis.superseded import superseded
 
 # The best evidence first. Validation is the mean of the loss minus the base's own at the same
@@ -56,6 +57,9 @@ class Outcome:
     seed: str
     value: float
     comparable: tuple[tuple[Unlike, str], ...]  # only outcomes equal here may be compared
+    # By kind of images, of each image its part: the value is the sum over kinds of their means.
+    # Where they are given, images count as a sample of all such images. Empty: the value is whole.
+    images: Images = field(default_factory=dict)
 
 
 def varied(runs: pd.DataFrame) -> list[str]:
@@ -72,6 +76,7 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
     old = {(stale.sweep, stale.run) for stale in superseded(runs)}
     last = last_validation(runs, validation)
     places = {column: _places(runs, last, split) for split, column in SPLITS.items()}
+    images = {column: _by_image(last, split) for split, column in SPLITS.items()}
     by_measure: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
@@ -94,6 +99,7 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
                     seed=shown(row.get("seed")),
                     value=float(value),
                     comparable=comparable,
+                    images=images.get(measure, {}).get((row["sweep"], row["run"]), {}),
                 )
             )
     return by_measure
@@ -208,3 +214,14 @@ def _places(runs: pd.DataFrame, last: pd.DataFrame, split: str) -> dict[tuple[st
             known.append((places, bits, losses, key))
             keys[str(sweep), str(run)] = key
     return keys
+
+
+def _by_image(last: pd.DataFrame, split: str) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+    """Return for each run the mean difference of every image, under the name of the split."""
+    rows = last[last["split"] == split]
+    means = rows.groupby(["sweep", "run", "image"], sort=False)["difference"].mean()
+    by_run: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for (sweep, run, image), mean in zip(means.index, means.to_numpy(), strict=True):
+        of_run = by_run.setdefault((str(sweep), str(run)), {split: {}})
+        of_run[split][str(image)] = float(mean)
+    return by_run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter
@@ -9,40 +10,65 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from optbench.analysis import stats
 from optbench.analysis.comparisons import GROUPS, TRAINING, known_records, short, shown
 from optbench.analysis.frames import Frames
+from optbench.analysis.outcome_model import BROKEN as BROKEN
+from optbench.analysis.outcome_model import DONE as DONE
+from optbench.analysis.outcome_model import fit_outcomes, unlike_others
 from optbench.analysis.outcomes import MEASURES, Outcome, Unlike, outcomes, varied
-from optbench.analysis.stats import Interval, Standing
+from optbench.analysis.stats import Interval, TwoWay
 from optbench.errors import DatasetError, Problem
 
-DONE = "done"
-BROKEN = ("diverged", "failed", "out_of_memory")
 RATES = ("lr_mult", "optimizer.lr", "optimizer.unet_lr", "optimizer.text_encoder_lr")
 COSTS = ("seconds_per_step", "seconds_total", "peak_memory_bytes", "lora_bytes")
 
 Verdict = Literal[
     "no_result",  # no finished run
-    "not_compared",  # the runs were measured unlike
+    "not_compared",  # measured unlike most other settings
     "unsafe",  # lowest or not: a run of it diverged, failed or ran out of memory
-    "unranked",  # one seed cannot be told from luck
-    "lowest",
+    "broken",  # lowest or not: its images are (`Setting.broken`)
+    "unranked",  # nothing tells luck from a difference to the one that leads
+    "lowest",  # every other contender is shown to be worse
     "tied_lowest",
-    "tied",  # the interval of the difference to the lowest includes 0
+    "tied",  # the interval of the difference to the one that leads includes 0
     "worse",  # ... excludes 0
-    "worse_as_group",  # one of its values is worse over all other settings together
 ]
 Conclusion = Literal[
     "nothing_finished",
     "one_setting",  # nothing to compare it with
-    "not_comparable",  # the runs were measured unlike
+    "not_comparable",  # no more than half of the settings were measured alike
+    "one_left",  # nothing else came to its end with every seed
     "one_seed",  # an order without evidence
-    "clear",  # one setting leads
+    "clear",  # one contender leads
     "all_tied",
     "some_tied",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a setting, or a value at its best, compares with the one that leads; lower is better."""
+
+    name: Hashable
+    mean: float  # as if it had run with every seed
+    num_values: int
+    is_best: bool  # leads
+    against_best: Interval | None  # minus the one that leads; None: it leads itself
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the interval of the difference excludes 0."""
+        return self.against_best is not None and self.against_best.excludes_zero
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether there is an interval, and it includes 0."""
+        has_interval = self.against_best is not None and self.against_best.low is not None
+        return has_interval and not self.is_worse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +80,9 @@ class Setting:
     runs: tuple[str, ...]
     statuses: Mapping[str, int]  # how many of its runs are done, diverged ...
     outcomes: tuple[Outcome, ...]  # of its finished runs, by the measure that decides
-    standing: Standing | None  # None: no finished run, or a broken one among them
+    standing: Standing | None  # None: no finished run, a failed one among them, or measured unlike
+    interval: Interval | None  # of its mean alone, over seeds and images; None without results
+    broken: tuple[str, ...] = ()  # why its LoRAs are broken; then it is never recommended
     medians: Mapping[str, float]  # over its finished runs, of `COSTS` and `MEASURES`
     was_busy: bool  # other work ran beside one of its runs: its seconds say little
     has_gpu: bool
@@ -80,43 +108,50 @@ class Setting:
         values = [outcome.value for outcome in self.outcomes]
         return sum(values) / len(values) if values else math.nan
 
-    @property
-    def interval(self) -> Interval | None:
-        """The mean over seeds with its interval, of this setting alone; None without results."""
-        values = [outcome.value for outcome in self.outcomes]
-        return stats.mean_interval(values) if values else None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactorStanding:
-    """The values of one setting compared, over all blocks that differ in nothing else."""
+    """The values of one setting, each at its best value of every other, the lowest first.
+
+    Differences are of the least means of the two values, whichever settings have them; their
+    intervals hold together with one another and with those of all pairs of settings, so the choice
+    of the best is paid for. The differences themselves favour the value that more was tried of.
+    """
 
     factor: str
     standings: tuple[Standing, ...]
-    is_over_seeds: bool  # else over the other settings, at one seed
-    num_lower: Mapping[str, tuple[int, int]]  # of each value: blocks in which the best was lower
+    at_best: Mapping[str, str]  # of each value the label of its lowest setting
+    num_tried: Mapping[str, int]  # of each value the number of settings it is the best of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiedValues:
-    """Tied settings that are a product of values: what to choose, and what is free."""
+    """What to choose of each factor at the best of the others, and what no test tells apart."""
 
-    decisive: Mapping[str, tuple[str, ...]]  # of each such factor the values that are not worse
-    indifferent: tuple[str, ...]  # factors of which every value is among the best
+    decisive: Mapping[str, tuple[str, ...]]  # of each factor with a worse value, the others
+    indifferent: tuple[str, ...]  # factors of which every value is tied with the best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """Everything that is known about which settings are better."""
+    """Everything that is known about which settings are better.
+
+    All differences come from one model (`stats.fit_two_way`), and their intervals hold together
+    with 95 %: the verdicts of settings, of values (`by_factor`) and of changes (`effects`) cannot
+    contradict one another.
+    """
 
     measure: str  # of `MEASURES`
     factors: tuple[str, ...]
     settings: tuple[Setting, ...]  # from best to worst where ranked, others last
     by_factor: tuple[FactorStanding, ...]
-    num_seeds: int  # of the least repeated setting that is finished
-    unlike: tuple[Unlike, ...]  # in what finished runs were measured unlike
-    deviation: float | None  # that the seed alone makes
+    num_seeds: int  # of the least repeated setting that is compared
+    unlike: tuple[Unlike, ...]  # in what settings were measured unlike those that are compared
+    deviation: float | None  # of one run with its seed's effect taken out: the unit of differences
+    residual_degrees: float  # of that deviation
+    num_images: int  # that the intervals take as a sample of all such images; 0: of seeds alone
     num_validated: int  # finished runs with a validation loss, where not all have one
+    model: TwoWay | None  # by the settings' `values`; None: nothing is compared
 
     @property
     def finished(self) -> tuple[Setting, ...]:
@@ -129,14 +164,20 @@ class Standings:
         return tuple(sorted(self.finished, key=lambda setting: setting.mean))
 
     @property
+    def compared(self) -> tuple[Setting, ...]:
+        """The settings that are compared with one another."""
+        return tuple(setting for setting in self.settings if setting.standing)
+
+    @property
     def is_comparable(self) -> bool:
-        """Whether every finished run may be compared with every other."""
-        return not self.unlike
+        """Whether more than half of the settings were measured alike."""
+        return bool(self.compared)
 
     @property
     def is_ranked(self) -> bool:
-        """Whether anything supports an order: two seeds or more, and losses that compare."""
-        return self.is_comparable and self.num_seeds > 1 and len(self.finished) > 1
+        """Whether luck is known for any two settings."""
+        standings = [setting.standing for setting in self.settings]
+        return any(s and s.against_best and s.against_best.low is not None for s in standings)
 
     @property
     def is_rate_tuned(self) -> bool:
@@ -144,23 +185,41 @@ class Standings:
         return any(name in self.factors for name in RATES)
 
     @property
+    def lead(self) -> Setting | None:
+        """The setting that all others are compared with: the lowest that can be recommended."""
+        return next((s for s in self.settings if s.standing and s.standing.is_best), None)
+
+    @property
+    def contenders(self) -> tuple[Setting, ...]:
+        """For every combination of what was asked about its best setting, lowest first.
+
+        Rates are no question where anything else is varied: each optimizer counts at its best one.
+        """
+        question = [index for index, name in enumerate(self.factors) if name not in RATES]
+        groups: dict[tuple[str, ...], Setting] = {}
+        for setting in self.settings:
+            if setting.standing:
+                key = tuple(setting.values[index] for index in question) or setting.values
+                best = groups.setdefault(key, setting)
+                # One that can be recommended, then one that is not worse, before a lower mean.
+                if (_is_out(setting), setting.standing.is_worse) < (
+                    _is_out(best),
+                    best.standing is not None and best.standing.is_worse,
+                ):
+                    groups[key] = setting
+        return tuple(groups.values())
+
+    @property
     def best(self) -> tuple[Setting, ...]:
-        """The settings that nothing shows to be worse than the best; all where none is ranked."""
+        """The contenders that nothing shows to be worse than the lead; all where none is ranked."""
         if not self.is_ranked:
             return self.finished
-        not_worse = [s for s in self.finished if s.standing and not s.standing.is_worse]
-        # A value that is worse over all other settings together is worse in each, if a single
-        # setting is too noisy to show it; but never against what was measured as the lowest.
-        worse_values = {
-            (index, standing.name)
-            for index, factor in enumerate(self.by_factor)
-            for standing in factor.standings
-            if standing.is_worse
-        }
         return tuple(
             setting
-            for setting in not_worse
-            if setting is not_worse[0] or worse_values.isdisjoint(enumerate(setting.values))
+            for setting in self.contenders
+            if (standing := setting.standing)
+            and not setting.broken
+            and (standing.is_best or standing.is_tied)
         )
 
     @property
@@ -172,64 +231,86 @@ class Standings:
             return "one_setting"
         if not self.is_comparable:
             return "not_comparable"
+        if len(self.compared) == 1:
+            return "one_left"
         if not self.is_ranked:
             return "one_seed"
         if len(self.best) == 1:
             return "clear"
-        return "all_tied" if len(self.best) == len(self.finished) else "some_tied"
+        return "all_tied" if len(self.best) == len(self.contenders) else "some_tied"
 
     @property
     def lowest(self) -> Setting:
-        """The finished setting with the lowest mean, of those without a broken run if any is."""
-        sound = [setting for setting in self.ordered if not setting.num_broken]
-        return sound[0] if sound else self.ordered[0]
+        """The finished setting of lowest mean, of those that can be recommended if any can."""
+        return min(self.ordered, key=_is_out)
 
     @property
     def chosen(self) -> tuple[Setting, ...]:
         """The settings that the results put first, with or without evidence for it."""
-        return (self.lowest,) if self.conclusion == "one_seed" else self.best
+        return (self.lowest,) if self.conclusion in ("one_seed", "one_left") else self.best
 
     @property
     def closest_worse(self) -> Setting | None:
-        """The first setting that is shown to be worse than the lowest."""
-        worse = (s for s in self.finished if s.standing and s.standing.is_worse)
+        """The first contender that is shown to be worse than the lead."""
+        worse = (s for s in self.contenders if s.standing and s.standing.is_worse)
         return next(worse, None)
 
     @property
     def tied_values(self) -> TiedValues | None:
-        """The best settings by their values, None where they are no product of values."""
-        columns = [
-            tuple(dict.fromkeys(column))
-            for column in zip(*(setting.values for setting in self.best), strict=True)
-        ]
-        if len(columns) < 2 or math.prod(map(len, columns)) != len(self.best):
+        """What to choose by each factor's own test; None with fewer than two factors."""
+        if len(self.factors) < 2:
             return None
-        decisive = {
-            name: values
-            for index, (name, values) in enumerate(zip(self.factors, columns, strict=True))
-            if len(values) < len({setting.values[index] for setting in self.finished})
+        worse = {
+            factor.factor: tuple(str(s.name) for s in factor.standings if not s.is_worse)
+            for factor in self.by_factor
+            if any(standing.is_worse for standing in factor.standings)
         }
-        return TiedValues(
-            decisive=decisive,
-            indifferent=tuple(name for name in self.factors if name not in decisive),
+        tied = tuple(
+            factor.factor
+            for factor in self.by_factor
+            if len(factor.standings) > 1 and all(s.is_best or s.is_tied for s in factor.standings)
         )
+        return TiedValues(decisive=worse, indifferent=tied)
+
+    def smallest_difference(self, num_seeds: int | None = None) -> float | None:
+        """Return the smallest true difference that is seen in four of five sweeps like this one.
+
+        None where nothing is known of luck.
+
+        Args:
+            num_seeds: Of each setting; None: those that there are.
+        """
+        return self.model.detectable(num_seeds) if self.model else None
+
+    def difference(self, first: Setting, second: Setting) -> Interval | None:
+        """Return second minus first; None where they are not compared."""
+        if not (self.model and first.standing and second.standing):
+            return None
+        return self.model.difference(first.values, second.values)
 
     def verdict(self, setting: Setting) -> Verdict:
         """Return how a setting did among the others."""
         standing = setting.standing
         if not setting.outcomes:
-            return "no_result"
-        if not self.is_comparable:
-            return "not_compared"
+            return "not_compared" if setting.statuses.get(DONE) else "no_result"
         if setting.num_broken:
             return "unsafe"
+        if standing is None:
+            return "not_compared"
+        if setting.broken:
+            return "broken"
         if not self.is_ranked:
             return "unranked"
-        if standing and standing.is_best:
+        if standing.is_best:
             return "lowest" if len(self.best) == 1 else "tied_lowest"
-        if standing and standing.is_worse:
+        if standing.is_worse:
             return "worse"
-        return "tied" if setting in self.best else "worse_as_group"
+        return "tied" if standing.is_tied else "unranked"
+
+
+def _is_out(setting: Setting) -> bool:
+    """Return whether a setting is never recommended."""
+    return bool(setting.num_broken or setting.broken)
 
 
 def rank_settings(frames: Frames) -> Standings:
@@ -249,22 +330,15 @@ def rank_settings(frames: Frames) -> Standings:
             )
         )
     names = tuple(varied(runs))
-    measure, num_validated = _measure(runs)
-    run_outcomes = outcomes(runs, frames.validation)[measure]
     rows_of: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in known_records(runs):
         rows_of.setdefault(tuple(shown(row.get(name)) for name in names), []).append(row)
+    measure, num_validated = _measure(rows_of)
+    run_outcomes = outcomes(runs, frames.validation)[measure]
     outcomes_of: dict[tuple[str, ...], list[Outcome]] = {key: [] for key in rows_of}
     for outcome in run_outcomes:
         outcomes_of.setdefault(outcome.settings, []).append(outcome)
-    # What breaks for one seed of three is no winner, however low the other two are.
-    broken = {key for key, rows in rows_of.items() if any(r["status"] in BROKEN for r in rows)}
-    values: Mapping[Hashable, Mapping[Hashable, float]] = {
-        key: {outcome.seed: outcome.value for outcome in of_key}
-        for key, of_key in outcomes_of.items()
-        if of_key and (key not in broken or broken >= {*rows_of})
-    }
-    standings = {standing.name: standing for standing in stats.standings(values)}
+    model = fit_outcomes(run_outcomes, runs, measure)
     machines = {row["run"]: row for row in known_records(frames.machines)}
     settings = []
     for key, rows in rows_of.items():
@@ -273,6 +347,7 @@ def rank_settings(frames: Frames) -> Standings:
             name: [float(v) for row in finished if isinstance(v := row.get(name), (int, float))]
             for name in (*COSTS, *MEASURES)
         }
+        values = [outcome.value for outcome in outcomes_of[key]]
         settings.append(
             Setting(
                 label=label_of(names, key),
@@ -280,31 +355,90 @@ def rank_settings(frames: Frames) -> Standings:
                 runs=tuple(str(row["run"]) for row in rows),
                 statuses=Counter(str(row["status"]) for row in rows),
                 outcomes=tuple(outcomes_of[key]),
-                standing=standings.get(key),
+                standing=None,
+                interval=(model.mean(key) if model and key in model.names else None)
+                or (stats.mean_interval(values) if values else None),
                 medians={n: statistics.median(known) for n, known in numbers.items() if known},
                 was_busy=any(machines[row["run"]]["was_busy"] for row in rows),
                 has_gpu=any(machines[row["run"]]["has_gpu"] for row in rows),
             )
         )
-    num_seeds = min((setting.num_seeds for setting in settings if setting.outcomes), default=0)
-    parts = zip(*(outcome.comparable for outcome in run_outcomes), strict=True)
-    unlike = tuple(dict.fromkeys(part[0][0] for part in parts if len({*part}) > 1))
-    if not unlike and num_seeds > 1:
-        order = {name: place for place, name in enumerate(standings)}
-        settings.sort(key=lambda setting: order.get(setting.values, len(order)))
-    noise = stats.pooled_deviation(
-        [[outcome.value for outcome in of_key] for of_key in outcomes_of.values()]
-    )
+    if model:
+        settings = _with_standings(settings, model)
     return Standings(
         measure=measure,
         factors=names,
         settings=tuple(settings),
-        by_factor=tuple(_by_factor(name, index, run_outcomes) for index, name in enumerate(names)),
-        num_seeds=num_seeds,
-        unlike=unlike,
-        deviation=noise[0] if noise else None,
+        by_factor=tuple(_by_factor(name, i, settings, model) for i, name in enumerate(names))
+        if model
+        else (),
+        num_seeds=min((s.num_seeds for s in settings if s.standing), default=0),
+        unlike=unlike_others(run_outcomes),
+        deviation=model.deviation if model else None,
+        residual_degrees=model.residual_degrees if model else 0.0,
+        num_images=model.num_images if model else 0,
         num_validated=num_validated,
+        model=model,
     )
+
+
+def _measure(rows_of: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> tuple[str, int]:
+    """Return the best measure of more than half of the settings, and how many runs have validation.
+
+    A setting has it where all its finished runs have.
+    """
+    finished = {
+        key: done
+        for key, rows in rows_of.items()
+        if (done := [row for row in rows if row["status"] == DONE])
+    }
+    num_validated = 0
+    measure = "final_loss"
+    for name in reversed(list(MEASURES)):
+        has = [[row.get(name) is not None for row in rows] for rows in finished.values()]
+        if name != "final_loss":
+            num_validated = max(num_validated, sum(map(sum, has)))
+        if 2 * sum(map(all, has)) > len(has):
+            measure = name
+    return measure, num_validated
+
+
+def _with_standings(settings: Sequence[Setting], model: TwoWay) -> list[Setting]:
+    """Return the settings with their standings, from best to worst, those not compared last."""
+    places = {name: place for place, name in enumerate(model.names)}
+    compared = [setting for setting in settings if setting.values in places]
+    lead = min(
+        compared,
+        # One that is known beside as many others as any, of those that can be recommended.
+        key=lambda s: (
+            _is_out(s),
+            -int(np.isfinite(model.errors[places[s.values]]).sum()),
+            model.means[places[s.values]],
+        ),
+    )
+    standing_of = {
+        setting.values: Standing(
+            name=setting.values,
+            mean=float(model.means[places[setting.values]]),
+            num_values=len(setting.outcomes),
+            is_best=setting is lead,
+            against_best=None if setting is lead else model.difference(lead.values, setting.values),
+        )
+        for setting in compared
+    }
+    ranked = [
+        dataclasses.replace(setting, standing=standing_of.get(setting.values))
+        for setting in settings
+    ]
+    if model.residual_degrees or any(np.isfinite(model.errors[~np.eye(len(places), dtype=bool)])):
+        ranked.sort(
+            key=lambda s: (
+                s.standing is None,
+                not (s.standing and s.standing.is_best),
+                s.standing.mean if s.standing else 0.0,
+            )
+        )
+    return ranked
 
 
 def compare_settings(frames: Frames) -> pd.DataFrame:
@@ -321,8 +455,7 @@ def compare_settings(frames: Frames) -> pd.DataFrame:
         edges = rate_edges(standings)
         front = {setting.label for setting in frontier(standings, "seconds_total")}
         for setting in standings.settings:
-            standing = setting.standing if standings.is_comparable else None
-            against = standing.against_best if standing else None
+            against = setting.standing.against_best if setting.standing else None
             rows.append(
                 {
                     "sweep": sweep,
@@ -337,6 +470,7 @@ def compare_settings(frames: Frames) -> pd.DataFrame:
                     "num_runs": len(setting.runs),
                     "num_broken": setting.num_broken,
                     "num_unfinished": setting.num_unfinished,
+                    "broken": "; ".join(setting.broken),
                     "is_rate_tuned": standings.is_rate_tuned,
                     "rate_edge": edge.end if (edge := edges.get(setting.label)) else "",
                     "is_on_frontier": setting.label in front,
@@ -360,6 +494,7 @@ _COMPARED_COLUMNS = (
     "num_runs",
     "num_broken",
     "num_unfinished",
+    "broken",
     "is_rate_tuned",
     "rate_edge",
     "is_on_frontier",
@@ -441,36 +576,51 @@ def _rate(value: str) -> float:
         return 0.0
 
 
-def _measure(runs: pd.DataFrame) -> tuple[str, int]:
-    """Return the best measure that all finished runs have, and how many have a validation loss."""
-    finished = runs[runs["status"] == DONE]
-    counts = {name: int(finished[name].notna().sum()) for name in MEASURES if name in finished}
-    validated = max((count for name, count in counts.items() if name != "final_loss"), default=0)
-    for name, count in counts.items():
-        if len(finished) and count == len(finished):
-            return name, validated
-    return "final_loss", validated
-
-
-def _by_factor(factor: str, index: int, run_outcomes: Sequence[Outcome]) -> FactorStanding:
-    values: dict[Hashable, dict[Hashable, float]] = {}
-    clusters: dict[Hashable, Hashable] = {}
-    seeds = {outcome.seed for outcome in run_outcomes}
-    for outcome in run_outcomes:
-        rest = outcome.settings[:index] + outcome.settings[index + 1 :]
-        block = (rest, outcome.seed, outcome.comparable)
-        values.setdefault(outcome.settings[index], {})[block] = outcome.value
-        clusters[block] = outcome.seed if len(seeds) > 1 else block
-    standings = stats.standings(values, clusters)
-    num_lower: dict[str, tuple[int, int]] = {}
-    if standings:
-        best = values[standings[0].name]
-        for other in standings[1:]:
-            both = [(best[at], value) for at, value in values[other.name].items() if at in best]
-            num_lower[str(other.name)] = sum(low < high for low, high in both), len(both)
+def _by_factor(
+    factor: str, index: int, settings: Sequence[Setting], model: TwoWay
+) -> FactorStanding:
+    by_value: dict[str, list[Setting]] = {}
+    for setting in settings:
+        if setting.standing:
+            by_value.setdefault(setting.values[index], []).append(setting)
+    # A value is not judged by what nobody would use, nor by what luck is not known of.
+    for value, of_value in by_value.items():
+        usable = [setting for setting in of_value if not _is_out(setting)] or of_value
+        known = [s for s in usable if _is_known(s)] or usable
+        by_value[value] = sorted(known, key=lambda s: s.standing.mean if s.standing else 0.0)
+    ordered = sorted(by_value, key=lambda value: _order(by_value[value][0]))
+    lead = by_value[ordered[0]] if ordered else []
+    standings = [
+        Standing(
+            name=value,
+            mean=of_value[0].standing.mean if of_value[0].standing else math.nan,
+            num_values=sum(len(setting.outcomes) for setting in of_value),
+            is_best=of_value is lead,
+            against_best=None
+            if of_value is lead
+            else model.difference_of_bests(
+                [setting.values for setting in lead], [setting.values for setting in of_value]
+            ),
+        )
+        for value in ordered
+        for of_value in [by_value[value]]
+    ]
     return FactorStanding(
         factor=factor,
         standings=tuple(standings),
-        is_over_seeds=len(seeds) > 1,
-        num_lower=num_lower,
+        at_best={value: by_value[value][0].label for value in ordered},
+        num_tried={value: len(by_value[value]) for value in ordered},
     )
+
+
+def _order(setting: Setting) -> tuple[bool, bool, float]:
+    standing = setting.standing
+    is_lead = standing is not None and standing.is_best
+    return _is_out(setting), not is_lead, standing.mean if standing else math.nan
+
+
+def _is_known(setting: Setting) -> bool:
+    """Return whether luck is known between a setting and the one that leads."""
+    standing = setting.standing
+    against = standing.against_best if standing else None
+    return bool(standing and standing.is_best) or bool(against and against.low is not None)

@@ -134,6 +134,8 @@ def _headline(standings: Standings, flagged: Mapping[str, str]) -> str:
                 f"A hint, not an answer: {standings.lowest.label} has the lowest {measure}, but "
                 "not every setting ran with two seeds, and another seed may reverse the order."
             )
+        case "one_left":
+            return f"Use {standings.lowest.label}: every other setting has runs that broke."
         case "clear":
             return f"Use {best[0].label}: it has the lowest {measure}."
         case "all_tied":
@@ -176,8 +178,8 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         yield from _factor_by_factor(standings)
     if standings.is_ranked and standings.deviation:
         yield (
-            f"The seed alone moves this loss by {_short(standings.deviation)} (standard "
-            "deviation, measured here). Treat smaller differences as luck."
+            f"Luck moves a run by {_short(standings.deviation)} (standard deviation, the seed's "
+            "common effect taken out)."
         )
     unfinished = [run for run in trainings.runs if run.row["status"] not in (DONE, *BROKEN)]
     if unfinished:
@@ -227,16 +229,9 @@ def _factor_by_factor(standings: Standings) -> Iterator[str]:
             gap = other.against_best
             if gap is None or not other.is_worse:
                 continue
-            lower, both = factor.num_lower[str(other.name)]
-            over = (
-                f"{gap.num_blocks} seeds"
-                if factor.is_over_seeds
-                else f"{gap.num_blocks} other settings, at one seed"
-            )
             yield (
-                f"{factor.factor}: {best.name} is lower than {other.name} in {lower} of "
-                f"{times(both, 'pair')}, by {_short(gap.mean)} (between {_short(gap.low or 0.0)} "
-                f"and {_short(gap.high or 0.0)}, over {over})."
+                f"{factor.factor}: at its best, {best.name} is {_short(gap.mean)} lower than "
+                f"{other.name} (between {_short(gap.low or 0.0)} and {_short(gap.high or 0.0)})."
             )
         tied = [str(other.name) for other in others if other.is_tied]
         if tied:

@@ -30,12 +30,12 @@ _VERDICTS: Mapping[Verdict, str] = {
     "no_result": "no result",
     "not_compared": "not compared",
     "unsafe": "unsafe",
+    "broken": "broken",
     "unranked": "cannot tell",
     "lowest": "lowest",
     "tied_lowest": "tied, lowest",
     "worse": "worse",
     "tied": "tied",
-    "worse_as_group": "worse as a group",
 }
 
 # Settings
@@ -71,8 +71,7 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
     edges = rate_edges(standings)
     rows = []
     for setting in standings.settings:
-        standing = setting.standing if standings.is_comparable else None
-        against = standing.against_best if standing else None
+        against = setting.standing.against_best if setting.standing else None
         mean = setting.mean if setting.outcomes else None
         seconds, memory, size = (
             setting.medians.get(name)
@@ -306,12 +305,12 @@ def _effect_rows(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[Effe
     for row in effects.to_dict("records"):
         if row["measure"] not in analysis.MEASURES:
             continue
-        low, high, deviations = (_float(row[n]) for n in ("low", "high", "in_seed_deviations"))
+        low, high, deviations = (_float(row[n]) for n in ("low", "high", "in_deviations"))
         line = EffectRow(
             measure=analysis.MEASURES[row["measure"]],
             mean=float(row["mean"]),
             text=_with_interval(row["mean"], low, high),
-            over=f"{times(int(row['num_pairs']), 'pair')}, {row['num_blocks']} {row['blocks']}",
+            over=f"{times(int(row['num_pairs']), 'pair')}, {times(int(row['num_seeds']), 'seed')}",
             lower=f"{row['num_lower']} of {row['num_pairs']}",
             deviations=NONE if deviations is None else f"{deviations:+.1f}",
             verdict=_EFFECTS[row["verdict"]],

@@ -1,4 +1,4 @@
-"""Statistics of few, paired measurements: intervals, tests, ties, votes. numpy alone.
+"""Statistics of few, paired measurements: one model of all settings, intervals, tests, votes.
 
 Formulas and papers are in docs/evidence.md. Differences are always `to` minus `from`.
 """
@@ -6,45 +6,39 @@ Formulas and papers are in docs/evidence.md. Differences are always `to` minus `
 from optbench.analysis.stats.intervals import (
     CONFIDENCE,
     Interval,
-    bootstrap_means,
     mean_interval,
     proportion_interval,
-    student_probability,
     student_quantile,
 )
 from optbench.analysis.stats.paired import (
-    Standing,
     holm,
     pooled_deviation,
-    probability_lower,
-    sign_flip_p,
-    sign_test_p,
-    standings,
 )
 from optbench.analysis.stats.preference import Comparison, Strength, bradley_terry, fit_strengths
 from optbench.analysis.stats.ranks import Agreement, rank_agreement, ranks, spearman
+from optbench.analysis.stats.studentized_range import range_quantile, range_quantiles
+from optbench.analysis.stats.two_way import POWER, Images, TwoWay, fit_two_way
 
 __all__ = [
     "CONFIDENCE",
     "Agreement",
     "Comparison",
+    "Images",
     "Interval",
-    "Standing",
+    "POWER",
     "Strength",
-    "bootstrap_means",
+    "TwoWay",
     "bradley_terry",
     "fit_strengths",
+    "fit_two_way",
     "holm",
     "mean_interval",
     "pooled_deviation",
-    "probability_lower",
     "proportion_interval",
+    "range_quantile",
+    "range_quantiles",
     "rank_agreement",
     "ranks",
-    "sign_flip_p",
-    "sign_test_p",
     "spearman",
-    "standings",
-    "student_probability",
     "student_quantile",
 ]

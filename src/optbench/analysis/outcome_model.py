@@ -1,0 +1,85 @@
+"""Fit one model to a sweep's outcomes: which settings are compared, and by what blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import pandas as pd
+
+from optbench.analysis import stats
+from optbench.analysis.comparisons import shown
+from optbench.analysis.outcomes import SPEED, Outcome, Unlike, unlike, varied
+from optbench.analysis.stats import Images, TwoWay
+
+DONE = "done"
+BROKEN = ("diverged", "failed", "out_of_memory")
+
+Settings = tuple[str, ...]
+
+
+def fit_outcomes(
+    run_outcomes: Sequence[Outcome], runs: pd.DataFrame, measure: str
+) -> TwoWay | None:
+    """Return the model of all settings that are compared, by their values; None without any.
+
+    These are the settings measured alike, if they are more than half. One with a run that
+    diverged, failed or ran out of memory is left out, unless all have one: what breaks for one
+    seed of three is no winner, however low the other two are. Runs share a block that have one
+    seed and may be compared; two of one setting and block, as of a folder that was copied, count
+    once. Of times the logarithms are compared.
+    """
+    names = varied(runs)
+    alike, _ = _measured_alike(run_outcomes)
+    failed = {
+        tuple(shown(row.get(name)) for name in names)
+        for row in runs[runs["status"].isin(BROKEN)].to_dict("records")
+    }
+    values: dict[Hashable, dict[Hashable, float]] = {}
+    images: dict[Hashable, dict[Hashable, Images]] = {}
+    for outcome in run_outcomes:
+        key = outcome.settings
+        if key in alike and (key not in failed or failed >= alike):
+            block = outcome.seed, outcome.comparable
+            value = outcome.value
+            if measure == SPEED:
+                value = math.log(value) if value > 0 else math.nan
+            if math.isfinite(value):
+                values.setdefault(key, {})[block] = value
+                images.setdefault(key, {})[block] = outcome.images
+    return stats.fit_two_way(values, images) if values else None
+
+
+def unlike_others(run_outcomes: Sequence[Outcome]) -> tuple[Unlike, ...]:
+    """Return in what the settings that are not compared were measured unlike those that are."""
+    return _measured_alike(run_outcomes)[1]
+
+
+def _measured_alike(
+    run_outcomes: Sequence[Outcome],
+) -> tuple[set[Settings], tuple[Unlike, ...]]:
+    """Return the settings measured alike that are more than half, and in what others are unlike.
+
+    Settings are alike that have an outcome comparable with one of the other's, or of one that is
+    alike to both.
+    """
+    kinds_of: dict[Settings, set[tuple[tuple[Unlike, str], ...]]] = {}
+    for outcome in run_outcomes:
+        kinds_of.setdefault(outcome.settings, set()).add(outcome.comparable)
+    groups: list[tuple[set[Settings], set[tuple[tuple[Unlike, str], ...]]]] = []
+    for key, kinds in kinds_of.items():
+        joined = [group for group in groups if group[1] & kinds]
+        groups = [group for group in groups if not group[1] & kinds]
+        groups.append(
+            (
+                {key}.union(*(settings for settings, _ in joined)),
+                kinds.union(*(of_group for _, of_group in joined)),
+            )
+        )
+    if not groups:
+        return set(), ()
+    settings, kinds = max(groups, key=lambda group: len(group[0]))
+    like = [outcome for outcome in run_outcomes if outcome.comparable in kinds]
+    others = [outcome for outcome in run_outcomes if outcome.comparable not in kinds]
+    is_most = 2 * len(settings) > len(kinds_of)
+    return settings if is_most else set(), unlike([like[0], *others]) if others else ()
