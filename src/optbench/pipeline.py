@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 import copy
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 from optbench.config.build import config_tree, config_yaml
 from optbench.data.batches import EpochBatches, StepBudget
+from optbench.errors import OptbenchError, Problem
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
@@ -23,7 +25,7 @@ from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
 from optbench.render.run_images import RunImages
-from optbench.storage import files, rundir
+from optbench.storage import files, provenance, rundir
 from optbench.storage.files import write_sealed_text
 from optbench.storage.rundir import RunDir
 from optbench.storage.secrets import hide_in_settings
@@ -38,6 +40,7 @@ from optbench.training.loop import (
     TrainingPlan,
     train,
 )
+from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan
 from optbench.training.progress import RunProgress
 from optbench.training.session import Session, Shared
@@ -95,11 +98,13 @@ class ImageLane(RunLane):
     """A run's lane that also renders."""
 
     images: RunImages
+    made_as: dict[str, str]  # what losses and images are made from, as the plan says
 
 
 def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bool) -> ImageLane:
     """Return a run ready to train: network, optimizer, and its folder's last intact state."""
     config, base, run = plan.config, shared.base, RunDir(plan.run_dir)
+    _check_folder(plan, run)
     initial = plan.initial_weights
     network = begin_network(base.lora_targets(), config.network, seed=config.seed, initial=initial)
     network.to(base.device)
@@ -127,6 +132,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         scaler=copy.deepcopy(shared.accelerator.scaler),
         progress=progress,
         images=images,
+        made_as=made_as(plan),
     )
     lane.notices += shared.latents.notices
     lane.notices += text_notices(
@@ -151,6 +157,21 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         if line:
             progress.say(f"{config.optimizer.name}: {line}")
     return lane
+
+
+def _check_folder(plan: RunPlan, run: RunDir) -> None:
+    """Refuse a folder whose files are another run's: they would be resumed as if they were its."""
+    if provenance.belongs_to_another(run.provenance_path, plan.weights_fingerprint):
+        other = provenance.run_facts(run.provenance_path)["weights_fingerprint"]
+        raise OptbenchError(
+            Problem(
+                str(run.path),
+                f"files of another run, with the fingerprint {other}",
+                f"those of this one, {plan.weights_fingerprint}: the folder was copied or renamed",
+                f"move it away: mv {shlex.quote(str(run.path))} "
+                f"{shlex.quote(f'{run.path}-of-another-run')}",
+            )
+        )
 
 
 def train_pass(lanes: Sequence[ImageLane], shared: Shared) -> Iterator[Event[ImageLane]]:
@@ -191,6 +212,10 @@ def catch_up(lane: ImageLane) -> None:
             lane.images, lane.network, num_epochs=lane.finished.epoch
         )
         save.end_session_part(lane, num_rendered=num_rendered, num_measured=num_measured)
+        if num_rendered or num_measured:
+            save.refresh_epoch_records(
+                lane, flat_images=lambda epoch: run_images.flat_images(lane.run, epoch=epoch)
+            )
         rows = files.read_rows(lane.run.epochs_path)
         tensorboard.write_pictures(lane.run, {0: 0, **{row["epoch"]: row["step"] for row in rows}})
         flat = run_images.flat_images(lane.run, epoch=lane.finished.epoch)
@@ -242,4 +267,4 @@ def finish(lane: ImageLane) -> None:
             )
     tensorboard.write_end(lane.run, hide_in_settings(config_tree(config)))
     state.forget_previous(lane.run)
-    rundir.write_status(lane.run.path, "done")
+    rundir.write_status(lane.run.path, "done", made_as=lane.made_as)

@@ -24,6 +24,7 @@ from optbench.data import read_dataset
 from optbench.lora.initial_weights import InitialWeights, ReadWeights, initial_weights_of
 from optbench.models.device import default_num_threads, device_kind
 from optbench.models.files import facts
+from optbench.models.text.tokens import CLEANING_VERSION, is_repaired
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, RunConfig
 from optbench.storage import resources
@@ -132,6 +133,7 @@ def plan_run(
         dataset_fingerprint=dataset.fingerprint,
         base_fingerprint=base,
         start_fingerprint=None if start is None else start.fingerprint,
+        cleaning=_cleaning(config, dataset),
     )
     changed = _changed(config, _shipped_tree(config))
     return RunPlan(
@@ -147,16 +149,31 @@ def plan_run(
     )
 
 
+def _cleaning(config: RunConfig, dataset: Dataset) -> int | None:
+    """Return the version of how captions are cleaned; None where it changes none of them."""
+    around = [config.dataset.caption_prefix, config.dataset.caption_suffix]
+    texts = [*filter(None, around), *(image.caption for image in dataset.images)]
+    return CLEANING_VERSION if any(map(is_repaired, texts)) else None
+
+
 def weights_fingerprint(
     config: RunConfig,
     *,
     dataset_fingerprint: str,
     base_fingerprint: str,
     start_fingerprint: str | None = None,
+    cleaning: int | None = None,
 ) -> str:
     """Return 16 hex digits that change with everything that affects the weights, and only then.
 
     The kind of device and the number of threads count: they change the last bits.
+
+    Args:
+        config: The run's settings.
+        dataset_fingerprint: Of images and captions.
+        base_fingerprint: Of the base model's files.
+        start_fingerprint: Of the LoRA that is continued, if any.
+        cleaning: How captions are cleaned, where that changes any of them.
     """
     content = {
         "schema": _WEIGHTS_SCHEMA,
@@ -167,6 +184,8 @@ def weights_fingerprint(
     }
     if start_fingerprint is not None:
         content["continues"] = start_fingerprint
+    if cleaning is not None:
+        content["cleaning"] = cleaning
     if (source := source_fingerprint(config.optimizer.target)) is not None:
         content["optimizer_source"] = source
     return fingerprint(content)

@@ -37,11 +37,12 @@ from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
-from optbench.storage import files, locks, nested, resources, rundir
+from optbench.storage import files, locks, nested, provenance, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.storage.secrets import hide_in_arguments, hide_in_settings
 from optbench.training import interrupt
 from optbench.training.interrupt import StopAskedError
+from optbench.training.made_as import is_current
 from optbench.training.plan import RunPlan
 from optbench.training.session import Session
 
@@ -211,12 +212,16 @@ def call_hydra(
 
 
 def is_finished(plan: RunPlan) -> bool:
-    """Return whether nothing is left to do: trained to the end, and rendered as the plan says.
+    """Return whether nothing is left to do: trained, measured and rendered as the plan says now.
 
-    An image somebody deleted counts as left to do; a LoRA file does not, for it takes room.
+    An image somebody deleted counts as left to do; a LoRA file does not, for it takes room. So do
+    losses and images that were made from something else than they would be made from now.
     """
     run, config = rundir.RunDir(plan.run_dir), plan.config
-    if rundir.read_status(run.path).status != "done":
+    record = rundir.read_status(run.path)
+    if record.status != "done" or not is_current(record.facts, plan):
+        return False
+    if provenance.belongs_to_another(run.provenance_path, plan.weights_fingerprint):
         return False
     if config.validate.enabled and not run.validation_path.is_file():
         return False

@@ -7,6 +7,7 @@ a person will load, and can be made again at any time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +31,7 @@ from optbench.render.prompts import (
     write_images,
 )
 from optbench.schema import Prompt, PromptOptions, RenderOptions, RunConfig
-from optbench.storage import files, hashing
+from optbench.storage import files, hashing, locks
 from optbench.storage.files import link_or_copy
 from optbench.storage.rundir import RunDir
 
@@ -49,6 +50,7 @@ class RunImages:
     cache_dir: Path
     sampler: ImageSampler | None = None  # None: the base itself
     origin: Origin | None = None  # None: the base's name alone
+    say: Callable[[str], None] = print  # what becomes of images that are not current any more
 
     @property
     def shared_dir(self) -> Path:
@@ -90,6 +92,7 @@ def images_of_run(
         cache_dir=cache_dir,
         sampler=OomSafeSampler(base, say),
         origin=origin_of(config.base, cache_dir=cache_dir),
+        say=say,
     )
 
 
@@ -107,7 +110,7 @@ def render_missing(images: RunImages, network: Network, *, num_epochs: int) -> i
 
 def render_base(images: RunImages) -> None:
     """Give the run its epoch 0: the base alone, rendered once and shared by all runs."""
-    _forget_other_looks(images)
+    _put_other_images_aside(images)
     shared = images.shared_dir
     _render(images, folder=shared, epoch=0, lora="")
     folder = images.run.images_dir(0)
@@ -195,14 +198,41 @@ def _missing(images: RunImages, folder: Path, *, epoch: int) -> set[Cell]:
     return {cell for cell in cells if not (folder / cell.file_name).is_file()}
 
 
-def _forget_other_looks(images: RunImages) -> None:
-    """Remove images made with other prompts or settings; their file names cannot tell."""
-    folder = images.run.path / "images"
-    key_path = images.run.image_key_path
+def _put_other_images_aside(images: RunImages) -> None:
+    """Move images made with other prompts or settings to a folder of their key, and say so.
+
+    Their file names cannot tell. Images of the key that is wanted now come back from there.
+    """
+    run, key_path = images.run, images.run.image_key_path
+    folder, other_key = key_path.parent, "unknown"
     with contextlib.suppress(DamagedFileError):  # then nobody knows what they show
-        if files.read_json(key_path).get("key") == images.key:
-            return
-    if folder.is_dir():
+        other_key = str(files.read_json(key_path).get("key"))
+    if other_key == images.key:
+        return
+    sizes = [path.stat().st_size for path in folder.glob("epoch-*/*.png")]
+    if sizes:
+        aside = _free_folder(run.earlier_images_dir(other_key))
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        locks.check_write(folder)
+        folder.replace(aside)
+        images.say(
+            f"{len(sizes)} images made with other prompts or render settings are now in "
+            f"{aside.relative_to(run.path)} ({sum(sizes) / 1e6:.1f} MB); their scores stay theirs"
+        )
+    elif folder.is_dir():
         shutil.rmtree(folder)
-    thumbnails.remove_thumbnails(images.run.path)
+    thumbnails.remove_thumbnails(run.path)
+    earlier = run.earlier_images_dir(images.key)
+    if earlier.is_dir():
+        earlier.replace(folder)
+        images.say(f"the images in {earlier.relative_to(run.path)} are in use again")
     files.write_json(key_path, {"key": images.key})
+
+
+def _free_folder(folder: Path) -> Path:
+    """Return the folder, or one with a number behind its name where there is one already."""
+    numbers = itertools.count(2)
+    place = folder
+    while place.exists():
+        place = folder.with_name(f"{folder.name}-{next(numbers)}")
+    return place

@@ -101,6 +101,15 @@ def run_facts(path: Path) -> dict[str, Any]:
     return content
 
 
+def belongs_to_another(path: Path, weights_fingerprint: str) -> bool:
+    """Return whether a folder says that its files are those of a run with other settings or data.
+
+    A folder that was copied or renamed does, and one whose name is another's by accident: names
+    hold 8 of the fingerprint's 16 digits.
+    """
+    return run_facts(path).get("weights_fingerprint") not in (None, weights_fingerprint)
+
+
 def update_session(path: Path, **changes: Any) -> None:
     """Write what the last session, which must be this process, has done since."""
     content = read_json(path)

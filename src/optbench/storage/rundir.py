@@ -113,6 +113,10 @@ class RunDir:
         """The images after one epoch; epoch 0 is the base model alone."""
         return self.path / "images" / f"epoch-{epoch:04d}"
 
+    def earlier_images_dir(self, key: str) -> Path:
+        """Images that were made with other prompts or render settings, as `images` has them."""
+        return self.path / "images-earlier" / key
+
     def image_path(self, cell: Cell) -> Path:
         """The image of one cell."""
         return self.images_dir(cell.epoch) / cell.file_name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from optbench.training import memory, validation
 from optbench.training.lane import FinishedEpoch, RunLane
 from optbench.training.state import forget_partial_state, write_partial_state, write_state
 from optbench.training.tensorboard import rewrite_scalars, write_pictures, write_scalars
+
+_LOSSES = "validation_loss"  # with which the names of a record's validation losses begin
 
 
 def begin_session(lane: RunLane) -> None:
@@ -171,6 +173,24 @@ def save_lora_files(lane: RunLane) -> None:
         digest = save_lora(path, tensors, precision=config.train.save_precision, metadata=metadata)
         rows.append({"epoch": card.epoch, "file": path.name, "sha256": digest})
     files.append_rows(run.files_path, rows)
+
+
+def refresh_epoch_records(lane: RunLane, *, flat_images: Callable[[int], Sequence[str]]) -> None:
+    """Bring the records of finished epochs up to losses and images that were made again since.
+
+    Args:
+        lane: The run.
+        flat_images: Returns the names of an epoch's images that are of one colour.
+    """
+    run = lane.run
+    rows, losses = files.read_rows(run.epochs_path), files.read_rows(run.validation_path)
+    current = []
+    for row in rows:
+        kept = {name: value for name, value in row.items() if not name.startswith(_LOSSES)}
+        kept |= validation.summary(losses, epoch=row["epoch"])
+        current.append({**kept, "num_flat_pictures": len(flat_images(row["epoch"]))})
+    if current != rows:
+        files.write_rows(run.epochs_path, current)
 
 
 def write_epoch_record(

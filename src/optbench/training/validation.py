@@ -19,6 +19,7 @@ from optbench.data.batches import sizes_of
 from optbench.data.latent_cache import encode_dataset
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.lora.network import as_in_file
+from optbench.models.text.tokens import CLEANING_VERSION, is_repaired
 from optbench.records import Dataset
 from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import files, hashing
@@ -62,6 +63,8 @@ class Validator:
             "timesteps": list(self.options.timesteps),
             **self.text_options.settings(),
         }
+        if any(is_repaired(sample.caption) for sample in self.samples):
+            content["cleaning"] = CLEANING_VERSION
         return hashing.fingerprint(content)
 
 

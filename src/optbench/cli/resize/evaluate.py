@@ -106,6 +106,7 @@ class ResizeEvaluator:
                 cache_dir=cache_dir,
                 sampler=self._sampler,
                 origin=origin_of(options.base, cache_dir=cache_dir),
+                say=tell,
             )
             run_images.render_base(gallery)
         if options.validate.enabled:

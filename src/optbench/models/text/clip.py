@@ -16,8 +16,9 @@ from transformers import CLIPTokenizer
 
 from optbench.contracts import Conditioning, TextOptions
 from optbench.models.compute import text_model
-from optbench.models.text.prompt_grammar import reads_as_written
+from optbench.models.text.prompt_grammar import GRAMMAR_VERSION, reads_as_written
 from optbench.models.text.tokens import (
+    CLEANING_VERSION,
     END,
     MAX_CAPTION_LETTERS,
     cleaned,
@@ -27,9 +28,6 @@ from optbench.models.text.tokens import (
 )
 from optbench.schema import PIECE_TOKENS
 
-# Raise one of these when equal prompts begin to give other images.
-_GRAMMAR_VERSION = 1
-_CLEANING_VERSION = 1
 _NUM_TOKENS = PIECE_TOKENS + 2  # what CLIP's text encoder has positions for
 
 
@@ -145,8 +143,8 @@ def prompt_settings(
     )
     return {
         "clip_skip": options(text_options).clip_skip,
-        **({} if is_plain else {"grammar": _GRAMMAR_VERSION}),
-        **({"cleaning": _CLEANING_VERSION} if any(map(is_repaired, prompts)) else {}),
+        **({} if is_plain else {"grammar": GRAMMAR_VERSION}),
+        **({"cleaning": CLEANING_VERSION} if any(map(is_repaired, prompts)) else {}),
     }
 
 

@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+GRAMMAR_VERSION = 1  # raise it when equal prompts begin to give other images
 STRONGER, WEAKER = 1.1, 1 / 1.1
 # Quantifiers are possessive (++, *+): what they took is never tried again with less, so a long
 # prompt is read in time proportional to its length, whatever stands in it.

@@ -19,6 +19,7 @@ from optbench.models.files.families import FAMILIES
 from optbench.schema import BaseOptions
 from optbench.storage.resources import asset
 
+CLEANING_VERSION = 1  # raise it when equal texts begin to give other tokens
 START, END = "<|startoftext|>", "<|endoftext|>"
 # No token of CLIP stands for more than 32 letters, and every second letter at most is a space: so
 # many letters are more tokens than are read of a caption (225), and the rest is not looked at.
