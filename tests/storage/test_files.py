@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import yaml
 from PIL import Image
 
 from optbench.errors import DamagedFileError
-from optbench.storage import files, hashing
+from optbench.storage import disk, files, hashing
 
 ROWS = [
     {"epoch": 1, "step": 1, "loss": 0.25, "text": "a\u2028b"},
@@ -206,3 +209,67 @@ def test_appended_records_are_on_the_disk_when_the_call_returns(
     monkeypatch.setattr(os, "fsync", noting_fsync)
     files.append_rows(path, ROWS)
     assert synced == [path.stat().st_ino]
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """Opening a named pipe would wait for ever."""
+    pipe, folder, listener = tmp_path / "pipe", tmp_path / "folder", tmp_path / "socket"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(listener))
+    device = Path("/dev/zero")
+    for path, word in (
+        (pipe, "a named pipe"),
+        (folder, "a folder"),
+        (listener, "a socket"),
+        (device, "a device"),
+    ):
+        with pytest.raises(OSError, match=f"not a file: {word} has its name"):
+            disk.read_bytes(path)
+        for read in (files.read_json, files.read_sealed_text):
+            with pytest.raises(DamagedFileError, match=word):
+                read(path)
+    real = tmp_path / "file"
+    real.write_bytes(b"a\r\nb\rc\n")
+    assert disk.read_bytes(real) == real.read_bytes()
+    assert disk.read_text(real) == real.read_text()
+
+
+def test_what_a_dead_writer_left_is_removed_by_the_next_write_into_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, sys, signal; from pathlib import Path; from optbench.storage import files\n"
+        "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files.write_atomic(Path(sys.argv[1]), 'half')\n"
+    )
+    folder = tmp_path / "report"
+    subprocess.run([sys.executable, "-c", code, str(folder / "a.csv")], check=False)
+    (left,) = folder.iterdir()
+    assert left.name.endswith(".tmp")
+    living = folder / left.name.replace(left.name.split(".")[-2].split("-")[0], str(os.getpid()))
+    others = folder / "b.csv.17-0123456789ab.tmp"  # another machine's
+    strange = folder / "mine.tmp"
+    old = folder / "c.csv.17-01234567.tmp"  # of an earlier version
+    for path in (living, others, strange, old):
+        path.write_text("")
+    os.utime(old, (5, 5))
+    os.utime(strange, (5, 5))
+    monkeypatch.setattr(files, "_SWEPT", set())
+    files.write_atomic(folder / "a.csv", "whole")
+    assert {path.name for path in folder.iterdir()} == {
+        "a.csv",
+        living.name,
+        others.name,
+        strange.name,
+    }
+
+
+def test_new_folders_are_on_the_disk_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
+    disk.make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]

@@ -18,7 +18,7 @@ import pytest
 from optbench.errors import LockLostError
 from optbench.launch import guard
 from optbench.records import Status
-from optbench.storage import files, locks, process, rundir
+from optbench.storage import checksums, files, locks, process, rundir
 
 SOURCE = Path(locks.__file__).parents[2]
 RACERS = 6
@@ -117,9 +117,9 @@ def locked_by(run: Path, change: Callable[[dict[str, Any]], None], *, age: float
     """Leave the lock of another worker behind."""
     lock = locks.acquire(run)
     assert lock is not None
-    content = json.loads(lock.path.read_text())
+    content = checksums.parse_json(lock.path.read_text())
     change(content)
-    lock.path.write_text(json.dumps(content))
+    lock.path.write_text(checksums.json_text(content))
     when = time.time() - age
     os.utime(lock.path, (when, when))
 
@@ -174,16 +174,80 @@ def test_a_lock_that_is_being_written_is_respected(run: Path, text: str) -> None
     assert locks.acquire(run) is not None
 
 
-def test_a_file_system_without_links_does_too(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("state", ["dead process", "dead boot"])
+@pytest.mark.parametrize("text", ["", "{", '{"token": "ab', "\x00" * 40])
+def test_an_unreadable_lock_of_a_dead_worker_is_dead_at_once(
+    run: Path, text: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may empty the lock; status.json says whose it was."""
+    monkeypatch.setattr(process, "_machine", lambda: "this one")
+    lock = locks.acquire(run)
+    assert lock is not None
+    record = process.process_record()
+    record |= {"started": 1} if state == "dead process" else {"place": "x", "boot": "before"}
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "process_record", lambda: record)
+        rundir.write_status(run, "running")
+    lock.path.write_text(text)  # and just now, as a touch would
+    assert rundir.read_status(run).status == "interrupted"
+    assert locks.acquire(run) is not None
+
+
+def test_an_unreadable_lock_of_a_living_worker_is_respected(run: Path) -> None:
+    lock = locks.acquire(run)
+    assert lock is not None
+    rundir.write_status(run, "running")  # by this process, which lives
+    lock.path.write_text("")
+    assert locks.acquire(run) is None
+    assert rundir.read_status(run).status == "running"
+
+
+def test_a_lock_with_a_wrong_bit_is_not_believed(run: Path) -> None:
+    """One digit of the machine's hash, and the worker would be another machine's for 10 minutes."""
+    lock = locks.acquire(run)
+    assert lock is not None
+    content = lock.path.read_text()
+    place = content.index('"machine": "') + len('"machine": "')
+    lock.path.write_text(
+        content[:place] + ("1" if content[place] == "0" else "0") + content[place + 1 :]
+    )
+    assert locks._read(lock.path) == {}
+
+
+def test_locks_are_on_the_disk_before_they_count(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, link, replace = os.fsync, os.link, Path.replace
+
+    def named(handle: int) -> str:
+        return os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))  # noqa: PTH115, PTH119
+
+    monkeypatch.setattr(os, "fsync", lambda h: (done.append(f"fsync {named(h)[-4:]}"), fsync(h))[1])
+    monkeypatch.setattr(os, "link", lambda a, b: (done.append("link"), link(a, b))[1])
+    monkeypatch.setattr(Path, "replace", lambda a, b: (done.append("replace"), replace(a, b))[1])
+    lock = locks.acquire(run)
+    assert lock is not None
+    assert done[-3:] == ["fsync .new", "link", "fsync aims"]  # the folder is called claims
+    done.clear()
+    lock.release()
+    assert done == ["fsync .new", "replace", "fsync aims"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_without_links_does_too(
+    run: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*names: object) -> None:
-        raise OSError(errno.EPERM, "no links here")
+        raise OSError(number, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
     with locks.hold_lock(run) as lock:
         assert lock is not None
         assert json.loads(lock.path.read_text())["token"] == lock.token
         assert locks.acquire(run) is None
-        assert not locks._create(lock.path, lock.path, "{}")
+        other = checksums.json_text({"token": "another"})
+        assert not locks._create(lock.path, lock.path, other)
 
 
 def test_a_share_that_repeats_a_request_does_not_cost_the_lock(
@@ -206,7 +270,7 @@ def test_a_release_needs_no_room_on_the_disk(run: Path, monkeypatch: pytest.Monk
     lock = locks.acquire(run)
     assert lock is not None
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(os, "fsync", full)
         lock.release()
     assert locks.lock_holder(run) is None
     assert locks.acquire(run) is not None
@@ -274,9 +338,9 @@ def test_a_worker_that_slept_until_it_was_replaced_stops_before_it_writes(run: P
         assert sleeper.stdout.readline() == "begun\n"
         sleeper.send_signal(signal.SIGSTOP)
         path = locks._lock_path(run, 1)
-        content = json.loads(path.read_text())
+        content = checksums.parse_json(path.read_text())
         elsewhere(content)  # as another machine sees it
-        path.write_text(json.dumps(content))
+        path.write_text(checksums.json_text(content))
         when = time.time() - locks.STALE_SECONDS - 1
         os.utime(path, (when, when))
 

@@ -7,32 +7,31 @@ Files of older versions have none and are read all the same.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import json
-import math
 import os
 import re
 import secrets
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from optbench.errors import DamagedFileError, Problem
-from optbench.storage import locks
-from optbench.storage.nested import map_values
+from optbench.storage import checksums, locks
+from optbench.storage.disk import make_folder, open_regular, read_bytes, read_text, sync_folder
+from optbench.storage.process import place
 
 Row = dict[str, Any]
 
 _TMP_SUFFIX = ".tmp"
+_PARTIAL_NAME = re.compile(r"\.(?P<pid>\d+)-(?P<place>[0-9a-f]{8})[0-9a-f]*\.tmp$")
+_ABANDONED_SECONDS = 86_400.0  # no file takes a day to be written
 _DAMAGED_SUFFIX = ".damaged"
-_FILE_CHECKSUM = "sha256"  # last key of a JSON file, first comment of a text
-_LINE_CHECKSUM = "crc32"  # last key of a record
-_LINE_END = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
-_LINE_END_SHAPE = b',"crc32":"........"}'
-_MIN_EQUAL_BYTES = 9  # of the 12 fixed ones of a line's end: then it was one, before it changed
-_HEX_64 = re.compile(r"[0-9a-f]{64}")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 2**20
 _RERUN = "nothing to do: the same command sets it aside and makes it again"
@@ -47,7 +46,6 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, durable: b
     Returns:
         The SHA-256 of the whole file, in hex.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     digest = hashlib.sha256()
     try:
@@ -75,12 +73,11 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = True) -> N
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name in one move, or copy it where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(target)
     try:
         os.link(source, partial)
     except OSError:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             write_pieces(target, iter(lambda: file.read(_CHUNK_BYTES), b""))
         return
     try:
@@ -125,7 +122,7 @@ def is_intact_png(path: Path) -> bool:
     The format gives each chunk a checksum (CRC-32 of its type and content), so none of ours is
     needed.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     start = len(_PNG_SIGNATURE)
     if not data.startswith(_PNG_SIGNATURE):
         return False
@@ -143,9 +140,7 @@ def is_intact_png(path: Path) -> bool:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; numbers that are not finite become null."""
-    plain = map_values(content, _as_json)
-    with_checksum = {**plain, _FILE_CHECKSUM: _json_checksum(plain)}
-    write_atomic(path, json.dumps(with_checksum, indent=2, allow_nan=False) + "\n")
+    write_atomic(path, checksums.json_text(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -156,26 +151,16 @@ def read_json(path: Path) -> dict[str, Any]:
             written.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return checksums.parse_json(read_text(path))
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", "a JSON object") from error
-    if not isinstance(content, dict):
-        raise damaged(path, f"a JSON {type(content).__name__}", "a JSON object")
-    if not is_text(content):
-        raise damaged(path, "half a character in a text", "Unicode")
-    # A checksum whose key is corrupt is one all the same: its value still looks like it.
-    last = next(reversed(content.values()), None)
-    if _FILE_CHECKSUM in content or (isinstance(last, str) and _HEX_64.fullmatch(last)):
-        checksum = content.pop(_FILE_CHECKSUM, None)
-        if checksum != _json_checksum(content):
-            raise damaged(path, "other content than was written", "what its checksum says")
-    return content
+    except ValueError as error:
+        raise damaged(path, str(error), "a JSON object as it was written") from error
 
 
 def write_sealed_text(path: Path, text: str) -> None:
     """Write a text atomically, under a first line with its checksum, a comment in YAML."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    write_atomic(path, f"# {_FILE_CHECKSUM} of what follows: {digest}\n{text}")
+    write_atomic(path, checksums.sealed(text))
 
 
 def read_sealed_text(path: Path) -> str:
@@ -185,15 +170,11 @@ def read_sealed_text(path: Path) -> str:
         DamagedFileError: If the file is missing, unreadable, or not what was written.
     """
     try:
-        text = path.read_bytes().decode()
+        return checksums.unsealed(read_bytes(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", "a text in UTF-8") from error
-    first, _, rest = text.partition("\n")
-    if _FILE_CHECKSUM not in first and not _HEX_64.search(first):
-        return text
-    if first != f"# {_FILE_CHECKSUM} of what follows: {hashlib.sha256(rest.encode()).hexdigest()}":
-        raise damaged(path, "another text than was written", "what its first line says")
-    return rest
+    except ValueError as error:
+        raise damaged(path, str(error), "what its first line says") from error
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -202,10 +183,10 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Numbers that are not finite become null, because NaN is no JSON. Half a line that a killed
     process left at the end is removed first.
     """
-    text = "".join(_line(row) for row in rows)
+    text = "".join(checksums.line(row) for row in rows)
     if not text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     locks.check_write(path)
     is_new = not path.is_file()
     _drop_torn_line(path)
@@ -239,7 +220,7 @@ def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Replace a file of records, atomically."""
-    write_atomic(path, "".join(_line(row) for row in rows))
+    write_atomic(path, "".join(checksums.line(row) for row in rows))
 
 
 def truncate_rows(path: Path, *, max_epoch: int) -> int:
@@ -262,70 +243,54 @@ def damaged(path: Path, found: str, expected: str, fix: str = _RERUN) -> Damaged
     return DamagedFileError(Problem(str(path), found, expected, fix))
 
 
-def is_text(content: object) -> bool:
-    """Return whether all text in plain values can be written down: no half of a surrogate pair.
-
-    JSON and YAML can spell such halves, and every table and page would stumble over them.
-    """
-    try:
-        json.dumps(content, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Put a folder's names on the disk, where the file system can do that.
-
-    A rename is only safe from a power cut once the folder itself is on disk.
-    """
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _json_checksum(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    # What was read with its checksum may be written again without a second one.
-    plain = {
-        name: value for name, value in map_values(row, _as_json).items() if name != _LINE_CHECKSUM
-    }
-    text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
-    if not plain:
-        return text + "\n"
-    return f'{text[:-1]},"{_LINE_CHECKSUM}":"{zlib.crc32(text.encode()):08x}"}}\n'
-
-
-def _as_json(value: Any) -> Any:
-    """Return a value as our JSON files hold it: no infinity, no half of a surrogate pair."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str) and not value.isascii():
-        return value.encode(errors="replace").decode()
-    return value
-
-
 def _partial(path: Path) -> Path:
-    # Random, too: two machines may have processes of one number.
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TMP_SUFFIX}")
+    """Return where a file is written before it gets its name; its folder is there then.
+
+    What killed processes left in this folder goes first: they cannot do it themselves.
+    """
+    folder = path.parent
+    make_folder(folder)
+    if folder not in _SWEPT:
+        _SWEPT.add(folder)
+        _remove_abandoned(folder)
+    # The place, too: two machines may have processes of one number.
+    unique = f"{_PLACE or secrets.token_hex(4)}{next(_COUNTER):04x}"
+    return path.with_name(f"{path.name}.{os.getpid()}-{unique}{_TMP_SUFFIX}")
+
+
+_PLACE = place()[:8]  # of this boot and PID namespace; empty where there is none to tell
+_COUNTER = itertools.count()  # of the files of this process, all of its threads
+_SWEPT: set[Path] = set()  # folders where this process has removed what others abandoned
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for partial in folder.glob(f"*{_TMP_SUFFIX}"):
+        match = _PARTIAL_NAME.search(partial.name)
+        if match is None:
+            continue  # not ours
+        try:
+            if match["place"] == _PLACE:
+                is_abandoned = not psutil.pid_exists(int(match["pid"]))
+            else:  # another machine's, or an older version's
+                is_abandoned = time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
+            if is_abandoned:
+                partial.unlink()
+        except OSError:
+            continue  # its process has finished it, or this folder may not be written to
 
 
 def _rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
         return
     # Not splitlines: it would also split at separators inside strings.
-    *lines, tail = path.read_bytes().split(b"\n")
+    *lines, tail = read_bytes(path).split(b"\n")
     del tail  # empty, or half a line of a killed process
     previous_has_checksum = False
     for number, line in enumerate(lines, start=1):
-        has_checksum = _check_line(path, line, number)
+        try:
+            has_checksum = checksums.has_right_checksum(line)
+        except ValueError as error:
+            raise _damaged_line(path, str(error), number) from error
         # An older version's records may be followed by ours, never the other way round.
         if previous_has_checksum and not has_checksum:
             raise _damaged_line(path, "no checksum", number)
@@ -336,25 +301,11 @@ def _rows(path: Path) -> Iterator[Row]:
             raise _damaged_line(path, str(error), number) from error
         if not isinstance(row, dict):
             raise _damaged_line(path, "no object", number)
-        if not is_text(row):
+        if not checksums.is_text(row):
             raise _damaged_line(path, "half a character", number)
         if has_checksum:
-            del row[_LINE_CHECKSUM]
+            del row[checksums.LINE_KEY]
         yield row
-
-
-def _check_line(path: Path, line: bytes, number: int) -> bool:
-    """Return whether a record has a checksum, and that one right; older versions wrote none."""
-    body, end = line[: -len(_LINE_END_SHAPE)], line[-len(_LINE_END_SHAPE) :]
-    if len(end) < len(_LINE_END_SHAPE):
-        return False
-    match = _LINE_END.fullmatch(end)
-    if match is not None and int(match[1], 16) == zlib.crc32(body + b"}"):
-        return True
-    pairs = zip(end, _LINE_END_SHAPE, strict=True)
-    if sum(byte == fixed for byte, fixed in pairs if fixed != ord(".")) >= _MIN_EQUAL_BYTES:
-        raise _damaged_line(path, "another record than was written", number)
-    return False
 
 
 def _damaged_line(path: Path, found: str, number: int) -> DamagedFileError:
@@ -364,9 +315,9 @@ def _damaged_line(path: Path, found: str, number: int) -> DamagedFileError:
 def _drop_torn_line(path: Path) -> None:
     if not path.is_file() or path.stat().st_size == 0:
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) == b"\n":
             return
-    data = path.read_bytes()
+    data = read_bytes(path)
     write_atomic(path, data[: data.rfind(b"\n") + 1])

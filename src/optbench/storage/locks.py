@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import secrets
@@ -24,15 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from optbench.errors import LockLostError, Problem
-from optbench.storage import process
+from optbench.storage import checksums, process
+from optbench.storage.disk import make_folder, read_text, sync_folder
 
 STALE_SECONDS = 600.0  # a worker of another machine without a heartbeat for so long counts as dead
 _HEARTBEAT_SECONDS = 60.0
 _FOLDER = "claims"
+_STATUS_NAME = "status.json"  # of the run's folder; its process is the one that wrote it
 _NAME = re.compile(r"(\d{6,})\.json")
 _CANDIDATE_SUFFIX = ".new"
-# File systems without hard links: exFAT, some network shares and containers' overlays.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_WRITING_SECONDS = 1.0  # that a lock may be in the writing where the file system has no links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +62,9 @@ class RunLock:
                 return
             partial = self.path.with_name(f"{self.token}{_CANDIDATE_SUFFIX}")
             try:
-                partial.write_text(_content(self.token, released=_now()), encoding="utf-8")
+                _write(partial, _content(self.token, released=_now()))
                 partial.replace(self.path)
+                sync_folder(self.path.parent)
             except OSError:
                 os.utime(self.path, (0, 0))  # a full disk has room for this
             finally:
@@ -130,14 +131,16 @@ def acquire(run_dir: Path) -> RunLock | None:
     Of any number of workers that try at once, exactly one gets it.
     """
     last = _last_number(run_dir)
+    if last and not _read(_lock_path(run_dir, last)):
+        time.sleep(_WRITING_SECONDS)
     if last and _is_held(_lock_path(run_dir, last), now=time.time()) is True:
         return None
     lock = RunLock(run_dir=run_dir, number=last + 1, token=secrets.token_hex(8))
-    lock.path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.path.parent)
     content = _content(lock.token)
     candidate = lock.path.with_name(f"{lock.token}{_CANDIDATE_SUFFIX}")
     try:
-        candidate.write_text(content, encoding="utf-8")
+        _write(candidate, content)
         # Times on a share are the server's: a file written just now is the clock to compare with.
         now = candidate.stat().st_mtime
         if last and _is_held(_lock_path(run_dir, last), now=now) is not False:
@@ -146,6 +149,7 @@ def acquire(run_dir: Path) -> RunLock | None:
         if not _create(lock.path, candidate, content):
             del _HELD[lock.token]
             return None
+        sync_folder(lock.path.parent)
         # Left behind by workers that were killed right here, long ago.
         for path in lock.path.parent.glob(f"*{_CANDIDATE_SUFFIX}"):
             with contextlib.suppress(OSError):
@@ -165,19 +169,22 @@ def check_write(path: Path) -> None:
     absolute = os.path.abspath(path)  # noqa: PTH100 - resolve() would wait for a stalled share
     for lock in tuple(_HELD.values()):
         folder = os.path.abspath(lock.run_dir)  # noqa: PTH100
-        if absolute.startswith(folder + os.sep) and lock.is_lost():
-            raise LockLostError(
-                Problem(
-                    str(lock.run_dir),
-                    (
-                        "that another worker has taken this run over, after "
-                        f"{STALE_SECONDS / 60:.0f} minutes without a heartbeat from this one "
-                        "(suspended, or its network share stalled)"
-                    ),
-                    "a run that no other worker writes into",
-                    "nothing to do: the other worker resumes from the last whole epoch",
-                )
+        if not absolute.startswith(folder + os.sep) or not lock.is_lost():
+            continue
+        if not lock.path.parent.is_dir():
+            raise OSError(errno.ENOENT, "its folder was removed while it was in use", folder)
+        raise LockLostError(
+            Problem(
+                str(lock.run_dir),
+                (
+                    "that another worker has taken this run over, after "
+                    f"{STALE_SECONDS / 60:.0f} minutes without a heartbeat from this one "
+                    "(suspended, or its network share stalled)"
+                ),
+                "a run that no other worker writes into",
+                "nothing to do: the other worker resumes from the last whole epoch",
             )
+        )
 
 
 def was_ever_locked(run_dir: Path) -> bool:
@@ -192,7 +199,7 @@ def lock_holder(run_dir: Path) -> LockHolder | None:
     now = time.time()
     if not last or _is_held(path, now=now) is False:
         return None
-    record = _process(_read(path))
+    record = _process_of(path, _read(path))
     pid = record.get("pid")
     return LockHolder(
         pid=pid if isinstance(pid, int) else None,
@@ -206,19 +213,35 @@ def _create(path: Path, candidate: Path, content: str) -> bool:
     try:
         os.link(candidate, path)
         return True
-    except FileExistsError:
-        # A share may answer so to its own repeated request: whose token it is decides.
-        return bool(_read(path).get("token") == json.loads(content)["token"])
     except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+        # Whatever the reason: exFAT, network shares and containers' overlays have no links, and
+        # say so with numbers of all kinds.
+        if not isinstance(error, FileExistsError):
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            except FileExistsError:
+                pass
+            else:
+                _fill(handle, path, content)
+                return True
+    # A share may answer so to its own repeated request: whose token it is decides.
+    return bool(_read(path).get("token") == checksums.parse_json(content)["token"])
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file that will get a lock's name; its bytes are on the disk when this returns."""
+    _fill(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o666), path, content)
+
+
+def _fill(handle: int, path: Path, content: str) -> None:
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(content)
-    return True
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+    except OSError:
+        os.utime(path, (0, 0))  # nobody's, if it has a lock's name already
+        raise
 
 
 def _is_held(path: Path, *, now: float) -> bool | None:
@@ -226,8 +249,8 @@ def _is_held(path: Path, *, now: float) -> bool | None:
     content, heartbeat = _read(path), _last_heartbeat(path)
     if "released" in content or heartbeat == 0:
         return False
-    record = _process(content)
-    if process.is_this_process(record):
+    record = _process_of(path, content)
+    if content and process.is_this_process(record):
         return content.get("token") in _HELD  # if not, its release failed
     is_alive = process.is_alive(record)
     if is_alive is not None:
@@ -237,10 +260,16 @@ def _is_held(path: Path, *, now: float) -> bool | None:
 
 def _content(token: str, **more: str) -> str:
     content = {"token": token, "begun": _now(), "process": process.process_record(), **more}
-    return json.dumps(content, indent=2) + "\n"
+    return checksums.json_text(content)
 
 
-def _process(content: Mapping[str, Any]) -> Mapping[str, Any]:
+def _process_of(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of a lock's process; of a lock that cannot be read, from the status.
+
+    A power cut may leave an empty lock, and a bad disk a corrupt one. The run's status.json names
+    the process that wrote it: if that one is dead, so is the worker.
+    """
+    content = content or _read(path.parent.parent / _STATUS_NAME)
     record = content.get("process")
     return record if isinstance(record, dict) else {}
 
@@ -265,10 +294,9 @@ def _last_number(run_dir: Path) -> int:
 def _read(path: Path) -> dict[str, Any]:
     """Return a lock's content; nothing while it is being written or where it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return checksums.parse_json(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _last_heartbeat(path: Path) -> float:

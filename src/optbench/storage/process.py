@@ -31,7 +31,7 @@ def process_record(pid: int | None = None) -> dict[str, Any]:
     return {
         "pid": pid,
         "started": _start_ticks(pid),
-        "place": _place(),
+        "place": place(),
         "machine": _machine(),
         "boot": _hash(_read_text("/proc/sys/kernel/random/boot_id")),
     }
@@ -73,7 +73,7 @@ def _start_ticks(pid: int) -> int | None:
         return None
 
 
-def _place() -> str:
+def place() -> str:
     """Return a hash of this boot and PID namespace: PIDs can be compared within one."""
     boot = _read_text("/proc/sys/kernel/random/boot_id")
     try:

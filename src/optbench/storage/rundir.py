@@ -19,7 +19,8 @@ import yaml
 from optbench.errors import DamagedFileError, Problem
 from optbench.records import Cell, Status
 from optbench.storage import locks
-from optbench.storage.files import Row, damaged, is_text, read_json, read_sealed_text, write_json
+from optbench.storage.checksums import is_text
+from optbench.storage.files import Row, damaged, read_json, read_sealed_text, write_json
 from optbench.storage.process import is_alive, process_record
 
 SCHEMA = 1

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from optbench.errors import LaterSchemaError, OptbenchError
-from optbench.storage.files import damaged, link_or_copy, sync_folder, write_pieces
+from optbench.storage.disk import sync_folder
+from optbench.storage.files import damaged, link_or_copy, write_pieces
 from optbench.storage.rundir import SCHEMA, RunDir, of_later_optbench
 from optbench.training.lane import FinishedEpoch, Lane, PartialEpoch
 
