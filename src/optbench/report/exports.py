@@ -37,7 +37,9 @@ def write_tables(
         buffer = io.BytesIO()
         safe.to_parquet(buffer, index=False)
         write_atomic(folder / f"{name}.parquet", buffer.getvalue())
-        text = safe.map(_spreadsheet_safe).to_csv(index=False, lineterminator="\n")
+        # Column names, too: settings and records of a stranger's run become such.
+        cells = safe.map(_spreadsheet_safe).rename(columns=_spreadsheet_safe)
+        text = cells.to_csv(index=False, lineterminator="\n")
         write_atomic(folder / f"{name}.csv", text)
         file_names += [f"{name}.csv", f"{name}.parquet"]
     return tuple(file_names)
