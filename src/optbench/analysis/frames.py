@@ -156,7 +156,18 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(sweep_dir: Path) -> list[Path]:
-    """Return the run folders directly inside a sweep's folder, by name."""
+    """Return the run folders directly inside a sweep's folder, by name.
+
+    Raises:
+        DatasetError: If one is a symbolic link, by which the report would write somewhere else.
+    """
+    run_dirs = _run_dirs(sweep_dir)
+    if links := [path for path in run_dirs if path.is_symlink()]:
+        raise DatasetError(*map(rundir.linked_run, links))
+    return run_dirs
+
+
+def _run_dirs(sweep_dir: Path) -> list[Path]:
     if not sweep_dir.is_dir():
         return []
     return sorted(path for path in sweep_dir.iterdir() if path.is_dir() and is_run(path))
@@ -164,11 +175,11 @@ def find_runs(sweep_dir: Path) -> list[Path]:
 
 def sweep_dirs(root: Path) -> list[Path]:
     """Return the folder itself if it holds runs, else those folders in it that do."""
-    if find_runs(root):
+    if _run_dirs(root):
         return [root]
     if not root.is_dir() or is_run(root):
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and find_runs(path))
+    return sorted(path for path in root.iterdir() if path.is_dir() and _run_dirs(path))
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -385,8 +396,15 @@ def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for every image of a run; its path is relative to `root`."""
+    """Yield a row for every image of a run; its path is relative to `root`.
+
+    Symbolic links are left out: what they lead to would be copied into thumbnails and sheets.
+    """
+    if (run.path / "images").is_symlink():
+        return
     for path in sorted(run.path.glob("images/epoch-*/*.png")):
+        if path.is_symlink() or path.parent.is_symlink():
+            continue
         folder, name = _EPOCH_FOLDER.fullmatch(path.parent.name), _IMAGE_NAME.fullmatch(path.name)
         if folder is None or name is None:
             continue  # not ours

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optbench.storage.disk import read_text
 from optbench.storage.files import Row
 
 FORMAT = "optbench scores 1"
@@ -96,7 +97,7 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
 def _text(path: Path) -> str:
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise _DamagedError(f"{size} bytes, more than people write")
-    return path.read_text(encoding="utf-8-sig")
+    return read_text(path, encoding="utf-8-sig")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from optbench.data.layouts import Folder
 from optbench.data.rules import Findings
 from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
+from optbench.storage.disk import read_text
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
 # A face detector appends four numbers to the stem; kohya finds the caption without them.
@@ -93,7 +94,7 @@ def _read_lines(file: Path, options: DatasetOptions, problems: list[Problem]) ->
     """Return a caption's lines; Windows' editors put a byte order mark before the first."""
     fix = "write the caption into its first line and save it as UTF-8, or delete the file"
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(Problem(str(file), str(error), "a text in UTF-8", fix))
         return []

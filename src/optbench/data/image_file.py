@@ -12,6 +12,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from optbench.data.buckets import Size
 from optbench.data.rules import Findings
 from optbench.errors import Problem
+from optbench.storage.disk import read_bytes
+from optbench.storage.images import opened
 
 _KEY_LENGTH = 16
 _OPAQUE = 255
@@ -38,8 +40,8 @@ class DecodedImage:
 def decode_image(path: Path, findings: Findings) -> DecodedImage | None:
     """Return the image after decoding all of it, or None after adding what is wrong with it."""
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        content = read_bytes(path)
+        with opened(io.BytesIO(content)) as image:
             image.load()  # all pixels, so that a cut-off file shows
             size, mode = image.size, image.mode
             is_transparent = _is_transparent(image)

@@ -35,6 +35,8 @@ from optbench.errors import BaseError, DamagedFileError, DatasetError, Problem
 from optbench.records import Batch, CaptionedImage, Dataset, Sample
 from optbench.schema import DatasetOptions
 from optbench.storage import files
+from optbench.storage.disk import read_bytes
+from optbench.storage.images import opened
 from optbench.storage.safetensors_header import parse_header
 
 if TYPE_CHECKING:
@@ -244,12 +246,12 @@ def load_pixels(
         DatasetError: If the file has vanished, or is not the one the data set was read from.
     """
     try:
-        content = image.path.read_bytes()
+        content = read_bytes(image.path)
     except OSError as error:
         raise DatasetError(_changed(image, f"{type(error).__name__}: {error}")) from error
     if not hashlib.sha256(content).hexdigest().startswith(image.key):
         raise DatasetError(_changed(image, "other bytes than when the data set was read"))
-    with Image.open(io.BytesIO(content)) as file:
+    with opened(io.BytesIO(content)) as file:
         picture = file.convert("RGB")
     width, height = image.resized
     if width > picture.width or height > picture.height:
@@ -319,7 +321,7 @@ def _read(path: Path, key: str, *, size: tuple[int, int]) -> Tensor:
         FileNotFoundError: If there is none.
         DamagedFileError: If it is damaged, or is not what its name says.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         tensors = safetensors.torch.load(content)
         wrong = _what_is_wrong(tensors[_TENSOR], size=size)

@@ -15,6 +15,7 @@ from typing import Any
 
 from optbench.data.rules import IMAGE_SUFFIXES, Findings, setting_problem
 from optbench.errors import Problem, shorten
+from optbench.storage.disk import read_text
 
 METADATA_NAME = "metadata.jsonl"
 
@@ -207,7 +208,7 @@ def _read_metadata(root: Path, *, num_repeats: int, problems: list[Problem]) -> 
 
 def _numbered_lines(file: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         problems.append(_line_problem(str(file), str(error), "a text in UTF-8"))
         return

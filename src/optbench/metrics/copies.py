@@ -12,6 +12,7 @@ from PIL import Image
 
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
+from optbench.storage.images import opened
 
 _SIDE_PX = 32
 _KEPT = 8  # frequencies in each direction
@@ -55,7 +56,7 @@ def picture_bits(path: Path, *, is_mirrored: int = 0) -> NDArray[np.bool_]:
     The usual perceptual hash: luma at 32x32, type-II discrete cosine transform, the 8x8 lowest
     frequencies; the first of them, the brightness, only takes part in no median.
     """
-    with Image.open(path) as image:
+    with opened(path) as image:
         small = image.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     luma = np.asarray(small, dtype=np.float64)
     if is_mirrored:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
@@ -24,6 +23,7 @@ from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import Embeddings, check_device
 from optbench.models.device import find_device
 from optbench.storage import hashing, resources
+from optbench.storage.images import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,7 +163,7 @@ class EmbeddedEncoder:
         """Return a picture's embedding, and read what it shows on the way."""
         import torch
 
-        with Image.open(path) as image:
+        with opened(path) as image:
             small = image.convert("RGB").resize((_SIDE_PX, _SIDE_PX))
         values = torch.from_numpy(np.asarray(small, dtype=np.float32) / 127.5 - 1)
         reader, encoder = self._reader, self._encoder

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.vision import check_device
 from optbench.models.device import find_device
+from optbench.storage.disk import check_regular
+from optbench.storage.images import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +141,7 @@ def _pixels(path: Path) -> Tensor:
     """Return a picture as (1, 3, H, W) with values in [-1, 1]."""
     import torch
 
-    with Image.open(path) as image:
+    with opened(path) as image:
         values = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1)[None]
 
@@ -154,9 +155,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(check_regular(path))
         # weights_only: a pickle may not run anything.
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(check_regular(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError) as error:
         raise _other_file(path, f"{type(error).__name__}: {error}") from error
     except (OSError, ValueError, RuntimeError, EOFError, KeyError) as error:

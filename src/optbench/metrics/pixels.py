@@ -14,6 +14,7 @@ from PIL import Image
 from optbench.metrics.catalogue import Meaning, ours
 from optbench.metrics.contract import Measured, Picture, Reference
 from optbench.metrics.ssim import structural_similarity
+from optbench.storage.images import opened
 
 # Raise it when equal pictures begin to give other numbers.
 _SETTINGS: Mapping[str, object] = {"schema": 1}
@@ -115,7 +116,7 @@ class AcrossSeeds:
 @lru_cache(maxsize=32)
 def read_pixels(path: Path) -> NDArray[np.uint8]:
     """Return a picture file's values (height, width, 3), 0 to 255; those just read are kept."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         return np.asarray(image.convert("RGB"))
 
 

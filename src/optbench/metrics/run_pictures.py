@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from optbench.analysis import image_rows
 from optbench.data.rules import IMAGE_SUFFIXES
 from optbench.metrics.contract import Picture, Reference
 from optbench.records import Cell
+from optbench.storage.disk import read_bytes
+from optbench.storage.images import opened_rendered
 from optbench.storage.nested import section
 from optbench.storage.rundir import RunDir
 
@@ -66,6 +70,8 @@ def find_pictures(run: RunDir, config: Mapping[str, Any]) -> RunPictures:
     cells: dict[Cell, Picture] = {}
     for row in image_rows(run, run.path):
         cell = Cell(**{name: row[name] for name in ("prompt", "width", "height", "seed", "epoch")})
+        if not _is_of_rendered_size(run.path / row["path"]):
+            continue
         text = texts.get(cell.prompt, "")
         cells[cell] = Picture(path=run.path / row["path"], text=text)
     ordered = sorted(cells, key=lambda cell: (cell.epoch, *_place(cell)))
@@ -74,6 +80,17 @@ def find_pictures(run: RunDir, config: Mapping[str, Any]) -> RunPictures:
         training=_training_pictures(config),
         base=str(section(config, "base").get("name", "")),
     )
+
+
+def _is_of_rendered_size(path: Path) -> bool:
+    """Return whether an image has no more pixels than a rendered one; only its header is read."""
+    try:
+        with opened_rendered(path):
+            return True
+    except Image.DecompressionBombError:
+        return False
+    except (OSError, SyntaxError, ValueError):
+        return True  # the metric says what is wrong with it
 
 
 def _place(cell: Cell) -> tuple[str, int, int, int]:
@@ -93,6 +110,6 @@ def _training_pictures(config: Mapping[str, Any]) -> tuple[Picture, ...]:
     for path in files:
         caption_file, caption = path.with_suffix(suffix), ""
         if caption_file.is_file():
-            caption = caption_file.read_text(encoding="utf-8", errors="replace").strip()
+            caption = read_bytes(caption_file).decode(errors="replace").strip()
         pictures.append(Picture(path=path, text=caption))
     return tuple(pictures)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from optbench.storage.images import opened
 
 _WINDOW = 8  # pixels
 _C1, _C2 = 0.01**2, 0.03**2  # the paper's constants for values from 0 to 1
@@ -40,7 +41,7 @@ def compare_pictures(first: Path, second: Path) -> Likeness | None:
 
 
 def _pixels(path: Path) -> NDArray[np.float64]:
-    with Image.open(path) as image:
+    with opened(path) as image:
         return np.asarray(image.convert("RGB"), dtype=np.float64) / 255
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from optbench.errors import BaseError, ConfigError, Problem
 from optbench.metrics.contract import Measured, Picture, Reference
+from optbench.storage.images import opened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +175,7 @@ def prepared(path: Path, how: Mapping[str, Any]) -> Tensor:
     """Return a picture as (1, 3, H, W): resized, cut to the middle, and normalized as asked."""
     import torch
 
-    with Image.open(path) as image:
+    with opened(path) as image:
         picture = image.convert("RGB")
     size, resample = how.get("size", {}), Image.Resampling(how.get("resample", 3))
     if how.get("do_resize", True):

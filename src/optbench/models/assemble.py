@@ -13,6 +13,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from optbench.models.tensors import SafetensorsFiles, TensorSource, model_files
+from optbench.storage.disk import read_text
 
 _FIRST_NAMED = 3
 
@@ -112,7 +113,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: If it is missing or no JSON object.
     """
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = json.loads(read_text(file))
     if not isinstance(config, dict):
         raise ValueError(f"{file.name} is no JSON object")
     return config

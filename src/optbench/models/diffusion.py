@@ -25,6 +25,7 @@ from torch import Tensor
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.processes import PredictionType, check_loss
 from optbench.schema import LossOptions
+from optbench.storage.disk import read_text
 
 _MIN_ALPHA = 2.0**-24
 _MAX_SNR = 1000.0  # kohya's: cleaner images than this are weighted as if they had it
@@ -199,7 +200,7 @@ def read_schedule(path: Path) -> Mapping[str, Any]:
     Raises:
         OSError, ValueError: If the file is missing, damaged, or of a model nobody trains here.
     """
-    schedule = {"prediction_type": "epsilon", **json.loads(path.read_text(encoding="utf-8"))}
+    schedule = {"prediction_type": "epsilon", **json.loads(read_text(path))}
     if absent := [key for key in _SCHEDULE_KEYS if key not in schedule]:
         raise ValueError(f"no {', '.join(absent)}")
     for key, known in (("prediction_type", _TARGETS), ("beta_schedule", _BETA_SCHEDULES)):

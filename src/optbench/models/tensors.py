@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from optbench.storage.disk import check_regular, open_regular
 from optbench.storage.safetensors_header import TensorEntry, read_header
 
 _DTYPES = {
@@ -60,7 +61,7 @@ class SafetensorsFiles:
         if entry.dtype not in _DTYPES:
             raise ValueError(f"{name} is in {entry.dtype}, not in floating point")
         view = self._buffer.numpy().data[: entry.num_bytes]
-        with file.open("rb", buffering=0) as stream:
+        with open_regular(file) as stream:
             stream.seek(entry.start)
             while view:
                 num_read = stream.readinto(view)
@@ -101,6 +102,7 @@ class PickledFile:
 
 
 def _load(file: Path) -> Any:
+    check_regular(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:

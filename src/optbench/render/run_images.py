@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from PIL import Image
-
 from optbench.contracts import BaseModel, Network, TextOptions
 from optbench.errors import DamagedFileError
 from optbench.lora.network import as_in_file
@@ -33,6 +31,7 @@ from optbench.render.prompts import (
 from optbench.schema import Prompt, PromptOptions, RenderOptions, RunConfig
 from optbench.storage import files, hashing, locks
 from optbench.storage.files import link_or_copy
+from optbench.storage.images import opened_rendered
 from optbench.storage.rundir import RunDir
 
 _FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
@@ -153,7 +152,7 @@ def flat_images(run: RunDir, *, epoch: int) -> tuple[str, ...]:
     paths = sorted(run.images_dir(epoch).glob("*.png"))
     flat = []
     for path in paths:
-        with Image.open(path) as image:
+        with opened_rendered(path) as image:
             # One pair per channel, as for every image of several.
             ranges = cast(tuple[tuple[int, int], ...], image.convert("RGB").getextrema())
         if all(high - low <= _FLAT_RANGE for low, high in ranges):

@@ -20,6 +20,7 @@ from optbench.render.text import LINE_HEIGHT, lines_height, wrap, write
 from optbench.schema import Prompt, SheetFormat
 from optbench.storage.files import write_atomic
 from optbench.storage.hashing import fingerprint
+from optbench.storage.images import opened_rendered
 from optbench.storage.rundir import RunDir, read_status
 
 MAX_WIDTH_PX = 2000
@@ -281,7 +282,7 @@ def _stored_key(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        with Image.open(path) as image:
+        with opened_rendered(path) as image:
             if path.suffix == ".webp":
                 return str(image.getexif().get(_EXIF_DESCRIPTION))
             return str(image.info.get(_KEY))
@@ -387,7 +388,7 @@ def _picture(tile: Tile, size: tuple[int, int]) -> tuple[Image.Image | None, str
     if tile.path is None:
         return None, tile.note or "no picture"
     try:
-        with Image.open(tile.path) as image:
+        with opened_rendered(tile.path) as image:
             image.load()
             scale = min(size[0] / image.width, size[1] / image.height)
             fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))

@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from optbench.storage.files import write_atomic
+from optbench.storage.images import opened_rendered
 
 SIZE_PX = 256  # of the longer side
 _QUALITY = 80
@@ -96,10 +97,12 @@ def _small_copy(image_path: Path) -> bytes:
     """Return a WebP that fits into SIZE_PX, or a word for what is no image."""
     buffer = io.BytesIO()
     try:
-        with Image.open(image_path) as image:
+        with opened_rendered(image_path) as image:
             scale = min(1.0, SIZE_PX / max(image.size))
             size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-            small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+            # Not a second copy of a large image.
+            pixels = image if image.mode == "RGB" else image.convert("RGB")
+            small = pixels.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
         small.save(buffer, "WEBP", quality=_QUALITY, method=_METHOD)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return _DAMAGED

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import stat
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -15,26 +15,41 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
 }
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, is_ours: bool = False) -> BufferedReader:
     """Return a file opened to be read, bytes; every file that others may have made is read so.
 
-    Opening a named pipe would wait for ever, and reading a device may never end.
+    Opening a named pipe would wait for ever, and reading a device may never end. A record or
+    status of ours (`is_ours`) is never a symbolic link: a stranger's would lead to a private file.
 
     Raises:
         OSError: If it cannot be opened, or is a folder, named pipe, socket or device.
     """
     # Looked at before, for to open a device may do something, and after, for it may have changed.
-    _refuse_special(path, os.stat(path))  # noqa: PTH116 - beside fstat
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    _refuse_special(path, path.lstat() if is_ours else path.stat())
+    no_links = os.O_NOFOLLOW if is_ours else 0
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_links)
     try:
         _refuse_special(path, os.fstat(handle))
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+
+
+def open_to_append(path: Path) -> BufferedWriter:
+    """Return a file of ours opened to be added to, made where there is none.
+
+    Raises:
+        OSError: As `open_regular`; also if it is a symbolic link, which could lead anywhere.
+    """
+    if path.is_symlink() or path.exists():
+        _refuse_special(path, path.lstat())
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 def check_regular(path: Path) -> Path:
@@ -47,13 +62,13 @@ def check_regular(path: Path) -> Path:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, is_ours: bool = False) -> bytes:
     """Return a regular file's content.
 
     Raises:
         OSError: As `open_regular`.
     """
-    with open_regular(path) as file:
+    with open_regular(path, is_ours=is_ours) as file:
         return file.read()
 
 

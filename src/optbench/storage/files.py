@@ -23,7 +23,13 @@ import psutil
 
 from optbench.errors import DamagedFileError, Problem
 from optbench.storage import checksums, locks
-from optbench.storage.disk import make_folder, open_regular, read_bytes, read_text, sync_folder
+from optbench.storage.disk import (
+    make_folder,
+    open_regular,
+    open_to_append,
+    read_bytes,
+    sync_folder,
+)
 from optbench.storage.process import place
 
 Row = dict[str, Any]
@@ -138,6 +144,16 @@ def is_intact_png(path: Path) -> bool:
     return False
 
 
+def set_aside_damaged_images(folder: Path) -> list[str]:
+    """Rename images that are not intact; return a sentence for each."""
+    notices = []
+    for path in sorted(folder.rglob("*.png")):
+        if not is_intact_png(path):
+            aside = set_aside(path)
+            notices.append(f"{path.name} was damaged; it is now {aside.name}, and made again")
+    return notices
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; numbers that are not finite become null."""
     write_atomic(path, checksums.json_text(content))
@@ -151,7 +167,7 @@ def read_json(path: Path) -> dict[str, Any]:
             written.
     """
     try:
-        return checksums.parse_json(read_text(path))
+        return checksums.parse_json(read_bytes(path, is_ours=True).decode())
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", "a JSON object") from error
     except ValueError as error:
@@ -170,7 +186,7 @@ def read_sealed_text(path: Path) -> str:
         DamagedFileError: If the file is missing, unreadable, or not what was written.
     """
     try:
-        return checksums.unsealed(read_bytes(path).decode())
+        return checksums.unsealed(read_bytes(path, is_ours=True).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", "a text in UTF-8") from error
     except ValueError as error:
@@ -190,7 +206,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     locks.check_write(path)
     is_new = not path.is_file()
     _drop_torn_line(path)
-    with path.open("ab") as file:
+    with open_to_append(path) as file:
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -216,6 +232,15 @@ def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
     except DamagedFileError as error:
         return rows, error
     return rows, None
+
+
+def have_checksums(path: Path) -> bool:
+    """Return whether a file's records carry checksums; those of the first version do not."""
+    first = read_bytes(path).partition(b"\n")[0]
+    try:
+        return checksums.has_right_checksum(first)
+    except ValueError:
+        return True  # a wrong one
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -283,7 +308,7 @@ def _rows(path: Path) -> Iterator[Row]:
     if not path.is_file():
         return
     # Not splitlines: it would also split at separators inside strings.
-    *lines, tail = read_bytes(path).split(b"\n")
+    *lines, tail = read_bytes(path, is_ours=True).split(b"\n")
     del tail  # empty, or half a line of a killed process
     previous_has_checksum = False
     for number, line in enumerate(lines, start=1):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.errors import DamagedFileError
+from optbench.storage.disk import open_regular
 from optbench.storage.files import read_json, write_json
 from optbench.storage.nested import map_values
 
@@ -85,7 +86,7 @@ def kohya_hash(content: bytes) -> str:
 
 
 def _read_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

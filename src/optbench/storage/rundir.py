@@ -167,6 +167,16 @@ def write_status(run_dir: Path, status: Status, reason: str = "", **facts: Any) 
     if status == "running":
         content["process"] = process_record()
     write_json(RunDir(run_dir).status_path, content)
+    _UNWRITTEN.pop(run_dir, None)
+
+
+def keep_unwritten(run_dir: Path, status: Status, reason: str) -> None:
+    """Keep how a run ended for `read_status` in this process, where a disk takes no status.json."""
+    _UNWRITTEN[run_dir] = StatusRecord(status=status, reason=reason, updated="")
+
+
+# Global because it is a fact about this process, which alone knows what it could not write down.
+_UNWRITTEN: dict[Path, StatusRecord] = {}
 
 
 def read_status(run_dir: Path) -> StatusRecord:
@@ -177,6 +187,8 @@ def read_status(run_dir: Path) -> StatusRecord:
     machine and since the boot where the run was started, its process decides; seen from
     elsewhere, `locks.STALE_SECONDS` without a new record do.
     """
+    if run_dir in _UNWRITTEN:
+        return _UNWRITTEN[run_dir]
     path = RunDir(run_dir).status_path
     if not path.is_file():
         return StatusRecord(status="pending", reason="", updated="")
@@ -188,6 +200,16 @@ def read_status(run_dir: Path) -> StatusRecord:
         reason = "the process died without writing a status; rerun the same command to resume"
         return dataclasses.replace(record, status="interrupted", reason=reason)
     return record
+
+
+def linked_run(run_dir: Path) -> Problem:
+    """Return the refusal of a run's folder that is a symbolic link."""
+    return Problem(
+        str(run_dir),
+        f"a symbolic link to {run_dir.readlink()}",
+        "a run's own folder, because runs and reports are written into it",
+        f"remove the link and move the folder here, or link the folder {run_dir.parent} instead",
+    )
 
 
 def of_later_optbench(path: Path, schema: int) -> Problem:

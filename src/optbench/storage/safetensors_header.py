@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optbench.storage.disk import open_regular
+
 NUM_LENGTH_BYTES = 8  # a file opens with the length of its header
 _MAX_HEADER_BYTES = 100_000_000
 _METADATA = "__metadata__"
@@ -67,7 +69,7 @@ def read_header(path: Path) -> SafetensorsHeader:
             file that was cut short ends.
     """
     size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(NUM_LENGTH_BYTES)
         length = int.from_bytes(start, "little")
         if length <= _MAX_HEADER_BYTES:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.errors import LaterSchemaError, OptbenchError
-from optbench.storage.disk import sync_folder
+from optbench.storage.disk import read_bytes, sync_folder
 from optbench.storage.files import damaged, link_or_copy, write_pieces
 from optbench.storage.rundir import SCHEMA, RunDir, of_later_optbench
 from optbench.training.lane import FinishedEpoch, Lane, PartialEpoch
@@ -106,7 +106,7 @@ def partial_state_file(run: RunDir) -> Path:
 
 def is_intact_state(path: Path) -> bool:
     """Return whether a state file is to the last bit what was written; needs no torch."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     digest = hashlib.sha256(memoryview(data)[_NUM_DIGEST_BYTES:]).digest()
     return digest == data[:_NUM_DIGEST_BYTES]
 
@@ -120,7 +120,7 @@ def read_state(path: Path) -> State:
     """
     import torch
 
-    data = path.read_bytes()
+    data = read_bytes(path)
     digest, blob = data[:_NUM_DIGEST_BYTES], memoryview(data)[_NUM_DIGEST_BYTES:]
     # torch.load notices neither a wrong bit in a weight nor every cut-off file.
     if hashlib.sha256(blob).digest() != digest:

@@ -5,16 +5,18 @@ Written between epochs, never within a step; made anew when a run goes on, so no
 
 from __future__ import annotations
 
+import io
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from optbench.storage import files
+from optbench.storage.images import opened_rendered
 from optbench.storage.rundir import RunDir
 
 _PICTURE_PX = 256  # the height of an image in a row of an epoch
@@ -32,13 +34,15 @@ def write_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> No
     rows = list(rows)
     if not rows:
         return
-    from torch.utils.tensorboard import SummaryWriter  # a second to import, once per process
+    from torch.utils.tensorboard.summary import scalar  # a second to import, once per process
 
-    with SummaryWriter(str(folder)) as writer:
-        for row in rows:
-            for name, value in row.items():
-                if name not in ("step", "epoch") and value is not None:
-                    writer.add_scalar(name, value, int(row["step"]))
+    events = [
+        (scalar(name, value), int(row["step"]))
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "epoch") and value is not None
+    ]
+    _write_events(folder, events)
 
 
 def rewrite_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> None:
@@ -59,11 +63,13 @@ def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
     }
     if not rows_by_name:
         return
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import image
 
-    with SummaryWriter(str(run.tensorboard_dir)) as writer:
-        for (name, step), row in rows_by_name.items():
-            writer.add_image(f"pictures/{name}", row, step, dataformats="HWC")
+    events = [
+        (image(f"pictures/{name}", row, dataformats="HWC"), step)
+        for (name, step), row in rows_by_name.items()
+    ]
+    _write_events(run.tensorboard_dir, events)
 
 
 def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
@@ -71,8 +77,7 @@ def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
     epochs = files.read_rows(run.epochs_path)
     if not epochs:
         return
-    from torch.utils.tensorboard import SummaryWriter
-    from torch.utils.tensorboard.summary import hparams
+    from torch.utils.tensorboard.summary import hparams, image, scalar
 
     last = epochs[-1]
     final = {
@@ -81,18 +86,39 @@ def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
         if name not in _NOT_FINAL and isinstance(value, (int, float))
     }
     final[f"{_END_PREFIX}seconds_train"] = sum(row.get("seconds_train") or 0 for row in epochs)
-    with SummaryWriter(str(run.tensorboard_dir)) as writer:
-        for path in sorted(run.sheets_dir.glob("*.png")):
-            with Image.open(path) as image:
-                small = image.convert("RGB")
-            small.thumbnail((_SHEET_PX, _SHEET_PX))
-            pixels = np.asarray(small)
-            writer.add_image(f"sheets/{path.stem}", pixels, last["step"], dataformats="HWC")
-        # Not add_hparams, which writes into a folder of its own.
-        for summary in hparams(_hparams(config), final):
-            writer._get_file_writer().add_summary(summary)
-        for name, value in final.items():
-            writer.add_scalar(name, value, last["step"])
+    step = last["step"]
+    events = []
+    for path in sorted(run.sheets_dir.glob("*.png")):
+        with opened_rendered(path) as picture:
+            small = picture.convert("RGB")
+        small.thumbnail((_SHEET_PX, _SHEET_PX))
+        events.append((image(f"sheets/{path.stem}", np.asarray(small), dataformats="HWC"), step))
+    events += [(summary, 0) for summary in hparams(_hparams(config), final)]
+    events += [(scalar(name, value), step) for name, value in final.items()]
+    _write_events(run.tensorboard_dir, events)
+
+
+def _write_events(folder: Path, summaries: Iterable[tuple[Any, int]]) -> None:
+    """Write summaries, each with its step, as one event file, whole or not at all.
+
+    Not by SummaryWriter: it writes in a thread, in which a full disk is a traceback and no error.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+    from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+        RecordWriter,
+    )
+
+    content = io.BytesIO()
+    records = RecordWriter(content)
+    now = time.time()
+    records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    for summary, step in summaries:
+        event = Event(wall_time=time.time(), step=step, summary=summary)
+        records.write(event.SerializeToString())
+    # TensorBoard reads the files of a folder in the order of their names.
+    number = len(list(folder.glob("events.out.tfevents.*")))
+    name = f"events.out.tfevents.{int(now):010d}.{number:06d}"
+    files.write_atomic(folder / name, content.getvalue())
 
 
 def _hparams(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
@@ -111,7 +137,7 @@ def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
     for path in sorted(folder.glob("*.png")):
         name, seed, _ = path.stem.rpartition("-s")
         if seed:
-            with Image.open(path) as image:
+            with opened_rendered(path) as image:
                 width = max(1, image.width * _PICTURE_PX // image.height)
                 small = image.convert("RGB").resize((width, _PICTURE_PX))
             images.setdefault(name, []).append(np.asarray(small))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.cli.kohya import option_names
 from optbench.errors import ConfigError, Problem
 from optbench.storage import resources
+from optbench.storage.disk import read_text
 
 _LISTS = ("network_args", "optimizer_args", "lr_scheduler_args")
 _SCRIPT = re.compile(r"(?P<family>sdxl_|)train_network(\.py)?$")
@@ -50,7 +51,7 @@ def read_options(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read, or holds no option.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
         options = _from_toml(text) if path.suffix == ".toml" else _from_command(text)
     except FileNotFoundError as error:
         raise _unreadable(path, "no such file") from error

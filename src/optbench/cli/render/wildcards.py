@@ -9,6 +9,7 @@ from typing import Any
 
 from optbench import rng
 from optbench.errors import Problem
+from optbench.storage.disk import read_text
 
 _MARK = re.compile(r"__([A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)__")
 _MAX_DEPTH = 8
@@ -28,7 +29,7 @@ def read_lists(
     elif folder is not None:
         for file in sorted(Path(folder).glob("*.txt")):
             try:
-                lines = file.read_text(encoding="utf-8").splitlines()
+                lines = read_text(file).splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(_problem(str(file), f"{error}", "a text file in UTF-8"))
                 continue

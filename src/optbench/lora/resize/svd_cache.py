@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from optbench.lora.svd import Decomposition, Factors, decompose
+from optbench.storage.disk import read_bytes
 from optbench.storage.files import write_atomic
 
 _SCHEMA = 2  # raise it when equal factors begin to give another decomposition
@@ -41,7 +42,7 @@ class SvdCache:
         path = self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:_NUM_NAME_DIGITS]}"
         # Read whole and not mapped: a mapped file would count as this process's memory.
         with contextlib.suppress(OSError, SafetensorError, KeyError):
-            content = path.read_bytes()
+            content = read_bytes(path)
             if hashlib.sha256(content[_NUM_DIGEST_BYTES:]).digest() == content[:_NUM_DIGEST_BYTES]:
                 tensors = safetensors.torch.load(content[_NUM_DIGEST_BYTES:])
                 return Decomposition(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.models.files.families import FAMILIES
+from optbench.storage.disk import read_text
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -146,7 +147,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except (OSError, ValueError):
         return {}  # what is wrong with it is said where it is loaded
     return content if isinstance(content, dict) else {}

@@ -10,6 +10,7 @@ from optbench.errors import BaseError, Problem
 from optbench.models.files import locate
 from optbench.schema import BaseOptions
 from optbench.storage import hashing
+from optbench.storage.disk import open_regular, read_text
 from optbench.storage.safetensors_header import read_header
 
 _PIXELS_PER_LATENT = 8  # of every family's own autoencoder, four levels deep
@@ -56,7 +57,7 @@ def pixels_per_latent(options: BaseOptions) -> int:
         return _PIXELS_PER_LATENT
     file = (vae / "vae" if options.vae is None else vae) / "config.json"
     try:
-        num_levels = len(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"])
+        num_levels = len(json.loads(read_text(file))["block_out_channels"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseError(
             Problem(
@@ -91,7 +92,7 @@ def tensor_shapes(options: BaseOptions) -> Iterator[tuple[str, tuple[int, ...]]]
 
 
 def _older_hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(hashing.KOHYA_HASH_RANGE.start)
         content = file.read(hashing.KOHYA_HASH_RANGE.stop - hashing.KOHYA_HASH_RANGE.start)
     return hashing.kohya_hash(content)

@@ -19,6 +19,7 @@ from optbench.models.files.families import FAMILIES, Family
 from optbench.models.files.unet_names import diffusers_name, unet_name
 from optbench.records import LoraSite, Part
 from optbench.schema import BaseOptions
+from optbench.storage.disk import read_text
 
 _TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
 _UNET_LAYER = re.compile(r"\.attentions\.")
@@ -135,7 +136,7 @@ def _unet_config(options: BaseOptions) -> dict[str, Any]:
     """Return the unet's config in a folder, or what all families have."""
     file = locate.located(options.path) / "unet" / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except (OSError, ValueError):
         config = {}
     return {**_USUAL_UNET, **config} if isinstance(config, dict) else {**_USUAL_UNET}

@@ -11,6 +11,7 @@ from typing import Literal
 
 from optbench.errors import Problem
 from optbench.schema import BaseOptions, LossOptions
+from optbench.storage.disk import read_text
 from optbench.storage.safetensors_header import read_header
 
 NUM_TIMESTEPS = 1000  # what loss.max_timestep and validate.timesteps count up to, in every process
@@ -84,7 +85,7 @@ def _prediction(base: BaseOptions) -> PredictionType | None:
         if path.suffix == ".safetensors":
             return "v_prediction" if "v_pred" in read_header(path).tensors else "epsilon"
         file = path / "scheduler" / "scheduler_config.json"
-        word = json.loads(file.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+        word = json.loads(read_text(file)).get("prediction_type", "epsilon")
     except (OSError, ValueError, AttributeError):
         return None  # what is wrong with the files is reported where the base is checked
     return word if word in PROCESSES else None

@@ -10,6 +10,7 @@ from optbench.models.files import detect, locate
 from optbench.models.files.detect import Finding
 from optbench.models.files.families import FAMILIES, Family
 from optbench.schema import BaseOptions
+from optbench.storage.disk import read_text
 from optbench.storage.safetensors_header import read_header
 
 _KINDS = "a folder in diffusers layout, a .safetensors file in original layout, or a hub id"
@@ -114,7 +115,7 @@ def _num_text_layers(base: BaseOptions, family: Family) -> int | None:
         path = locate.located(base.path)
         if locate.kind_of(path) != "folder":
             return family.num_text_layers
-        config = json.loads((path / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(read_text(path / "text_encoder" / "config.json"))
         return int(config["num_hidden_layers"])
     # What is wrong with the base is said where the base is looked at.
     except (OptbenchError, OSError, ValueError, KeyError, TypeError):
