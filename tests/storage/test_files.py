@@ -245,6 +245,7 @@ def test_what_a_dead_writer_left_is_removed_by_the_next_write_into_its_folder(
         "files.write_atomic(Path(sys.argv[1]), 'half')\n"
     )
     folder = tmp_path / "report"
+    folder.mkdir()
     subprocess.run([sys.executable, "-c", code, str(folder / "a.csv")], check=False)
     (left,) = folder.iterdir()
     assert left.name.endswith(".tmp")

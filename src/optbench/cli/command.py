@@ -6,6 +6,7 @@ and the command that resumes them are the same for all.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -13,21 +14,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from optbench.cli import summary
 from optbench.config.build import register_resolvers
 from optbench.config.compose import CommandPlan, Planned, check_untrusted_targets, flags_first
 from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError, Problem
+from optbench.launch.exit_status import disk_words
 from optbench.storage.resources import command_line
+from optbench.terminal import errors, say, tell
 from optbench.training import interrupt
 
 DONE = 0
 NOT_ALL_DONE = 1
 BAD_INPUT = 2
 _SIGNALLED = 128  # and the signal's number, as shells have it: 130 for Ctrl-C
-_WIDTH_WITHOUT_TERMINAL = 200  # a name cut at column 80 of a pipe could not be searched for
 
 _Run = TypeVar("_Run", bound=Planned)
 
@@ -68,16 +68,49 @@ def run_command(
     except OptbenchError as error:
         return refuse(error.problems)
     except KeyboardInterrupt as stop:
-        number = getattr(stop, "signal_number", signal.SIGINT)
-        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"Stopped by {by}.", file=sys.stderr)
+        code = _stopped(stop)
         _print_unfinished(name, plan, typed)
-        return _SIGNALLED + number
-    last_line = finish(plan)
+        return code
+    except OSError as error:
+        # What a run itself meets is its status; this is what lies between the runs.
+        _print_disk_failure(error, "before every run was tried")
+        if not _print_unfinished(name, plan, typed):
+            _print_again(name, typed)
+        return NOT_ALL_DONE
+    try:
+        last_line = finish(plan)
+    except OSError as error:
+        _print_disk_failure(error, "after the runs, so that its results are not all written")
+        last_line = None
+        if not _print_unfinished(name, plan, typed):
+            _print_again(name, typed)
+        return NOT_ALL_DONE
     is_unfinished = _print_unfinished(name, plan, typed)
     if last_line is not None:
-        print(last_line)
+        say(last_line)
     return NOT_ALL_DONE if is_unfinished or last_line is None else DONE
+
+
+def in_words(name: str, arguments: Sequence[str], work: Callable[[], int]) -> int:
+    """Return a command's exit code; what disks, pipes and people do to it ends it in words.
+
+    The boundary of every command. Only a fault of the program leaves a traceback.
+    """
+    try:
+        return work()
+    except OptbenchError as error:
+        print_problems(error.problems, errors(), what="the command ended here")
+        return BAD_INPUT
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does; Python would say so once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGNALLED + signal.SIGPIPE
+    except OSError as error:
+        _print_disk_failure(error, "and nothing after that was done")
+        _print_again(name, arguments)
+        return NOT_ALL_DONE
 
 
 def refuse(problems: Sequence[Problem]) -> int:
@@ -86,15 +119,25 @@ def refuse(problems: Sequence[Problem]) -> int:
     return BAD_INPUT
 
 
-def output() -> Console:
-    """Return the standard output, as wide as the terminal, or wide where there is none."""
-    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
-    return Console(soft_wrap=True, highlight=False, width=width)
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Say what stopped a command and return its exit code."""
+    number = getattr(stop, "signal_number", signal.SIGINT)
+    by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    tell(f"Stopped by {by}.")
+    return int(_SIGNALLED + number)
 
 
-def errors() -> Console:
-    """Return the standard error for messages whose lines the terminal wraps."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+def _print_disk_failure(error: OSError, when: str) -> None:
+    fact, advice = disk_words(error)
+    terminal = errors()
+    terminal.print(f"A disk or the system stopped this command {when}.", style="bold red")
+    terminal.print(f"  {fact}")
+    terminal.print(f"  -> {advice}")
+
+
+def _print_again(name: str, typed: Sequence[str]) -> None:
+    tell("Then type the same command (what is finished is kept):")
+    tell(f"  {summary.resume_command(name, typed)}")
 
 
 def folders_only(arguments: Sequence[str], *, default: str) -> list[Path]:
@@ -166,5 +209,5 @@ def _print_unfinished(name: str, plan: CommandPlan[_Run], typed: Sequence[str]) 
         width=shutil.get_terminal_size().columns if sys.stderr.isatty() else None,
     )
     for line in lines:
-        print(line, file=sys.stderr)
+        tell(line)
     return bool(unfinished) or not run_dirs

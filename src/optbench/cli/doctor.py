@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from optbench.cli.command import DONE, output, refuse
+from optbench.cli.command import DONE, refuse
 from optbench.config.build import build_recipe
 from optbench.config.compose import compose_recipe
 from optbench.errors import OptbenchError
 from optbench.optim.recipes import check_package, departures
 from optbench.schema import OptimizerOptions
 from optbench.storage import provenance, resources
+from optbench.terminal import Terminal, output
 
 _NOT_CONFORMING = 1
 _PACKAGES = ("optbench", "diffusers", "transformers", "accelerate", "safetensors")
@@ -42,18 +42,18 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _examine(console: Console, file: Path) -> int:
+def _examine(console: Terminal, file: Path) -> int:
     """Print one recipe's class, then how it fares in every conformance check."""
     recipe = build_recipe(compose_recipe(file))
     # Before anything of it is imported: a dotted path from a stranger is a program.
-    console.print(f"{escape(recipe.name)}: importing and running {escape(recipe.target)}")
+    console.print(f"{recipe.name}: importing and running {recipe.target}")
     problems = check_package(recipe)
     if problems:
         raise OptbenchError(*problems)
     if recipe.name != file.stem:
-        console.print(f"  note: runs, tables and reports say {escape(recipe.name)}")
+        console.print(f"  note: runs, tables and reports say {recipe.name}")
     for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
-        console.print(f"  note: {escape(sentence)}")
+        console.print(f"  note: {sentence}")
     import torch
 
     from optbench.optim import conformance
@@ -62,12 +62,13 @@ def _examine(console: Console, file: Path) -> int:
     num_failed = 0
     for name in conformance.RECIPE_CHECKS:
         violations = conformance.violations_of(name, recipe)
-        console.print(f"  {name}: {'[red]no[/]' if violations else 'yes'}")
+        console.print(Text.assemble(f"  {name}: ", ("no", "red") if violations else "yes"))
         for sentence in violations:
-            console.print(f"    {escape(sentence)}")
+            console.print(f"    {sentence}")
         num_failed += bool(violations)
     if num_failed:
-        console.print(f"  [red]fails the conformance suite[/]: {num_failed} checks")
+        verdict = ("fails the conformance suite", "red")
+        console.print(Text.assemble("  ", verdict, f": {num_failed} checks"))
         return _NOT_CONFORMING
     folder = file.parent.resolve()
     config_dir = ["--config-dir", str(folder.parent)]
@@ -77,11 +78,11 @@ def _examine(console: Console, file: Path) -> int:
     elif folder == resources.conf_dir() / "optimizer":
         config_dir = []
     command = resources.command_line("train", *config_dir, f"optimizer={file.stem}")
-    console.print(f"  [green]passes the conformance suite[/]: {escape(command)}")
+    console.print(Text.assemble("  ", ("passes the conformance suite", "green"), f": {command}"))
     return DONE
 
 
-def _print_machine(console: Console, recipes: Mapping[str, OptimizerOptions]) -> None:
+def _print_machine(console: Terminal, recipes: Mapping[str, OptimizerOptions]) -> None:
     """Print the machine, and every shipped recipe with whether it can run here, or why not."""
     import torch  # so that the GPUs are seen
 
@@ -99,6 +100,6 @@ def _print_machine(console: Console, recipes: Mapping[str, OptimizerOptions]) ->
     for name, recipe in recipes.items():
         package = f"{recipe.package} {versions[recipe.package] or ''}"
         problems = check_package(recipe)
-        here = escape(problems[0].fix) if problems else "yes"
-        table.add_row(name, escape(recipe.target), package, here)
+        here = problems[0].fix if problems else "yes"
+        table.add_row(name, recipe.target, package, here)
     console.print(table)

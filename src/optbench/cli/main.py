@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     from importlib import import_module
 
-    return int(import_module(COMMANDS[name].module).main(arguments))
+    from optbench.cli.command import in_words
+
+    command = import_module(COMMANDS[name].module).main
+    return in_words(name, arguments, lambda: int(command(arguments)))
 
 
 def _unknown_command(word: str) -> Problem:

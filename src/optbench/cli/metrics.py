@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from optbench.analysis import runs_in
-from optbench.cli.command import DONE, folders_only, refuse
+from optbench.cli.command import DONE, NOT_ALL_DONE, folders_only, refuse
 from optbench.config.build import build_group
 from optbench.config.compose import CONFIG_NAME, compose_tree
 from optbench.config.composer import hydra_session
@@ -16,6 +15,8 @@ from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs
 from optbench.schema import MetricOptions
+from optbench.storage.resources import command_line
+from optbench.terminal import say, tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,13 +35,16 @@ def main(arguments: Sequence[str]) -> int:
     started = time.perf_counter()
     tally = measure_runs(run_dirs, options)
     for notice in tally.notices:
-        print(notice, file=sys.stderr)
+        tell(notice)
     seconds = time.perf_counter() - started
-    print(
+    say(
         f"{len(run_dirs)} runs: {tally.num_measured} images measured, {tally.num_kept} reused, "
         f"{seconds:.1f} s (an image counts once for each metric)"
     )
-    return DONE
+    if tally.unwritten:
+        tell(f"{len(tally.unwritten)} of {len(run_dirs)} runs are not measured. Then type:")
+        tell(f"  {command_line('metrics', *arguments)}")
+    return NOT_ALL_DONE if tally.unwritten else DONE
 
 
 def _options(overrides: Sequence[str]) -> MetricOptions:

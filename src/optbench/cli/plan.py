@@ -9,11 +9,9 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from optbench.cli.command import DONE, output, refuse, shown
+from optbench.cli.command import DONE, refuse, shown
 from optbench.cli.estimate import Cost, bucket_counts, estimate
 from optbench.config.build import config_tree
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
@@ -26,6 +24,7 @@ from optbench.optim.recipes import departures, unwise
 from optbench.render.notices import cut_notices
 from optbench.report.wording import seconds_text
 from optbench.storage import rundir
+from optbench.terminal import Terminal, output
 from optbench.training.plan import RunPlan
 
 _MIB = 1 << 20
@@ -67,13 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     return DONE
 
 
-def _print_notes(console: Console, plan: SweepPlan) -> None:
+def _print_notes(console: Terminal, plan: SweepPlan) -> None:
     """Print what each recipe does differently, so that nobody takes a rate of 1 for a mistake."""
     for name, recipe in {
         run.config.optimizer.name: run.config.optimizer for run in plan.runs
     }.items():
         for sentence in (*departures(recipe), *([recipe.note] if recipe.note else [])):
-            console.print(f"  {escape(name)}: {escape(sentence)}")
+            console.print(f"  {name}: {sentence}")
     for sentence in dict.fromkeys(
         f"{config.optimizer.name}: {sentence}"
         for config in (run.config for run in plan.runs)
@@ -83,14 +82,14 @@ def _print_notes(console: Console, plan: SweepPlan) -> None:
             max_grad_norm=config.train.max_grad_norm,
         )
     ):
-        console.print(f"  {escape(sentence)}")
+        console.print(f"  {sentence}")
     initial_weights = {
         f"{run.name}: {sentence}"
         for run in plan.runs
         for sentence in initial_weights_notices(run.config.network, run.initial_weights)
     }
     for sentence in sorted(initial_weights):
-        console.print(f"  {escape(sentence)}")
+        console.print(f"  {sentence}")
     if len({run.config.network.dim for run in plan.runs}) > 1:
         # Imported here, because pandas takes half a second that most plans need not wait for.
         from optbench.analysis import rank_trap, settings
@@ -98,10 +97,10 @@ def _print_notes(console: Console, plan: SweepPlan) -> None:
 
         trap = rank_trap(settings(config_tree(run.config)) for run in plan.runs)
         if trap is not None:
-            console.print(f"  {escape(rank_trap_sentence(trap))}")
+            console.print(f"  {rank_trap_sentence(trap)}")
 
 
-def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
+def _print_data(console: Terminal, runs: Sequence[RunPlan]) -> None:
     """Print every data set once: folders, buckets, and the batches and steps they give."""
     by_dataset: dict[str, list[RunPlan]] = {}
     for run in runs:
@@ -109,7 +108,7 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
     for same_data in by_dataset.values():
         dataset = same_data[0].dataset
         num_uses = sum(image.repeats for image in dataset.images)
-        name = escape(same_data[0].config.dataset.name)
+        name = same_data[0].config.dataset.name
         console.print(f"\ndata set {name}: {len(dataset.images)} images, {num_uses} uses an epoch")
         for folder in dataset.folders:
             kind = "class images" if folder.is_regularization else "images"
@@ -118,7 +117,7 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
                 line = f"regularization {line}, then balanced"
             else:
                 line += f" = {folder.num_images * folder.repeats} uses"
-            console.print(f"  {escape(line)}")
+            console.print(f"  {line}")
         batch_sizes = sorted({run.config.train.batch_size for run in same_data})
         for count in bucket_counts(dataset):
             width, height = count.bucket
@@ -129,7 +128,7 @@ def _print_data(console: Console, runs: Sequence[RunPlan]) -> None:
             batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
             console.print(f"  bucket {width}x{height}: {line}, {batches} batches")
         for sentence in (*dataset.notices, *_cut_captions(same_data)):
-            console.print(f"  {escape(sentence)}")
+            console.print(f"  {sentence}")
         for sentence in dict.fromkeys(_epoch_line(run) for run in same_data):
             console.print(f"  {sentence}")
 
@@ -159,7 +158,7 @@ def _epoch_line(run: RunPlan) -> str:
     return f"{line})"
 
 
-def _print_sum(console: Console, plan: SweepPlan, costs: Sequence[Cost]) -> None:
+def _print_sum(console: Terminal, plan: SweepPlan, costs: Sequence[Cost]) -> None:
     """Print the totals of the runs that are not done yet."""
     num_done = len(plan.runs) - len(costs)
     runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
+from rich.markup import escape
 from rich.progress import track
 
 from optbench.cli.command import run_command
@@ -25,6 +26,7 @@ from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.records import Status
 from optbench.schema import Prompt, RegularizeOptions, RenderOptions
 from optbench.storage import files, rundir
+from optbench.terminal import errors, say, tell
 
 if TYPE_CHECKING:
     from optbench.contracts import TextOptions
@@ -89,9 +91,19 @@ class ClassImagesPlan:
         )
 
     def missing(self) -> list[int]:
-        """Return the indices of the images that do not exist yet."""
-        numbers = range(self.options.num_pictures)
-        return [index for index in numbers if not self.image_path(index).is_file()]
+        """Return the indices of the images that do not exist yet, whole."""
+        return [
+            index
+            for index in range(self.options.num_pictures)
+            if not (path := self.image_path(index)).is_file() or not files.is_intact_png(path)
+        ]
+
+
+def class_image_folders(folder: Path) -> list[Path]:
+    """Return the folders of class images that this command made in a folder."""
+    states = sorted((folder / _STATE_FOLDER).glob(f"*/{_SETTINGS_FILE}"))
+    images = [folder / state.parent.name for state in states]
+    return [path for path in images if path.is_dir()]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -124,7 +136,7 @@ def _render_all(plan: CommandPlan[ClassImagesPlan]) -> None:
 def _finish(plan: CommandPlan[ClassImagesPlan]) -> str:
     for run in plan.runs:
         if rundir.read_status(run.run_dir).status == "done":
-            print(f"{run.options.num_pictures} images in {run.folder}")
+            say(f"{run.options.num_pictures} images in {run.folder}")
     return plan.runs[0].options.dir
 
 
@@ -216,11 +228,12 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
         BaseError: If the base model cannot be loaded.
     """
     missing = plan.missing()
+    for notice in files.set_aside_damaged_images(plan.folder):
+        tell(notice)
     if missing:
         from optbench.models import load_base
         from optbench.models.device import dtype_of, find_device, set_num_threads
         from optbench.render.prompts import OomSafeSampler
-        from optbench.training.progress import tell
 
         options = plan.options
         set_num_threads(options.num_threads)
@@ -232,7 +245,9 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
         sampler = OomSafeSampler(base, tell)
         text_options = base.text_options({"clip_skip": options.clip_skip})
         size = options.batch_size * len(options.prompt)
-        for start in track(range(0, len(missing), size), description=str(plan.folder)):
+        for start in track(
+            range(0, len(missing), size), description=escape(str(plan.folder)), console=errors()
+        ):
             _render_images(plan, sampler, text_options, missing[start : start + size])
     rundir.write_status(plan.run_dir, "done")
     return "done"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optbench.analysis import no_runs, sweep_dirs
-from optbench.cli.command import DONE, folders_only, refuse
+from optbench.cli.command import BAD_INPUT, DONE, folders_only, refuse
+from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError, Problem
+from optbench.launch.exit_status import disk_words
 from optbench.report import build_report
+from optbench.terminal import errors, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,16 +26,15 @@ def main(arguments: Sequence[str]) -> int:
             if not sweeps:
                 raise no_runs(folder)
             for sweep_dir in sweeps:
-                print(build_report(sweep_dir))
+                say(build_report(sweep_dir))
         except OptbenchError as error:
             problems += error.problems
         except OSError as error:
+            fact, advice = disk_words(error)
+            expected = "a folder that can be read and written"
             problems.append(
-                Problem(
-                    str(folder),
-                    f"{type(error).__name__}: {error}",
-                    "a folder that can be read and written",
-                    "free disk space, or correct the folder's permissions, and try again",
-                )
+                Problem(str(folder), fact, expected, f"{advice}, then the same command")
             )
-    return refuse(problems) if problems else DONE
+    if problems:
+        print_problems(problems, errors(), what="these reports were not built")
+    return BAD_INPUT if problems else DONE

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from optbench.cli.command import errors, run_command
+from optbench.cli.command import run_command
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_notices
 from optbench.errors import OptbenchError
 from optbench.launch import guard
+from optbench.storage.resources import command_line
+from optbench.terminal import errors, say, tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _train(plan: SweepPlan, arguments: Sequence[str]) -> None:
     for sentence in import_notices(run.config.optimizer for run in plan.runs):
-        print(sentence, file=sys.stderr)
+        tell(sentence)
     guard.check_writable(plan)
     guard.launch(arguments, plan)
 
@@ -43,10 +44,19 @@ def _finish(plan: SweepPlan) -> Path | None:
     run_dirs = [run.run_dir for run in plan.runs]
     if not plan.is_complete:
         run_dirs = sorted(path.parent for path in plan.sweep_dir.glob("*/status.json"))
-    for notice in measure_runs(run_dirs, plan.runs[0].config.metric).notices:
-        print(notice, file=sys.stderr)
+    tally = measure_runs(run_dirs, plan.runs[0].config.metric)
+    for notice in tally.notices:
+        tell(notice)
     try:
-        return build_report(plan.sweep_dir)
+        page = build_report(plan.sweep_dir)
     except OptbenchError as error:
-        print_problems(error.problems, errors())
+        print_problems(error.problems, errors(), what="the report was not built")
         return None
+    if not tally.unwritten:
+        return page
+    say(page)
+    tell(
+        f"The images of {len(tally.unwritten)} of {len(run_dirs)} runs are not measured. Then type:"
+    )
+    tell(f"  {command_line('metrics', str(plan.sweep_dir))}")
+    return None

@@ -1,4 +1,4 @@
-"""`optbench verify [RUNS_DIR ...]`: read every file of finished runs and name the corrupt ones.
+"""`optbench verify [FOLDER ...]`: read every file of runs and of images, and name the corrupt ones.
 
 A disk may rot what nobody reads for months. Nothing is changed but the status of a damaged run:
 it is `interrupted` then, and the command that made its sweep makes again what is corrupt.
@@ -6,47 +6,87 @@ it is `interrupted` then, and the command that made its sweep makes again what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from optbench.analysis import runs_in
-from optbench.cli.command import DONE, folders_only, output, refuse
+from optbench.cli.command import DONE, folders_only, refuse
+from optbench.cli.regularize import class_image_folders
+from optbench.cli.render.plan import CELLS_FOLDER
 from optbench.errors import OptbenchError
-from optbench.storage import rundir
+from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
-from optbench.training.recovery import damage_of
+from optbench.terminal import errors, output
+from optbench.training.recovery import DAMAGED, damage_of
 
 _CORRUPT = 1
 _ENDED = ("done", "diverged", "failed", "out_of_memory", "skipped", "interrupted")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print every corrupt file.
+    """Print every corrupt file of runs, of plots and of class images.
 
     Returns:
-        0 if all are intact; 1 if one is not; 2 if there are no runs.
+        0 if all are intact; 1 if one is not, or cannot be read; 2 if there is nothing to read.
     """
     try:
         folders = folders_only(arguments, default="runs")
-        runs = [RunDir(run_dir) for folder in folders for run_dir in runs_in(folder)]
+        image_folders = [images for folder in folders for images in _image_folders(folder)]
+        runs = [
+            RunDir(run_dir)
+            for folder in folders
+            if not _image_folders(folder)
+            for run_dir in runs_in(folder)
+        ]
     except OptbenchError as error:
         return refuse(error.problems)
     console = output()
-    num_corrupt = 0
+
+    def is_corrupt(name: str, sentences: Iterator[str]) -> list[str]:
+        damage: list[str] = []
+        try:
+            damage += sentences
+        except OSError as error:
+            damage.append(f"cannot be read: {error}")
+        for line in damage:
+            console.print(Text.assemble(f"{name}: ", (line, "red")))
+        return damage
+
+    num_corrupt = num_corrupt_images = 0
     for run in runs:
         record = rundir.read_status(run.path)
         # A run that was stopped while its base model was loading has no config yet.
         has_begun = run.config_path.is_file() or record.status == "done"
         if record.status not in _ENDED or not has_begun or rundir.is_of_later_optbench(run.path):
-            console.print(f"{escape(run.name)}: {record.status}, not read")
+            console.print(f"{run.name}: {record.status}, not read")
             continue
-        damage = list(damage_of(run))
-        for line in damage:
-            console.print(f"{escape(run.name)}: [red]{escape(line)}[/]")
+        damage = is_corrupt(run.name, damage_of(run))
         if damage and record.status == "done":
-            reason = f"damaged: {'; '.join(damage)}; the same command makes it again"
-            rundir.write_status(run.path, "interrupted", reason, **record.facts)
+            reason = f"{DAMAGED}{'; '.join(damage)}; the same command makes it again"
+            try:
+                rundir.write_status(run.path, "interrupted", reason, **record.facts)
+            except OSError as error:
+                errors().print(f"{run.name}: still called done, for it cannot be marked: {error}")
         num_corrupt += bool(damage)
-    console.print(f"{len(runs)} runs read, {num_corrupt} with corrupt files")
-    return _CORRUPT if num_corrupt else DONE
+    for folder in image_folders:
+        num_corrupt_images += len(is_corrupt(str(folder), _corrupt_images(folder)))
+    if runs:
+        console.print(f"{len(runs)} runs read, {num_corrupt} with corrupt files")
+    if image_folders:
+        count = f"{num_corrupt_images} corrupt images"
+        console.print(f"{len(image_folders)} folders of images read, {count}")
+    return _CORRUPT if num_corrupt or num_corrupt_images else DONE
+
+
+def _image_folders(folder: Path) -> list[Path]:
+    """Return where `optbench render` and `optbench regularize` put images, if this is theirs."""
+    cells = folder / CELLS_FOLDER
+    return [*([cells] if cells.is_dir() else []), *class_image_folders(folder)]
+
+
+def _corrupt_images(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.png")):
+        if not files.is_intact_png(path):
+            yield f"{path.name}: not a whole PNG; the command that made it makes it again"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from optbench.errors import Problem, did_you_mean, near_names
 from optbench.storage import resources
 from optbench.storage.nested import flatten
+from optbench.terminal import Terminal
 
 
 def explain_refusal(override: str, error: HydraException, tree: DictConfig) -> Problem:
@@ -273,11 +272,13 @@ def _letters(key: str) -> str:
     return key.replace(".", "").replace("_", "").lower()
 
 
-def print_problems(problems: Sequence[Problem], console: Console) -> None:
+def print_problems(
+    problems: Sequence[Problem], terminal: Terminal, *, what: str = "nothing was run or written"
+) -> None:
     """Print every problem: one sentence of what is wrong, and a line of what to type."""
-    write = functools.partial(console.print, emoji=False)  # <lora:three:1> is no picture of a 3
     plural = "problem" if len(problems) == 1 else "problems"
-    write(f"[bold red]{len(problems)} {plural}; nothing was run or written.[/]")
+    terminal.print(f"{len(problems)} {plural}; {what}.", style="bold red")
     for number, problem in enumerate(problems, start=1):
-        write(f"\n{number}. [bold]{escape(problem.where)}[/]: {escape(problem.sentence)}")
-        write(f"   [green]->[/] {escape(problem.fix)}")
+        where = (problem.where, "bold")
+        terminal.print(Text.assemble(f"\n{number}. ", where, f": {problem.sentence}"))
+        terminal.print(Text.assemble("   ", ("->", "green"), f" {problem.fix}"))

@@ -16,14 +16,29 @@ from optbench.records import Status
 
 _NUM_TRACEBACK_LINES = 12
 _SAME_COMMAND = "rerun the same command to resume"
+_RIGHTS = "this may not be written to or read; repair its rights or choose another folder"
+_SHARE = "the disk or the network share went away; mount it again"
 _DISK = {
     errno.ENOSPC: "the disk is full; make room",
     errno.EDQUOT: "the quota of this disk is used up; make room",
-    errno.EROFS: "the disk is read-only; choose another runs_dir",
-    errno.EACCES: "this folder may not be written to; repair its rights or choose another runs_dir",
-    errno.EPERM: "this folder may not be written to; repair its rights or choose another runs_dir",
-    errno.ESTALE: "the network share went away; mount it again",
-    errno.EIO: "the disk or the network share does not answer as it should",
+    errno.EFBIG: "the disk takes no file of this size; choose another folder",
+    errno.EROFS: "the disk is read-only; mount it to be written to, or choose another folder",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.ENOENT: "this vanished while it was needed; see that its disk is there",
+    errno.ENOTDIR: "a file is where a folder is needed; move it away",
+    errno.EISDIR: "a folder is where a file is needed; move it away",
+    errno.ENAMETOOLONG: "this name is too long for the disk; choose shorter folder names",
+    errno.EMFILE: "too many files are open; raise the limit with ulimit -n 4096",
+    errno.ENFILE: "too many files are open on this machine; end other programs",
+    errno.EIO: "the disk or the network share does not answer as it should; see that it is whole",
+    errno.EINVAL: "the disk refuses this; choose a folder on another one",
+    errno.ESTALE: _SHARE,
+    errno.ENOTCONN: _SHARE,
+    errno.ETIMEDOUT: _SHARE,
+    errno.EHOSTDOWN: _SHARE,
+    errno.ENODEV: _SHARE,
+    errno.ENXIO: _SHARE,
 }
 # A crash is the program's fault and would come again; a kill came from outside.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
@@ -47,14 +62,18 @@ def judge(error: BaseException) -> tuple[Status, str]:
         advice = _LESS_HOST_MEMORY if is_host else _LESS_GPU_MEMORY
         return "out_of_memory", f"{type(error).__name__}: {error}\n    -> {advice}"
     if isinstance(error, OSError) and error.errno in _DISK:
-        what = f" ({error.filename})" if error.filename else ""
-        return "failed", (
-            f"{type(error).__name__}: {error.strerror}{what}\n"
-            f"    -> {_DISK[error.errno]}, then the same command"
-        )
+        fact, advice = disk_words(error)
+        return "failed", f"{fact}\n    -> {advice}, then the same command"
     lines = traceback.format_exception(error)
     tail = "".join(lines).splitlines()[-_NUM_TRACEBACK_LINES:]
     return "failed", "\n".join([f"{type(error).__name__}: {error}", *tail])
+
+
+def disk_words(error: OSError) -> tuple[str, str]:
+    """Return what a disk, share or system refused, and what to do about it."""
+    what = f" ({error.filename})" if error.filename else ""
+    fact = f"{type(error).__name__}: {error.strerror or error}{what}"
+    return fact, _DISK.get(error.errno or 0, "see that the disk is there and can be written to")
 
 
 _LESS_GPU_MEMORY = (

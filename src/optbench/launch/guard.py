@@ -20,14 +20,16 @@ from typing import Any
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from optbench.config import messages
 from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, SweepPlan
 from optbench.config.composer import VERSION_BASE
 from optbench.config.identity import on_this_machine, plan_run
-from optbench.errors import DamagedFileError, LockLostError, OptbenchError, Problem
+from optbench.errors import ConfigError, DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
 from optbench.launch.objective import objective
@@ -45,6 +47,8 @@ from optbench.training.interrupt import StopAskedError
 from optbench.training.made_as import is_current
 from optbench.training.plan import RunPlan
 from optbench.training.session import Session
+
+_HYDRA_RAISES = "HYDRA_FULL_ERROR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +172,8 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
     sweeper = ["hydra/sweeper=list"] if sweep.is_listed and not is_chosen else []
     try:
-        call_hydra([*placed_arguments, *sweeper], task)
+        with _hydra_raises():
+            call_hydra([*placed_arguments, *sweeper], task)
     finally:
         _hide_secrets(sweep.sweep_dir / "multirun.yaml")
     if task.queue:
@@ -209,6 +214,21 @@ def call_hydra(
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+@contextlib.contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Let Hydra raise what it cannot do, for instance write its files, and print no traceback."""
+    before = os.environ.get(_HYDRA_RAISES)
+    os.environ[_HYDRA_RAISES] = "1"
+    try:
+        yield
+    except HydraException as error:
+        raise ConfigError(messages.broken_file(error)) from error
+    finally:
+        os.environ.pop(_HYDRA_RAISES)
+        if before is not None:
+            os.environ[_HYDRA_RAISES] = before
 
 
 def is_finished(plan: RunPlan) -> bool:
@@ -257,8 +277,11 @@ def run_guarded(plan: RunPlan, session: Session) -> Status:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
         StopAskedError: The same, for SIGTERM.
     """
-    if is_finished(plan):
-        return "done"
+    try:
+        if is_finished(plan):
+            return "done"
+    except OSError as error:
+        return _end_by(error, plan.run_dir)
     if rundir.is_of_later_optbench(plan.run_dir):
         return "failed"  # and it keeps the status it has
 
@@ -283,14 +306,20 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
         StopAskedError: The same, for SIGTERM.
     """
-    # A folder from before there were locks may be in the hands of an older optbench.
-    if rundir.read_status(run_dir).status == "running" and not locks.was_ever_locked(run_dir):
-        return "running"
-    with locks.hold_lock(run_dir, heartbeat_file=rundir.RunDir(run_dir).status_path) as lock:
-        if lock is None:
+    if run_dir.is_symlink():
+        return _end_by(OptbenchError(rundir.linked_run(run_dir)), run_dir)
+    try:
+        # A folder from before there were locks may be in the hands of an older optbench.
+        if rundir.read_status(run_dir).status == "running" and not locks.was_ever_locked(run_dir):
             return "running"
-        with interrupt.listening():
-            return _guard(run_dir, work)
+        with locks.hold_lock(run_dir, heartbeat_file=rundir.RunDir(run_dir).status_path) as lock:
+            if lock is None:
+                return "running"
+            with interrupt.listening():
+                return _guard(run_dir, work)
+    except OSError as error:
+        # The lock's: what `work` raises is judged inside. The other runs of a sweep are tried.
+        return _end_by(error, run_dir)
 
 
 def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
@@ -308,8 +337,7 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         _end(run_dir, "interrupted", "stopped by Ctrl-C; rerun the same command to resume")
         raise
     except (Exception, SystemExit) as error:  # noqa: BLE001 - one run's crash must not stop the others
-        status, reason = judge(error)
-        _end(run_dir, status, reason)
+        status = _end_by(error, run_dir)
         # The traceback would keep the run's model and tensors alive for the rest of the sweep.
         traceback.clear_frames(error.__traceback__)
         return status
@@ -317,17 +345,27 @@ def _guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         free_memory()
 
 
+def _end_by(error: BaseException, run_dir: Path) -> Status:
+    status, reason = judge(error)
+    _end(run_dir, status, reason)
+    return status
+
+
 def _end(run_dir: Path, status: Status, reason: str) -> None:
     """Write how a run ended, beside the facts that are already known of it.
 
-    Even this may fail: the folder may be another worker's by now, or gone, or have no room.
+    Even this may fail: the folder may be another worker's by now, or gone, or have no room. Then
+    this process at least knows it, for its last words.
     """
+    if run_dir.is_symlink():
+        rundir.keep_unwritten(run_dir, status, reason)
+        return
     try:
         rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
     except LockLostError:
         return
-    except OSError as error:
-        sys.stderr.write(f"{run_dir.name}: {status}: {reason}\n(status.json: {error})\n")
+    except OSError:
+        rundir.keep_unwritten(run_dir, status, reason)
 
 
 @contextlib.contextmanager

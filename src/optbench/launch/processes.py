@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO
 
 from optbench.errors import LockLostError
-from optbench.launch.exit_status import judge_exit
+from optbench.launch.exit_status import judge, judge_exit
+from optbench.records import Status
 from optbench.schema import LaunchOptions, RunConfig
 from optbench.storage import locks, rundir
 from optbench.training.plan import RunPlan
@@ -104,9 +105,12 @@ def run_all(jobs: Sequence[RunJob], *, workers: int) -> None:
             while waiting and free:
                 slot = free.pop(0)
                 device = devices[slot % len(devices)] if devices else None
-                children.append(
-                    _start(waiting.popleft(), slot=slot, device=device, is_alone=workers == 1)
-                )
+                job = waiting.popleft()
+                try:
+                    children.append(_start(job, slot=slot, device=device, is_alone=workers == 1))
+                except OSError as error:  # no room for a temporary file, no process to be had
+                    free.insert(0, slot)
+                    _write_end(job.plan.run_dir, *judge(error))
             for child in [child for child in children if child.process.poll() is not None]:
                 children.remove(child)
                 free.append(child.slot)
@@ -156,11 +160,19 @@ def _conclude(child: _Child) -> None:
         is_out_of_memory=_num_oom_kills() > child.num_oom_kills,
         last_words="\n".join(text.splitlines()[:_NUM_LAST_LINES]),
     )
-    with locks.hold_lock(run_dir) as lock:
-        if lock is None:
-            return  # another worker has taken it over already
-        with contextlib.suppress(LockLostError, OSError):
-            rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
+    _write_end(run_dir, status, reason)
+
+
+def _write_end(run_dir: Path, status: Status, reason: str) -> None:
+    """Write how a run ended whose process could not, unless another worker has it already."""
+    try:
+        with locks.hold_lock(run_dir) as lock:
+            if lock is not None:
+                rundir.write_status(run_dir, status, reason, **rundir.read_status(run_dir).facts)
+    except LockLostError:
+        return
+    except OSError:
+        rundir.keep_unwritten(run_dir, status, reason)
 
 
 def _stop(children: Sequence[_Child]) -> None:

@@ -11,6 +11,8 @@ import sys
 
 from optbench.launch import guard
 from optbench.launch.processes import RunJob
+from optbench.storage import rundir
+from optbench.terminal import tell
 from optbench.training import interrupt
 from optbench.training.session import Session
 
@@ -34,6 +36,9 @@ def main() -> int:
             guard.run_guarded(job.plan, Session())
     except interrupt.StopAskedError:
         return 0  # its status says so
+    record = rundir.read_status(job.plan.run_dir)
+    if not record.updated and record.status != "pending":  # a status that no disk took
+        tell(f"{job.plan.name}: {record.status}: {record.reason}")
     return 0
 
 

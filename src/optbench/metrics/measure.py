@@ -39,6 +39,7 @@ class Tally:
     num_measured: int = 0  # pictures times metrics
     num_kept: int = 0
     notices: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)  # runs that a disk kept from being measured
 
     def note(self, text: str) -> None:
         """Keep a sentence, once."""
@@ -98,8 +99,7 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
         rows += measured
     rows.sort(key=lambda row: (row["epoch"], *map(str, _spot(row))))
     if rows != old:
-        text = "".join(f"{json.dumps(row, separators=(',', ':'))}\n" for row in rows)
-        files.write_atomic(path, text)
+        files.write_rows(path, rows)
 
 
 def _extend(rows: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
@@ -211,6 +211,14 @@ def _old_rows(path: Path, tally: Tally) -> list[Row]:
     return rows
 
 
+def _measure_or_note(run_dir: Path, metrics: Mapping[str, Metric], tally: Tally) -> None:
+    try:
+        measure_run(RunDir(run_dir), metrics, tally)
+    except OSError as error:
+        tally.unwritten.append(run_dir.name)
+        tally.note(f"{run_dir.name}: no numbers of its images: {type(error).__name__}: {error}")
+
+
 def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
     """Bring every run's metrics.jsonl up to its pictures and return what that came to.
 
@@ -230,6 +238,6 @@ def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
         if not RunDir(run_dir).config_path.is_file():
             tally.note(f"{run_dir.name} has no config.yaml: its images cannot be measured")
             continue
-        if why := call_third_party(lambda one=run_dir: measure_run(RunDir(one), metrics, tally)):  # type: ignore[misc]
-            tally.note(f"{run_dir.name}: no numbers of its pictures: {why}")
+        if why := call_third_party(partial(_measure_or_note, run_dir, metrics, tally)):
+            tally.note(f"{run_dir.name}: no numbers of its images: {why}")
     return tally

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from optbench.records import StepRecord
+from optbench.terminal import errors
 
 _SMOOTHING = 0.05  # weight of the newest loss in the number shown
 
@@ -35,7 +35,7 @@ class RunProgress:
 
         Without `has_bar` it writes as on no terminal: a screen holds one moving bar.
         """
-        self._console = Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
+        self._console = errors()
         self._has_bar = has_bar and self._console.is_terminal
         self._place = f"run {run_index + 1}/{num_runs}  " if num_runs > 1 else ""
         self._name = name
@@ -83,7 +83,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def advance(self, record: StepRecord) -> None:
         """Show one more step."""
@@ -128,11 +128,6 @@ class RunProgress:
             sweep_left = run_left + self._num_runs_left * self._num_steps * seconds_per_step
             text += f"  sweep {_clock(sweep_left)} left"
         return text
-
-
-def tell(text: str) -> None:
-    """Print a line for the person who watches, where no bar is shown or above one."""
-    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(text, markup=False)
 
 
 def _clock(seconds: float) -> str:

@@ -24,6 +24,7 @@ from optbench.training.state import (
     state_files,
 )
 
+DAMAGED = "damaged: "  # begins the reason of a run that was done until it was verified
 OTHER_BYTES = "other bytes than were written"
 
 
@@ -60,7 +61,7 @@ def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
         files.truncate_rows(run.files_path, max_epoch=lane.finished.epoch - 1)
         save_lora_files(lane)
     for folder in image_folders:
-        point.notices += set_aside_damaged_images(folder)
+        point.notices += files.set_aside_damaged_images(folder)
     point.notices += set_aside_damaged_partial_state(run)
     if lane.step < lane.plan.total_steps:
         restore_partial(run, lane.finished, lane)
@@ -102,6 +103,7 @@ def find_resume_point(run: RunDir) -> ResumePoint:
 
 def damage_of(run: RunDir) -> Iterator[str]:
     """Yield a sentence for every file of a run that is not what was written; changes nothing."""
+    yield from _lost_records(run)
     readers: list[tuple[Path, Callable[[Path], object]]] = [
         (run.config_path, lambda _: rundir.read_config(run)),
         *((path, files.read_json) for path in sorted(run.path.glob("*.json"))),
@@ -128,6 +130,34 @@ def damage_of(run: RunDir) -> Iterator[str]:
             yield f"{path.relative_to(run.path)}: not a whole PNG"
 
 
+def _lost_records(run: RunDir) -> Iterator[str]:
+    """Yield a sentence for every record that a finished run must have and has not."""
+    record = rundir.read_status(run.path)
+    if record.status != "done" and not record.reason.startswith(DAMAGED):
+        return
+    try:
+        config = rundir.read_config(run)
+    except DamagedFileError:
+        return  # said by its reader
+    is_training = "optimizer" in config
+    needed = [run.epochs_path, run.provenance_path]
+    needed += [run.steps_path, run.layers_path] if is_training else []
+    # Records have had checksums as long as LoRA files have had records.
+    rows, _ = files.readable_rows(run.epochs_path)
+    if is_training and rows and files.have_checksums(run.epochs_path):
+        needed.append(run.files_path)
+    for path in needed:
+        if not path.is_file():
+            yield f"{path.name}: it is gone"
+    try:
+        num_steps = files.read_json(run.provenance_path).get("total_steps")
+    except DamagedFileError:
+        return
+    steps, error = files.readable_rows(run.steps_path)
+    if error is None and steps and isinstance(num_steps, int) and len(steps) < num_steps:
+        yield f"{run.steps_path.name}: {len(steps)} of {num_steps} steps"
+
+
 def damaged_loras(run: RunDir) -> Iterator[tuple[int, Path]]:
     """Yield epoch and file of every LoRA that is not what its record says; changes nothing.
 
@@ -137,16 +167,6 @@ def damaged_loras(run: RunDir) -> Iterator[tuple[int, Path]]:
         path = run.recorded_lora(row)
         if path is not None and path.is_file() and hashing.file_sha256(path) != row.get("sha256"):
             yield row["epoch"], path
-
-
-def set_aside_damaged_images(folder: Path) -> list[str]:
-    """Rename images that are not intact; return a sentence for each."""
-    notices = []
-    for path in sorted(folder.rglob("*.png")):
-        if not files.is_intact_png(path):
-            aside = files.set_aside(path)
-            notices.append(f"{path.name} was damaged; it is now {aside.name}, and made again")
-    return notices
 
 
 def set_aside_damaged_partial_state(run: RunDir) -> list[str]:

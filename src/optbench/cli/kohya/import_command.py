@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from optbench.cli.command import DONE, one_path, refuse
 from optbench.cli.kohya.import_script import convert, read_options
 from optbench.errors import OptbenchError
 from optbench.storage.resources import command_line
+from optbench.terminal import say, tell
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,12 +21,12 @@ def main(arguments: Sequence[str]) -> int:
         imported = convert(read_options(one_path("import", "FILE", arguments)))
     except OptbenchError as error:
         return refuse(error.problems)
-    print(command_line("train", *imported.overrides))
+    say(command_line("train", *imported.overrides))
     for title, sentences in (
         ("no equivalent here", imported.lost),
         ("kohya's default, written out", imported.assumed),
         ("not needed", imported.not_needed),
     ):
         for sentence in sentences:
-            print(f"{title}: {sentence}", file=sys.stderr)
+            tell(f"{title}: {sentence}")
     return DONE

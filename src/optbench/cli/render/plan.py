@@ -26,6 +26,7 @@ from optbench.schema import PlotOptions
 from optbench.storage.hashing import fingerprint
 
 NAME, CONFIG_NAME = "render", "plot"
+CELLS_FOLDER = "cells"  # of the images, in the folder that `dir` names
 SIDES = ("x", "y", "z")
 _NOT_OF_THE_IMAGES = ("num_threads", "device", "cache_dir", "dir")
 _NUM_HASH_DIGITS = 8

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 
 from optbench.cli.render.grid_plan import ImageSpec, Page, Plot, pages
-from optbench.cli.render.plan import PlotPlan
+from optbench.cli.render.plan import CELLS_FOLDER, PlotPlan
 from optbench.contracts import BaseModel
 from optbench.errors import ConfigError, Problem, is_out_of_memory
 from optbench.lora.adapters.apply import (
@@ -36,7 +35,7 @@ from optbench.render.prompts import (
     write_images,
 )
 from optbench.storage import files, hashing, rundir
-from optbench.training.progress import tell
+from optbench.terminal import errors, tell
 
 _CELLS_SCHEMA = 2  # raise it when equal settings begin to give other images
 _CLEANING_SCHEMA = 1  # of prompts that CLIP's cleaning changes, and of no others
@@ -102,6 +101,8 @@ def make_plot(plan: PlotPlan) -> Status:
     ):
         tell(notice)
     planned = _planned_images(plot)
+    for notice in files.set_aside_damaged_images(Path(options.dir) / CELLS_FOLDER):
+        tell(notice)
     missing = [image for image in planned.values() if not image.path.is_file()]
     notes: dict[Path, str] = {}
     if missing:
@@ -157,7 +158,7 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
         prompt = spec.prompt
         digest = hashing.fingerprint(content)[:_NUM_HASH_DIGITS]
         name = f"{prompt.name}-{prompt.width}x{prompt.height}-s{spec.seed}-{digest}.png"
-        planned[spec] = PlannedImage(spec=resolved, path=Path(options.dir) / "cells" / name)
+        planned[spec] = PlannedImage(spec=resolved, path=Path(options.dir) / CELLS_FOLDER / name)
     return planned
 
 
@@ -180,7 +181,7 @@ def _render(plot: Plot, base: BaseModel, missing: Sequence[PlannedImage]) -> dic
     notes: dict[Path, str] = {}
     current: object = None
     with contextlib.ExitStack() as stack:
-        for batch in track(batches, description="images", console=Console(stderr=True)):
+        for batch in track(batches, description="images", console=errors()):
             loras = batch[0].spec.loras
             if loras != current:
                 stack.close()
@@ -223,9 +224,7 @@ def _draw_sheets(
     sheet_format = plan.plot.options.render.sheet_format
     written = []
     sheets = [part for page in pages(plan.plot) for part in _parted(page)]
-    for number, page in enumerate(
-        track(sheets, description="sheets", console=Console(stderr=True)), start=1
-    ):
+    for number, page in enumerate(track(sheets, description="sheets", console=errors()), start=1):
         first = page.rows[0][1][0].prompt
         rows = []
         for title, specs in page.rows:

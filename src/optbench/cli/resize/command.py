@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from optbench.cli.command import errors, output, run_command
+from optbench.cli.command import run_command
 from optbench.cli.resize.plan import CONFIG_NAME, ResizePlan, plan_resizes
 from optbench.config.compose import CommandPlan
 from optbench.config.messages import print_problems
@@ -19,6 +18,7 @@ from optbench.errors import ConfigError, OptbenchError
 from optbench.launch import guard
 from optbench.storage import files, hashing, rundir
 from optbench.storage.rundir import RunDir
+from optbench.terminal import errors, output, tell
 
 if TYPE_CHECKING:
     from optbench.cli.resize.evaluate import ResizeEvaluator
@@ -66,8 +66,8 @@ def _check_contents(plan: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
     if not is_embedded(options.base):
         raise ConfigError(*problems)
     # The embedded base model is a default that nobody typed; the files are written all the same.
-    print(f"No images and no losses: {problems[0].found}.", file=sys.stderr)
-    print(f"-> {problems[0].fix}", file=sys.stderr)
+    tell(f"No images and no losses: {problems[0].found}.")
+    tell(f"-> {problems[0].fix}")
     return None
 
 
@@ -91,11 +91,11 @@ def _resize(plan: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) ->
     if evaluator is not None:
         for run in {run.original_dir: run for run in todo}.values():
             if not is_original_done(run):
-                print(run.original_dir.name, file=sys.stderr)
+                tell(run.original_dir.name)
                 guard.guard(run.original_dir, partial(make_original, run, evaluator))
     for number, run in enumerate(todo, start=1):
         if rundir.read_status(run.run_dir).status != "running":
-            print(f"{number} of {len(todo)}: {run.run_dir.name}", file=sys.stderr)
+            tell(f"{number} of {len(todo)}: {run.run_dir.name}")
             make = partial(make_resize, run, evaluator, svd_caches=svd_caches)
             guard.guard(run.run_dir, make)
     for svd_cache in svd_caches.values():
@@ -125,5 +125,5 @@ def _finish(plan: CommandPlan[ResizePlan]) -> Path | None:
     try:
         return build_report(plan.sweep_dir)
     except OptbenchError as error:
-        print_problems(error.problems, errors())
+        print_problems(error.problems, errors(), what="the report was not built")
         return None

@@ -26,9 +26,9 @@ from optbench.schema import BaseOptions, ResizeOptions
 from optbench.storage import files, resources
 from optbench.storage.files import Row
 from optbench.storage.rundir import RunDir
+from optbench.terminal import tell
 from optbench.training import validation
 from optbench.training.paired_loss import ValidationSample
-from optbench.training.progress import tell
 
 LIKENESS_FILE = "likeness.jsonl"  # one record per image: how far it is from the original's
 

@@ -27,7 +27,7 @@ from optbench.models.device import set_num_threads
 from optbench.records import Status
 from optbench.render import run_images
 from optbench.schema import ResizeOptions
-from optbench.storage import files, provenance, rundir
+from optbench.storage import files, hashing, provenance, rundir
 from optbench.storage.files import Row, link_or_copy, write_sealed_text
 from optbench.storage.rundir import RunDir, read_config
 
@@ -85,6 +85,7 @@ def make_resize(
             ]
             layers.append({"epoch": epoch or 1, "layer": columns.pop("module"), **columns})
         files.append_rows(run.layers_path, layers)
+        _record_file(run, run.lora_path(epoch), epoch=epoch or 1)
         if evaluator is not None:
             row |= evaluator.evaluate(
                 run,
@@ -95,7 +96,9 @@ def make_resize(
             )
         files.append_rows(run.epochs_path, [row])
     last = run.lora_path(max(epoch or 0 for epoch in plan.sources) or None)
-    link_or_copy(last, run.lora_path(None))
+    if last != run.lora_path(None):
+        link_or_copy(last, run.lora_path(None))
+        _record_file(run, run.lora_path(None), epoch=max(epoch or 1 for epoch in plan.sources))
     return _end(run, plan, evaluator)
 
 
@@ -164,9 +167,16 @@ def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     set_num_threads(options.num_threads)
     # Made anew together: records of two times never lie beside each other.
     likeness_path = run.path / LIKENESS_FILE
-    for path in (run.epochs_path, run.layers_path, run.validation_path, likeness_path):
+    records = (run.epochs_path, run.layers_path, run.validation_path, run.files_path, likeness_path)
+    for path in records:
         path.unlink(missing_ok=True)
     write_sealed_text(run.config_path, config)
+
+
+def _record_file(run: RunDir, path: Path, *, epoch: int) -> None:
+    """Record what a LoRA file's bytes are, for `optbench verify`, as a training does."""
+    row = {"epoch": epoch, "file": path.name, "sha256": hashing.file_sha256(path)}
+    files.append_rows(run.files_path, [row])
 
 
 def _end(run: RunDir, plan: ResizePlan, evaluator: ResizeEvaluator | None) -> Status:

@@ -1,0 +1,77 @@
+"""Write to the terminal: what others named is spelled out there, never obeyed as a code or markup.
+
+Folders, captions, tensors and reasons come from anywhere, and an escape sequence in one of them
+could move the cursor, hide lines or set the window's title.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_WIDTH_WITHOUT_TERMINAL = 200  # a name cut at column 80 of a pipe could not be searched for
+_CODES = (
+    *(code for code in range(0x20) if chr(code) not in "\n\t"),
+    *range(0x7F, 0xA0),
+    0x061C,  # marks and overrides of the direction of writing, which make a name look like another
+    *range(0x200E, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+    0xFEFF,
+    *range(0xD800, 0xE000),  # halves of characters: bytes of a file name that are no UTF-8
+)
+_SPELLED = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CODES}
+
+
+def printable(text: str) -> str:
+    """Return a text with every character that a terminal would obey spelled as Python spells it."""
+    return text.translate(_SPELLED)
+
+
+class Terminal(Console):
+    """A screen for texts of others: neither control characters nor markup, emoji, highlighting.
+
+    Styles are given as `style=` or in a Text.
+    """
+
+    def __init__(self, *, is_error: bool) -> None:
+        """Write to the standard error, whose lines the terminal wraps, or the standard output."""
+        is_wide = not is_error and not sys.stdout.isatty()
+        super().__init__(
+            stderr=is_error,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            width=_WIDTH_WITHOUT_TERMINAL if is_wide else None,
+        )
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Return what is written, with the control characters of texts spelled out."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
+def output() -> Terminal:
+    """Return the standard output, as wide as the terminal, or wide where there is none."""
+    return Terminal(is_error=False)
+
+
+def errors() -> Terminal:
+    """Return the standard error for messages whose lines the terminal wraps."""
+    return Terminal(is_error=True)
+
+
+def say(text: object) -> None:
+    """Print a line on the standard output: a result, to be read by people and programs."""
+    print(printable(str(text)))  # noqa: T201 - the one place that prints
+
+
+def tell(text: object) -> None:
+    """Print a line on the standard error, for the person who watches; above a moving bar, too."""
+    errors().print(str(text))
