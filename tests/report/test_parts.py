@@ -196,7 +196,8 @@ def test_of_many_epochs_an_even_choice_with_the_last_is_shown(tmp_path: Path) ->
 
 
 def test_mixed_settings_can_be_written_and_formulas_are_not(tmp_path: Path) -> None:
-    make_run(tmp_path / "sweep", "a", [1.0], title="=cmd()", knob=3, other="-1")
+    settings = {"title": "=cmd()", "knob": 3, "other": "-1", "=cmd|calc!A0": 1}
+    make_run(tmp_path / "sweep", "a", [1.0], **settings)
     make_run(tmp_path / "sweep", "b", [1.0], title="plain", knob="auto", other="-x")
     frames = load(tmp_path / "sweep")
     write_tables(frames, tmp_path / "out")
@@ -206,6 +207,8 @@ def test_mixed_settings_can_be_written_and_formulas_are_not(tmp_path: Path) -> N
     text = pd.read_csv(tmp_path / "out" / "runs.csv", dtype=str)
     assert list(text["title"]) == ["'=cmd()", "plain"]
     assert list(text["other"]) == ["-1", "'-x"]
+    assert "'=cmd|calc!A0" in text.columns
+    assert not [name for name in text.columns if name.startswith(("=", "+", "-", "@"))]
 
 
 def test_addresses_are_relative_and_mean_the_file_whatever_it_is_called(tmp_path: Path) -> None:

@@ -49,6 +49,28 @@ def viewer(browser: Any, index: Path) -> Iterator[Viewer]:
     context.close()
 
 
+def test_text_that_became_a_script_does_not_run_nor_send(browser: Any, index: Path) -> None:
+    """The second line behind the escaping: the page's Content-Security-Policy."""
+    hostile = (
+        "<script>window.ran = 'inline'</script><img src=x onerror=\"window.ran = 'handler'\">"
+        "<img src='http://192.0.2.1/leak.png'><iframe src='http://192.0.2.1/'></iframe>"
+    )
+    page = index.with_name("hostile.html")
+    text = index.read_text().replace("<main>", f"<main>{hostile}")
+    page.write_text(text)
+    context = browser.new_context()
+    viewer = Viewer(context.new_page()).open(page)
+    assert viewer.page.evaluate("window.ran") is None
+    assert [url for url in viewer.requests if url.startswith("http")] == []
+    # Without the policy both of them run: the test can fail.
+    start = text.index('<meta http-equiv="Content-Security-Policy"')
+    page.write_text(text[:start] + text[text.index("\n", start) :])
+    bare = Viewer(context.new_page()).open(page)
+    assert bare.page.evaluate("window.ran") is not None
+    context.close()
+    page.unlink()
+
+
 def test_it_opens_from_disk_and_asks_for_nothing_else(viewer: Viewer, index: Path) -> None:
     viewer.page.wait_for_load_state("load")
     sweep = index.parent.parent.as_uri()

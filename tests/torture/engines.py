@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.torture.sweeps import Figures, Workplace
+from tests.torture.commands import Figures, Workplace
 
 _SCRIPT = Path(__file__).with_name("slurm.sh")
 _NUM_RUNS = 4

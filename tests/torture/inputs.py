@@ -7,22 +7,23 @@ import re
 import subprocess
 import sys
 
-from tests.torture.sweeps import Figures
+from tests.torture.commands import Figures
 
 _TABLE = "tests/test_bad_inputs.py"
 _FUZZ = "tests/test_fuzzed_readers.py"
-_NUM_EXAMPLES = "2000"
 
 
-def input_campaign() -> list[Figures]:
+def input_campaign(*, num_examples: int) -> list[Figures]:
     """Run both through pytest and count."""
     return [
-        _counted("bad inputs", _TABLE, "each refused with its expected sentence"),
-        _counted("fuzzed readers", _FUZZ, f"hypothesis, {_NUM_EXAMPLES} examples each"),
+        _counted("bad inputs", _TABLE, "each refused with its expected sentence", num_examples),
+        _counted(
+            "fuzzed readers", _FUZZ, f"hypothesis, {num_examples} examples each", num_examples
+        ),
     ]
 
 
-def _counted(name: str, file: str, what: str) -> Figures:
+def _counted(name: str, file: str, what: str, num_examples: int) -> Figures:
     done = subprocess.run(
         [
             sys.executable,
@@ -35,7 +36,7 @@ def _counted(name: str, file: str, what: str) -> Figures:
             "--hypothesis-profile=many",
             file,
         ],
-        env={**os.environ, "OPTBENCH_EXAMPLES": _NUM_EXAMPLES},
+        env={**os.environ, "OPTBENCH_EXAMPLES": str(num_examples)},
         capture_output=True,
         text=True,
         check=False,

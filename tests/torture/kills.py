@@ -1,49 +1,48 @@
-"""Random SIGKILLs, at moments of processor time and at file operations, until a sweep is done."""
+"""Random SIGKILLs, at moments of processor time and at file operations, until all is done."""
 
 from __future__ import annotations
 
 import random
 import shutil
+from pathlib import Path
 
-from tests.torture.sweeps import PICTURES, SWEEP, Figures, Made, Workplace, command, differences
+from tests.torture import faults
+from tests.torture.commands import Figures, Workplace, every_kind, run, undisturbed
+from tests.torture.faults import Fault
 
-_MOST_KILLS_PER_SWEEP = 30
-_SHARE_OF_SWEEP = 0.22  # a command may live at most so long before it is killed
-_WHOLE_COMMAND_EVERY = 4  # sweeps: then the last word is the command line's, with its report
+_MOST_KILLS_PER_PLACE = 12
+_SHARE = 0.3  # of its cost a command may live before it is killed
 
 
-def kill_campaign(workplace: Workplace, *, num_kills: int, seed: int = 1) -> Figures:
-    """Make sweeps that are killed over and over, and compare each with the undisturbed one."""
+def kill_campaign(workplace: Workplace, *, lora: Path, num_kills: int, seed: int = 1) -> Figures:
+    """Kill every kind of command over and over, and compare with what nothing disturbed."""
     draw = random.Random(seed)
     losses: list[str] = []
-    num_done = {"moment": 0, "file operation": 0}
-    num_sweeps = 0
-    made = [Made(workplace, "plain", *SWEEP), Made(workplace, "pictures", *PICTURES)]
-    wholes = [one.whole() for one in made]
+    num_done = {"moments": 0, "file operations": 0}
+    num_places = 0
+    place = workplace.root / "killed"
+    whole = undisturbed(place, every_kind(workplace, place, lora=lora))
     while sum(num_done.values()) < num_kills:
-        which = int(num_sweeps % 4 == 3)
-        sweep, (whole, results) = made[which], wholes[which]
-        num_sweeps += 1
-        for _ in range(_MOST_KILLS_PER_SWEEP):
-            if draw.random() < 0.5:
-                limit = draw.uniform(0.02, _SHARE_OF_SWEEP) * whole.cpu_seconds
-                ended, kind = sweep.run(cpu_seconds=limit), "moment"
+        num_places += 1
+        for _ in range(_MOST_KILLS_PER_PLACE):
+            if draw.random() < 0.4 or not faults.is_loaded():
+                limit = draw.uniform(0.05, _SHARE) * whole.ended.cpu_seconds
+                ended, kind = run(place, whole.commands, cpu_seconds=limit), "moments"
             else:
-                operation = draw.randint(1, int(_SHARE_OF_SWEEP * whole.num_operations) + 1)
-                ended, kind = sweep.run(operations=operation), "file operation"
+                at = draw.randint(1, int(_SHARE * whole.ended.num_operations) + 1)
+                fault = Fault(action="kill", at=at)
+                ended, kind = run(place, whole.commands, fault=fault), "file operations"
+            losses += [f"place {num_places}: {loss}" for loss in ended.complaints()]
             if ended.code is not None:
                 break
             num_done[kind] += 1
-        is_command = num_sweeps % _WHOLE_COMMAND_EVERY == 2
-        ended = command(sweep.arguments) if is_command else sweep.run()
-        found = differences(sweep.place, results)
-        if ended.code != 0:
-            found.append(f"exit {ended.code}: {ended.output[-800:]}")
-        losses += [f"sweep {num_sweeps}: {one}" for one in found]
-        print(f"  {sum(num_done.values())} kills, {num_sweeps} sweeps, {found}", flush=True)
-        shutil.rmtree(sweep.place)
-    what = f"{num_done['moment']} at random moments, {num_done['file operation']} at file "
-    what += f"operations, over {num_sweeps} sweeps of 2 runs; each ended bit-identical"
+        new = whole.again()
+        losses += [f"place {num_places}: {loss}" for loss in new]
+        print(f"  {sum(num_done.values())} kills, {num_places} places, {new[:5]}", flush=True)
+        shutil.rmtree(place)
+    what = f"{num_done['moments']} at random moments, {num_done['file operations']} at file "
+    what += f"operations, of train, render, resize, regularize in {num_places} places; each ended "
+    what += "bit-identical, with no partial file left"
     return Figures(
         name="SIGKILL", num_tried=sum(num_done.values()), what=what, losses=tuple(losses)
     )

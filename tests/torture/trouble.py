@@ -1,28 +1,23 @@
-"""Poisoned runs among healthy ones, a disk that fills up, and workers that race for one sweep."""
+"""Poisoned runs among healthy ones, and workers that race for the same commands."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 from optbench.storage import rundir
-from tests.torture.sweeps import (
-    SWEEP,
-    Ended,
+from tests.torture.commands import (
     Figures,
-    Made,
     Workplace,
-    command,
-    differences,
+    every_kind,
     results_of,
+    run,
     run_dirs,
-    sweep_dir,
+    undisturbed,
 )
 
 _POISONS = """
@@ -91,23 +86,24 @@ def poison_campaign(workplace: Workplace) -> Figures:
         (folder / f"{target.lower()}.yaml").write_text(text)
     sys.path.insert(0, str(modules))
     healthy, mixed = workplace.root / "healthy", workplace.root / "mixed"
-    base = ("-m", "network.dim=2", "render=off", f"--config-dir={folder.parent}")
-    command(workplace.arguments(healthy, *base, "optimizer=adamw,lion"))
+    config_dir = f"--config-dir={folder.parent}"
+    run(healthy, [workplace.training(healthy, config_dir, "optimizer=adamw,lion")])
     names = ",".join(["adamw", *(target.lower() for target in _EXPECTED), "lion"])
-    ended = command(workplace.arguments(mixed, *base, f"optimizer={names}"))
+    ended = run(mixed, [workplace.training(mixed, config_dir, f"optimizer={names}")])
     sys.path.remove(str(modules))
-    found = results_of(mixed)
-    if not results_of(healthy):
+    results = results_of(mixed)
+    expected = {key: value for key, value in results_of(healthy).items() if "/report/" not in key}
+    if not expected:
         return Figures(name="poisoned runs", num_tried=0, what="none", losses=(ended.output,))
-    losses = [key for key, value in results_of(healthy).items() if found.get(key) != value]
-    for target, expected in _EXPECTED.items():
-        statuses = [
+    losses = [key for key, value in expected.items() if results.get(key) != value]
+    for target, status in _EXPECTED.items():
+        records = [
             rundir.read_status(path)
             # Not every one comes as far as writing its config.
-            for path in sweep_dir(mixed).glob(f"{target.lower()}-*")
+            for path in (mixed / "runs" / "torture").glob(f"{target.lower()}-*")
         ]
-        if [one.status for one in statuses] != [expected] or not statuses[0].reason:
-            losses.append(f"{target}: {statuses} instead of {expected}")
+        if [record.status for record in records] != [status] or not records[0].reason:
+            losses.append(f"{target}: {records} instead of {status}")
         if f"torture_poisons.{target}" not in ended.output:
             losses.append(f"{target}: not named before it was imported")
     if ended.code != 1:
@@ -117,69 +113,12 @@ def poison_campaign(workplace: Workplace) -> Figures:
     return Figures(name="poisoned runs", num_tried=len(_EXPECTED), what=what, losses=tuple(losses))
 
 
-def disk_campaign(workplace: Workplace, *, num_kib: tuple[int, ...]) -> Figures:
-    """Let a sweep fill a small file system, make that larger, and give the command again."""
-    made = Made(workplace, "disk", *SWEEP)
-    _, whole = made.whole()
-    losses: list[str] = []
-    num_full = 0
-    for size in num_kib:
-        made.place.mkdir()
-        with _mounted(made.place, size) as is_mounted:
-            if not is_mounted:
-                what = "skipped: mounting a file system needs to be root"
-                return Figures(name="full disk", num_tried=0, what=what, losses=())
-            ended = made.run()
-            num_full += "No space left" in ended.output
-            losses += [f"{size} KiB: {one}" for one in _wrong_of_full(made, ended, whole)]
-            _remount(made.place, 512 * 1024)
-            ended = made.run()
-            if ended.code != 0:
-                losses.append(f"{size} KiB, then room: exit {ended.code}: {ended.output[-800:]}")
-            found = differences(made.place, whole)
-            losses += [f"{size} KiB, then room: {one}" for one in found]
-        made.place.rmdir()
-        print(f"  file system of {size} KiB, {len(losses)} losses", flush=True)
-    what = f"file systems of {min(num_kib)} to {max(num_kib)} KiB, {num_full} of them filled up; "
-    what += "with room again the same command ended bit-identical"
-    return Figures(name="full disk", num_tried=len(num_kib), what=what, losses=tuple(losses))
-
-
-def _wrong_of_full(made: Made, ended: Ended, whole: dict[str, object]) -> Iterator[str]:
-    """Yield what a full disk must not do: half a file under its name, a run that is called done."""
-    for key, value in results_of(made.place).items():
-        if key.endswith((".safetensors", ".png")) and whole.get(key) != value:
-            yield f"{key} is not whole"
-    if ended.code == 0 and differences(made.place, whole):
-        yield "exit 0 with something missing"
-    if ended.code not in (0, 1):
-        yield f"exit {ended.code}: {ended.output[-1500:]}"
-
-
-@contextlib.contextmanager
-def _mounted(place: Path, num_kib: int) -> Iterator[bool]:
-    options = f"size={num_kib}k"
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],
-        capture_output=True,
-        check=False,
-    )
-    try:
-        yield done.returncode == 0
-    finally:
-        if done.returncode == 0:
-            subprocess.run(["umount", str(place)], check=False)
-
-
-def _remount(place: Path, num_kib: int) -> None:
-    options = f"remount,size={num_kib}k"
-    subprocess.run(["mount", "-o", options, str(place)], check=True)
-
-
-def race_campaign(workplace: Workplace, *, num_races: int, num_workers: int = 2) -> Figures:
-    """Start the same sweep several times at once: every run is made once, and to the same bits."""
-    made = Made(workplace, "race", *SWEEP)
-    _, whole = made.whole()
+def race_campaign(
+    workplace: Workplace, *, lora: Path, num_races: int, num_workers: int = 2
+) -> Figures:
+    """Give the same commands several times at once: everything is made once, to the same bits."""
+    place = workplace.root / "race"
+    whole = undisturbed(place, every_kind(workplace, place, lora=lora))
     losses: list[str] = []
     num_runs = num_made = 0
     for number in range(num_races):
@@ -187,22 +126,25 @@ def race_campaign(workplace: Workplace, *, num_races: int, num_workers: int = 2)
         for _ in range(num_workers):
             pid = os.fork()
             if pid == 0:
+                code = 1
                 with contextlib.suppress(BaseException):
-                    made.run()
-                os._exit(0)
+                    complaints = list(run(place, whole.commands).complaints())
+                    print("".join(complaints), end="", flush=True)
+                    code = bool(complaints)
+                os._exit(code)
             workers.append(pid)
-        for pid in workers:
-            os.waitpid(pid, 0)
-        num_runs += len(run_dirs(made.place))
-        num_made += sum(len(list(run.path.glob("claims/0*.json"))) for run in run_dirs(made.place))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
+        num_runs += len(run_dirs(place))
+        num_made += sum(
+            len(list(run_dir.path.glob("claims/0*.json"))) for run_dir in run_dirs(place)
+        )
         # Whoever moved on from a run did so before it was done: the last word is this one.
-        ended = made.run()
-        found = differences(made.place, whole)
-        if ended.code != 0:
-            found.append(f"exit {ended.code}: {ended.output[-800:]}")
-        losses += [f"race {number}: {one}" for one in found]
-        shutil.rmtree(made.place)
-        print(f"  {number + 1} races, {found}", flush=True)
-    what = f"{num_workers} workers on one sweep of 2 runs: {num_runs} runs, claimed {num_made} "
-    what += "times in all; each ended bit-identical"
+        new = whole.again() + (["a worker complained"] if any(codes) else [])
+        losses += [f"race {number}: {loss}" for loss in new]
+        shutil.rmtree(place)
+        print(f"  {number + 1} races, {new[:3]}", flush=True)
+    what = (
+        f"{num_workers} times train, render, resize, regularize at once: {num_runs} runs, locked "
+    )
+    what += f"{num_made} times in all; each ended bit-identical"
     return Figures(name="races", num_tried=num_races, what=what, losses=tuple(losses))

@@ -19,7 +19,7 @@ from optbench.cli.command import run_command
 from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
-from optbench.errors import ConfigError, Problem
+from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.launch import guard
 from optbench.models.files.facts import base_fingerprint
 from optbench.models.files.rules import check_base, check_clip_skip
@@ -202,7 +202,11 @@ def _check_folder(plan: ClassImagesPlan) -> list[Problem]:
                 fix,
             )
         ]
-    before, now = files.read_json(state), _image_settings(plan.options)
+    try:
+        before, now = files.read_json(state), _image_settings(plan.options)
+    except DamagedFileError as error:
+        found = f"images whose settings are lost: {error.problems[0].found} in {state}"
+        return [Problem(str(plan.folder), found, "images whose settings are known", fix)]
     changed = [
         "another base model" if key == "base" else f"{key}={before.get(key)}"
         for key, value in now.items()
