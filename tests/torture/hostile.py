@@ -115,11 +115,14 @@ def _in_place(name: str, make: Callable[[Path], object]) -> Callable[[Path], obj
 
 
 def _make_socket(path: Path) -> None:
-    # The name of a socket is short: it is bound beside and moved.
-    short = Path(f"/tmp/torture-{os.getpid()}")  # noqa: S108
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(short))
-    shutil.move(short, path)
+    before = Path.cwd()
+    os.chdir(path.parent)  # the name of a socket is short
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("s")
+        os.rename("s", path.name)  # noqa: PTH104
+    finally:
+        os.chdir(before)
 
 
 def _link(name: str, private: Path) -> Callable[[Path], object]:
