@@ -283,7 +283,7 @@ def test_any_scores_are_read_or_said(content: str, rows: str) -> None:
         header = "rater,run,epoch,prompt,width,height,seed,score,note\n"
         (place / "scores" / "b.csv").write_text(header + rows, "utf-8", "replace")
         (place / "scores" / "c.csv").write_text(rows, "utf-8", "replace")
-        read_scores(place, ["a"])
+        read_scores(place, {"a": None})
 
 
 @fuzzed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -337,3 +338,20 @@ def test_prompts_of_any_shape_do_not_reach_the_settings() -> None:
     tree = config()
     tree["prompts"]["prompts"] = [{"name": "a", "text": json.dumps("<b>")}]
     assert not [name for name in analysis.settings(tree) if "prompts." in name]
+
+
+def test_a_copied_run_folder_counts_once_and_is_named(tmp_path: Path) -> None:
+    sweep = tmp_path / "s"
+    for name, fingerprint in (("adamw-11112222", "1111222233334444"), ("lion-5", "5" * 16)):
+        run = make_run(sweep, name, config())
+        files.write_json(run.provenance_path, {"weights_fingerprint": fingerprint})
+    before = analysis.load(sweep)
+    shutil.copytree(sweep / "adamw-11112222", sweep / "a-backup")
+    shutil.copytree(sweep / "lion-5", sweep / "lion-5-copy")
+    frames = analysis.load(sweep)
+    assert list(frames.runs["run"]) == ["adamw-11112222", "lion-5"]
+    assert len(frames.epochs) == len(before.epochs)
+    assert [problem.partition(",")[0] for problem in frames.problems] == [
+        "a-backup is a copy of adamw-11112222",
+        "lion-5-copy is a copy of lion-5",
+    ]

@@ -17,7 +17,7 @@ from optbench.report.ratings_section import ratings_section
 from optbench.storage import files
 from tests.builders.fabricated import make_run, make_sweep
 
-RUNS = ("a", "b")
+RUNS = dict.fromkeys(("a", "b"))
 HOSTILE = "</pre><script>alert(1)</script>\x00\u202eabc\"'"
 
 
@@ -53,6 +53,26 @@ def test_scores_and_votes_become_rows(tmp_path: Path) -> None:
         ("a", "left", False),
         ("b", "skip", False),
     ]
+
+
+def test_scores_and_votes_are_of_the_image_they_were_given_to(tmp_path: Path) -> None:
+    now = {"a": "new", "b": "new"}
+    given = [
+        {**cell("a"), "score": score, "image_key": key} for score, key in ((9, "new"), (1, "old"))
+    ]
+    unsaid = {**cell("b"), "score": 5}  # as older pages wrote them
+    sides = {"left": {**cell("a"), "image_key": "old"}, "right": {**cell("b"), "image_key": "new"}}
+    write(tmp_path, scores=[*given, unsaid], votes=[{**sides, "winner": "left"}])
+    found = read_scores(tmp_path, now)
+    assert [(row["run"], row["score"], row["image_key"]) for row in found.scores] == [
+        ("a", 9.0, "new"),
+        ("b", 5.0, None),
+    ]
+    assert found.votes == ()
+    (problem,) = found.problems
+    assert problem.startswith("2 scores or votes are about earlier images")
+    # When those images are back, so are the scores.
+    assert [row["score"] for row in read_scores(tmp_path, {"a": "old", "b": None}).scores] == [1, 5]
 
 
 def test_a_spreadsheet_is_read_too(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from optbench.config.build import config_yaml
 from optbench.config.compose import compose_runs
 from optbench.launch import guard
 from optbench.storage import files, rundir
+from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -46,7 +47,7 @@ def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> Non
     files.append_rows(run.run_dir / "epochs.jsonl", [pause])
     for path in guard.image_paths(rundir.RunDir(run.run_dir), run.config):
         files.write_atomic(path, b"")
-    rundir.write_status(run.run_dir, "done")
+    rundir.write_status(run.run_dir, "done", made_as=made_as(run))
 
 
 def write_base(folder: Path, part: str, shapes: dict[str, list[int]]) -> None:

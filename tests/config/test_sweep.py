@@ -18,6 +18,7 @@ from optbench.config.compose import SweepPlan, compose_runs, flags_first
 from optbench.errors import ConfigError, Problem
 from optbench.launch import guard
 from optbench.storage import files, rundir
+from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -194,7 +195,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         files.write_atomic(run_dir / "config.yaml", config_yaml(config))
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
-        rundir.write_status(run_dir, "done")
+        rundir.write_status(run_dir, "done", made_as=made_as(plan))
         return {}
 
     module.run = run_plans

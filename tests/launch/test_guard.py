@@ -16,6 +16,7 @@ from optbench.errors import DivergedError, MissingPackageError, OptbenchError, P
 from optbench.launch import guard
 from optbench.schema import RunConfig
 from optbench.storage import files, rundir
+from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan
 
 pytestmark = pytest.mark.usefixtures("fake_assets")
@@ -41,7 +42,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         files.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
-        rundir.write_status(run_dir, "done", fact=1)
+        rundir.write_status(run_dir, "done", made_as=made_as(plan))
         return {}
 
     module.run = run_plans
@@ -102,6 +103,15 @@ def test_hydra_leaves_nothing_in_the_working_folder(pipeline: Any) -> None:
     assert {path.name for path in Path().iterdir()} - {"assets"} == {"runs"}
     assert not list(Path("runs").rglob(".hydra"))
     assert not list(Path("runs").rglob("*.log"))
+
+
+def test_a_folder_that_is_another_runs_is_not_this_run(pipeline: Any) -> None:
+    run("network.dim=1")
+    ((_, plan),) = pipeline.places
+    files.write_json(
+        rundir.RunDir(plan.run_dir).provenance_path, {"weights_fingerprint": "of-another"}
+    )
+    assert not guard.is_finished(plan)
 
 
 def test_finished_runs_are_left_alone_and_others_join_them(pipeline: Any) -> None:

@@ -31,6 +31,7 @@ from optbench.storage.provenance import (
 from optbench.storage.rundir import RunDir
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
+_NAME_DIGITS = 8  # of a run's fingerprint, at the end of its name
 _LARGEST = 2.0**62  # a file's integers may have any length, a column's have not
 _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optimizer")
 _STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
@@ -108,7 +109,7 @@ def load(path: str | Path) -> Frames:
 
 def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     """Return the frames of these run folders, which may be none; paths are relative to `root`."""
-    folders = [_read_run(RunDir(path)) for path in run_dirs]
+    folders, copies = _without_copies([_read_run(RunDir(path)) for path in run_dirs])
     validation = _records(folders, "validation")
     runs = pd.DataFrame([folder.row for folder in folders])
     runs = runs.assign(**dict.fromkeys(name for name in MEASURED if name not in runs))
@@ -119,10 +120,11 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         seconds = epochs["seconds_train"].map(_number).astype(float)
         by_run = seconds.groupby([epochs["sweep"], epochs["run"]], sort=False)
         epochs["seconds_train_cumulative"] = by_run.cumsum()
-    names_by_sweep: dict[Path, list[str]] = {}
-    for path in run_dirs:
-        names_by_sweep.setdefault(path.parent, []).append(path.name)
-    ratings = [read_scores(path, names) for path, names in names_by_sweep.items()]
+    image_keys: dict[Path, dict[str, str | None]] = {}
+    for folder in folders:
+        keys = image_keys.setdefault(folder.run.path.parent, {})
+        keys[folder.run.name] = folder.row["image_key"]
+    ratings = [read_scores(path, keys) for path, keys in image_keys.items()]
     images = [row for folder in folders for row in image_rows(folder.run, root)]
     machines = [folder.machine for folder in folders]
     return Frames(
@@ -142,11 +144,44 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         ),
         machines=pd.DataFrame(machines, columns=list(_MACHINE_COLUMNS)),
         problems=(
+            *copies,
             *(without_home(problem) for folder in folders for problem in folder.problems),
             *(problem for file in ratings for problem in file.problems),
         ),
         root=root,
     )
+
+
+def _without_copies(folders: Sequence[_RunFolder]) -> tuple[list[_RunFolder], list[str]]:
+    """Return the folders less those that are copies of others beside them, and a sentence for each.
+
+    A run is counted once, or a backup would pass for another seed and make the noise look small.
+    The original is the one whose name ends in the fingerprint's first digits.
+    """
+    originals: dict[tuple[Path, str], _RunFolder] = {}
+    copies: list[_RunFolder] = []
+
+    def is_named_so(folder: _RunFolder) -> bool:
+        fingerprint = folder.row["weights_fingerprint"]
+        return folder.run.name.endswith(f"-{fingerprint[:_NAME_DIGITS]}")
+
+    for folder in folders:
+        fingerprint = folder.row["weights_fingerprint"]
+        if fingerprint is None:
+            continue
+        place = folder.run.path.parent, fingerprint
+        original = originals.setdefault(place, folder)
+        if original is not folder:
+            copies.append(original if is_named_so(folder) else folder)
+            originals[place] = folder if is_named_so(folder) else original
+    sentences = [
+        f"{copy.run.name} is a copy of {original.run.name}, which counts once; move it out of the "
+        "folder"
+        for copy in copies
+        for original in [originals[copy.run.path.parent, copy.row["weights_fingerprint"]]]
+    ]
+    copied = {id(copy) for copy in copies}
+    return [folder for folder in folders if id(folder) not in copied], sentences
 
 
 def is_run(path: Path) -> bool:

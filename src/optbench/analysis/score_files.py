@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from optbench.storage.files import Row
 
 FORMAT = "optbench scores 1"
 CELL = ("run", "epoch", "prompt", "seed", "width", "height")
-SCORE_COLUMNS = ("sweep", "rater", *CELL, "score", "note")
+_KEY = "image_key"  # of the run's images that were looked at; None where a file does not say
+SCORE_COLUMNS = ("sweep", "rater", *CELL, "score", "note", _KEY)
 VOTE_COLUMNS = (
     "sweep",
     "rater",
-    *(f"{side}_{name}" for side in ("left", "right") for name in CELL),
+    *(f"{side}_{name}" for side in ("left", "right") for name in (*CELL, _KEY)),
     "winner",
     "repeat",
 )
@@ -51,11 +52,16 @@ class _DamagedError(Exception):
     """Something in a file that is not as it should be, in words."""
 
 
-def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
+def read_scores(sweep_dir: Path, image_keys: Mapping[str, str | None]) -> Scores:
     """Return the scores and votes that lie beside a sweep's runs, and what could not be read.
 
-    A row about a run that is not there is left out, and counted in a problem; so is a second row of
-    the same rater about the same image, of which the last counts.
+    A row about a run that is not there is left out, and counted in a problem; so is one about
+    images that other prompts or settings have replaced since. Of a rater's rows about the same
+    image the last counts.
+
+    Args:
+        sweep_dir: The sweep's folder.
+        image_keys: Its runs by name, each with the key of the images it has now, None if unknown.
     """
     scores: dict[tuple[Any, ...], Row] = {}
     votes: list[Row] = []
@@ -74,7 +80,7 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
             content = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
             for row in _checked(content.get("scores"), content, _score, in_file):
                 row["sweep"] = sweep_dir.name
-                scores[tuple(row[name] for name in ("rater", *CELL))] = row
+                scores[tuple(row[name] for name in ("rater", *CELL, _KEY))] = row
             votes += [
                 {**row, "sweep": sweep_dir.name}
                 for row in _checked(content.get("votes"), content, _vote, in_file)
@@ -85,13 +91,30 @@ def read_scores(sweep_dir: Path, runs: Sequence[str]) -> Scores:
         if len(in_file) > _MAX_PROBLEMS:
             more = len(in_file) - _MAX_PROBLEMS
             problems.append(f"{path.name}: and {more} more rows like these")
-    run_names = set(runs)
-    known_scores = [row for row in scores.values() if row["run"] in run_names]
-    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= run_names]
+    known_scores = [row for row in scores.values() if row["run"] in image_keys]
+    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= set(image_keys)]
     num_unknown = len(scores) - len(known_scores) + len(votes) - len(known_votes)
     if num_unknown:
         problems.append(f"{num_unknown} scores or votes are about runs that are not in this folder")
-    return Scores(scores=tuple(known_scores), votes=tuple(known_votes), problems=tuple(problems))
+
+    def is_current(run: str, key: str | None) -> bool:
+        return None in (key, image_keys[run]) or key == image_keys[run]
+
+    current_scores = [row for row in known_scores if is_current(row["run"], row[_KEY])]
+    current_votes = [
+        row
+        for row in known_votes
+        if all(is_current(row[f"{end}_run"], row[f"{end}_{_KEY}"]) for end in ("left", "right"))
+    ]
+    num_known = len(known_scores) + len(known_votes)
+    if num_stale := num_known - len(current_scores) - len(current_votes):
+        problems.append(
+            f"{num_stale} scores or votes are about earlier images, made with other prompts or "
+            "render settings: they are kept, and count again when those images are back"
+        )
+    return Scores(
+        scores=tuple(current_scores), votes=tuple(current_votes), problems=tuple(problems)
+    )
 
 
 def _text(path: Path) -> str:
@@ -180,6 +203,8 @@ def _cell(entry: Mapping[str, Any]) -> Row:
         if number is not None and number != int(number):
             raise _DamagedError(f"{name} {number:g}, expected a whole number")
         cell[name] = None if number is None else int(number)
+    key = entry.get(_KEY)
+    cell[_KEY] = _name(key) if isinstance(key, str) and key else None
     return cell
 
 

@@ -133,8 +133,11 @@ def _run_facts(run: RunEvidence, style: Style, report_dir: Path) -> dict[str, An
         run.run.sheets_dir / f"{name}.png"
         for name in dict.fromkeys(prompt.name for prompt in run.prompts)
     ]
+    image_key = run.row.get("image_key")
     return {
         "name": run.name,
+        # Scores and votes carry it: they are of these images, not of later ones in their place.
+        "imageKey": image_key if isinstance(image_key, str) else None,
         "folder": address(run.run.path, report_dir),
         "anchor": style.anchor,
         "label": run.label,

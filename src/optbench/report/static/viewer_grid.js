@@ -302,7 +302,7 @@
     }
 
     badges(cell, id) {
-      const { state } = this.layout, entry = this.app.scores.get(id), made = [];
+      const { state } = this.layout, { scores } = this.app, entry = scores.get(scores.idOf(scores.cellEntry(cell, false))), made = [];
       const mark = (kind, text, words) => made.push(element("span", { class: `vg-badge ${kind}`, title: words }, text));
       if (entry && entry.score !== null) { mark("score", String(entry.score), "your score"); }
       if (entry && entry.note) { mark("has-note", "note", entry.note.slice(0, 300)); }

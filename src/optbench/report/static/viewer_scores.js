@@ -3,7 +3,8 @@
 (function (ob) {
   const { element } = ob;
   const FORMAT = "optbench scores 1", LONGEST_NOTE = 4000, LARGEST_FILE = 50e6;
-  const COLUMNS = ["run", "epoch", "prompt", "seed", "width", "height", "score", "note"];
+  const COLUMNS = ["run", "epoch", "prompt", "seed", "width", "height", "score", "note", "image_key"];
+  const withKey = (entry, key) => (key ? { ...entry, image_key: key } : entry);
 
   ob.Scores = class {
     constructor(model) {
@@ -25,11 +26,15 @@
 
     cellEntry(cell, isWhole) {
       const { prompt, seed, width, height } = cell.shot;
-      return isWhole ? { run: cell.run.name, epoch: null, prompt: null, seed: null, width: null, height: null }
+      const place = isWhole ? { run: cell.run.name, epoch: null, prompt: null, seed: null, width: null, height: null }
         : { run: cell.run.name, epoch: cell.epoch, prompt, seed, width, height };
+      return withKey(place, cell.run.imageKey);
     }
 
-    idOf(entry) { return JSON.stringify([entry.run, entry.epoch, entry.prompt, entry.seed, entry.width, entry.height]); }
+    // A score is of the image it was given to: one of the same place with another key is not shown with it.
+    idOf(entry) {
+      return JSON.stringify([entry.run, entry.epoch, entry.prompt, entry.seed, entry.width, entry.height, entry.image_key || null]);
+    }
 
     set(entry, patch) {
       const id = this.idOf(entry);
@@ -71,7 +76,7 @@
       for (const vote of Array.isArray(content.votes) ? content.votes : []) {
         const left = this.cleaned(vote && vote.left), right = this.cleaned(vote && vote.right);
         if (!left || !right || !["left", "right", "tie", "skip"].includes(vote.winner)) { count.unknown += 1; continue; }
-        const cell = ({ run, epoch, prompt, seed, width, height }) => ({ run, epoch, prompt, seed, width, height });
+        const cell = ({ run, epoch, prompt, seed, width, height, image_key: key }) => withKey({ run, epoch, prompt, seed, width, height }, key);
         const taken = { left: cell(left), right: cell(right), winner: vote.winner, repeat: vote.repeat === true };
         if (!isOwn && known.has(JSON.stringify(taken))) { continue; }  // the same file a second time
         this.votes.push(taken);
@@ -87,10 +92,12 @@
       if (!entry || typeof entry !== "object" || !this.model.runByName.has(entry.run)) { return null; }
       const number = (value) => (Number.isFinite(value) ? value : null);
       const score = number(entry.score);
-      return { run: entry.run, epoch: number(entry.epoch), prompt: typeof entry.prompt === "string" ? entry.prompt : null,
+      // Older files do not say which image they are of.
+      const key = typeof entry.image_key === "string" && entry.image_key ? entry.image_key.slice(0, 100) : this.model.runByName.get(entry.run).imageKey;
+      return withKey({ run: entry.run, epoch: number(entry.epoch), prompt: typeof entry.prompt === "string" ? entry.prompt : null,
         seed: number(entry.seed), width: number(entry.width), height: number(entry.height),
         score: score === null ? null : Math.min(100, Math.max(0, score)),
-        note: typeof entry.note === "string" ? entry.note.slice(0, LONGEST_NOTE) : "" };
+        note: typeof entry.note === "string" ? entry.note.slice(0, LONGEST_NOTE) : "" }, key);
     }
 
     csv() {
