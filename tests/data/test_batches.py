@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from optbench import rng
 from optbench.data.batches import PlannedBatch, num_batches, plan_epoch, sizes_of
 from optbench.records import CaptionedImage, Dataset, Sample
 from optbench.schema import DatasetOptions
@@ -49,7 +52,7 @@ def plan(
     epoch: int = 1,
     batch_size: int = 4,
 ) -> list[PlannedBatch]:
-    return plan_epoch(dataset, options, seed=seed, epoch=epoch, batch_size=batch_size)
+    return list(plan_epoch(dataset, options, seed=seed, epoch=epoch, batch_size=batch_size))
 
 
 def samples_of(batches: list[PlannedBatch]) -> list[Sample]:
@@ -184,3 +187,36 @@ def test_sizes_are_told_as_kohyas_trainer_tells_them(
     for flipped, expected in ((False, crop), (True, mirrored)):
         found = sizes_of(image, flipped=flipped)
         assert (found.original, found.crop, found.target) == (size, expected, bucket)
+
+
+def test_an_epoch_of_twenty_million_uses_is_not_planned_whole() -> None:
+    dataset = replace(PICTURES, images=(picture("a", repeats=20_240_131), picture("b", repeats=3)))
+    tracemalloc.start()
+    epoch = plan_epoch(dataset, OPTIONS, seed=7, epoch=1, batch_size=2)
+    first = next(epoch.since(9_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000
+    assert len(epoch) == num_batches(dataset, batch_size=2)
+    assert first == epoch[9_000_000]
+    assert len(epoch[0].samples) == 2
+
+
+def test_an_epoch_can_be_entered_anywhere() -> None:
+    epoch = plan_epoch(PICTURES, OPTIONS, seed=7, epoch=1, batch_size=4)
+    assert list(epoch)[3:] == list(epoch.since(3))
+    assert list(epoch.since(len(epoch))) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 100_000, 100_001, 131_073])
+def test_an_order_holds_every_number_once(count: int) -> None:
+    order = rng.order(count, 3, "order", 1)
+    numbers = list(order)
+    assert sorted(numbers) == list(range(count))
+    assert len(order) == count
+    if count > 2:
+        assert numbers != list(rng.order(count, 4, "order", 1))
+        # As often up as down from one to the next: no run of neighbours stays together.
+        ups = sum(left < right for left, right in itertools.pairwise(numbers))
+        assert abs(ups / count - 0.5) < 0.01
+        assert sum(abs(left - right) == 1 for left, right in itertools.pairwise(numbers)) < 20

@@ -6,9 +6,11 @@ caption or the flip of one use of an image, nor the order of the images inside a
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,11 +47,12 @@ def plan_epoch(
     epoch: int,
     batch_size: int,
     budget: StepBudget | None = None,
-) -> list[PlannedBatch]:
+) -> EpochPlan:
     """Return one epoch's batches: every image exactly `repeats` times, in a drawn order.
 
     A batch never mixes buckets; what is left over in a bucket is a smaller batch of its own, never
-    dropped and never filled up (as kohya).
+    dropped and never filled up (as kohya). A batch is worked out when it is asked for, so an epoch
+    may have any number of uses.
 
     Args:
         dataset: The images.
@@ -59,30 +62,90 @@ def plan_epoch(
         batch_size: How many images a batch holds at most.
         budget: Of the run, for `token_warmup_step`; without it no tag is held back.
     """
-    uses: dict[tuple[int, int], list[ImageUse]] = {}
     # Equal images share one key, so their uses are counted on: no two have the same address.
-    occurrences: Counter[str] = Counter()
+    num_before: Counter[str] = Counter()
+    by_bucket: dict[tuple[int, int], list[tuple[CaptionedImage, int]]] = {}
     for image in dataset.images:
-        for _ in range(image.repeats):
-            occurrence = occurrences[image.key]
-            occurrences[image.key] += 1
-            uses.setdefault(image.bucket, []).append(ImageUse(image, occurrence))
-    batches = []
-    for bucket in sorted(uses):
-        ordered = uses[bucket]
-        rng.shuffler(seed, "order", epoch, *bucket).shuffle(ordered)
-        batches += [
-            (bucket, ordered[start : start + batch_size])
-            for start in range(0, len(ordered), batch_size)
-        ]
-    rng.shuffler(seed, "order", epoch).shuffle(batches)
-    draws = _Draws(options=options, seed=seed, epoch=epoch)
-    planned = []
-    for index, (bucket, batch) in enumerate(batches):
-        warmup = _warmup(options, budget, epoch=epoch, index=index, num_batches=len(batches))
-        samples = tuple(draws.sample(use, warmup=warmup) for use in batch)
-        planned.append(PlannedBatch(samples=samples, bucket=bucket))
-    return planned
+        by_bucket.setdefault(image.bucket, []).append((image, num_before[image.key]))
+        num_before[image.key] += image.repeats
+    buckets = [
+        _BucketUses(
+            bucket=bucket,
+            images=tuple(by_bucket[bucket]),
+            ends=tuple(itertools.accumulate(image.repeats for image, _ in by_bucket[bucket])),
+            order=rng.order(
+                sum(image.repeats for image, _ in by_bucket[bucket]), seed, "order", epoch, *bucket
+            ),
+        )
+        for bucket in sorted(by_bucket)
+    ]
+    ends = tuple(itertools.accumulate(-(-len(uses.order) // batch_size) for uses in buckets))
+    return EpochPlan(
+        buckets=tuple(buckets),
+        ends=ends,
+        order=rng.order(ends[-1] if ends else 0, seed, "order", epoch),
+        batch_size=batch_size,
+        draws=_Draws(options=options, seed=seed, epoch=epoch),
+        budget=budget,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BucketUses:
+    """All uses of the images of one bucket: numbered by image, and the drawn order of numbers."""
+
+    bucket: tuple[int, int]
+    images: tuple[tuple[CaptionedImage, int], ...]  # with the number of its key's earlier uses
+    ends: tuple[int, ...]  # of each image's numbers
+    order: Sequence[int]
+
+    def at(self, place: int) -> ImageUse:
+        number = self.order[place]
+        index = bisect.bisect_right(self.ends, number)
+        image, num_before = self.images[index]
+        return ImageUse(image, num_before + number - (self.ends[index] - image.repeats))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """The batches of one epoch in their order, each worked out when it is asked for."""
+
+    buckets: tuple[_BucketUses, ...]
+    ends: tuple[int, ...]  # of each bucket's batches, numbered by bucket
+    order: Sequence[int]
+    batch_size: int
+    draws: _Draws
+    budget: StepBudget | None
+
+    def __len__(self) -> int:
+        """Return how many batches the epoch has."""
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[PlannedBatch]:
+        """Yield every batch."""
+        return self.since(0)
+
+    def since(self, first: int) -> Iterator[PlannedBatch]:
+        """Yield the batches from the one with index `first` on."""
+        return (self[index] for index in range(first, len(self)))
+
+    def __getitem__(self, index: int) -> PlannedBatch:
+        """Return one batch, counted from 0."""
+        number = self.order[index]
+        which = bisect.bisect_right(self.ends, number)
+        uses = self.buckets[which]
+        in_bucket = number - (self.ends[which - 1] if which > 0 else 0)
+        start = in_bucket * self.batch_size
+        places = range(start, min(start + self.batch_size, len(uses.order)))
+        warmup = _warmup(
+            self.draws.options,
+            self.budget,
+            epoch=self.draws.epoch,
+            index=index,
+            num_batches=len(self),
+        )
+        samples = tuple(self.draws.sample(uses.at(place), warmup=warmup) for place in places)
+        return PlannedBatch(samples=samples, bucket=uses.bucket)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +169,7 @@ class EpochBatches:
             batch_size=self.batch_size,
             budget=self.budget,
         )
-        return self.latents.batches(planned[first:])
+        return self.latents.batches(planned.since(first))
 
 
 def num_batches(dataset: Dataset, *, batch_size: int) -> int:
