@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -269,7 +270,7 @@ def test_a_folder_without_repeats_folders_says_what_to_rename(
     assert fix in problem.fix
 
 
-@pytest.mark.parametrize("name", ["7 a girl", "7-a girl", "7x a girl"])
+@pytest.mark.parametrize("name", ["7 a girl", "7-a girl", "7x a girl", "7x_a girl"])
 def test_a_nearly_right_name_keeps_its_number(tmp_path: Path, name: str) -> None:
     draw(tmp_path / name / "a.png")
     assert f"rename {name}/ to 7_a girl/ (7 repeats" in sole_problem(tmp_path).fix
@@ -454,3 +455,154 @@ def test_an_impossible_or_ineffective_setting_is_told_with_one_that_works(
 )
 def test_settings_that_work_are_no_problem(changes: dict[str, object]) -> None:
     assert check_dataset_options(replace(OPTIONS, **changes)) == []  # type: ignore[arg-type]
+
+
+# --- what is read, and said, by each file's name ---
+
+
+def notices_of(root: Path, **changes: object) -> tuple[str, ...]:
+    return read_dataset(options_of(root, **changes), pixels_per_latent=8).notices
+
+
+def save(path: Path, image: Image.Image, **how: object) -> None:
+    image.save(path, **how)  # type: ignore[arg-type]
+    path.with_suffix(".txt").write_text("x, y")
+
+
+def put_nested(folder: Path) -> None:
+    draw(folder / "close-ups" / "deep" / "n.png")
+    draw(folder / ".thumbnails" / "hidden.png")
+
+
+def put_animated(folder: Path) -> None:
+    frames = [Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (0, 200)]
+    save(folder / "n.webp", frames[0], save_all=True, append_images=frames[1:])
+
+
+def put_cmyk(folder: Path) -> None:
+    save(folder / "n.jpg", Image.new("CMYK", (64, 64), (9, 9, 9, 9)))
+
+
+def put_equal(folder: Path) -> None:
+    (folder / "n.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "n.txt").write_text("x, y")
+
+
+def put_sharing(folder: Path) -> None:
+    save(folder / "n.jpg", Image.new("RGB", (64, 64)))
+    save(folder / "n.png", Image.new("RGB", (64, 64)))
+
+
+def put_wordless(folder: Path) -> None:
+    draw(folder / "n.png", color=9).with_suffix(".txt").write_text(", ,._")
+
+
+def put_mixed_ending(folder: Path) -> None:
+    draw(folder / "m.jpg", color=9).with_suffix(".txt").write_text("x")
+    (folder / "m.jpg").rename(folder / "n.Jpg")
+    (folder / "m.txt").rename(folder / "n.txt")
+
+
+@pytest.mark.parametrize(
+    ("put", "words", "names"),
+    [
+        (put_nested, "in folders inside of", "3_girl/close-ups/deep/n.png"),
+        (put_animated, "only the first is trained on", "n.webp"),
+        (put_cmyk, "are in CMYK", "n.jpg"),
+        (put_equal, "2 images have the same bytes as another", "3_girl/a.png = 3_girl/n.png"),
+        (put_sharing, "2 images share one caption file", "n.jpg, n.png (n.txt)"),
+        (put_wordless, "have a caption without a letter or digit", "n.png"),
+        (put_mixed_ending, "passed over by kohya's trainer", "n.Jpg"),
+    ],
+)
+def test_what_may_not_be_meant_is_said_by_name(
+    root: Path, put: Callable[[Path], None], words: str, names: str
+) -> None:
+    put(root / "3_girl")
+    (sentence,) = notices_of(root)
+    assert words in sentence
+    assert names in sentence
+
+
+def test_a_year_in_a_name_is_said_and_a_date_is_asked_about(root: Path) -> None:
+    (root / "3_girl").rename(root / "2024_girl")
+    (sentence,) = notices_of(root)
+    assert "rename 2024_girl to 10_2024_girl" in sentence
+    (root / "2024_girl").rename(root / "20240131_trip")
+    problem = sole_problem(root)
+    assert problem.found.startswith("20,240,131 uses of each of its images in every epoch")
+    assert "rename it to 10_20240131_trip" in problem.fix
+
+
+def test_a_nearly_right_name_beside_right_ones_is_told_how_to_become_one(root: Path) -> None:
+    draw(root / "10x_mychar" / "a.png")
+    (sentence,) = notices_of(root)
+    assert sentence.endswith(": 10x_mychar/ (to train 10x_mychar/, rename it to 10_mychar/)")
+
+
+def test_no_wrong_bit_of_a_png_is_trained_on(root: Path) -> None:
+    file = root / "3_girl" / "a.png"
+    content = file.read_bytes()
+    draws = random.Random(1)
+    places = draws.sample(range(8 * len(content)), 200)
+    for place in [*places, 8 * len(content) - 1]:
+        wrong = bytearray(content)
+        wrong[place // 8] ^= 1 << place % 8
+        file.write_bytes(wrong)
+        assert sole_problem(root).where == str(file), place
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("jpeg", "jpg"), ("webp", "webp"), ("png", "png")])
+def test_a_file_without_its_last_bytes_is_refused(root: Path, kind: str, suffix: str) -> None:
+    image = Image.effect_noise((64, 64), 50).convert("RGB")
+    file = root / "3_girl" / f"n.{suffix}"
+    save(file, image)
+    content = file.read_bytes()
+    assert notices_of(root) == ()
+    for num_missing in (1, 2, 12, len(content) // 2):
+        file.write_bytes(content[:-num_missing])
+        assert sole_problem(root).where == str(file), num_missing
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_an_orientation_that_is_none_is_ignored(root: Path, orientation: int) -> None:
+    image = Image.new("RGB", (64, 64))
+    exif = image.getexif()
+    exif[274] = orientation
+    save(root / "3_girl" / "n.jpg", image, exif=exif)
+    assert notices_of(root) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("x".encode("utf-16"), "a text in UTF-16"),
+        ("x, y".encode("utf-16-le"), "a text in UTF-16"),
+        ("x".encode("utf-32"), "a text in UTF-32"),
+        (b"caf\xe9", "another encoding than UTF-8 (byte 3 is 0xe9)"),
+        (b"x\0\1\2y\3\4", "bytes that are no text"),
+    ],
+)
+def test_a_caption_in_another_encoding_is_called_what_it_is(
+    root: Path, content: bytes, found: str
+) -> None:
+    (root / "3_girl" / "a.txt").write_bytes(content)
+    assert found in sole_problem(root).found
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_caption_ends_where_its_line_ends(root: Path, end: str) -> None:
+    text = f"\ufeffx, a\u2028b{end}second"
+    (root / "3_girl" / "a.txt").write_bytes(text.encode())
+    dataset = read_dataset(options_of(root), pixels_per_latent=8)
+    assert dataset.images[0].caption == "x, a\u2028b"
+
+
+def test_what_only_stands_for_an_image_is_called_what_it_is(root: Path) -> None:
+    (root / "3_girl" / "n.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid x")
+    (root / "3_girl" / "o.png").write_bytes(b"\n<!DOCTYPE html><html></html>")
+    (root / "3_girl" / "p.png").mkdir()
+    pointer, page, folder = problems_of(root)
+    assert pointer.found.startswith("a Git LFS pointer")
+    assert page.found == "a saved web page"
+    assert "a folder has its name" in folder.found

@@ -10,7 +10,7 @@ from optbench.data.layouts import Folder
 from optbench.data.rules import Findings
 from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
-from optbench.storage.disk import read_text
+from optbench.storage.text_files import read_text
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
 # A face detector appends four numbers to the stem; kohya finds the caption without them.
@@ -30,13 +30,16 @@ def read_captions(
     suffix = options.caption_extension
     by_other_suffix: dict[str, list[str]] = {}
     without_caption = []
+    images_of: dict[Path, list[str]] = {}
     for image in folder.images:
         if folder.captions is not None:
-            lines = [line.strip() for line in folder.captions[image].splitlines()]
+            text = folder.captions[image].replace("\r\n", "\n").replace("\r", "\n")
+            lines = [line.strip() for line in text.split("\n")]
             captions[image] = _caption(lines, image.name, options, findings)
             continue
         file = _caption_file(image, suffix)
         if file is not None:
+            images_of.setdefault(file, []).append(image.name)
             lines = _read_lines(file, options, findings.problems)
             captions[image] = _caption(lines, image.name, options, findings)
             continue
@@ -51,6 +54,11 @@ def read_captions(
                 findings.note(f"have no caption but {words}", image.name)
         else:
             without_caption.append(image.name)
+    findings.notices += [
+        f"{len(names)} images share one caption file: {shorten(names)} ({file.name})"
+        for file, names in images_of.items()
+        if len(names) > 1
+    ]
     where = str(folder.path)
     for other, names in by_other_suffix.items():
         found = f"no {suffix} but a {other} file beside {shorten(names)}"
@@ -70,6 +78,8 @@ def _caption(
 ) -> str:
     """Return what of a caption's lines counts, and note what does not."""
     lines = [line for line in lines if line]
+    if lines and not any(letter.isalnum() for letter in "".join(lines)):
+        findings.note("have a caption without a letter or digit in it", image_name)
     if options.enable_wildcard:
         return "\n".join(lines)
     if len(lines) > 1:
@@ -91,14 +101,13 @@ def _caption_file(image: Path, suffix: str) -> Path | None:
 
 
 def _read_lines(file: Path, options: DatasetOptions, problems: list[Problem]) -> list[str]:
-    """Return a caption's lines; Windows' editors put a byte order mark before the first."""
+    """Return a caption's lines, parted where kohya's trainer parts them."""
     fix = "write the caption into its first line and save it as UTF-8, or delete the file"
     try:
-        text = read_text(file, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_text(file).split("\n")]
+    except (OSError, ValueError) as error:
         problems.append(Problem(str(file), str(error), "a text in UTF-8", fix))
         return []
-    lines = [line.strip() for line in text.splitlines()]
     if not any(lines if options.enable_wildcard else lines[:1]):
         expected = "a caption, for an empty file would train the image on no words at all"
         problems.append(Problem(str(file), "an empty first line", expected, fix))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from optbench.data.caption_files import read_captions
 from optbench.data.image_file import decode_image
 from optbench.data.layouts import Folder, find_images
 from optbench.data.rules import Findings, check_captions, check_captions_use, setting_problem
-from optbench.errors import DatasetError, Problem
+from optbench.errors import DatasetError, Problem, shorten
 from optbench.records import CaptionedImage, Dataset, ImageFolder
 from optbench.schema import DatasetOptions
 from optbench.storage.resources import command_line
@@ -70,6 +70,7 @@ def read_dataset(options: DatasetOptions, *, pixels_per_latent: int) -> Dataset:
         *findings.sentences(num_images=len(images)),
         *class_findings.sentences(num_images=len(class_images), kind=kind),
     ]
+    notices += _equal_images([*images, *class_images])
     num_unused = len(class_images) - len(used_class_images)
     if num_unused:
         notices.append(
@@ -91,6 +92,18 @@ def read_dataset(options: DatasetOptions, *, pixels_per_latent: int) -> Dataset:
         ),
         notices=tuple(notices),
     )
+
+
+def _equal_images(images: Iterable[CaptionedImage]) -> Iterator[str]:
+    """Yield a sentence on images whose files hold the same bytes."""
+    by_key: dict[str, list[Path]] = {}
+    for image in images:
+        by_key.setdefault(image.key, []).append(image.path)
+    equal = [paths for paths in by_key.values() if len(paths) > 1]
+    if equal:
+        names = [" = ".join(f"{path.parent.name}/{path.name}" for path in paths) for paths in equal]
+        count = sum(map(len, equal))
+        yield f"{count} images have the same bytes as another, so they count twice: {shorten(names)}"
 
 
 def check_dataset_options(options: DatasetOptions) -> list[Problem]:

@@ -7,6 +7,7 @@ beside its images. Or images right in DIR, with `dataset.num_repeats`.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from typing import Any
 
 from optbench.data.rules import IMAGE_SUFFIXES, Findings, setting_problem
 from optbench.errors import Problem, shorten
-from optbench.storage.disk import read_text
+from optbench.storage.text_files import read_text
 
 METADATA_NAME = "metadata.jsonl"
 
 _DIR = "dataset.dir"
 _FOLDER_NAME = re.compile(r"(-?[0-9]+)_(.*)", re.DOTALL)
-_NEARLY_FOLDER_NAME = re.compile(r"([1-9][0-9]*)[ .x-]+(?=[^/])")  # 10 girl, 10-girl, 10x girl
+# 10 girl, 10-girl, 10x girl, 10x_girl
+_NEARLY_FOLDER_NAME = re.compile(r"([1-9][0-9]*)[ .x\u00d7_-]+(?=[^/])")
+_MAX_REPEATS = 9_999  # above it, a date or another number that was not meant
+_YEARS = range(1900, 2100)
 # Images to a person, and to none of the readers that kohya's trainer has.
 _UNREAD_SUFFIXES = {".heic", ".heif", ".gif", ".tif", ".tiff", ".tga", ".jfif", ".psd"}
 
@@ -73,7 +77,12 @@ def find_images(
             problems.append(setting_problem("num_repeats", num_repeats, expected, "null"))
         return folders
     if has_metadata:
-        return _read_metadata(root, num_repeats=num_repeats or 1, problems=problems)
+        folders = _read_metadata(root, num_repeats=num_repeats or 1, problems=problems)
+        named = {path for folder in folders for path in folder.images}
+        if nested := [path for path in _nested_images(root) if path not in named]:
+            names = shorten([str(path.relative_to(root)) for path in nested])
+            findings.notices.append(f"left alone, for {METADATA_NAME} does not name them: {names}")
+        return folders
     images = images_in(root)
     if num_repeats is not None and images:
         folders = [Folder(path=root, repeats=num_repeats, class_words="", images=images)]
@@ -103,6 +112,17 @@ def _find_kohya_folders(root: Path, problems: list[Problem]) -> list[Folder]:
             continue
         repeats, images = int(match[1]), images_in(path)
         folders.append(Folder(path=path, repeats=repeats, class_words=match[2], images=images))
+        if repeats > _MAX_REPEATS:
+            problems.append(
+                Problem(
+                    str(path),
+                    f"{repeats:,} uses of each of its images in every epoch, for its name begins "
+                    f"with {match[1]}_",
+                    f"the number of repeats, at most {_MAX_REPEATS:,}, then what the images show",
+                    f"if the number is a date or an index, rename it to 10_{path.name}; if so many "
+                    "uses are meant, give fewer repeats and more train.epochs",
+                )
+            )
         if repeats < 1:
             fix = f"rename it to 1_{match[2]}, or move it away"
             problems.append(Problem(str(path), f"{repeats} repeats", "1 or more repeats", fix))
@@ -126,13 +146,17 @@ def _no_images(root: Path, setting: str, images: Sequence[Path]) -> Problem:
     elif images and not others:
         fix = f"write dataset.num_repeats=10 to take them from {root} itself, or {fix}"
     elif others:
-        name = _NEARLY_FOLDER_NAME.sub("", others[0])
-        number = _NEARLY_FOLDER_NAME.match(others[0])
-        repeats = number[1] if number else "10"
-        fix = f"rename {others[0]} to {repeats}_{name} ({repeats} repeats; the rest are the class "
-        fix += "words)"
+        name = _suggested_name(others[0])
+        repeats = name.partition("_")[0]
+        fix = f"rename {others[0]} to {name} ({repeats} repeats; the rest are the class words)"
     expected = "folders named <repeats>_<class words>, for instance 10_girl"
     return Problem(str(root), " and ".join(parts) or "nothing", expected, fix)
+
+
+def _suggested_name(name: str) -> str:
+    """Return a folder's name as <repeats>_<class words>, with the repeats that it seems to mean."""
+    number = _NEARLY_FOLDER_NAME.match(name)
+    return f"{number[1]}_{name[number.end() :]}" if number else f"10_{name}"
 
 
 def _left_alone(root: Path, folders: Sequence[Folder]) -> Iterator[str]:
@@ -140,9 +164,24 @@ def _left_alone(root: Path, folders: Sequence[Folder]) -> Iterator[str]:
     taken = {folder.path for folder in folders}
     others = sorted(path for path in root.iterdir() if path.is_dir() and path not in taken)
     if names := [f"{path.name}/" for path in others if images_in(path)]:
-        yield f"left alone, for their names do not begin with <repeats>_: {shorten(names)}"
+        sentence = f"left alone, for their names do not begin with <repeats>_: {shorten(names)}"
+        nearly = next((name for name in names if _NEARLY_FOLDER_NAME.match(name)), None)
+        if nearly is not None:
+            sentence += f" (to train {nearly}, rename it to {_suggested_name(nearly)})"
+        yield sentence
     if root not in taken and (loose := [path.name for path in images_in(root)]):
         yield f"left alone, for they lie outside of the folders <repeats>_...: {shorten(loose)}"
+    nested = [
+        str(path.relative_to(root))
+        for folder in sorted(taken)
+        for path in _nested_images(folder)
+        if folder != root or path.parent not in others
+    ]
+    if nested:
+        yield (
+            "left alone, for they lie in folders inside of the one that is taken: "
+            f"{shorten(nested)} (move them up to train them)"
+        )
     unread = [
         path.name
         for folder in sorted(taken)
@@ -151,6 +190,35 @@ def _left_alone(root: Path, folders: Sequence[Folder]) -> Iterator[str]:
     ]
     if unread:
         yield f"left alone, for their format is not read (save as .png): {shorten(unread)}"
+    years = [folder.path.name for folder in folders if folder.repeats in _YEARS]
+    if years and root not in taken:
+        yield (
+            f"used as often in every epoch as the year in their name: {shorten(years)} (if no "
+            f"repeats are meant, rename {years[0]} to 10_{years[0]})"
+        )
+    mixed = [
+        path.name
+        for folder in folders
+        for path in folder.images
+        if path.suffix not in (path.suffix.lower(), path.suffix.upper())
+    ]
+    if mixed:
+        yield (
+            f"trained here and passed over by kohya's trainer, for their endings mix capital and "
+            f"small letters: {shorten(mixed)}"
+        )
+
+
+def _nested_images(folder: Path) -> Iterator[Path]:
+    """Yield the images in folders inside of a folder, hidden ones left out."""
+    for parent, names, files in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if Path(parent) != folder:
+            yield from (
+                Path(parent, name)
+                for name in sorted(files)
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            )
 
 
 # --- metadata.jsonl: one image a line, {"file_name": "a.png", "text": "its caption"} ---
@@ -208,8 +276,8 @@ def _read_metadata(root: Path, *, num_repeats: int, problems: list[Problem]) -> 
 
 def _numbered_lines(file: Path, problems: list[Problem]) -> Iterator[tuple[int, str]]:
     try:
-        text = read_text(file, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file)
+    except (OSError, ValueError) as error:
         problems.append(_line_problem(str(file), str(error), "a text in UTF-8"))
         return
     # Not splitlines: a caption may hold other ends of lines that JSON leaves as they are.
