@@ -103,7 +103,7 @@ def _equal_images(images: Iterable[CaptionedImage]) -> Iterator[str]:
     if equal:
         names = [" = ".join(f"{path.parent.name}/{path.name}" for path in paths) for paths in equal]
         count = sum(map(len, equal))
-        yield f"{count} images have the same bytes as another, so they count twice: {shorten(names)}"
+        yield f"{count} images have the same bytes as another and count again: {shorten(names)}"
 
 
 def check_dataset_options(options: DatasetOptions) -> list[Problem]:

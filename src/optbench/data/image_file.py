@@ -135,9 +135,9 @@ def _check_bytes(content: bytes) -> None:
         start = content.find(b"\xff\xda")  # of the first pixels, among which no mark can be
         if content.find(b"\xff\xd9", max(start, 0)) < 0:
             raise _DamagedError("a JPEG that is cut short: the mark at its end is missing")
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        if int.from_bytes(content[4:8], "little") + 8 > len(content):
-            raise _DamagedError("a WebP that is cut short")
+    is_webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    if is_webp and int.from_bytes(content[4:8], "little") + 8 > len(content):
+        raise _DamagedError("a WebP that is cut short")
 
 
 def _is_transparent(image: Image.Image) -> bool:
