@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from optbench.analysis import stats
-from optbench.analysis.outcome_model import fit_outcomes
+from optbench.analysis.outcome_model import failed_settings, fit_outcomes
 from optbench.analysis.outcomes import SPEED, SPLITS, Outcome, last_validation, outcomes, varied
 from optbench.analysis.stats import Interval, TwoWay
 
@@ -99,8 +99,9 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
+        failed = failed_settings(part, varied(part))
         for measure, run_outcomes in outcomes(part, validation).items():
-            model = fit_outcomes(run_outcomes, part, measure)
+            model = fit_outcomes(run_outcomes, failed, measure)
             if model is None:
                 continue
             unit = math.log if measure == SPEED else float
@@ -130,9 +131,10 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
     for sweep, part in runs.groupby("sweep", sort=False):
         changes = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
         names = varied(part)
+        failed = failed_settings(part, names)
         for measure, run_outcomes in outcomes(part, validation).items():
             of_run = {outcome.run: outcome for outcome in run_outcomes}
-            model = fit_outcomes(run_outcomes, part, measure)
+            model = fit_outcomes(run_outcomes, failed, measure)
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}
             for setting, from_value, to_value, from_run, to_run in zip(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import pandas as pd
 
 from optbench.analysis import stats
 from optbench.analysis.comparisons import shown
-from optbench.analysis.outcomes import SPEED, Outcome, Unlike, unlike, varied
+from optbench.analysis.outcomes import SPEED, Outcome, Unlike, unlike
 from optbench.analysis.stats import Images, TwoWay
 
 DONE = "done"
@@ -18,28 +18,31 @@ BROKEN = ("diverged", "failed", "out_of_memory")
 Settings = tuple[str, ...]
 
 
-def fit_outcomes(
-    run_outcomes: Sequence[Outcome], runs: pd.DataFrame, measure: str
-) -> TwoWay | None:
-    """Return the model of all settings that are compared, by their values; None without any.
-
-    These are the settings measured alike, if they are more than half. One with a run that
-    diverged, failed or ran out of memory is left out, unless all have one: what breaks for one
-    seed of three is no winner, however low the other two are. Runs share a block that have one
-    seed and may be compared; two of one setting and block, as of a folder that was copied, count
-    once. Of times the logarithms are compared.
-    """
-    names = varied(runs)
-    alike, _ = _measured_alike(run_outcomes)
-    failed = {
+def failed_settings(runs: pd.DataFrame, names: Sequence[str]) -> set[Settings]:
+    """Return the values of the settings with a run that diverged, failed or ran out of memory."""
+    return {
         tuple(shown(row.get(name)) for name in names)
         for row in runs[runs["status"].isin(BROKEN)].to_dict("records")
     }
+
+
+def fit_outcomes(
+    run_outcomes: Sequence[Outcome], failed: Collection[Settings], measure: str
+) -> TwoWay | None:
+    """Return the model of all settings that are compared, by their values; None without any.
+
+    These are the settings measured alike, if they are more than half. One that failed for one seed
+    is left out, unless all did: what breaks for one seed of three is no winner, however low the
+    other two are. Runs share a block that have one seed and may be compared; two of one setting
+    and block, as of a folder that was copied, count once. Of times the logarithms are compared.
+    """
+    alike, _ = _measured_alike(run_outcomes)
+    all_failed = alike <= {*failed}
     values: dict[Hashable, dict[Hashable, float]] = {}
     images: dict[Hashable, dict[Hashable, Images]] = {}
     for outcome in run_outcomes:
         key = outcome.settings
-        if key in alike and (key not in failed or failed >= alike):
+        if key in alike and (all_failed or key not in failed):
             block = outcome.seed, outcome.comparable
             value = outcome.value
             if measure == SPEED:

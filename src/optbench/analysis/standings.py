@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -329,20 +329,57 @@ def rank_settings(frames: Frames) -> Standings:
                 "load one sweep's folder, or take one of `frames.by_sweep()`",
             )
         )
-    names = tuple(varied(runs))
-    rows_of: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in known_records(runs):
+    rows = known_records(runs)
+    measure, num_validated = _measure(rows, names := tuple(varied(runs)))
+    machines = {row["run"]: row for row in known_records(frames.machines)}
+    return rank_outcomes(
+        names,
+        rows,
+        outcomes(runs, frames.validation)[measure],
+        measure=measure,
+        busy={str(run) for run, machine in machines.items() if machine["was_busy"]},
+        on_gpu={str(run) for run, machine in machines.items() if machine["has_gpu"]},
+        num_validated=num_validated,
+    )
+
+
+def rank_outcomes(
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    run_outcomes: Sequence[Outcome],
+    *,
+    measure: str = "final_loss",
+    busy: Collection[str] = (),
+    on_gpu: Collection[str] = (),
+    broken: Mapping[str, str] | None = None,
+    num_validated: int = 0,
+) -> Standings:
+    """Return how settings compare by the outcomes of their runs.
+
+    Args:
+        names: What is varied.
+        rows: Every run's values of `names`, with its `run`, `status`, costs and measures.
+        run_outcomes: Of finished runs, by the measure that decides.
+        measure: That measure.
+        busy: Names of runs beside which the machine did other work.
+        on_gpu: Names of runs on a machine with a GPU.
+        broken: Of runs whose LoRA is broken the reason; such settings stay in every table, and are
+            never recommended.
+        num_validated: How many finished runs have a validation loss, where not all have one.
+    """
+    names = tuple(names)
+    rows_of: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
         rows_of.setdefault(tuple(shown(row.get(name)) for name in names), []).append(row)
-    measure, num_validated = _measure(rows_of)
-    run_outcomes = outcomes(runs, frames.validation)[measure]
     outcomes_of: dict[tuple[str, ...], list[Outcome]] = {key: [] for key in rows_of}
     for outcome in run_outcomes:
         outcomes_of.setdefault(outcome.settings, []).append(outcome)
-    model = fit_outcomes(run_outcomes, runs, measure)
-    machines = {row["run"]: row for row in known_records(frames.machines)}
+    failed = {key for key, of_key in rows_of.items() if any(r["status"] in BROKEN for r in of_key)}
+    model = fit_outcomes(run_outcomes, failed, measure)
+    reasons = broken or {}
     settings = []
-    for key, rows in rows_of.items():
-        finished = [row for row in rows if row["status"] == DONE]
+    for key, of_key in rows_of.items():
+        finished = [row for row in of_key if row["status"] == DONE]
         numbers = {
             name: [float(v) for row in finished if isinstance(v := row.get(name), (int, float))]
             for name in (*COSTS, *MEASURES)
@@ -352,15 +389,20 @@ def rank_settings(frames: Frames) -> Standings:
             Setting(
                 label=label_of(names, key),
                 values=key,
-                runs=tuple(str(row["run"]) for row in rows),
-                statuses=Counter(str(row["status"]) for row in rows),
+                runs=tuple(str(row["run"]) for row in of_key),
+                statuses=Counter(str(row["status"]) for row in of_key),
                 outcomes=tuple(outcomes_of[key]),
                 standing=None,
                 interval=(model.mean(key) if model and key in model.names else None)
                 or (stats.mean_interval(values) if values else None),
                 medians={n: statistics.median(known) for n, known in numbers.items() if known},
-                was_busy=any(machines[row["run"]]["was_busy"] for row in rows),
-                has_gpu=any(machines[row["run"]]["has_gpu"] for row in rows),
+                was_busy=any(str(row["run"]) in busy for row in of_key),
+                has_gpu=any(str(row["run"]) in on_gpu for row in of_key),
+                broken=tuple(
+                    dict.fromkeys(
+                        reasons[str(row["run"])] for row in of_key if str(row["run"]) in reasons
+                    )
+                ),
             )
         )
     if model:
@@ -382,20 +424,19 @@ def rank_settings(frames: Frames) -> Standings:
     )
 
 
-def _measure(rows_of: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]) -> tuple[str, int]:
+def _measure(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[str, int]:
     """Return the best measure of more than half of the settings, and how many runs have validation.
 
     A setting has it where all its finished runs have.
     """
-    finished = {
-        key: done
-        for key, rows in rows_of.items()
-        if (done := [row for row in rows if row["status"] == DONE])
-    }
+    finished: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == DONE:
+            finished.setdefault(tuple(shown(row.get(name)) for name in names), []).append(row)
     num_validated = 0
     measure = "final_loss"
     for name in reversed(list(MEASURES)):
-        has = [[row.get(name) is not None for row in rows] for rows in finished.values()]
+        has = [[row.get(name) is not None for row in of_key] for of_key in finished.values()]
         if name != "final_loss":
             num_validated = max(num_validated, sum(map(sum, has)))
         if 2 * sum(map(all, has)) > len(has):
