@@ -157,3 +157,23 @@ def test_a_folder_that_was_moved_is_the_same_images(tmp_path: Path) -> None:
         {"dataset.dir": "b", "optimizer": "lion", "provenance": saw()},
     )
     assert reasons(frames) == ()
+
+
+def test_each_seed_may_hold_out_images_of_its_own(tmp_path: Path) -> None:
+    folds = [
+        {
+            "gain": -0.1,
+            "optimizer": optimizer,
+            "seed": seed,
+            "base_loss": 0.01 * seed,  # other images, other losses
+            "validate.holdout": "auto",
+        }
+        for seed in (1, 2)
+        for optimizer in ("adamw", "lion")
+    ]
+    frames = made(tmp_path / "s", *folds)
+    assert reasons(frames, "validation_held_out") == ()
+    # But not two settings of one seed.
+    other = {"gain": -0.1, "optimizer": "came", "base_loss": 0.5, "validate.holdout": "auto"}
+    make_run(tmp_path / "s", "other", **other)
+    assert reasons(load(tmp_path / "s"), "validation_held_out") == ("validation",)

@@ -190,29 +190,32 @@ def _places(runs: pd.DataFrame, last: pd.DataFrame, split: str) -> dict[tuple[st
     """Return for each run a key of what it was measured on: images, captions, noise levels.
 
     Two runs have one key where they have losses at the same images and timesteps, and the base
-    model alone has the same losses there: with another caption it has not.
+    model alone has the same losses there: with another caption it has not. Where each seed holds
+    out images of its own, that is asked of runs of one seed.
     """
     rows = last[last["split"] == split]
     if not len(rows):
         return {}
-    precision = runs.set_index(["sweep", "run"]).get("train.mixed_precision")
+    records = {(row["sweep"], row["run"]): row for row in runs.to_dict("records") if row.get("run")}
     keys: dict[tuple[str, str], str] = {}
-    known: list[tuple[str, str, np.ndarray, str]] = []  # places, precision, base losses, key
-    for (sweep, run), of_run in rows.groupby(["sweep", "run"], sort=False):
+    distinct: dict[str, list[_Places]] = {}
+    for place, of_run in rows.groupby(["sweep", "run"], sort=False):
+        sweep, run = place
         of_run = of_run.sort_values(["image", "timestep"])
         hashes = pd.util.hash_pandas_object(of_run[["image", "timestep"]], index=False)
-        places = f"{hashes.sum()} {len(of_run)}"
-        losses = of_run["base_loss"].to_numpy(dtype=float)
-        bits = "" if precision is None else shown(precision.get((sweep, run)))
-        for other_places, other_bits, other_losses, key in known:
-            slack = _SAME_LOSS if bits == other_bits else _SAME_ROUNDED_LOSS
-            if places == other_places and np.allclose(losses, other_losses, rtol=slack, atol=0):
-                keys[str(sweep), str(run)] = key
-                break
-        else:
-            key = f"{places} {len(known)}"
-            known.append((places, bits, losses, key))
-            keys[str(sweep), str(run)] = key
+        record = records[sweep, run]
+        measured = _Places(
+            places=f"{hashes.sum()} {len(of_run)}",
+            precision=shown(record.get("train.mixed_precision")),
+            base_losses=of_run["base_loss"].to_numpy(dtype=float),
+        )
+        is_fold = split == "held_out" and record.get("validate.holdout") == "auto"
+        of_fold = distinct.setdefault(shown(record.get("seed")) if is_fold else "", [])
+        number = next((i for i, other in enumerate(of_fold) if other.agrees(measured)), None)
+        if number is None:
+            number = len(of_fold)
+            of_fold.append(measured)
+        keys[str(sweep), str(run)] = str(number)
     return keys
 
 
@@ -225,3 +228,18 @@ def _by_image(last: pd.DataFrame, split: str) -> dict[tuple[str, str], dict[str,
         of_run = by_run.setdefault((str(sweep), str(run)), {split: {}})
         of_run[split][str(image)] = float(mean)
     return by_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """Where a run has validation losses, and those of the base model alone there."""
+
+    places: str  # a hash of images and timesteps
+    precision: str
+    base_losses: np.ndarray
+
+    def agrees(self, other: _Places) -> bool:
+        slack = _SAME_LOSS if self.precision == other.precision else _SAME_ROUNDED_LOSS
+        return self.places == other.places and np.allclose(
+            self.base_losses, other.base_losses, rtol=slack, atol=0
+        )

@@ -19,7 +19,11 @@ from optbench.analysis.comparisons import is_missing, settings_of, shown
 Content = Literal["images", "base", "optimizer"]
 # Of each content: the column of its hash, and the settings that name it.
 _COLUMNS: Mapping[Content, tuple[str, re.Pattern[str]]] = {
-    "images": ("data_fingerprint", re.compile(r"dataset(\.(?!num_workers$).*)?")),
+    # Images that are held out of a data set are not trained on.
+    "images": (
+        "data_fingerprint",
+        re.compile(r"dataset(\.(?!num_workers$).*)?|validate\.(enabled|holdout|dir)"),
+    ),
     "base": ("base_fingerprint", re.compile(r"base(\.(?!lr_scale$).*)?")),
     "optimizer": ("optimizer_source", re.compile(r"optimizer")),
 }
