@@ -31,8 +31,14 @@ def test_each_recipe_has_its_own_badge() -> None:
         ladder("adafactor_auto", {1.0: 0.5}, lr_role="automatic"),
     ) == {
         "adamw 1.0125": "tuned: 9 rates, x1.5 apart, inside",
-        "lion 10": "tuned: 3 rates, x3 to x3.3 apart, at the edge (highest)",
+        "lion 10": "tuned: 3 rates, x3.2 apart, at the edge (highest)",
         "came 1": "untuned: 1 rate",
+    }
+
+
+def test_uneven_rates_are_said() -> None:
+    assert badges(ladder("lion", {0.1: 0.3, 1.0: 0.2, 3.0: 0.4})) == {
+        "lion 1": "tuned: 3 rates, x3 to x10 apart, inside"
     }
 
 

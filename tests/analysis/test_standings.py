@@ -134,18 +134,18 @@ def test_next_steps_are_data(tmp_path: Path) -> None:
     make_run(sweep, "r", optimizer="adan", status="running")
     frames = optbench.load(sweep)
     steps = {
-        step.reason: step.overrides
+        step.reason: step.changes
         for step in analysis.next_steps(frames, analysis.rank_settings(frames))
     }
     assert steps == {
-        "unfinished": (),
-        "diverged": ("lr_mult=0.1,0.3,1",),
-        "out_of_memory": ("train.gradient_checkpointing=true",),
-        "few_seeds": ("seed=1,2,3",),
-        "rates_untuned": ("lr_mult=0.3,1,3",),
+        "unfinished": ((),),
+        "diverged": (("optimizer=came", "lr_mult=0.1,0.3,1"),),
+        "out_of_memory": (("train.gradient_checkpointing=true",),),
+        "few_seeds": (("seed=1,2,3", "render=off"),),
+        "rates_untuned": (("optimizer=adamw,lion", "lr_mult=0.3,1,3"),),
     }
     gaps = analysis.untested(frames, analysis.rank_settings(frames))
-    assert (gaps.rates, gaps.num_steps, gaps.ratings) == (True, 10, True)
+    assert (gaps.rates, gaps.num_steps, gaps.ratings) == (("adamw", "lion"), 10, True)
     assert gaps.fixed == {"base": ("tiny",), "dataset": ()}
 
 

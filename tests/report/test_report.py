@@ -125,7 +125,7 @@ def test_the_page_says_what_was_compared_and_how_it_went(page: Page) -> None:
         assert words in page.text
     assert "loss is nan" in page.text
     assert "n = 1" in page.text
-    assert "rate untuned" in page.text
+    assert "untuned: 1 rate" in page.text
     assert "not image quality" in page.text
 
 

@@ -62,14 +62,12 @@ from optbench.analysis.ratings import (
 from optbench.analysis.resized import ResizedLoss, resized_losses
 from optbench.analysis.standings import (
     FactorStanding,
-    RateEdge,
     Setting,
     Standings,
     compare_settings,
     fastest,
     frontier,
     rank_settings,
-    rate_edges,
 )
 from optbench.analysis.superseded import Superseded, superseded
 from optbench.analysis.targets import Targets, TimeToTarget, time_to_target
@@ -88,7 +86,6 @@ __all__ = [
     "Outcome",
     "RESIZE",
     "RankTrap",
-    "RateEdge",
     "ResizedLoss",
     "Rung",
     "SPEED",
@@ -134,7 +131,6 @@ __all__ = [
     "preferences",
     "rank_settings",
     "rank_trap",
-    "rate_edges",
     "resized_losses",
     "runs_in",
     "self_agreement",

@@ -76,7 +76,7 @@ def _packages(done: pd.DataFrame) -> dict[str, list[str | None]]:
     if "optimizer_version" not in done:
         return {}
     versions = ["" if is_missing(v) else str(v) for v in done["optimizer_version"]]
-    names = {text.partition(" ")[0] for text in versions if " " in text}
+    names = {text.partition(" ")[0] for text in versions if " " in text} - {"torch"}  # has its own
     return {
         name: [
             text.partition(" ")[2] if text.partition(" ")[0] == name else None for text in versions

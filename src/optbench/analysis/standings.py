@@ -19,11 +19,12 @@ from optbench.analysis.frames import Frames
 from optbench.analysis.outcome_model import BROKEN as BROKEN
 from optbench.analysis.outcome_model import DONE as DONE
 from optbench.analysis.outcome_model import fit_outcomes, unlike_others
-from optbench.analysis.outcomes import MEASURES, Outcome, Unlike, outcomes, varied
+from optbench.analysis.outcomes import MEASURES, SPLITS, Outcome, Unlike, outcomes, varied
+from optbench.analysis.rates import RATES as RATES
+from optbench.analysis.rates import Rung, Tuning, rate_of, tunings
 from optbench.analysis.stats import Interval, TwoWay
 from optbench.errors import DatasetError, Problem
 
-RATES = ("lr_mult", "optimizer.lr", "optimizer.unet_lr", "optimizer.text_encoder_lr")
 COSTS = ("seconds_per_step", "seconds_total", "peak_memory_bytes", "lora_bytes")
 
 Verdict = Literal[
@@ -77,13 +78,15 @@ class Setting:
 
     label: str
     values: tuple[str, ...]  # in the order of `Standings.factors`
+    recipe: str
+    lr_role: str  # optimizer.traits.lr_role; "" where a run does not say it
     runs: tuple[str, ...]
     statuses: Mapping[str, int]  # how many of its runs are done, diverged ...
     outcomes: tuple[Outcome, ...]  # of its finished runs, by the measure that decides
     standing: Standing | None  # None: no finished run, a failed one among them, or measured unlike
     interval: Interval | None  # of its mean alone, over seeds and images; None without results
     broken: tuple[str, ...] = ()  # why its LoRAs are broken; then it is never recommended
-    medians: Mapping[str, float]  # over its finished runs, of `COSTS` and `MEASURES`
+    medians: Mapping[str, float]  # over its finished runs, of `COSTS`, `MEASURES`, `SPLITS`
     was_busy: bool  # other work ran beside one of its runs: its seconds say little
     has_gpu: bool
 
@@ -180,9 +183,22 @@ class Standings:
         return any(s and s.against_best and s.against_best.low is not None for s in standings)
 
     @property
-    def is_rate_tuned(self) -> bool:
-        """Whether any learning rate was varied."""
-        return any(name in self.factors for name in RATES)
+    def tunings(self) -> Mapping[str, Tuning]:
+        """How far the rate of every finished setting was tuned, by its label."""
+        moving = [index for index, name in enumerate(self.factors) if name in RATES]
+        return tunings(
+            Rung(
+                key=setting.label,
+                rest=(
+                    setting.recipe,
+                    *(v for i, v in enumerate(setting.values) if i not in moving),
+                ),
+                rates=tuple(rate_of(setting.values[index]) for index in moving),
+                lr_role=setting.lr_role,
+                value=setting.mean,
+            )
+            for setting in self.finished
+        )
 
     @property
     def lead(self) -> Setting | None:
@@ -382,13 +398,15 @@ def rank_outcomes(
         finished = [row for row in of_key if row["status"] == DONE]
         numbers = {
             name: [float(v) for row in finished if isinstance(v := row.get(name), (int, float))]
-            for name in (*COSTS, *MEASURES)
+            for name in (*COSTS, *MEASURES, *SPLITS.values())
         }
         values = [outcome.value for outcome in outcomes_of[key]]
         settings.append(
             Setting(
                 label=label_of(names, key),
                 values=key,
+                recipe=str(of_key[0].get("optimizer") or ""),
+                lr_role=str(of_key[0].get("optimizer.traits.lr_role") or ""),
                 runs=tuple(str(row["run"]) for row in of_key),
                 statuses=Counter(str(row["status"]) for row in of_key),
                 outcomes=tuple(outcomes_of[key]),
@@ -486,17 +504,20 @@ def compare_settings(frames: Frames) -> pd.DataFrame:
     """Return one row per sweep and setting: its verdict, difference to the lowest, and costs.
 
     A sweep may still be running: its unfinished runs count in `num_unfinished` alone. `verdict` is
-    one of `Verdict`; `difference` to the lowest setting comes with its 95 % interval; `rate_edge`
-    is `lowest` or `highest` where the best rate is the last one tried; `is_on_frontier` of
-    training time and loss.
+    one of `Verdict`; `difference` to the lowest setting comes with its 95 % interval; `num_rates`
+    are those tried of its recipe with everything else equal, and `rate_edge` is `lowest` or
+    `highest` where the best of them is the last one tried; `is_on_frontier` of training time and
+    loss.
     """
     rows = []
     for sweep, part in frames.by_sweep().items():
         standings = rank_settings(part)
-        edges = rate_edges(standings)
+        tunings_of = standings.tunings
         front = {setting.label for setting in frontier(standings, "seconds_total")}
         for setting in standings.settings:
             against = setting.standing.against_best if setting.standing else None
+            tuning = tunings_of.get(setting.label)
+            is_edge = tuning is not None and tuning.is_best and tuning.position != "inside"
             rows.append(
                 {
                     "sweep": sweep,
@@ -512,8 +533,9 @@ def compare_settings(frames: Frames) -> pd.DataFrame:
                     "num_broken": setting.num_broken,
                     "num_unfinished": setting.num_unfinished,
                     "broken": "; ".join(setting.broken),
-                    "is_rate_tuned": standings.is_rate_tuned,
-                    "rate_edge": edge.end if (edge := edges.get(setting.label)) else "",
+                    "is_rate_tuned": tuning.is_tuned if tuning else None,
+                    "num_rates": tuning.num_rates if tuning else 0,
+                    "rate_edge": (tuning.position or "") if tuning and is_edge else "",
                     "is_on_frontier": setting.label in front,
                     "was_busy": setting.was_busy,
                     **{name: setting.medians.get(name) for name in COSTS},
@@ -537,43 +559,12 @@ _COMPARED_COLUMNS = (
     "num_unfinished",
     "broken",
     "is_rate_tuned",
+    "num_rates",
     "rate_edge",
     "is_on_frontier",
     "was_busy",
     *COSTS,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateEdge:
-    """The best rate of a ladder is the last one that was tried: better ones may lie beyond."""
-
-    factor: str
-    end: Literal["lowest", "highest"]
-
-
-def rate_edges(standings: Standings) -> dict[str, RateEdge]:
-    """Return the settings that are best at the first or last rate tried, by their label.
-
-    For each combination of the other settings the lowest rate or the highest one is best.
-    """
-    edges: dict[str, RateEdge] = {}
-    for index, name in enumerate(standings.factors):
-        if name not in RATES:
-            continue
-        ladders: dict[tuple[str, ...], list[Setting]] = {}
-        for setting in standings.finished:
-            rest = setting.values[:index] + setting.values[index + 1 :]
-            ladders.setdefault(rest, []).append(setting)
-        for ladder in ladders.values():
-            by_rate = [(_rate(setting.values[index]), setting) for setting in ladder]
-            rungs = [setting for _, setting in sorted(by_rate, key=lambda pair: pair[0])]
-            best = min(rungs, key=lambda setting: setting.mean)
-            if len(rungs) > 1 and best in (rungs[0], rungs[-1]):
-                edges[best.label] = RateEdge(
-                    factor=name, end="lowest" if best is rungs[0] else "highest"
-                )
-    return edges
 
 
 def frontier(standings: Standings, cost: str) -> tuple[Setting, ...]:
@@ -608,13 +599,6 @@ def label_of(factors: Sequence[str], values: Sequence[str]) -> str:
         if value != "null"
     ]
     return " ".join(words) or "the one setting"
-
-
-def _rate(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return 0.0
 
 
 def _by_factor(

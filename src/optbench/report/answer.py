@@ -7,18 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench import analysis
+from optbench.analysis.cautions import cautions
+from optbench.analysis.comparisons import Unlike
 from optbench.analysis.evidence import SweepEvidence
-from optbench.analysis.next_steps import MANY_SEEDS, untested
-from optbench.analysis.outcomes import Unlike
-from optbench.analysis.standings import BROKEN, DONE, Setting, Standings, fastest
+from optbench.analysis.next_steps import untested, untuned
+from optbench.analysis.standings import BROKEN, DONE, Setting, Standings
+from optbench.analysis.stats import Interval, Strength
+from optbench.analysis.superseded import superseded
 from optbench.report.advice import Advice, advise
+from optbench.report.cautions import caution_sentence, superseded_sentences
 from optbench.report.image_flags import flagged_leaders, warning
+from optbench.report.rates import chosen_rates_sentence, rank_trap_sentence
 from optbench.report.wording import bytes_text, listed, seconds_text, times
 
 _MAX_NAMED = 6
 _MAX_PRICED = 3
-_SAME_SPEED = 1.005
+_SAME_SPEED = 1.05  # a median of one machine says no more
 _MEASURES: Mapping[str, str] = {
+    "validation_objective": "held-out loss plus a quarter of the forgetting",
     "validation_held_out": "validation loss on held-out images",
     "validation_training": "validation loss on training images",
     "final_loss": "training loss",
@@ -53,7 +59,10 @@ class Answer:
 
 
 def make_answer(
-    sweep: SweepEvidence, standings: Standings, flagged: Mapping[str, str]
+    sweep: SweepEvidence,
+    standings: Standings,
+    flagged: Mapping[str, str],
+    judged: Judgement | None = None,
 ) -> Answer | None:
     """Return the answer to a sweep's question, or None where there is no run at all.
 
@@ -62,6 +71,7 @@ def make_answer(
         standings: How its settings compare by their losses.
         flagged: What is wrong with settings' images (`image_flags.by_setting`); a loss sees nothing
             of it.
+        judged: What people prefer (`people_prefer`).
     """
     if not sweep.runs:
         return None
@@ -100,8 +110,11 @@ def make_answer(
     chosen = standings.chosen
     ordered = standings.ordered if standings.is_comparable else ()
     return Answer(
-        headline=f"{_headline(standings, flagged)}{warning(chosen, flagged)}",
-        sure=(*flagged_leaders(chosen, ordered, flagged), *_sureness(trainings, standings)),
+        headline=f"{_headline(standings, judged)}{warning(chosen, flagged)}",
+        sure=(
+            *flagged_leaders(chosen, ordered, flagged),
+            *_sureness(trainings, standings, {run.name: run.label for run in trainings.runs}),
+        ),
         price=price,
         based_on=tuple(_based_on(trainings, standings)),
         untested=tuple(_untested(trainings, standings)),
@@ -109,78 +122,222 @@ def make_answer(
     )
 
 
-def _headline(standings: Standings, flagged: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The setting that people's votes put first."""
+
+    label: str
+    words: str  # how surely
+
+
+def people_prefer(strengths: Sequence[Strength]) -> Judgement | None:
+    """Return what people prefer, None where no setting is shown to win against the average one."""
+    first = max(strengths, key=lambda strength: strength.strength, default=None)
+    if first is None or first.low <= 0:
+        return None
+    share = f"{100 * first.win_share:.0f} % of votes against the average setting"
+    return Judgement(label=str(first.name), words=f"{share}, {times(first.num_votes, 'vote')}")
+
+
+def _headline(standings: Standings, judged: Judgement | None) -> str:
+    """Return the answer in a sentence or two; what people saw comes before what a loss says."""
+    by_loss = _headline_by_loss(standings)
+    if judged is None:
+        return by_loss
+    preferred = f"People prefer {judged.label} ({judged.words})"
+    if not standings.is_ranked:
+        return f"{preferred}. {by_loss}"
+    if judged.label in [setting.label for setting in standings.best]:
+        return f"{preferred}, and the loss does not disagree. {by_loss}"
+    return f"{preferred}, but the loss disagrees. {by_loss}"
+
+
+def _headline_by_loss(standings: Standings) -> str:
     best, measure = standings.best, _MEASURES[standings.measure]
-    sound = [setting for setting in best if setting.label not in flagged] or best
-    quickest = fastest(sound)
-    speed = f" Of these the fastest is {quickest.label}." if quickest else ""
     match standings.conclusion:
         case "one_setting":
             only = "One setting" if len(standings.settings) == 1 else f"Only {_named(best)}"
             return f"{only} is finished: there is nothing to compare it with."
         case "not_comparable":
             loss = "Training" if standings.measure == "final_loss" else "Validation"
-            why = listed([_UNLIKE[name][0] for name in standings.unlike])
-            overrides = {_UNLIKE[name][1] for name in standings.unlike} - {""}
-            if "validation" in standings.unlike:
-                way = " The same command measures them alike; nothing is retrained."
-            elif "base" in standings.unlike or not overrides:
-                way = ""
-            else:
-                way = f" {max(overrides)} makes them comparable; nothing is retrained."
-            return f"{loss} losses are not comparable here: {why}.{way}"
+            return f"{loss} losses are not comparable here: {_why_unlike(standings)}"
         case "one_seed":
+            lowest, *others = [setting for setting in standings.ordered if not setting.broken]
+            gap = f", {_short(others[0].mean - lowest.mean)} below the next" if others else ""
             return (
-                f"A hint, not an answer: {standings.lowest.label} has the lowest {measure}, but "
-                "not every setting ran with two seeds, and another seed may reverse the order."
+                f"Not known yet: {lowest.label} has the lowest {measure}{gap}, but nothing here "
+                "measures luck. A second seed does."
             )
         case "one_left":
-            return f"Use {standings.lowest.label}: every other setting has runs that broke."
+            return f"Only {standings.lowest.label} is left: every other setting has a broken run."
         case "clear":
-            return f"Use {best[0].label}: it has the lowest {measure}."
-        case "all_tied":
-            return f"No difference was found between {_named(best)}.{speed}"
-    tied = standings.tied_values
-    if tied is None:
-        return f"{_named(best)} are tied for the best.{speed}"
-    # Where the tied settings are a product of values: each varied setting by itself.
-    decisive = [
-        f"{name} {listed(values).replace(' and ', ' or ')}"
-        for name, values in tied.decisive.items()
-    ]
-    free = tied.indifferent
-    whatever = f"; {listed(free)} made no difference that shows" if free else ""
-    return f"Use {', '.join(decisive)}{whatever}.{speed}"
+            gap = _gap(standings)
+            sure = f", {gap}" if gap else ""
+            return f"{best[0].label} has the lowest {measure}{sure}.{_condition(standings)}"
+    smallest = standings.smallest_difference()
+    seen = (
+        "" if smallest is None else f" A difference of {_rounded(smallest)} would have been seen."
+    )
+    if standings.conclusion == "all_tied":
+        return f"{_named(best)} cannot be told apart by {measure}.{seen}"
+    gap = _gap(standings)
+    return (
+        f"{_named(best)} have the lowest {measure} and cannot be told apart"
+        f"{f'; {gap}' if gap else ''}.{seen}{_condition(standings)}"
+    )
 
 
-def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
+def _gap(standings: Standings) -> str:
+    """Return by how much the lead is below the first setting that is worse."""
+    worse = standings.closest_worse
+    against = worse.standing.against_best if worse and worse.standing else None
+    if worse is None or against is None:
+        return ""
+    return f"{_interval(against)} below {worse.label}, the next"
+
+
+def _condition(standings: Standings) -> str:
+    recipes = {setting.recipe for setting in standings.finished}
+    rates = untuned(standings)
+    if len(recipes) < 2 or not rates:
+        return ""
+    if {*rates} == recipes:
+        return " Every optimizer ran at one rate, its untuned default."
+    return f" {listed(rates)} ran at one rate, untuned."
+
+
+def _why_unlike(standings: Standings) -> str:
+    why = listed([_UNLIKE[name][0] for name in standings.unlike])
+    overrides = {_UNLIKE[name][1] for name in standings.unlike} - {""}
+    if "validation" in standings.unlike:
+        return f"{why}. The same command measures them alike; nothing is trained again."
+    if "base" in standings.unlike or not overrides:
+        return f"{why}. Compare the images."
+    # A folder of held-out images serves every case; the shorter override only some.
+    return f"{why}. A validation loss compares them: {max(overrides)}."
+
+
+def _sureness(
+    trainings: SweepEvidence, standings: Standings, labels: Mapping[str, str]
+) -> Iterator[str]:
     finished = standings.finished
-    if standings.is_comparable:
-        if standings.measure != "final_loss":
-            lowest = standings.ordered[0]
-            name = "it" if len(standings.settings) == 1 else f"the lowest, {lowest.label},"
-            yield (
-                "Nothing here is better than the untouched base model by this measure: too little "
-                "was learned, or too much was broken."
-                if lowest.mean >= 0
-                else f"For scale: {name} is {_short(-lowest.mean)} below the untouched base model."
-            )
-        if standings.is_ranked:
-            yield from _differences(standings)
-        elif len(finished) > 1:
-            first, second, *_ = standings.ordered
-            yield (
-                f"n = 1: not every setting has two seeds. {first.label} is "
-                f"{_short(second.mean - first.mean)} lower than the next, {second.label}. Of "
-                f"{len(finished)} equally good settings one would come out first, too."
-            )
+    if standings.is_comparable and finished:
+        yield from _scale(trainings, standings)
+    if standings.model is not None and standings.deviation is not None:
+        yield _luck(standings)
+    elif len(finished) > 1 and standings.is_comparable:
+        yield (
+            f"One seed each: of {len(finished)} settings that are all equally good one would come "
+            "first, too."
+        )
+    if len(standings.best) > 1 and standings.is_ranked:
+        yield (
+            f"Tied: the interval of the difference to {standings.best[0].label}, the lowest, "
+            "includes 0. They may still differ by less than can be seen."
+        )
     if len(finished) > 1 and len(standings.factors) > 1:
         yield from _factor_by_factor(standings)
-    if standings.is_ranked and standings.deviation:
+    unlike = [s for s in finished if s.standing is None and not s.num_broken]
+    if unlike and standings.is_comparable and standings.unlike:
+        yield f"Not compared: {_named(unlike)}, because {_why_unlike(standings)}"
+    yield from _left_out(trainings, standings)
+    stale = superseded(trainings.rows)
+    yield from superseded_sentences(stale, labels, len(trainings.runs))
+    for caution in cautions(trainings.rows):
+        yield caution_sentence(caution, labels)
+
+
+def _scale(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
+    """Yield how far the lowest setting is from the base model, and gain and forgetting."""
+    if standings.measure == "final_loss":
+        return
+    lowest = standings.lead or standings.lowest
+    if standings.measure == "validation_objective":
+        gain, forgetting = (lowest.medians.get(f"validation_{n}") for n in ("held_out", "others"))
+        if gain is not None and forgetting is not None:
+            yield (
+                f"{lowest.label} gains {_short(-gain)}{_share(trainings, 'held_out', gain)} on "
+                f"held-out images and {'adds' if forgetting >= 0 else 'takes'} "
+                f"{_short(abs(forgetting))} {'to' if forgetting >= 0 else 'from'} the loss on "
+                "other subjects (forgetting), against the base model."
+            )
+        return
+    mean = lowest.mean
+    if mean >= 0:
         yield (
-            f"Luck moves a run by {_short(standings.deviation)} (standard deviation, the seed's "
-            "common effect taken out)."
+            f"Nothing here is better than the untouched base model: the lowest, {lowest.label}, "
+            f"is {_short(mean)} above it. Too little was learned, or too much was broken."
         )
+        return
+    split = standings.measure.removeprefix("validation_")
+    name = "It" if len(standings.settings) == 1 else f"The lowest, {lowest.label},"
+    yield (
+        f"{name} is {_short(-mean)} below the untouched base model{_share(trainings, split, mean)}."
+    )
+
+
+def _share(trainings: SweepEvidence, split: str, difference: float) -> str:
+    """Return how much of the base model's own loss a difference is."""
+    rows = trainings.frames.validation
+    base = rows.loc[rows["split"] == split, "base_loss"].mean() if len(rows) else 0.0
+    return f" ({100 * abs(difference) / base:.0f} % of its loss)" if base > 0 else ""
+
+
+def _luck(standings: Standings) -> str:
+    images = (
+        f"{times(standings.num_seeds, 'seed')} and {standings.num_images} images, as a sample of "
+        "others like them"
+        if standings.num_images
+        else f"{times(standings.num_seeds, 'seed')}; they speak of these images alone"
+    )
+    smallest = standings.smallest_difference()
+    seen = (
+        ""
+        if smallest is None
+        else f" A difference of {_rounded(smallest)} is seen in four of five sweeps like this one."
+    )
+    return (
+        f"Luck moves one run by {_rounded(standings.deviation or 0.0)} (standard deviation, "
+        f"without what a seed does to all settings alike).{seen} Intervals hold together with "
+        f"95 %, over {images}."
+    )
+
+
+def _factor_by_factor(standings: Standings) -> Iterator[str]:
+    """Yield what each varied setting did, every value of it at the best of all others."""
+    for factor in standings.by_factor:
+        if len(factor.standings) < 2:
+            continue
+        best, *others = factor.standings
+        for other in others:
+            gap = other.against_best
+            if gap is None or not other.is_worse:
+                continue
+            tried = [factor.num_tried[str(value.name)] for value in (best, other)]
+            unequal = (
+                f"; best of {tried[0]} against best of {tried[1]}" if len({*tried}) > 1 else ""
+            )
+            yield (
+                f"{factor.factor}: at its best, {best.name} is {_interval(gap)} below "
+                f"{other.name}{unequal}."
+            )
+        tied = [other for other in others if other.is_tied and other.against_best]
+        if tied:
+            ends = [
+                abs(end)
+                for other in tied
+                if (gap := other.against_best) is not None
+                for end in (gap.low, gap.high)
+                if end is not None
+            ]
+            names = listed([str(best.name), *(str(other.name) for other in tied[:_MAX_NAMED])])
+            yield (
+                f"{factor.factor}: {names} cannot be told apart; they differ by less than "
+                f"{_rounded(max(ends))}."
+            )
+
+
+def _left_out(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     unfinished = [run for run in trainings.runs if run.row["status"] not in (DONE, *BROKEN)]
     if unfinished:
         yield (
@@ -196,47 +353,6 @@ def _sureness(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         )
         more = f" and {len(broken) - _MAX_NAMED} more settings" if len(broken) > _MAX_NAMED else ""
         yield f"Broken runs: {names}{more}. A setting that breaks for one seed is a risk."
-
-
-def _differences(standings: Standings) -> Iterator[str]:
-    best, worse = standings.best, standings.closest_worse
-    if worse and worse.standing and (gap := worse.standing.against_best):
-        yield (
-            f"{worse.label}, the closest setting that is worse, has a "
-            f"{_MEASURES[standings.measure]} {_short(gap.mean)} higher than {best[0].label} "
-            f"(between {_short(gap.low or 0.0)} and {_short(gap.high or 0.0)}, over "
-            f"{gap.num_blocks} seeds)."
-        )
-    if len(best) > 1:
-        yield (
-            f"Tied means: over {standings.num_seeds} seeds the interval of the difference to "
-            f"{best[0].label}, the lowest, includes 0. It does not mean that they are equal."
-        )
-    if standings.num_seeds < MANY_SEEDS:
-        yield (
-            f"{standings.num_seeds} seeds are few: intervals are wide, and only large differences "
-            "can be seen."
-        )
-
-
-def _factor_by_factor(standings: Standings) -> Iterator[str]:
-    """Yield what each varied setting did over all others."""
-    for factor in standings.by_factor:
-        if len(factor.standings) < 2:
-            continue
-        best, *others = factor.standings
-        for other in others:
-            gap = other.against_best
-            if gap is None or not other.is_worse:
-                continue
-            yield (
-                f"{factor.factor}: at its best, {best.name} is {_short(gap.mean)} lower than "
-                f"{other.name} (between {_short(gap.low or 0.0)} and {_short(gap.high or 0.0)})."
-            )
-        tied = [str(other.name) for other in others if other.is_tied]
-        if tied:
-            names = listed([str(best.name), *tied[:_MAX_NAMED]])
-            yield f"{factor.factor}: {names} cannot be told apart."
 
 
 def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
@@ -256,15 +372,10 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     }
     if not seconds:
         return
-    quickest, slowest = (end(seconds, key=lambda label: seconds[label]) for end in (min, max))
-    chosen = [setting for setting in standings.best if setting.label in seconds]
-    if len(chosen) > _MAX_PRICED:
-        chosen = [setting for setting in chosen if setting.label in (quickest, slowest)]
-    for setting in chosen:
+    quickest = min(seconds, key=lambda label: seconds[label])
+    for setting in [s for s in standings.chosen if s.label in seconds][:_MAX_PRICED]:
         ratio = seconds[setting.label] / seconds[quickest]
         beside = f", {ratio:.2f} x as long as {quickest}" if ratio > _SAME_SPEED else ""
-        if setting.label == quickest and len(seconds) > 1:
-            beside = ", the fastest"
         yield (
             f"{setting.label}: {seconds_text(seconds[setting.label])} per step{beside}; "
             f"{seconds_text(setting.medians.get('seconds_total'))} of training, "
@@ -282,33 +393,52 @@ def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         if standings.num_validated:
             yield (
                 f"{standings.num_validated} of {times(len(trainings.runs), 'run')} have a "
-                "validation loss, which is used only when all have one."
+                "validation loss, which decides where more than half of the settings have one."
             )
         return
-    split = "held_out" if standings.measure == "validation_held_out" else "training"
+    split = "training" if standings.measure == "validation_training" else "held_out"
     rows = trainings.frames.validation
     rows = rows[rows["split"] == split]
     kind = "held-out images" if split == "held_out" else "of the training images"
     yield (
         f"The validation loss after the last epoch, on {rows['image'].nunique()} {kind} at"
         f" {rows['timestep'].nunique()} noise levels, with the same noise for every run, and "
-        "minus the untouched base model's own loss there: below 0 is better than the base model."
+        "minus the untouched base model's own loss there: below 0 fits these images better."
     )
+    if standings.measure == "validation_objective":
+        others = trainings.frames.validation
+        num_others = others.loc[others["split"] == "others", "image"].nunique()
+        yield (
+            f"Forgetting is the loss added on {num_others} images of other subjects. A quarter of "
+            "it counts beside the gain; docs/evidence.md says how often that orders images as a "
+            "person does."
+        )
     if split == "training":
         yield (
             "These images were trained on, so a LoRA that memorizes them looks good: overfitting "
             "cannot be seen."
         )
-    yield "A lower loss is not always a better image. Look at the images before you choose."
+    yield (
+        "The loss is no judge of obedience: past a point a lower one goes with prompts obeyed "
+        "less (docs/evidence.md). Look at the images before you choose."
+    )
 
 
 def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     gaps = untested(trainings.frames, standings)
     if gaps.rates:
+        every = {setting.recipe for setting in standings.finished} == {*gaps.rates}
+        who = "every optimizer" if every and len(gaps.rates) > 1 else listed(gaps.rates)
         yield (
-            "Other learning rates. Every optimizer ran at its recipe's default, and another may "
-            "win once tuned: comparisons at untuned rates are mostly comparisons of rates."
+            f"Other learning rates: {who} ran at one. A default that suits one optimizer better "
+            "than another looks like a better optimizer."
         )
+    if len(bases := gaps.fixed.get("base", ())) == 1:
+        recipes = dict.fromkeys(setting.recipe for setting in standings.settings)
+        if sentence := chosen_rates_sentence(list(recipes), bases[0]):
+            yield sentence
+    if gaps.trap is not None:
+        yield rank_trap_sentence(gaps.trap)
     for name, words in (("base", "base models"), ("dataset", "data sets")):
         if values := gaps.fixed.get(name):
             yield f"{words.capitalize()} other than {listed(values[:3])}."
@@ -316,6 +446,8 @@ def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             yield f"Other {words}."
     if gaps.num_steps is not None:
         yield f"Shorter or longer training than {times(gaps.num_steps, 'step')}."
+    if gaps.schedules:
+        yield f"Schedules other than {listed(gaps.schedules)}."
     if gaps.ratings:
         yield "What people see: nobody has scored the images yet."
 
@@ -329,3 +461,14 @@ def _named(settings: Sequence[Setting]) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _interval(gap: Interval) -> str:
+    """Return a difference with its interval; both are above 0 where the other is worse."""
+    if gap.low is None or gap.high is None:
+        return _short(gap.mean)
+    return f"{_short(gap.mean)} ({_short(gap.low)} to {_short(gap.high)})"

@@ -13,7 +13,7 @@ from optbench.analysis import is_missing
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import DONE, Standings, rank_settings
 from optbench.analysis.targets import Targets, time_to_target
-from optbench.report.answer import Answer, make_answer
+from optbench.report.answer import Answer, make_answer, people_prefer
 from optbench.report.charts.line import Chart
 from optbench.report.charts.styles import Styles
 from optbench.report.charts.tradeoffs import rate_charts, tradeoff_charts
@@ -65,8 +65,10 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     )
     titles, rows = _bands(trainings, bands)
     tradeoffs = tradeoff_charts(standings, styles, was_busy=was_busy)
+    of_run = {run: setting.label for setting in standings.settings for run in setting.runs}
+    strengths = analysis.preferences(frames.votes, of_run) if len(frames.votes) else []
     return Findings(
-        answer=make_answer(sweep, standings, flagged),
+        answer=make_answer(sweep, standings, flagged, people_prefer(strengths)),
         metrics=metrics,
         standings=standings,
         settings=rows_of_settings,

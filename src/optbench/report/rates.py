@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from optbench.analysis.rates import CHOSEN_ON, RankTrap, Tuning
 from optbench.report.wording import listed, number_text
+
+_EVEN = 1.15
 
 
 def tuning_badge(tuning: Tuning) -> str:
@@ -16,8 +19,13 @@ def tuning_badge(tuning: Tuning) -> str:
         return "untuned: 1 rate"
     words = [f"tuned: {tuning.num_rates} rates"]
     if tuning.spacing is not None:
-        least, largest = (f"x{ratio:.2g}" for ratio in tuning.spacing)
-        words.append(f"{least if least == largest else f'{least} to {largest}'} apart")
+        least, largest = tuning.spacing
+        # Rates are typed in round numbers: 0.3, 1, 3 are evenly spaced.
+        is_even = largest <= _EVEN * least
+        ratios = (
+            f"x{math.sqrt(least * largest):.2g}" if is_even else f"x{least:.2g} to x{largest:.2g}"
+        )
+        words.append(f"{ratios} apart")
     if tuning.position is not None:
         words.append(
             "inside" if tuning.position == "inside" else f"at the edge ({tuning.position})"

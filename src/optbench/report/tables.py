@@ -11,8 +11,10 @@ import pandas as pd
 from optbench import analysis
 from optbench.analysis.changes import Change, changes
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
-from optbench.analysis.standings import DONE, RateEdge, Setting, Standings, Verdict, rate_edges
+from optbench.analysis.rates import Tuning
+from optbench.analysis.standings import DONE, Setting, Standings, Verdict
 from optbench.report.charts.line import thinned
+from optbench.report.rates import tuning_badge
 from optbench.report.wording import (
     NONE,
     bytes_text,
@@ -23,7 +25,6 @@ from optbench.report.wording import (
 )
 
 _MAX_EPOCH_COLUMNS = 12
-_ENOUGH_SEEDS = 6
 _OF_WHOLE_RUNS = ("seconds_total", "final_loss")  # of shorter runs they compare with nothing
 _EFFECTS = {"lower": "lower", "higher": "higher", "tied": "tied", "unknown": "n = 1"}
 _VERDICTS: Mapping[Verdict, str] = {
@@ -68,7 +69,7 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
         standings: How the settings compare.
         flagged: Labels of the settings whose last images are flagged.
     """
-    edges = rate_edges(standings)
+    tunings = standings.tunings
     rows = []
     for setting in standings.settings:
         against = setting.standing.against_best if setting.standing else None
@@ -100,7 +101,7 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
                     _badges(
                         standings,
                         setting,
-                        edges.get(setting.label),
+                        tunings.get(setting.label),
                         is_flagged=setting.label in flagged,
                     )
                 ),
@@ -110,16 +111,14 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
 
 
 def _badges(
-    standings: Standings, setting: Setting, edge: RateEdge | None, *, is_flagged: bool
+    standings: Standings, setting: Setting, tuning: Tuning | None, *, is_flagged: bool
 ) -> Iterator[str]:
     if setting.num_seeds == 1:
         yield "n = 1"
-    elif 1 < setting.num_seeds < _ENOUGH_SEEDS and standings.is_ranked:
-        yield f"n = {setting.num_seeds}, few"
-    if not standings.is_rate_tuned:
-        yield "rate untuned"
-    if edge is not None:
-        yield f"best at the {edge.end} {edge.factor} tried"
+    if tuning is not None and (badge := tuning_badge(tuning)):
+        yield badge
+    if setting.broken:
+        yield f"broken: {'; '.join(setting.broken)}"
     if is_flagged:
         yield "images flagged"
     if setting.num_broken:
@@ -130,8 +129,6 @@ def _badges(
     if setting.was_busy:
         # A machine's GPUs are not asked who else uses them; its load says it of the whole.
         yield "machine was busy" + (", the GPU may have been shared" if setting.has_gpu else "")
-    if "loss" in standings.unlike:
-        yield "losses not comparable"
 
 
 # Runs

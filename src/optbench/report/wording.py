@@ -34,6 +34,15 @@ def seconds_text(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def about(seconds: float) -> str:
+    """Return an estimate of a duration: about 40 s, about 20 min, about 3 h."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"about {round(seconds / 60)} min"
+    return f"about {round(seconds / 3600)} h"
+
+
 def bytes_text(num_bytes: float | None) -> str:
     """Return a size in binary units, as file managers do."""
     if num_bytes is None or not math.isfinite(num_bytes):
