@@ -28,6 +28,7 @@ from optbench.config.build import build_config
 from optbench.config.composer import Composer, hydra_session
 from optbench.config.identity import on_this_machine, plan_run
 from optbench.config.launcher import at_a_time, launcher_options
+from optbench.config.run_rules import Checked, check_device, check_run, check_writable
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
 from optbench.records import Dataset
@@ -102,15 +103,29 @@ def compose_runs(arguments: Sequence[str]) -> SweepPlan:
     # Runs that share a data set, or continue the same LoRA, read it once.
     datasets: dict[tuple[DatasetOptions, int], Dataset] = {}
     read: ReadWeights = {}
+    checked = Checked()
 
     def plan(tree: DictConfig, overrides: tuple[str, ...], folder: str) -> RunPlan:
         config = build_config(tree, read)
         sweep_dir = Path(config.runs_dir) / (config.sweep_name or folder)
-        return plan_run(
+        run = plan_run(
             config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets, read=read
         )
+        if problems := check_run(run, checked):
+            raise ConfigError(*problems)
+        return run
 
     sweep = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
+    problems = check_writable("runs_dir", sweep.sweep_dir)
+    for config in {run.config.cache_dir: run.config for run in sweep.runs}.values():
+        if not Path(config.cache_dir).is_relative_to(config.runs_dir):
+            problems += check_writable("cache_dir", Path(config.cache_dir))
+    if sweep.is_local:  # a launcher plugin's machine may have what this one lacks
+        trains = [run.config.train for run in sweep.runs]
+        for device, precision in dict.fromkeys((t.device, t.mixed_precision) for t in trains):
+            problems += check_device(device, precision, group="train")
+    if problems:
+        raise ConfigError(*problems)
     num_runs = len(sweep.runs) if sweep.is_complete else 0
     runs = [
         dataclasses.replace(run, run_index=index, num_runs=num_runs)
@@ -138,6 +153,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
     with hydra_session(parsed.config_dir, command.config_name) as hydra:
         overrides = config_sweep.parsable(parsed.overrides, problems)
         overrides = config_sweep.with_quoted_texts(overrides, problems)
+        overrides = hydra.without_lists(overrides, problems)
         typed = hydra.typed(overrides)
         master, overrides = compose_tree(hydra, overrides, mode=RunMode.MULTIRUN, problems=problems)
         sweep = master.hydra.runtime.choices.get("sweep")
@@ -168,6 +184,11 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
             wrong = by_setting.setdefault(single.setting, [])
             lines = [*of_hydra, *single.overrides]
             wrong += hydra.untrusted(lines, typed)
+            mistyped = {problem.where: problem for problem in hydra.mistyped(lines)}
+            wrong += mistyped.values()
+            lines = [
+                line for line in lines if not mistyped or not mistyped.keys() & hydra.sets(line)
+            ]
             run = _build_run(hydra, command, lines, folder, wrong, refused)
             runs += [] if run is None else [run]
     problems += config_sweep.named_by_setting(by_setting)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,19 +24,30 @@ from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench.config import messages
 from optbench.config.build import register_resolvers
-from optbench.config.untrusted import Typed, check_config_dir, check_overrides, check_tree
+from optbench.config.untrusted import (
+    Typed,
+    check_config_dir,
+    check_overrides,
+    check_tree,
+    leaves,
+)
 from optbench.errors import ConfigError, Problem
+from optbench.optim.arguments import check_kind, check_word
 from optbench.storage import resources
 
 VERSION_BASE = "1.3"
+# Settings of any name, whose types the schema does not know.
+_UNTYPED = re.compile(
+    r"optimizer\.(args|group_args)\b|metric\.metrics\.\w+\.(?!_target_)|tracker\.args\b"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +112,50 @@ class Composer:
         values = [override for override in values if self._is_value(override)]
         return self._problems[choices] + check_overrides(values, typed)
 
+    def without_lists(self, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
+        """Return the overrides but those that lay files of a group on top of each other."""
+        single = []
+        for line in overrides:
+            override = parse_override(line)
+            value = override._value
+            values = value.list if isinstance(value, ChoiceSweep) else [value]
+            lists = [item for item in values if isinstance(item, list)]
+            if lists and self._is_choice(override):
+                options = [
+                    str(option)
+                    for item in values
+                    for option in (item if isinstance(item, list) else [item])
+                ]
+                problems.append(messages.list_of_options(override.key_or_group, line, options))
+            else:
+                single.append(line)
+        return single
+
+    def sets(self, line: str) -> set[str]:
+        """Return the keys of the single values that an override sets."""
+        override = parse_override(line)
+        return {key for key, _ in leaves(override.value(), override.key_or_group, lists=False)}
+
+    def mistyped(self, overrides: Sequence[str]) -> list[Problem]:
+        """Return the overrides of another kind than the value they replace, where no schema tells.
+
+        And the bare words that read like another kind, where a key is new.
+        """
+        try:
+            shipped = self._composed(self._choices(overrides)).of_runs
+        except HydraException:
+            return []  # said where it is composed
+        problems: list[Problem] = []
+        for override in map(parse_override, overrides):
+            if override.is_delete() or not _UNTYPED.match(override.key_or_group):
+                continue
+            for where, value in leaves(override.value(), override.key_or_group, lists=False):
+                known = _plain(OmegaConf.select(shipped, where, throw_on_missing=False))
+                problems += check_kind(where, value, known)
+                if known is None and not isinstance(override._value, QuotedString):
+                    problems += check_word(where, value)
+        return problems
+
     def _composed(self, choices: tuple[str, ...]) -> _Composed:
         if choices not in self._by_choices:
             whole = self.tree(choices, RunMode.RUN)
@@ -127,6 +183,10 @@ class Composer:
             self._is_group[key] = repository.group_exists(key)
         is_dict = not override.is_sweep_override() and isinstance(override.value(), dict)
         return self._is_group[key] and not is_dict
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _without_hydra(tree: DictConfig) -> DictConfig:

@@ -98,6 +98,18 @@ def needs_multirun(override: str) -> Problem:
     )
 
 
+def list_of_options(group: str, override: str, options: Sequence[str]) -> Problem:
+    """Return the problem of a list for a group, whose files Hydra would lay over each other."""
+    values = ",".join(dict.fromkeys(options))
+    several = len(set(options)) > 1
+    return Problem(
+        group,
+        f"{override}: a list, whose files would be laid on top of each other as one run",
+        "one option for each run",
+        f"write -m {group}={values} for a run of each" if several else f"write {group}={values}",
+    )
+
+
 def not_a_string(key: str, value: object) -> Problem:
     """Return the problem of a list in a sweep file, which Hydra would take as one value."""
     values = value if isinstance(value, list) else [value]

@@ -61,7 +61,7 @@ class Typed:
             frozenset(
                 path
                 for override in overrides
-                for path, _ in _leaves(override.value(), _key(override))
+                for path, _ in leaves(override.value(), _key(override))
             )
         )
 
@@ -79,7 +79,7 @@ def check_tree(tree: DictConfig, typed: Typed) -> list[Problem]:
         typed: The settings that a person typed.
     """
     problems = list(_check_hydra(tree, typed))
-    for where, text in _leaves(OmegaConf.to_container(tree, resolve=False), ""):
+    for where, text in leaves(OmegaConf.to_container(tree, resolve=False), ""):
         problems += _check_text(where, text, typed)
     return problems
 
@@ -91,7 +91,7 @@ def check_overrides(overrides: Iterable[Override], typed: Typed) -> list[Problem
         key = _key(override)
         if re.match(r"hydra\b", key) and not typed.covers(key):
             problems.append(_untrusted_target(key, "a setting of Hydra's inside a sweep"))
-        for where, text in _leaves(override.value(), key):
+        for where, text in leaves(override.value(), key):
             problems += _check_text(where, text, typed)
     return problems
 
@@ -114,7 +114,7 @@ def check_config_dir(folder: Path, config_names: Sequence[str]) -> list[Problem]
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue  # said where it is used
         defaults = content.get("defaults") if isinstance(content, dict) else None
-        for where, text in _leaves(defaults, f"defaults of {file}"):
+        for where, text in leaves(defaults, f"defaults of {file}"):
             problems += _check_text(where, text, Typed())
     return problems
 
@@ -124,7 +124,7 @@ def import_notices(recipes: Iterable[OptimizerOptions]) -> list[str]:
 
     To be printed before its module is imported: importing runs it.
     """
-    shipped = _shipped_targets()
+    shipped = shipped_targets()
     foreign = {recipe.target: recipe.name for recipe in recipes if recipe.target not in shipped}
     return [
         f"recipe {name} imports and runs {target}, which no recipe that ships with optbench names"
@@ -133,7 +133,8 @@ def import_notices(recipes: Iterable[OptimizerOptions]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _shipped_targets() -> frozenset[str]:
+def shipped_targets() -> frozenset[str]:
+    """Return the classes that recipes of ours name."""
     files = sorted((resources.conf_dir() / "optimizer").glob("*.yaml"))
     recipes = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in files)
     return frozenset(str(recipe["_target_"]) for recipe in recipes if recipe.get("_target_"))
@@ -229,15 +230,21 @@ def _resolvers(text: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Yield every single value of nested ones by its dotted key."""
+def leaves(value: Any, where: str, *, lists: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield every single value of nested ones by its dotted key.
+
+    Args:
+        value: Nested mappings and lists.
+        where: Its own key.
+        lists: False: a list is a single value.
+    """
     prefix = f"{where}." if where else ""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
-            yield from _leaves(item, f"{prefix}{name}")
-    elif isinstance(value, (list, tuple)) and value:
+            yield from leaves(item, f"{prefix}{name}", lists=lists)
+    elif lists and isinstance(value, (list, tuple)) and value:
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{prefix}{index}")
+            yield from leaves(item, f"{prefix}{index}")
     else:
         yield where, value
 

@@ -35,9 +35,9 @@ def find_device(name: str, *, precision: str = "no", group: str = "") -> torch.d
     problem: Problem | None = None
     if not (index or "0").isdigit() or int(index or 0) >= {**counts, "cpu": 1}.get(kind, 0):
         expected = "a device this machine has"
-        problem = Problem(f"{prefix}device", name, expected, f"leave {prefix}device=auto")
+        problem = Problem(f"{prefix}device", name, expected, f"write {prefix}device=auto")
     elif kind == "cpu" and precision == "fp16":
-        expected, fix = "no or bf16; fp16 needs a GPU", f"leave {prefix}mixed_precision=no"
+        expected, fix = "no or bf16; fp16 needs a GPU", f"write {prefix}mixed_precision=no"
         problem = Problem(f"{prefix}mixed_precision", "fp16 on a CPU", expected, fix)
     if problem is not None:
         raise ConfigError(problem)

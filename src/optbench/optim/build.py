@@ -13,22 +13,32 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from optbench.errors import ConfigError, MissingPackageError, OptbenchError, Problem
+from optbench.errors import (
+    ConfigError,
+    MissingPackageError,
+    OptbenchError,
+    Problem,
+    did_you_mean,
+    near_names,
+)
+from optbench.optim.arguments import check_kind, typed
 from optbench.optim.recipes import check_package, missing_package, requested_rate
 from optbench.optim.schedules import check_schedule, multiplier, num_warmup_steps
 from optbench.optim.stepping import RATE_KEYS, BuiltOptimizer
-from optbench.records import ParameterGroup
+from optbench.records import ParameterGroup, Part
 from optbench.schema import LrSchedulerOptions, OptimizerOptions
 
 # Where an argument is stored that is nowhere under its name: bitsandbytes puts the decay of every
 # moment into betas.
 _STORED_IN = {"momentum": ("betas", 0)}
+# What constructors raise of arguments they do not take.
+_REFUSALS = (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def build_optimizer(
@@ -125,34 +135,69 @@ def check_arguments(options: OptimizerOptions) -> list[Problem]:
                 "correct the trait: weights: " + ("averaged" if has_modes else "live"),
             )
         )
-    allowed = sorted(_argument_names(cls) - {"self", "params", "lr"})
-    return problems + [
-        Problem(
-            f"optimizer.args.{name} (recipe {options.name})",
-            f"the argument {name!r}, which {options.target} does not take",
-            f"one of {', '.join(allowed)}",
-            f"remove it, or correct it: optimizer.args.{allowed[0]}=..." if allowed else "",
+    parameters = _parameters(cls)
+    allowed = sorted(parameters.keys() - {"self", "params", "lr"})
+    for name, value in options.args.items():
+        where = f"optimizer.args.{name}"
+        if name in allowed:
+            default = parameters[name].default
+            is_known = default is not None and default is not inspect.Parameter.empty
+            wrong = check_kind(where, value, default) if is_known else []
+            problems += [replace(one, where=f"{where} (recipe {options.name})") for one in wrong]
+            continue
+        near = did_you_mean([f"optimizer.args.{other}" for other in near_names(name, allowed)])
+        problems.append(
+            Problem(
+                f"{where} (recipe {options.name})",
+                f"the argument {name!r}, which {options.target} does not take",
+                f"one of {', '.join(allowed)}",
+                near or f"leave {where} out",
+            )
         )
-        for name in options.args
-        if name not in allowed
+    return problems
+
+
+def try_recipe(
+    options: OptimizerOptions,
+    *,
+    parts: Sequence[Part],
+    lr_mult: float,
+    lr_scheduler: LrSchedulerOptions,
+    total_steps: int,
+) -> list[Problem]:
+    """Return what `build_optimizer` would refuse, by building the class over tiny parameters."""
+    groups = [
+        ParameterGroup(
+            name=part, part=part, lr_weight=1.0, parameters=[torch.nn.Parameter(torch.zeros(4, 4))]
+        )
+        for part in parts
     ]
+    try:
+        build_optimizer(
+            options, groups, lr_mult=lr_mult, lr_scheduler=lr_scheduler, total_steps=total_steps
+        )
+    except OptbenchError as error:
+        return list(error.problems)
+    return []
 
 
-def _argument_names(cls: type) -> set[str]:
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
     """Return what a class's constructor takes; through **kwargs also what its parents' take."""
-    names: set[str] = set()
+    named: dict[str, inspect.Parameter] = {}
     for ancestor in cls.__mro__:
         if "__init__" not in vars(ancestor):
             continue
         parameters = inspect.signature(vars(ancestor)["__init__"]).parameters.values()
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names |= {parameter.name for parameter in parameters if parameter.kind in kinds}
+        for parameter in parameters:
+            if parameter.kind in kinds:
+                named.setdefault(parameter.name, parameter)
         # A class that takes anything and hands it to nobody would swallow a misspelt argument.
         if inspect.Parameter.VAR_KEYWORD not in [parameter.kind for parameter in parameters]:
             break
         if ancestor is torch.optim.Optimizer:
             break
-    return names
+    return named
 
 
 def as_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +216,8 @@ def _tuples(value: Any) -> Any:
 def _named_class(options: OptimizerOptions) -> Any:
     module_name, _, class_name = options.target.rpartition(".")
     try:
-        module = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(io.StringIO()):  # some packages greet whoever imports them
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise MissingPackageError(missing_package(options)) from error
     return getattr(module, class_name)
@@ -226,17 +272,46 @@ def _construct(
         with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(printed):
             warnings.simplefilter("always")
             optimizer = cls(torch_groups, lr=lr, **as_arguments(options.args))
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            Problem(
-                f"optimizer.args (recipe {options.name})",
-                f"{type(error).__name__}: {error}" if str(error) else repr(error),
-                f"arguments that {options.target} accepts",
-                f"arguments given: lr={lr}, {dict(options.args)}",
-            )
-        ) from error
+    except _REFUSALS as error:
+        said = f"{type(error).__name__}: {error}" if str(error) else repr(error)
+        raise ConfigError(_refused_argument(cls, torch_groups, options, lr, said)) from error
     lines = [printed.getvalue().strip(), *(str(warning.message) for warning in caught)]
     return cast(torch.optim.Optimizer, optimizer), "\n".join(filter(None, lines))
+
+
+def _refused_argument(
+    cls: Any,
+    torch_groups: Sequence[Mapping[str, Any]],
+    options: OptimizerOptions,
+    lr: float | None,
+    said: str,
+) -> Problem:
+    """Return the problem of a class that refuses its arguments: the one without which it builds."""
+    parameters = _parameters(cls)
+    for name, value in options.args.items():
+        others = {other: item for other, item in options.args.items() if other != name}
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                cls([dict(group) for group in torch_groups], lr=lr, **as_arguments(others))
+        except _REFUSALS:
+            continue
+        default = parameters[name].default if name in parameters else None
+        where = f"optimizer.args.{name}"
+        return Problem(
+            f"{where} (recipe {options.name})",
+            f"{typed(_as_json(value))}, of which {options.target} says {said}",
+            "a value that the class accepts",
+            f"write '{where}={typed(_as_json(default))}', the class's own"
+            if default is not inspect.Parameter.empty
+            else f"leave {where} out",
+        )
+    return Problem(
+        f"optimizer.args (recipe {options.name})",
+        f"lr={lr}, {dict(options.args)}, of which {options.target} says {said}",
+        f"arguments that {options.target} accepts",
+        "correct or leave out those you gave",
+    )
 
 
 def _read_back(

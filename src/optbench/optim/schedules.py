@@ -164,24 +164,35 @@ def _check_lengths(options: LrSchedulerOptions, total_steps: int) -> list[Proble
     num_decay = _num_steps(options.decay_steps or 0, total_steps)
     rules = _rules(options.step_rules or "1") or ()
     pieces = [_num_steps(end, total_steps) for _, end in rules if end < math.inf]
+    falling = total_steps - num_warmup
     if num_warmup and num_warmup >= total_steps:
-        what, name, expected = (
+        what, name, value, expected = (
             f"a warm-up of {options.warmup_steps:g} steps",
             "warmup_steps",
+            "0.1",
             "a warm-up shorter than the run, so that the rate reaches its value",
         )
+    elif options.num_cycles > 1 and options.num_cycles >= falling:
+        what, name, value, expected = (
+            f"{options.num_cycles} cycles in the {falling} steps after the warm-up",
+            "num_cycles",
+            f"{max(1, falling // 10)}",
+            "cycles of two steps or more: in shorter ones the rate never falls",
+        )
     elif num_decay and num_warmup + num_decay > total_steps:
-        what, name, expected = (
+        what, name, value, expected = (
             f"a warm-up of {num_warmup} and a decay of {num_decay} steps",
             "decay_steps",
+            "0.2",
             "both together no longer than the run",
         )
     elif options.decay_steps and not num_decay:
-        what, name, expected = "a decay of 0 steps", "decay_steps", "at least one step"
+        what, name, value, expected = "a decay of 0 steps", "decay_steps", "1", "at least one step"
     elif pieces and (pieces[-1] >= total_steps or len(set(pieces)) < len(pieces)):
-        what, name, expected = (
+        what, name, value, expected = (
             f"pieces that end at {', '.join(map(str, pieces))}",
             "step_rules",
+            _EXAMPLES["step_rules"],
             "each piece at least one step long, the last one too",
         )
     else:
@@ -191,7 +202,7 @@ def _check_lengths(options: LrSchedulerOptions, total_steps: int) -> list[Proble
             f"lr_scheduler.{name}",
             f"{what} in a run of {total_steps} steps",
             expected,
-            "shorten it, or train longer with train.epochs or train.max_steps",
+            f"write lr_scheduler.{name}={value}, or train longer with train.epochs",
         )
     ]
 
