@@ -8,7 +8,7 @@ at once. The names are kohya's wherever kohya has the option.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
 
@@ -39,6 +39,15 @@ class Words:
     fix: str  # {key} stands for the setting's key
 
 
+class PlaceMark:
+    """Marks a text that names a file or folder: `~` is the home folder, and empty is no name."""
+
+
+def is_place(hint: Any) -> bool:
+    """Return whether a type is a `Place`, a list of them, or one of these or null."""
+    return any(part is PlaceMark or is_place(part) for part in get_args(hint))
+
+
 def is_length(value: float) -> bool:
     """Return whether a number is a length: whole steps from 1, or a fraction of the run."""
     return 0 < value < 1 or (value >= 1 and value == int(value))
@@ -54,6 +63,12 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Lt(1)]
 Rate = Annotated[float, Ge(0), Le(1)]
+Place = Annotated[
+    str,
+    PlaceMark,
+    Predicate(str.strip),
+    Words("the name of a file or folder", "write {key}=PATH, or leave {key} out"),
+]
 Text = Annotated[str, Predicate(str.strip), Words("some text", "write {key}=null")]
 Side = Annotated[int, Gt(0), MultipleOf(8), Words("a multiple of 8 above 0", "write {key}=512")]
 Seed = Annotated[
@@ -150,8 +165,8 @@ class BaseOptions(Options):
 
     name: str
     family: str  # a module of optbench.models
-    path: str  # a folder in diffusers layout, a file in original layout, or a hub id
-    vae: str | None  # a separate autoencoder, folder or file; None: the one in `path`
+    path: Place  # a folder in diffusers layout, a file in original layout, or a hub id
+    vae: Place | None  # a separate autoencoder, folder or file; None: the one in `path`
     v_parameterization: bool | None  # what the unet predicts; None: what the checkpoint says
     lr_scale: Positive  # recipes' default rates are for SD1.x; this times as much suits this base
 
@@ -161,9 +176,9 @@ class DatasetOptions(Options):
     """The training images and their captions (group `dataset`)."""
 
     name: str
-    dir: str  # holds folders named <repeats>_<class words>, or metadata.jsonl, or images
+    dir: Place  # holds folders named <repeats>_<class words>, or metadata.jsonl, or images
     num_repeats: Count | None  # of images right in `dir`; None: names of folders say it
-    reg_dir: str | None  # the same, with images of the class alone; None: no regularization
+    reg_dir: Place | None  # the same, with images of the class alone; None: no regularization
     resolution: tuple[Count, Count]  # width, height: the pixel budget of a bucket
     enable_bucket: bool
     bucket_no_upscale: bool
@@ -218,7 +233,7 @@ class NetworkOptions(Options):
     dora: bool  # every layer learns the length of its weights apart from their direction
     train_unet: bool
     train_text_encoder: bool
-    weights: str | None  # a LoRA file to continue from
+    weights: Place | None  # a LoRA file to continue from
     dim_from_weights: bool  # every layer gets the dim and alpha it has in that file
 
 
@@ -362,7 +377,7 @@ class ValidateOptions(Options):
     enabled: bool
     timesteps: Timesteps  # of the base's 1000
     num_pictures: Count | None  # of each kind, training and held-out; None: all
-    dir: str | None  # held-out images, in the data set's layout
+    dir: Place | None  # held-out images, in the data set's layout
     every_n_epochs: Count  # the last epoch is always validated
 
 
@@ -403,8 +418,8 @@ class RunConfig(Options):
     seed: Seed
     lr_mult: Positive
     sweep_name: FileName | None
-    runs_dir: str
-    cache_dir: str
+    runs_dir: Place
+    cache_dir: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,7 +434,7 @@ class LaunchOptions(Options):
 class ResizeOptions(Options):
     """How finished LoRA files are shrunk or merged (`optbench resize`)."""
 
-    source: tuple[str, ...]  # LoRA files or folders of runs; several are merged into one
+    source: tuple[Place, ...]  # LoRA files or folders of runs; several are merged into one
     weights: tuple[float, ...] | None  # of a merge, one per source; None: nothing is merged
     method: ResizeMethod
     param: float | None  # what the method compares singular values with
@@ -437,8 +452,8 @@ class ResizeOptions(Options):
     device: Device  # auto, cpu, mps, cuda or cuda:NUMBER
     num_threads: Count | None  # CPU threads; None: torch decides
     sweep_name: FileName | None
-    runs_dir: str
-    cache_dir: str
+    runs_dir: Place
+    cache_dir: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -446,7 +461,7 @@ class RegularizeOptions(Options):
     """Regularization images of a class, made by a base model (`optbench regularize`)."""
 
     base: BaseOptions
-    dir: str  # gets a folder <repeats>_<class words>
+    dir: Place  # gets a folder <repeats>_<class words>
     class_words: str
     repeats: Count
     num_pictures: Count
@@ -464,23 +479,23 @@ class RegularizeOptions(Options):
     mixed_precision: Precision
     device: Device  # auto, cpu, mps, cuda, cuda:NUMBER
     num_threads: Count | None  # CPU threads; None: torch decides
-    cache_dir: str
+    cache_dir: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotOptions(Options):
     """An X/Y/Z plot of finished LoRA files (`optbench render`), less its axes."""
 
-    lora: tuple[str, ...]  # files, and folders of runs
+    lora: tuple[Place, ...]  # files, and folders of runs
     with_base: bool
     strength: float  # of every LoRA
-    wildcards_dir: str | None
+    wildcards_dir: Place | None
     clip_skip: Count | None  # None: what the files say, or 1
     base: BaseOptions
     prompts: PromptOptions
     render: RenderOptions
-    dir: str
+    dir: Place
     mixed_precision: Precision
     device: Device  # auto, cpu, mps, cuda, cuda:NUMBER
     num_threads: Count | None  # CPU threads; None: torch decides
-    cache_dir: str
+    cache_dir: Place

@@ -158,7 +158,7 @@ def folders_only(arguments: Sequence[str], *, default: str) -> list[Path]:
     ]
     if problems:
         raise OptbenchError(*problems)
-    return [Path(word) for word in arguments or [default]]
+    return [Path(word).expanduser() for word in arguments or [default]]
 
 
 def one_path(name: str, word: str, arguments: Sequence[str]) -> Path:
@@ -176,7 +176,7 @@ def one_path(name: str, word: str, arguments: Sequence[str]) -> Path:
                 f"write {command_line(name, word)}",
             )
         )
-    return Path(arguments[0])
+    return Path(arguments[0]).expanduser()
 
 
 def shown(arguments: Sequence[str], config_name: str) -> int | None:

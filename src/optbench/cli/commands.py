@@ -29,13 +29,22 @@ _FLAGS_WITH_VALUE = (
 )
 
 
+def is_file(word: str) -> bool:
+    """Return whether a word with an equals sign in it is the name of something on the disk."""
+    import os
+
+    return os.path.lexists(word)  # noqa: PTH - False where the name is too long, no error
+
+
 def split_bare_words(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the bare words - neither flag nor override nor a flag's value - and all the others."""
     bare_words: list[str] = []
     others: list[str] = []
     previous = ""
     for argument in arguments:
-        is_override = "=" in argument or argument.startswith(("-", "~", "+"))
+        is_override = argument.startswith(("-", "~", "+")) or (
+            "=" in argument and not is_file(argument)
+        )
         (others if is_override or previous in _FLAGS_WITH_VALUE else bare_words).append(argument)
         previous = argument
     return bare_words, others

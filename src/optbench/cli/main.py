@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without arguments, or with nothing but --help, prints the list of commands. Every command's
     module is imported only here, so that each costs what it needs alone.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A letter that the terminal does not have is written as its code, and ends nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     bare_words, _ = split_bare_words(arguments)
     if bare_words and bare_words[0] in COMMANDS:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,14 @@ from optbench.config.rules import check_sections, without_repeats
 from optbench.errors import ConfigError, Problem
 from optbench.lora.initial_weights import ReadWeights, judge_initial_weights, sized_by_file
 from optbench.schema import (
+    MetricOptions,
     OptimizerOptions,
     Options,
+    Place,
     Prompt,
     PromptOptions,
     RunConfig,
+    is_place,
     key_of,
 )
 from optbench.storage import resources
@@ -234,7 +238,7 @@ def _validated(
         where: The value's dotted key; "" for a whole command.
         problems: What was wrong with the value's parts already.
     """
-    value = _with_listed_prompts(hint, value)
+    value = with_home(hint, _with_listed_prompts(hint, value))
     wrong: list[Problem] = []
     options = None
     try:
@@ -267,6 +271,27 @@ def _with_listed_prompts(hint: Any, value: Any) -> Any:
         return {**value, "prompts": prompts}
     hints = types_of(hint)
     return {key: _with_listed_prompts(hints.get(key), item) for key, item in value.items()}
+
+
+def with_home(hint: Any, value: Any) -> Any:
+    """Return a value in which every file or folder that begins with `~` has its whole path."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        hints = types_of(hint)
+        value = {key: with_home(hints.get(key), item) for key, item in value.items()}
+        if hint is MetricOptions and isinstance(value.get("metrics"), dict):
+            # Of any class: what it calls its `path` is one.
+            value["metrics"] = {
+                name: {**entry, "path": with_home(Place, entry["path"])}
+                if isinstance(entry, dict) and "path" in entry
+                else entry
+                for name, entry in value["metrics"].items()
+            }
+        return value
+    if not is_place(hint):
+        return value
+    if isinstance(value, list):
+        return [with_home(hint, item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111
 
 
 def _without_consequences(problems: Sequence[Problem], tree: DictConfig) -> list[Problem]:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+import yaml
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from optbench.config import messages, rules, untrusted
 from optbench.config import sweep as config_sweep
@@ -28,6 +30,7 @@ from optbench.config.build import build_config
 from optbench.config.composer import Composer, hydra_session
 from optbench.config.identity import on_this_machine, plan_run
 from optbench.config.launcher import at_a_time, launcher_options
+from optbench.config.quoting import with_quoted_places
 from optbench.config.run_rules import Checked, check_device, check_run, check_writable
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
@@ -64,6 +67,7 @@ class Command(Generic[_Run]):
     name: str  # as it is typed behind `optbench`; "" trains
     config_name: str  # a file of conf/
     build: Callable[[DictConfig, tuple[str, ...], str], _Run]  # settings, overrides, sweep's name
+    typed: str = ""  # the name of another command that asks for the same runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ SweepPlan = CommandPlan[RunPlan]
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with all overrides behind the flags.
+    """Return the arguments as Hydra reads them: flags before overrides, file names in quotes.
 
     Hydra's parser refuses a flag between overrides; people write -m where it comes to mind.
     """
@@ -91,11 +95,15 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     def is_override(argument: str) -> bool:
         return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
-    return sorted(arguments, key=is_override)
+    return sorted(with_quoted_places(arguments), key=is_override)
 
 
-def compose_runs(arguments: Sequence[str]) -> SweepPlan:
+def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
     """Return all trainings of a command line; creates nothing and loads no weights.
+
+    Args:
+        arguments: The command line's.
+        command: The command that asks, for messages; "" trains.
 
     Raises:
         ConfigError: With the problems of all runs together.
@@ -115,7 +123,7 @@ def compose_runs(arguments: Sequence[str]) -> SweepPlan:
             raise ConfigError(*problems)
         return run
 
-    sweep = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan))
+    sweep = compose(arguments, Command(name="", config_name=CONFIG_NAME, build=plan, typed=command))
     problems = check_writable("runs_dir", sweep.sweep_dir)
     for config in {run.config.cache_dir: run.config for run in sweep.runs}.values():
         if not Path(config.cache_dir).is_relative_to(config.runs_dir):
@@ -172,7 +180,9 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
                 hydra.hydra.config_loader, master, lines, problems
             )
         else:
-            expanded, swept = config_sweep.only_run(overrides, problems, is_multirun=is_multirun)
+            expanded, swept = config_sweep.only_run(
+                overrides, problems, is_multirun=is_multirun, command=command.typed or command.name
+            )
         is_local = str(master.hydra.launcher._target_) == _BASIC_LAUNCHER
         launch = launcher_options(master, is_local=is_local, problems=problems)
         of_hydra = [line for line in overrides if config_sweep.is_hydras(line)]
@@ -264,6 +274,8 @@ def _compose(
                 raise ConfigError(*problems, messages.broken_file(error)) from error
             refused.append((wrong, error))
             accepted.remove(wrong)
+        except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+            raise ConfigError(*problems, messages.unreadable_file(error)) from error
     problems += [messages.explain_refusal(override, error, tree) for override, error in refused]
     return tree, accepted
 
@@ -286,7 +298,7 @@ def _refused_override(
     # The error names nothing that was typed (a key inside a value, an interpolation): the override
     # without which the rest composes is the one.
     for override in overrides:
-        with contextlib.suppress(HydraException):
+        with contextlib.suppress(HydraException, yaml.YAMLError, OmegaConfBaseException):
             compose_lines([other for other in overrides if other != override])
             return override
     return None
@@ -319,6 +331,9 @@ def _build_run(
             if right == remaining:
                 return None
             remaining = right
+        except OSError as error:  # a folder or file that may not be read, or no file's name at all
+            problems.append(messages.unreadable_file(error))
+            return None
         else:
             return run if len(remaining) == len(overrides) else None
 

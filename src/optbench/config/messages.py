@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Sequence
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
 from rich.text import Text
 
+from optbench.config.quoting import for_shell, key_of_override, quoted
 from optbench.errors import Problem, did_you_mean, near_names
 from optbench.storage import resources
 from optbench.storage.nested import flatten
+from optbench.storage.secrets import hide_in_arguments
 from optbench.terminal import Terminal
 
 
@@ -24,11 +29,16 @@ def explain_refusal(override: str, error: HydraException, tree: DictConfig) -> P
     """
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _unknown_option(override, list(error.options))
-    key = override.lstrip("+~").partition("=")[0]
+    key, _, option = override.lstrip("+~").partition("=")
+    if isinstance(error.__cause__, GrammarParseError) and isinstance(
+        OmegaConf.select(tree, key), DictConfig
+    ):
+        found = first_line(error)
+        return Problem(f"{key}/{option}.yaml", found, "a file that composes", "correct that file")
     if override.startswith(("+", "~")) or OmegaConf.select(tree, key) is not None:
         return Problem(
             "the command line",
-            repr(override),
+            hidden(override),
             "+key=value for a new key, key=value for an old one, ~key to delete one",
             first_line(error),
         )
@@ -88,14 +98,48 @@ def unquoted_text(key: str, text: str) -> Problem:
     )
 
 
-def needs_multirun(override: str) -> Problem:
-    """Return the problem of several values for one run."""
+def needs_multirun(override: str, command: str) -> Problem:
+    """Return the problem of several values for one run.
+
+    Args:
+        override: What was typed.
+        command: The command it was typed behind; "" trains.
+    """
+    key, _, value = override.partition("=")
+    fix = f"for a run of each value write {resources.command_line(command, '-m', override)} ..."
+    if re.search(r"[A-Za-z]", value) and "(" not in value:
+        fix += f"; for one text with a comma write {for_shell(f'{key}={quoted(value)}')}"
+    return Problem(key, hidden(override), "one value, because this is one run", fix)
+
+
+def unreadable_override(override: str, error: HydraException, *, where: str) -> Problem:
+    """Return the problem of an override that Hydra's grammar cannot read.
+
+    Args:
+        override: What was typed.
+        error: What Hydra says of it.
+        where: Where it was typed, if it has no key.
+    """
+    key = key_of_override(override)
+    value = override.partition("=")[2]
+    if key is None or not value:
+        return Problem(
+            where,
+            hidden(override),
+            "key=value, group=option or key=value,value",
+            f"write it as one word: key=value ({first_line(error)})",
+        )
     return Problem(
-        override.partition("=")[0],
-        repr(override),
-        "one value, because this is one run",
-        f"to train every value write {resources.command_line('', '-m', override)} ...",
+        key if where == "the command line" else f"{key} in {where}",
+        hidden(override),
+        f"a value that Hydra can read, or a text in quotes that reach it ({first_line(error)})",
+        f"write {for_shell(override.partition('=')[0] + '=' + quoted(value))}",
     )
+
+
+def hidden(override: str) -> str:
+    """Return an override as it is shown in a message, with secrets hidden."""
+    return repr(hide_in_arguments([override])[0])
 
 
 def list_of_options(group: str, override: str, options: Sequence[str]) -> Problem:
@@ -247,6 +291,31 @@ def broken_file(error: HydraException) -> Problem:
     )
 
 
+def unreadable_file(error: Exception) -> Problem:
+    """Return the problem of a file that cannot be read, or that holds no YAML."""
+    if isinstance(error, OSError):
+        name = str(error.filename) if error.filename else "a file or folder"
+        why = (error.strerror or str(error)).lower()
+        fix = "correct its permissions, or choose another one"
+        if error.errno == errno.ENAMETOOLONG:
+            name, fix = (
+                f"{name[:60]}...",
+                "choose a shorter name: a part of a path has at most 255 bytes",
+            )
+        return Problem(name, why, "a file or folder that can be read", fix)
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(
+            "your --config-dir", str(error), "YAML files in UTF-8", "save the file as UTF-8"
+        )
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name} line {mark.line + 1}" if mark is not None else "your --config-dir"
+    said = getattr(error, "problem", None) or first_line(error)
+    fix = "correct that line"
+    if "\\t" in said:
+        said, fix = "a tab where YAML has spaces", "replace the tab by spaces"
+    return Problem(where, said, "YAML", fix)
+
+
 def sweep_of_another_command(sweep: str, command: str) -> Problem:
     """Return the problem of a named sweep whose settings are another command's."""
     return Problem(
@@ -258,8 +327,10 @@ def sweep_of_another_command(sweep: str, command: str) -> Problem:
 
 
 def first_line(error: Exception) -> str:
-    """Return an error's first line that says something."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of an error, or of its cause, that says something."""
+    texts = [str(error), str(error.__cause__ or "")]
+    lines = (line for text in texts for line in text.splitlines())
+    return next((line for line in lines if line.strip()), type(error).__name__)
 
 
 def _unknown_option(override: str, options: Sequence[str]) -> Problem:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optbench.config import messages
 from optbench.config.build import SETTINGS
-from optbench.config.messages import first_line
+from optbench.config.quoting import quoted
 from optbench.errors import Problem
 
 _MAX_NAME_LENGTH = 120
@@ -84,7 +84,7 @@ def expand(
 
 
 def only_run(
-    overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool
+    overrides: Sequence[str], problems: list[Problem], *, is_multirun: bool, command: str = ""
 ) -> tuple[list[Expanded], list[str]]:
     """Return one run's overrides, and the keys that a sweeper plugin will choose values for.
 
@@ -95,7 +95,7 @@ def only_run(
     for override in _of_runs(overrides):
         is_swept = _override(override).is_sweep_override()
         if is_swept and not is_multirun:
-            problems.append(messages.needs_multirun(override))
+            problems.append(messages.needs_multirun(override, command))
         (swept if is_swept else fixed).append(override)
     return [Expanded(setting=None, overrides=tuple(fixed))], [_key(line) for line in swept]
 
@@ -118,14 +118,7 @@ def parsable(
         try:
             _override(override)
         except HydraException as error:
-            problems.append(
-                Problem(
-                    where,
-                    repr(override),
-                    "key=value, group=option or key=value,value",
-                    f"quote values with spaces, brackets or commas ({first_line(error)})",
-                )
-            )
+            problems.append(messages.unreadable_override(override, error, where=where))
         else:
             good.append(override)
     return good
@@ -136,15 +129,14 @@ def with_quoted_texts(overrides: Sequence[str], problems: list[Problem]) -> list
 
     A prompt full of commas looks like values to sweep; nobody sweeps prompts, which train nothing.
     """
-    quoted = []
+    single = []
     for override in overrides:
         key, _, text = override.partition("=")
         if _PROMPT_TEXT.fullmatch(key) and _override(override).is_sweep_override():
             problems.append(messages.unquoted_text(key, text))
-            escaped = text.replace("'", "\\'")
-            override = f"{key}='{escaped}'"
-        quoted.append(override)
-    return quoted
+            override = f"{key}={quoted(text)}"
+        single.append(override)
+    return single
 
 
 def named_by_setting(by_setting: Mapping[str | None, Sequence[Problem]]) -> list[Problem]:

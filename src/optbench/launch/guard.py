@@ -29,6 +29,7 @@ from optbench.config.build import build_config, config_tree, register_resolvers
 from optbench.config.compose import CONFIG_NAME, SweepPlan
 from optbench.config.composer import VERSION_BASE
 from optbench.config.identity import on_this_machine, plan_run
+from optbench.config.quoting import quoted
 from optbench.errors import ConfigError, DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
@@ -159,8 +160,7 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     # Side by side only where all runs are known and nobody waits for the loss of one.
     is_queued = needs_own_process and sweep.is_local and sweep.is_complete and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
-    quoted = str(sweep.sweep_dir).replace("\\", "\\\\").replace("'", "\\'")
-    placed_arguments = [*arguments, f"hydra.sweep.dir='{quoted}'"]
+    placed_arguments = [*arguments, f"hydra.sweep.dir={quoted(str(sweep.sweep_dir))}"]
     task = RunTask(
         plans=sweep.runs if sweep.is_complete else (),
         sweep_dir=sweep.sweep_dir,

@@ -20,6 +20,7 @@ from optbench.cli.render.wildcards import read_lists
 from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
+from optbench.config.quoting import quoted
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.schema import PlotOptions
@@ -46,8 +47,7 @@ def with_named_files(arguments: Sequence[str]) -> list[str]:
     files, others = split_bare_words(arguments)
     if not files:
         return others
-    quoted = ",".join("'" + file.replace("\\", "\\\\").replace("'", "\\'") + "'" for file in files)
-    return [*others, f"lora=[{quoted}]"]
+    return [*others, f"lora=[{','.join(quoted(file) for file in files)}]"]
 
 
 def compose_plots(arguments: Sequence[str]) -> CommandPlan[PlotPlan]:
