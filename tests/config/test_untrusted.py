@@ -213,3 +213,22 @@ def test_a_class_of_nobody_we_know_is_named_before_it_is_imported() -> None:
     assert import_notices([shipped, stranger, stranger]) == [
         "recipe theirs imports and runs theirs.Fast, which no recipe that ships with optbench names"
     ]
+
+
+def test_plan_imports_no_strangers_metric_and_a_start_names_it_first(
+    fake_assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "theirs" / "metric"
+    folder.mkdir(parents=True)
+    (folder / "evil.yaml").write_text(
+        "enabled: true\nmetrics: {x: {_target_: evil_metric_module.M}}\n"
+    )
+    (tmp_path / "evil_metric_module.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (run,) = compose_runs([f"--config-dir={folder.parent}", "metric=evil"]).runs
+    assert import_notices([], [run.config.metric]) == [
+        "metric x imports and runs evil_metric_module.M, which does not come with optbench"
+    ]
+    for target, found in (("os.system", "Python's own"), ("no_such_package.M", "no package")):
+        with pytest.raises(OptbenchError, match=found):
+            compose_runs([f"metric.metrics.surface={{_target_: {target}}}"])

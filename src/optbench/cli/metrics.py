@@ -11,6 +11,7 @@ from optbench.cli.command import DONE, NOT_ALL_DONE, folders_only, refuse
 from optbench.config.build import build_group
 from optbench.config.compose import CONFIG_NAME, compose_tree
 from optbench.config.composer import hydra_session
+from optbench.config.untrusted import import_notices
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs
@@ -72,4 +73,6 @@ def _options(overrides: Sequence[str]) -> MetricOptions:
     options = build_group(MetricOptions, "metric", tree)
     if wrong := check_metric(options):
         raise ConfigError(*wrong)
+    for sentence in import_notices([], [options]):
+        tell(sentence)
     return options

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return refuse(error.problems)
     console = output()
     is_open = [not is_finished(run) for run in plan.runs]
-    table = Table(title=escape(str(plan.sweep_dir)), title_justify="left", box=None)
+    table = Table(title=str(plan.sweep_dir), title_justify="left", box=None)
     for title in ("run", "state", "steps", "epochs", "time", "disk"):
         table.add_column(title, justify="left" if title in ("run", "state") else "right")
     for run, cost, is_unfinished in zip(plan.runs, costs, is_open, strict=True):

@@ -11,6 +11,7 @@ from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_notices
 from optbench.errors import OptbenchError
 from optbench.launch import guard
+from optbench.metrics.build import build_metrics, foreign_targets
 from optbench.storage.resources import command_line
 from optbench.terminal import errors, say, tell
 
@@ -29,8 +30,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(plan: SweepPlan, arguments: Sequence[str]) -> None:
-    for sentence in import_notices(run.config.optimizer for run in plan.runs):
+    configs = [run.config for run in plan.runs]
+    recipes, metrics = [config.optimizer for config in configs], configs[0].metric
+    for sentence in import_notices(recipes, [metrics]):
         tell(sentence)
+    if foreign_targets(metrics):
+        build_metrics(metrics)  # before hours of training, rather than after
     guard.check_writable(plan)
     guard.launch(arguments, plan)
 

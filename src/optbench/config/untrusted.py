@@ -21,7 +21,8 @@ from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
 from optbench.errors import Problem
-from optbench.schema import OptimizerOptions
+from optbench.metrics.build import foreign_targets
+from optbench.schema import MetricOptions, OptimizerOptions
 from optbench.storage import resources
 
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
@@ -119,16 +120,22 @@ def check_config_dir(folder: Path, config_names: Sequence[str]) -> list[Problem]
     return problems
 
 
-def import_notices(recipes: Iterable[OptimizerOptions]) -> list[str]:
-    """Return a sentence for each recipe whose class no recipe of ours names.
+def import_notices(
+    recipes: Iterable[OptimizerOptions], metrics: Iterable[MetricOptions] = ()
+) -> list[str]:
+    """Return a sentence for each recipe and metric whose class does not come with optbench.
 
     To be printed before its module is imported: importing runs it.
     """
     shipped = shipped_targets()
     foreign = {recipe.target: recipe.name for recipe in recipes if recipe.target not in shipped}
+    measuring = {target: name for one in metrics for name, target in foreign_targets(one).items()}
     return [
         f"recipe {name} imports and runs {target}, which no recipe that ships with optbench names"
         for target, name in foreign.items()
+    ] + [
+        f"metric {name} imports and runs {target}, which does not come with optbench"
+        for target, name in measuring.items()
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from optbench.metrics.contract import Metric
 from optbench.schema import MetricOptions
 
 _TARGET = "_target_"
+_OURS = "optbench.metrics."
 _MEMBERS = ("reference", "meanings", "settings", "bases", "measure")
 
 
@@ -28,16 +31,40 @@ def build_metrics(options: MetricOptions) -> dict[str, Metric]:
 
 
 def check_metric(options: MetricOptions) -> list[Problem]:
-    """Return a problem for every metric that is no class, or cannot take its arguments."""
-    return _built(options)[1] if options.enabled else []
+    """Return a problem for every metric that is no class, or cannot take its arguments.
+
+    Of a class that does not come with optbench only its package is looked for: importing a module
+    runs it, and nobody has agreed to that yet.
+    """
+    return _built(options, imports_strangers=False)[1] if options.enabled else []
 
 
-def _built(options: MetricOptions) -> tuple[dict[str, Metric], list[Problem]]:
+def foreign_targets(options: MetricOptions) -> dict[str, str]:
+    """Return the classes that do not come with optbench, by the names of their metrics."""
+    if not options.enabled:
+        return {}
+    targets = {
+        name: entry[_TARGET]
+        for name, entry in options.metrics.items()
+        if isinstance(entry, Mapping) and isinstance(entry.get(_TARGET), str)
+    }
+    return {name: target for name, target in targets.items() if not target.startswith(_OURS)}
+
+
+def _built(
+    options: MetricOptions, *, imports_strangers: bool = True
+) -> tuple[dict[str, Metric], list[Problem]]:
     built: dict[str, Metric] = {}
     problems: list[Problem] = []
+    strangers = foreign_targets(options)
     for name, entry in options.metrics.items():
         if entry is None:
             continue
+        if name in strangers:
+            wrong = _check_package(strangers[name], f"metric.metrics.{name}._target_")
+            problems += wrong
+            if wrong or not imports_strangers:
+                continue
         where = f"metric.metrics.{name}"
         try:
             metric = _metric(entry, where)
@@ -69,6 +96,20 @@ def _metric(entry: Any, where: str) -> Metric:
         fix = f"give {where} what it wants and nothing else"
         raise ConfigError(Problem(where, str(error), f"its arguments: {known}", fix)) from error
     return cast(Metric, cls(**arguments))
+
+
+def _check_package(target: str, where: str) -> list[Problem]:
+    """Return a problem if a class is of no package that is there; imports nothing."""
+    root = target.partition(".")[0]
+    if root in sys.stdlib_module_names:
+        found, expected = f"{target}, of Python's own library", "a class that measures images"
+        fix = f"write {where.removesuffix('._target_')}=null, unless you know who wrote it and why"
+        return [Problem(where, found, expected, fix)]
+    if "." in target and root and importlib.util.find_spec(root) is not None:
+        return []
+    expected = "the dotted path of a class that can be imported"
+    fix = f"correct {target}, or install the package it is in: pip install PACKAGE"
+    return [Problem(where, f"no package {root!r}, which has {target}", expected, fix)]
 
 
 def _named_class(target: str, where: str) -> Callable[..., object]:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
 
 from optbench.cli.command import run_command
@@ -107,7 +106,7 @@ def _finish(plan: CommandPlan[ResizePlan]) -> Path | None:
     """Print what was made and what it retained, build the report and return its path."""
     from optbench.report import build_report
 
-    table = Table(title=escape(str(plan.sweep_dir)), title_justify="left", box=None)
+    table = Table(title=str(plan.sweep_dir), title_justify="left", box=None)
     table.add_column("file")
     for title in ("epoch", "MB", "of source", "mean dim", "energy retained", "least of a layer"):
         table.add_column(title, justify="right")
