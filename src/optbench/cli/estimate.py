@@ -6,6 +6,7 @@ Everything is read from headers and records; nothing is loaded and nothing is me
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,8 @@ from typing import Any
 from optbench.errors import DamagedFileError
 from optbench.lora.blocks import num_saved_numbers, sized_sites
 from optbench.models.files.lora_sites import lora_sites
-from optbench.records import CaptionedImage, Dataset
-from optbench.schema import RunConfig
+from optbench.records import CaptionedImage, Dataset, LoraSite
+from optbench.schema import BaseOptions, RunConfig
 from optbench.storage.files import Row, readable_rows
 from optbench.storage.rundir import RunDir, read_config
 from optbench.training.plan import RunPlan
@@ -185,5 +186,11 @@ def num_lora_numbers(plan: RunPlan) -> int:
     if initial is not None and network.dim_from_weights:
         layers = initial.of_parts(network)
         sizes = {name: (layer.dim, layer.alpha) for name, layer in layers.items()}
-    sized = sized_sites(lora_sites(plan.config.base).values(), network, sizes=sizes)
-    return num_saved_numbers(sized, dora=network.dora)
+    sites = _sites(plan.config.base, plan.base_fingerprint)
+    return num_saved_numbers(sized_sites(sites.values(), network, sizes=sizes), dora=network.dora)
+
+
+@functools.lru_cache(maxsize=8)
+def _sites(base: BaseOptions, fingerprint: str) -> Mapping[str, LoraSite]:
+    """Return the layers of a base model; its fingerprint tells that its files are the same."""
+    return lora_sites(base)

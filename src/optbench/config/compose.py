@@ -35,7 +35,7 @@ from optbench.config.run_rules import Checked, check_device, check_run, check_wr
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
 from optbench.records import Dataset
-from optbench.schema import DatasetOptions, LaunchOptions
+from optbench.schema import BaseOptions, DatasetOptions, LaunchOptions
 from optbench.storage import resources
 from optbench.training.plan import RunPlan
 
@@ -111,13 +111,19 @@ def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
     # Runs that share a data set, or continue the same LoRA, read it once.
     datasets: dict[tuple[DatasetOptions, int], Dataset] = {}
     read: ReadWeights = {}
+    bases: dict[tuple[BaseOptions, str], tuple[int, str]] = {}
     checked = Checked()
 
     def plan(tree: DictConfig, overrides: tuple[str, ...], folder: str) -> RunPlan:
         config = build_config(tree, read)
         sweep_dir = Path(config.runs_dir) / (config.sweep_name or folder)
         run = plan_run(
-            config, sweep_dir=sweep_dir, overrides=overrides, datasets=datasets, read=read
+            config,
+            sweep_dir=sweep_dir,
+            overrides=overrides,
+            datasets=datasets,
+            read=read,
+            bases=bases,
         )
         if problems := check_run(run, checked):
             raise ConfigError(*problems)

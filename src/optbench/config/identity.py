@@ -6,10 +6,13 @@ paths or the report is in no hash.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from optbench.models.device import default_num_threads, device_kind
 from optbench.models.files import facts
 from optbench.models.text.tokens import CLEANING_VERSION, is_repaired
 from optbench.records import Dataset
-from optbench.schema import DatasetOptions, RunConfig
+from optbench.schema import BaseOptions, DatasetOptions, RunConfig
 from optbench.storage import resources
 from optbench.storage.hashing import fingerprint
 from optbench.storage.nested import flatten
@@ -106,6 +109,7 @@ def plan_run(
     overrides: tuple[str, ...] = (),
     datasets: dict[tuple[DatasetOptions, int], Dataset] | None = None,
     read: ReadWeights | None = None,
+    bases: dict[tuple[BaseOptions, str], tuple[int, str]] | None = None,
 ) -> RunPlan:
     """Return the plan of a run; reads the data set and the base's files, the latter once.
 
@@ -115,6 +119,7 @@ def plan_run(
         overrides: What makes the run differ from the defaults, as typed.
         datasets: Data sets that were read for other runs of the command line; read ones join them.
         read: LoRA files to continue, likewise.
+        bases: The size of a latent's pixel and the fingerprint of base models, likewise.
 
     Raises:
         DatasetError: If pictures or captions cannot be read.
@@ -123,11 +128,18 @@ def plan_run(
     """
     start = initial_weights_of(config.network, read)
     datasets = {} if datasets is None else datasets
-    data_key = config.dataset, facts.pixels_per_latent(config.base)
+    bases = {} if bases is None else bases
+    base_key = config.base, config.cache_dir
+    if base_key not in bases:
+        bases[base_key] = (
+            facts.pixels_per_latent(config.base),
+            facts.base_fingerprint(config.base, cache_dir=Path(config.cache_dir)),
+        )
+    pixels, base = bases[base_key]
+    data_key = config.dataset, pixels
     if data_key not in datasets:
         datasets[data_key] = read_dataset(config.dataset, pixels_per_latent=data_key[1])
     dataset = datasets[data_key]
-    base = facts.base_fingerprint(config.base, cache_dir=Path(config.cache_dir))
     weights = weights_fingerprint(
         config,
         dataset_fingerprint=dataset.fingerprint,
@@ -135,7 +147,7 @@ def plan_run(
         start_fingerprint=None if start is None else start.fingerprint,
         cleaning=_cleaning(config, dataset),
     )
-    changed = _changed(config, _shipped_tree(config))
+    changed = _changed(config, _shipped_settings(config))
     return RunPlan(
         config=config,
         overrides=overrides,
@@ -193,7 +205,7 @@ def weights_fingerprint(
 
 def run_slug(config: RunConfig, start: InitialWeights | None = None) -> str:
     """Return recipe, dim, and whatever affects the weights and is not as conf/ ships it."""
-    return _slug(config, _changed(config, _shipped_tree(config)), start)
+    return _slug(config, _changed(config, _shipped_settings(config)), start)
 
 
 def _slug(
@@ -224,7 +236,7 @@ def changed_settings(config: RunConfig) -> tuple[str, ...]:
     A value computed from a changed one is not changed itself; whoever compares two runs can tell
     by that what was asked for and what only follows.
     """
-    return _names(config, _changed(config, _shipped_tree(config)))
+    return _names(config, _changed(config, _shipped_settings(config)))
 
 
 def _names(config: RunConfig, changed: Sequence[tuple[str, Any]]) -> tuple[str, ...]:
@@ -288,51 +300,111 @@ def _shipped_choices() -> dict[str, str | None]:
     }
 
 
-def _shipped_tree(config: RunConfig) -> DictConfig:
+@dataclass(frozen=True, slots=True)
+class _Shipped:
+    """The weight settings as conf/ ships them for one choice of options; never changed."""
+
+    tree: DictConfig
+    referenced: frozenset[str]  # last words of the keys that computed values are computed from
+    _values: dict[str, tuple[Any, bool]] = field(default_factory=dict)
+    _apart: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def value(self, key: str) -> tuple[Any, bool]:
+        """Return a setting's value, and whether it is computed from others."""
+        if key not in self._values:
+            group, _, last = key.rpartition(".")
+            parent = OmegaConf.select(self.tree, group) if group else self.tree
+            is_computed = isinstance(parent, DictConfig) and OmegaConf.is_interpolation(
+                parent, last
+            )
+            self._values[key] = _plain_value(self.tree, key), is_computed
+        return self._values[key]
+
+    def computed_apart(
+        self, sources: Mapping[str, Any], computed: Mapping[str, Any]
+    ) -> frozenset[str]:
+        """Return the computed settings that are not what they come to.
+
+        Args:
+            sources: The changed settings that others are computed from.
+            computed: The run's values of all that is computed.
+        """
+        memo = json.dumps([sources, computed])
+        if memo not in self._apart:
+            tree = copy.deepcopy(self.tree)
+            for key, value in sources.items():
+                OmegaConf.update(tree, key, value, force_add=True)
+            apart = set()
+            # In order: one computed value may hang on another before it (text_encoder_lr on lr).
+            for key, value in computed.items():
+                if _plain_value(tree, key) != value:
+                    apart.add(key)
+                    OmegaConf.update(tree, key, value)
+            self._apart[memo] = frozenset(apart)
+        return self._apart[memo]
+
+
+def _shipped_settings(config: RunConfig) -> _Shipped:
     """Return the weight settings as conf/ ships them for this run's choice of options."""
+    options = tuple(
+        (group, getattr(getattr(config, group, None), "name", default))
+        for group, default in _shipped_choices().items()
+        if group not in _HASHED_ELSEWHERE
+    )
+    return _shipped_options(config.base.lr_scale, options)
+
+
+@functools.lru_cache(maxsize=64)
+def _shipped_options(lr_scale: float, options: tuple[tuple[str, str | None], ...]) -> _Shipped:
     register_resolvers()
     root = _shipped("config").config
     assert isinstance(root, DictConfig)
     # The base is hashed by its content; only the rates' scale enters other settings.
-    base = {"lr_scale": config.base.lr_scale, **dict.fromkeys(_BASE_KEYS)}
+    base = {"lr_scale": lr_scale, **dict.fromkeys(_BASE_KEYS)}
     tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
-    for group, default in _shipped_choices().items():
-        option = getattr(getattr(config, group, None), "name", default)
+    for group, option in options:
         file = f"{group}/{option}"
-        if group not in _HASHED_ELSEWHERE and _shipped_files().config_exists(file):
+        if _shipped_files().config_exists(file):
             shipped = _shipped(file)
             OmegaConf.update(tree, shipped.header["package"] or group, shipped.config)
-    return tree
+    raw = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(raw, dict)
+    flat = flatten({str(key): value for key, value in raw.items()})
+    texts = [text for text in flat.values() if isinstance(text, str) and "${" in text]
+    return _Shipped(tree, frozenset(re.findall(r"\w+", " ".join(texts))))
 
 
-def _changed(config: RunConfig, shipped: DictConfig) -> list[tuple[str, Any]]:
+def _changed(config: RunConfig, shipped: _Shipped) -> list[tuple[str, Any]]:
     """Return the settings that are not as shipped, in the order of the schema.
 
     A value that is computed from a changed one, and nothing else, is not changed itself: dim 32
     with its alpha of 16 is one change, and dim 32 with an alpha of 1 is two.
     """
-    actual = flatten(_weight_settings(config))
+    actual = {
+        key: value
+        for key, value in flatten(_weight_settings(config)).items()
+        # A recipe of one's own is not known.
+        if key.partition(".")[0] in shipped.tree
+        and not key.startswith(_UNSPOKEN)
+        and key != "lr_scheduler.name"
+    }
     changed = {}
     computed = {}
-    # First the plain values: each that differs replaces what is shipped, so that what is computed
-    # from it is worked out anew.
     for key, value in actual.items():
-        is_known = key.partition(".")[0] in shipped  # a recipe of one's own is not
-        if not is_known or key.startswith(_UNSPOKEN) or key == "lr_scheduler.name":
-            continue
-        group, _, last = key.rpartition(".")
-        parent = OmegaConf.select(shipped, group) if group else shipped
-        if isinstance(parent, DictConfig) and OmegaConf.is_interpolation(parent, last):
+        known, is_computed = shipped.value(key)
+        if is_computed:
             computed[key] = value
-        elif _plain_value(shipped, key) != value:
+        elif known != value:
             changed[key] = value
-            OmegaConf.update(shipped, key, value, force_add=True)
-    # Then the computed ones, in order: one may hang on another before it (text_encoder_lr on lr).
-    for key, value in computed.items():
-        if _plain_value(shipped, key) != value:
-            changed[key] = value
-            OmegaConf.update(shipped, key, value)
-    return [(key, changed[key]) for key in actual if key in changed]
+    if all(shipped.value(key)[0] == value for key, value in computed.items()) and not any(
+        key.rpartition(".")[2] in shipped.referenced for key in changed
+    ):
+        return list(changed.items())
+    sources = {
+        key: value for key, value in changed.items() if key.rpartition(".")[2] in shipped.referenced
+    }
+    apart = shipped.computed_apart(sources, computed)
+    return [(key, value) for key, value in actual.items() if key in changed or key in apart]
 
 
 def _plain_value(tree: DictConfig, key: str) -> Any:

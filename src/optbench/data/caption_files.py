@@ -10,6 +10,7 @@ from optbench.data.layouts import Folder
 from optbench.data.rules import Findings
 from optbench.errors import Problem, shorten
 from optbench.schema import DatasetOptions
+from optbench.storage.mistaken import HEAD_BYTES, mistaken_for
 from optbench.storage.text_files import read_text
 
 _CAPTION_SUFFIXES = (".txt", ".caption", ".TXT", ".CAPTION")
@@ -107,6 +108,9 @@ def _read_lines(file: Path, options: DatasetOptions, problems: list[Problem]) ->
         lines = [line.strip() for line in read_text(file).split("\n")]
     except (OSError, ValueError) as error:
         problems.append(Problem(str(file), str(error), "a text in UTF-8", fix))
+        return []
+    if mistaken := mistaken_for("\n".join(lines[:3])[:HEAD_BYTES].encode()) if any(lines) else None:
+        problems.append(Problem(str(file), mistaken, "a caption", fix))
         return []
     if not any(lines if options.enable_wildcard else lines[:1]):
         expected = "a caption, for an empty file would train the image on no words at all"

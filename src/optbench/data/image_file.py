@@ -16,6 +16,7 @@ from optbench.data.rules import Findings
 from optbench.errors import Problem
 from optbench.storage.disk import read_bytes
 from optbench.storage.images import opened
+from optbench.storage.mistaken import mistaken_for
 
 _KEY_LENGTH = 16
 _OPAQUE = 255
@@ -32,11 +33,6 @@ _DECODE_ERRORS = (
 )
 _TURNED = range(2, 9)  # what EXIF's orientation may say; other values are no orientation
 _PNG = b"\x89PNG\r\n\x1a\n"
-_NO_IMAGES = {
-    b"version https://git-lfs": "a Git LFS pointer, which stands for an image that git did not get",
-    b"<!doctype html": "a saved web page",
-    b"<html": "a saved web page",
-}
 _SEVERAL = "are animated or hold several images, of which only the first is trained on"
 _CMYK = "are in CMYK, for print; their colours become RGB without a profile and may look otherwise"
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -75,10 +71,8 @@ def decode_image(path: Path, findings: Findings) -> DecodedImage | None:
             found = "bytes of no known format"
         if isinstance(error, _DamagedError):
             found = str(error)
-        start = content[:40].lstrip().lower()
-        for beginning, what in _NO_IMAGES.items():
-            if start.startswith(beginning):
-                found, fix = what, "download the image itself (git lfs pull), or remove it"
+        if mistaken := mistaken_for(content):
+            found, fix = mistaken, "do that, or remove it"
         expected = "an image that can be decoded whole"
         findings.problems.append(Problem(str(path), found, expected, fix))
         return None

@@ -304,4 +304,8 @@ def without_home(value: Any) -> Any:
     if not isinstance(value, (str, Path)):
         return value
     home, text = str(Path.home()), str(value)
-    return text if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)
+    return (
+        text
+        if home == "/" or home not in text
+        else re.sub(rf"{re.escape(home)}(?=/|$|\W)", "~", text)
+    )

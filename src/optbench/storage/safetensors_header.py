@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optbench.storage.disk import open_regular
+from optbench.storage.mistaken import HEAD_BYTES, mistaken_for
 
 NUM_LENGTH_BYTES = 8  # a file opens with the length of its header
 _MAX_HEADER_BYTES = 100_000_000
@@ -70,10 +71,10 @@ def read_header(path: Path) -> SafetensorsHeader:
     """
     size = path.stat().st_size
     with open_regular(path) as stream:
-        start = stream.read(NUM_LENGTH_BYTES)
-        length = int.from_bytes(start, "little")
+        start = stream.read(HEAD_BYTES)
+        length = int.from_bytes(start[:NUM_LENGTH_BYTES], "little")
         if length <= _MAX_HEADER_BYTES:
-            start += stream.read(length)
+            start += stream.read(max(0, NUM_LENGTH_BYTES + length - len(start)))
     return parse_header(start, size=size)
 
 
@@ -87,6 +88,8 @@ def parse_header(start: bytes, *, size: int) -> SafetensorsHeader:
     Raises:
         ValueError: As `read_header`.
     """
+    if mistaken := mistaken_for(start):
+        raise ValueError(mistaken)
     length = int.from_bytes(start[:NUM_LENGTH_BYTES], "little")
     data_start = NUM_LENGTH_BYTES + length
     text = start[NUM_LENGTH_BYTES:data_start]
