@@ -232,3 +232,14 @@ def test_plan_imports_no_strangers_metric_and_a_start_names_it_first(
     for target, found in (("os.system", "Python's own"), ("no_such_package.M", "no package")):
         with pytest.raises(OptbenchError, match=found):
             compose_runs([f"metric.metrics.surface={{_target_: {target}}}"])
+
+
+def test_numbers_that_yaml_reads_in_another_base_are_said(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    file = tmp_path / "train" / "mine.yaml"
+    file.write_text("a: 010\nb: [1:30, '1:30', 10, 0, 0.5, 1e-4, 1_000]\nc: {d: '010'}\n")
+    problems = check_config_dir(tmp_path, [])
+    assert sorted((problem.where, problem.found) for problem in problems) == [
+        (f"{file} line 1", "010, which YAML reads as 8"),
+        (f"{file} line 2", "1:30, which YAML reads as 90"),
+    ]

@@ -19,6 +19,7 @@ from optbench.cli.command import run_command
 from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
+from optbench.config.run_rules import check_device, check_writable
 from optbench.errors import ConfigError, DamagedFileError, Problem
 from optbench.launch import guard
 from optbench.models.files.facts import base_fingerprint
@@ -155,6 +156,8 @@ def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ClassImag
         *check_base(options.base),
         *check_clip_skip(options.base, options.clip_skip, where="clip_skip"),
         *_check_settings(options),
+        *check_device(options.device, options.mixed_precision),
+        *check_writable("dir", Path(options.dir)),
     ]
     problems = problems or _check_folder(plan)
     if problems:

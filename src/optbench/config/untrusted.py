@@ -46,6 +46,7 @@ _PURE_RESOLVERS = frozenset(
         *("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
     )
 )
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _HYDRAS_RESOLVERS = frozenset(("hydra", "now", "python_version"))
 
 
@@ -111,13 +112,34 @@ def check_config_dir(folder: Path, config_names: Sequence[str]) -> list[Problem]
     ]
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
+            problems += _check_numbers(file, yaml.compose(text, Loader=yaml.SafeLoader))
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue  # said where it is used
         defaults = content.get("defaults") if isinstance(content, dict) else None
         for where, text in leaves(defaults, f"defaults of {file}"):
             problems += _check_text(where, text, Typed())
     return problems
+
+
+def _check_numbers(file: Path, root: yaml.Node | None) -> Iterator[Problem]:
+    """Yield a problem for every number that YAML reads in base 8 or base 60: 010, 1:30."""
+    waiting: list[Any] = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+            if _OTHER_BASE.fullmatch(node.value):
+                yield Problem(
+                    f"{file} line {node.start_mark.line + 1}",
+                    f"{node.value}, which YAML reads as {yaml.safe_load(node.value)}",
+                    "a decimal number without zeros in front, or text in quotes",
+                    f'write "{node.value}" for the text, or the number that is meant',
+                )
 
 
 def import_notices(

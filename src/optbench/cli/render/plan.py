@@ -21,6 +21,7 @@ from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
 from optbench.config.quoting import quoted
+from optbench.config.run_rules import check_device, check_writable
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.schema import PlotOptions
@@ -97,6 +98,8 @@ def _check_settings(options: PlotOptions) -> list[Problem]:
     problems = [
         *check_base(options.base),
         *rules.check_sampler("render.sampler", options.render.sampler),
+        *check_device(options.device, options.mixed_precision),
+        *check_writable("dir", Path(options.dir)),
     ]
     for prompt in options.prompts.prompts:
         tagless = replace(prompt, text="", negative="")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from optbench.config import rules
 from optbench.config.build import build_options
 from optbench.config.compose import Command, CommandPlan, compose
+from optbench.config.run_rules import check_device, check_writable
 from optbench.data import check_dataset_options
 from optbench.errors import ConfigError, Problem, without_effect
 from optbench.models.files.rules import check_base
@@ -77,6 +78,7 @@ def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePla
         *_check_rule(options),
         *_check_sources(options),
         *_check_evaluation(options),
+        *check_writable("runs_dir", Path(options.runs_dir)),
     ]
     if problems:
         raise ConfigError(*rules.without_repeats(problems))
@@ -118,6 +120,7 @@ def _check_evaluation(options: ResizeOptions) -> list[Problem]:
         problems += check_dataset_options(options.dataset)
     if options.render.enabled or options.validate.enabled:
         problems += check_base(options.base)
+        problems += check_device(options.device, options.mixed_precision)
     return problems
 
 
