@@ -194,7 +194,7 @@ def _whole_group(tree: DictConfig, key: str) -> Any:
 
     As `_plain_value` gives it, and several times as fast; that one finds what is wrong.
     """
-    node = tree._get_node(key)
+    node = tree._get_node(key, validate_access=False)
     if not isinstance(node, DictConfig) or node._is_interpolation() or node._is_missing():
         return _ABSENT
     try:

@@ -132,14 +132,17 @@ def _check_numbers(file: Path, root: yaml.Node | None) -> Iterator[Problem]:
             waiting += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-        elif isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
-            if _OTHER_BASE.fullmatch(node.value):
-                yield Problem(
-                    f"{file} line {node.start_mark.line + 1}",
-                    f"{node.value}, which YAML reads as {yaml.safe_load(node.value)}",
-                    "a decimal number without zeros in front, or text in quotes",
-                    f'write "{node.value}" for the text, or the number that is meant',
-                )
+        elif (
+            isinstance(node, yaml.ScalarNode)
+            and node.tag.endswith((":int", ":float"))
+            and _OTHER_BASE.fullmatch(node.value)
+        ):
+            yield Problem(
+                f"{file} line {node.start_mark.line + 1}",
+                f"{node.value}, which YAML reads as {yaml.safe_load(node.value)}",
+                "a decimal number without zeros in front, or text in quotes",
+                f'write "{node.value}" for the text, or the number that is meant',
+            )
 
 
 def import_notices(

@@ -71,7 +71,7 @@ def decode_image(path: Path, findings: Findings) -> DecodedImage | None:
             found = "bytes of no known format"
         if isinstance(error, _DamagedError):
             found = str(error)
-        if mistaken := mistaken_for(content):
+        if content and (mistaken := mistaken_for(content)):
             found, fix = mistaken, "do that, or remove it"
         expected = "an image that can be decoded whole"
         findings.problems.append(Problem(str(path), found, expected, fix))
