@@ -106,5 +106,7 @@ def fake_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for index, size in enumerate([(512, 768), (512, 768), (768, 512)]):
         Image.new("RGB", size, (40 * index, 90, 200)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text(f"mirelle, 1girl, smile, number {index}")
+    for split in ("held_out", "ood", "others"):
+        (assets / "validation" / split).mkdir(parents=True)
     monkeypatch.setattr(resources, "asset", lambda name: assets / name)
     return assets

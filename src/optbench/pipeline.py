@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from optbench.config.build import config_tree, config_yaml
+from optbench.data import holdout_notice
 from optbench.data.batches import EpochBatches, StepBudget
 from optbench.errors import OptbenchError, Problem
 from optbench.lora.initial_weights import initial_weights_notices
@@ -41,7 +42,7 @@ from optbench.training.loop import (
     train,
 )
 from optbench.training.made_as import made_as
-from optbench.training.plan import RunPlan
+from optbench.training.plan import RunPlan, holds_out
 from optbench.training.progress import RunProgress
 from optbench.training.session import Session, Shared
 from optbench.training.trackers import tracked
@@ -144,6 +145,8 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         lr_scheduler=config.lr_scheduler,
         max_grad_norm=config.train.max_grad_norm,
     )
+    if holds_out(config.validate):
+        lane.notices.append(holdout_notice(plan.dataset, plan.held_out))
     write_sealed_text(run.config_path, config_yaml(config))
     recovery.restore(lane, image_folders=(run.path / "images", images.shared_dir))
     save.begin_session(lane)

@@ -53,6 +53,8 @@ class Dataset:
     fingerprint: str  # hex; changes with any image, caption, repeat or bucket
     folders: tuple[ImageFolder, ...] = ()
     notices: tuple[str, ...] = ()  # sentences on what may not be meant as it is
+    # All regularization images with their folders' repeats; those in `images` are balanced.
+    class_images: tuple[CaptionedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

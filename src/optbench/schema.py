@@ -23,6 +23,7 @@ Attention = Literal["sdpa", "xformers", "eager"]
 Isolation = Literal["auto", "process", "none"]
 DynamoBackend = Literal["inductor", "aot_eager", "eager"]
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
+Holdout = Literal["auto", "none"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
 
 
@@ -375,10 +376,13 @@ class ValidateOptions(Options):
     """The images and timesteps of the validation loss (group `validate`)."""
 
     enabled: bool
+    every_n_epochs: Count | None  # the last epoch is always validated; None: it alone
     timesteps: Timesteps  # of the base's 1000
-    num_pictures: Count | None  # of each kind, training and held-out; None: all
-    dir: Place | None  # held-out images, in the data set's layout
-    every_n_epochs: Count  # the last epoch is always validated
+    num_pictures: Count | None  # of each kind; None: all
+    dir: Place | None  # held-out images, in the data set's layout, as those of the next two
+    ood_dir: Place | None  # the subject in outfits and places that are not trained
+    others_dir: Place | None  # other subjects, which the LoRA ought to leave alone
+    holdout: Holdout  # auto: without `dir` a sixth of the data set is not trained on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

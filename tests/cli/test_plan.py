@@ -35,8 +35,7 @@ def only(*arguments: str) -> RunPlan:
 
 
 def cost_of(*arguments: str) -> estimate.Cost:
-    run = only(*arguments)
-    return estimate.estimate(run)
+    return estimate.estimate(only("validate=off", *arguments))
 
 
 def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> None:
@@ -45,6 +44,8 @@ def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> Non
     files.append_rows(run.run_dir / "steps.jsonl", [row, row])
     pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
     files.append_rows(run.run_dir / "epochs.jsonl", [pause])
+    if run.config.validate.enabled:
+        files.write_atomic(run.run_dir / "validation.jsonl", b"")
     for path in guard.image_paths(rundir.RunDir(run.run_dir), run.config):
         files.write_atomic(path, b"")
     rundir.write_status(run.run_dir, "done", made_as=made_as(run))
@@ -177,12 +178,24 @@ def test_the_data_is_counted_by_folder_bucket_and_batch(
 
 
 def test_validation_takes_time_also_where_no_earlier_run_had_any() -> None:
-    write_run(only("network.dim=8"), step_seconds=2.0, pause_seconds=20.0)
+    write_run(only("network.dim=8", "validate=off"), step_seconds=2.0, pause_seconds=20.0)
     plain = cost_of("train.epochs=8").seconds
     assert plain is not None
-    asked = cost_of("train.epochs=8", "validate=default", "validate.every_n_epochs=3")
-    # Three pictures, ten timesteps, one pass forward of 2 s for a batch of 2; epochs 3, 6 and 8.
-    assert asked.seconds == pytest.approx(plain + 3 * (3 * 10 * 2.0 / 2))
+    asked = estimate.estimate(only("train.epochs=8", "validate.every_n_epochs=3"))
+    # Three images of four kinds, five timesteps, a pass forward of 2 s for a batch of 2; epochs 3,
+    # 6 and 8.
+    assert asked.seconds == pytest.approx(plain + 3 * (4 * 3 * 5 * 2.0 / 2))
+
+
+def test_validation_takes_as_long_as_in_the_nearest_earlier_run() -> None:
+    run = only("network.dim=8")
+    write_run(run, step_seconds=2.0, pause_seconds=20.0)
+    row = {"epoch": 2, "seconds_validate": 7.0, "seconds_render": 20.0}
+    files.append_rows(run.run_dir / "epochs.jsonl", [row])
+    (run.run_dir / "validation.jsonl").write_text("")
+    plain = cost_of("train.epochs=8").seconds
+    assert plain is not None
+    assert estimate.estimate(only("train.epochs=8")).seconds == pytest.approx(plain + 7.0)
 
 
 def test_only_what_a_run_does_between_its_epochs_takes_time() -> None:
@@ -195,7 +208,7 @@ def test_the_plan_says_how_many_runs_go_at_a_time(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     write_run(only("network.dim=8"), step_seconds=1.0, pause_seconds=0.0)
-    command = ["-m", "network.dim=1,2,3,4,5", "train.epochs=20"]
+    command = ["-m", "network.dim=1,2,3,4,5", "train.epochs=20", "validate=off"]
     assert plan_command.main(command) == 0
     out = capsys.readouterr().out
     assert "workers: one run after the other in one process" in out

@@ -59,6 +59,8 @@ def test_the_objective_is_the_best_measured_loss_of_the_last_epoch(tmp_path: Pat
     for index, (key, value) in enumerate(losses.items()):
         known = dict(list(losses.items())[: index + 1])
         assert objective(finished(tmp_path / key.replace("/", "_"), "done", **known)) == value
+    known["validation_loss/others"] = 0.8
+    assert objective(finished(tmp_path / "others", "done", **known)) == pytest.approx(1.2)
 
 
 def test_a_run_without_an_end_has_no_objective_and_a_bad_one_the_worst(tmp_path: Path) -> None:

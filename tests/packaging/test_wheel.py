@@ -80,7 +80,7 @@ def test_it_is_found_outside_the_checkout(installed: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["sweep=demo"], ["-m", "optimizer=adamw,lion", "network.dim=16,32", "validate=held_out"]],
+    [["sweep=demo"], ["-m", "optimizer=adamw,lion", "network.dim=16,32", "validate=default"]],
 )
 def test_it_plans_from_an_empty_folder(
     installed: Path, tmp_path: Path, arguments: list[str]

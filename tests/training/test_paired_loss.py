@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,14 @@ from tests.builders.small_training import NETWORK, SmallBase
 
 TIMESTEPS = (50, 450, 850)
 OPTIONS = ValidateOptions(
-    enabled=True, timesteps=TIMESTEPS, num_pictures=None, dir=None, every_n_epochs=2
+    enabled=True,
+    every_n_epochs=2,
+    timesteps=TIMESTEPS,
+    num_pictures=None,
+    dir=None,
+    ood_dir=None,
+    others_dir=None,
+    holdout="none",
 )
 
 
@@ -195,12 +203,23 @@ def test_records_of_other_settings_are_measured_again(tmp_path: Path) -> None:
 )
 def test_which_epochs_are_due(num_epochs: int, is_last: bool, expected: list[int]) -> None:
     assert validation.epochs_due(OPTIONS, num_epochs, is_last=is_last) == expected
+    last_alone = replace(OPTIONS, every_n_epochs=None)
+    assert validation.epochs_due(last_alone, num_epochs, is_last=is_last) == expected[-1:] * is_last
 
 
 def test_held_out_pictures_that_are_trained_on_are_refused() -> None:
     trained_on = Dataset(images=(image("a"), image("b")), fingerprint="1")
-    held_out = Dataset(images=(image("b"), image("c")), fingerprint="2")
+    apart = {"held_out": [image("b"), image("c")], "others": [image("d"), image("c")]}
     with pytest.raises(DatasetError) as caught:
-        validation._check_apart(trained_on, held_out)
-    assert "b.png" in str(caught.value)
-    assert "validate.dir" in str(caught.value)
+        validation._check_apart(trained_on, apart)  # type: ignore[arg-type]
+    trained, twice = caught.value.problems
+    assert trained.where == "validate.dir"
+    assert "trained on, for instance b.png" in trained.found
+    assert twice.where == "validate.others_dir"
+    assert "c.png" in twice.found
+
+
+def test_class_images_may_be_trained_on_and_validated_on() -> None:
+    of_class = replace(image("c"), is_regularization=True)
+    trained_on = Dataset(images=(image("a"), of_class), fingerprint="1", class_images=(of_class,))
+    validation._check_apart(trained_on, {"others": trained_on.class_images})

@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_bytes = write_mirelle(asked.out, seed=asked.seed, num_pictures=asked.num_pictures)
         print(f"{asked.num_pictures} pictures, {num_bytes / 1e6:.2f} MB, in {asked.out}")
         return 0
+    if asked.what == "validation":
+        from tools.tinybase.validation_set import write_validation
+
+        print(f"{write_validation(asked.out) / 1e6:.2f} MB in {asked.out}")
+        return 0
     if asked.what == "resemblance":
         _resemblance(asked)
         return 0
@@ -138,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     character.add_argument("--out", type=Path, default=resources.asset("mirelle"))
     character.add_argument("--seed", type=int, default=0)
     character.add_argument("--num-pictures", type=int, default=24)
+    validation = commands.add_parser("validation", help="draw what LoRAs of her are validated on")
+    validation.add_argument("--out", type=Path, default=resources.asset("validation"))
     return parser
 
 

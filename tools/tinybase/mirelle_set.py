@@ -10,7 +10,7 @@ from tools.tinybase import world
 NUM_PICTURES = 24
 _FOLDER = "5_mirelle"  # five repeats an epoch; the class words are the trigger word
 _QUALITY = 90  # of WebP: less than half of the lossless files, at 37 dB
-_BACKGROUNDS = ("flower field", "night city", "forest", "room", "snow", "simple")
+BACKGROUNDS = ("flower field", "night city", "forest", "room", "snow", "simple")
 
 
 def write_mirelle(target: Path, *, seed: int, num_pictures: int = NUM_PICTURES) -> int:
@@ -22,19 +22,32 @@ def write_mirelle(target: Path, *, seed: int, num_pictures: int = NUM_PICTURES) 
     """
     folder = target / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    num_bytes = 0
-    for index in range(num_pictures):
-        outfit = 1 + index % 2
-        width, height = (768, 512) if index % 8 in (3, 6) else (512, 768)
-        drawing = world.draw_mirelle(
-            rng.key(seed, "tiny", "mirelle", index) % 2**48,
-            outfit=outfit,
-            width=width,
-            height=height,
-            background=_BACKGROUNDS[index // 2 % len(_BACKGROUNDS)],
-        )
-        picture = folder / f"{index + 1:02d}.webp"
-        drawing.image.save(picture, quality=_QUALITY, method=6)
-        picture.with_suffix(".txt").write_text(", ".join(drawing.tags) + "\n")
-        num_bytes += picture.stat().st_size
-    return num_bytes
+    return sum(
+        write_image(draw_set_image(seed, index), folder / f"{index + 1:02d}", quality=_QUALITY)
+        for index in range(num_pictures)
+    )
+
+
+def draw_set_image(seed: int, index: int) -> world.Drawing:
+    """Return one image of a seed's data set of her."""
+    width, height = size_of(index)
+    return world.draw_mirelle(
+        rng.key(seed, "tiny", "mirelle", index) % 2**48,
+        outfit=1 + index % 2,
+        width=width,
+        height=height,
+        background=BACKGROUNDS[index // 2 % len(BACKGROUNDS)],
+    )
+
+
+def size_of(index: int) -> tuple[int, int]:
+    """Return the width and height of one image of a data set."""
+    return (768, 512) if index % 8 in (3, 6) else (512, 768)
+
+
+def write_image(drawing: world.Drawing, place: Path, *, quality: int) -> int:
+    """Write a drawing and its caption beside each other; return the image's bytes."""
+    picture = place.with_suffix(".webp")
+    drawing.image.save(picture, quality=quality, method=6)
+    picture.with_suffix(".txt").write_text(", ".join(drawing.tags) + "\n")
+    return picture.stat().st_size

@@ -42,7 +42,9 @@ from optbench.analysis.image_metrics import Flag, image_flags, last_metrics, met
 from optbench.analysis.next_steps import NextStep, Untested, next_steps, untested
 from optbench.analysis.outcomes import (
     BANDS,
+    FORGETTING_WEIGHT,
     MEASURES,
+    OBJECTIVE,
     SPEED,
     SPLITS,
     Outcome,
@@ -80,7 +82,9 @@ __all__ = [
     "Frames",
     "GROUPS",
     "MEASURED",
+    "FORGETTING_WEIGHT",
     "MEASURES",
+    "OBJECTIVE",
     "NextStep",
     "ORIGINAL",
     "Outcome",

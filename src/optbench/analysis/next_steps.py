@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from optbench.analysis.comparisons import TRAINING, differing, known_records
 from optbench.analysis.frames import Frames
+from optbench.analysis.outcomes import OBJECTIVE, SPLITS
 from optbench.analysis.rates import RATES, RankTrap, rank_trap
 from optbench.analysis.standings import BROKEN, DONE, Setting, Standings
 from optbench.analysis.superseded import superseded
 
 ENOUGH_SEEDS = 3
+_HELD_OUT = (OBJECTIVE, SPLITS["held_out"])  # measures of how well a LoRA does on other images
 MANY_SEEDS = 6
 RATE_LADDER = (0.3, 1.0, 3.0)
 LOW_RATES = (0.1, 0.3, 1.0)
@@ -87,7 +89,7 @@ def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
             seconds=pace.of(2 * ENOUGH_SEEDS - 1),
             num_seeds=ENOUGH_SEEDS,
         )
-    if standings.finished and standings.measure != "validation_held_out":
+    if standings.finished and standings.measure not in _HELD_OUT:
         num_done = sum(row["status"] == DONE for row in rows)
         yield NextStep(
             reason="no_held_out_validation", changes=(("validate=default",),), num_runs=num_done

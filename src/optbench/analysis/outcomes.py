@@ -26,7 +26,10 @@ from optbench.analysis.superseded import superseded
 
 # The best evidence first. Validation is the mean of the loss minus the base's own at the same
 # place, so 0 is the base alone; all of them are better when lower.
+OBJECTIVE = "validation_objective"
+FORGETTING_WEIGHT = 0.25  # of the loss added on other subjects, beside that on held-out images
 MEASURES: Mapping[str, str] = {
+    OBJECTIVE: "held-out loss plus a quarter of the loss added on other subjects",
     "validation_held_out": "validation loss on held-out images",
     "validation_training": "validation loss on training images",
     "final_loss": "training loss of the last epoch",
@@ -34,6 +37,8 @@ MEASURES: Mapping[str, str] = {
 SPEED = "seconds_per_step"
 SPLITS: Mapping[str, str] = {
     "held_out": "validation_held_out",
+    "ood": "validation_ood",
+    "others": "validation_others",
     "training": "validation_training",
 }
 # Detail needs little noise, composition much; thirds of the 1000 timesteps.
@@ -77,6 +82,13 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
     last = last_validation(runs, validation)
     places = {column: _places(runs, last, split) for split, column in SPLITS.items()}
     images = {column: _by_image(last, split) for split, column in SPLITS.items()}
+    held_out, others = SPLITS["held_out"], SPLITS["others"]
+    both = places[held_out].keys() & places[others].keys()
+    places[OBJECTIVE] = {run: f"{places[held_out][run]} {places[others][run]}" for run in both}
+    images[OBJECTIVE] = {
+        run: {**images[held_out][run], **_times(FORGETTING_WEIGHT, images[others][run])}
+        for run in both
+    }
     by_measure: dict[str, list[Outcome]] = {measure: [] for measure in (*MEASURES, SPEED)}
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
@@ -138,7 +150,11 @@ def last_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFram
 
 
 def with_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with their last epoch's validation loss minus the base's, for each split."""
+    """Return the runs with their last epoch's validation loss minus the base's, for each split.
+
+    The gain G is minus `validation_held_out`, the forgetting F `validation_others`; where there
+    are both, `validation_objective` is -(G - F/4), lower is better.
+    """
     rows = last_validation(runs, validation)
     frame = runs.copy()
     places = pd.MultiIndex.from_frame(runs[["sweep", "run"]]) if len(runs) else None
@@ -146,6 +162,8 @@ def with_validation(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFram
         means = rows[rows["split"] == split].groupby(["sweep", "run"])["difference"].mean()
         values = None if places is None else means.reindex(places).to_numpy(dtype=float)
         frame[column] = values
+    added = frame[SPLITS["others"]].astype(float)
+    frame[OBJECTIVE] = frame[SPLITS["held_out"]].astype(float) + FORGETTING_WEIGHT * added
     return frame
 
 
@@ -243,3 +261,10 @@ class _Places:
         return self.places == other.places and np.allclose(
             self.base_losses, other.base_losses, rtol=slack, atol=0
         )
+
+
+def _times(factor: float, images: Images) -> Images:
+    return {
+        kind: {image: factor * value for image, value in of_kind.items()}
+        for kind, of_kind in images.items()
+    }

@@ -10,10 +10,15 @@ from typing import Any
 
 from optbench.analysis.comparisons import known_records, labels
 from optbench.analysis.frames import Frames
+from optbench.analysis.outcomes import OBJECTIVE
 from optbench.analysis.standings import DONE, Standings
 
 _ROUNDING = 1e-9  # means of the same losses in another order
-_SPLIT = {"validation_held_out": "held_out", "validation_training": "training"}
+_SPLIT = {
+    OBJECTIVE: "held_out",
+    "validation_held_out": "held_out",
+    "validation_training": "training",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

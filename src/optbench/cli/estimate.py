@@ -111,7 +111,6 @@ def _seconds(
         for row in readable_rows(RunDir(run_dir).steps_path)[0]
     ]
     pause_names = ["seconds_save"]
-    pause_names += ["seconds_validate"] if config.validate.enabled else []
     pause_names += ["seconds_render"] if config.render.enabled else []
     pauses: list[float] = [
         sum(_seconds_of(row, pause) for pause in pause_names)
@@ -121,23 +120,30 @@ def _seconds(
     if not steps:
         return None
     pause = statistics.median(pauses) if pauses else 0.0
-    has_validated = any(RunDir(run_dir).validation_path.is_file() for run_dir in nearest)
-    validation = 0.0 if has_validated else _validation_seconds(config, dataset, nearest)
+    validation = 0.0
+    if config.validate.enabled:
+        validation = _validation_seconds(config, dataset, nearest)
     epochs = range(1, num_epochs + 1)
-    every = config.validate.every_n_epochs
+    every = config.validate.every_n_epochs or num_epochs
     num_due = len({epoch for epoch in epochs if epoch % every == 0 or epoch == num_epochs})
     return statistics.median(steps) * num_steps + pause * num_epochs + validation * num_due
 
 
 def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[Path]) -> float:
-    """Return the likely seconds of one validation, where none of the earlier runs had any.
+    """Return the likely seconds of one validation: as long as those of the earlier runs took.
 
-    One forward pass for each image and timestep, as long as a training step's pass takes for each
-    of its images; held-out images come to those trained on.
+    Where they had none, one forward pass for each image and timestep, as long as a training step's
+    pass takes for each of its images.
     """
     options = config.validate
-    if not options.enabled:
-        return 0.0
+    measured: list[float] = [
+        _seconds_of(row, "seconds_validate")
+        for run_dir in run_dirs
+        if RunDir(run_dir).validation_path.is_file()
+        for row in readable_rows(RunDir(run_dir).epochs_path)[0][-1:]  # the last always has one
+    ]
+    if measured:
+        return statistics.median(measured)
     forwards: list[float] = [
         _seconds_of(row, "seconds_forward")
         for run_dir in run_dirs
@@ -145,8 +151,9 @@ def _validation_seconds(config: RunConfig, dataset: Dataset, run_dirs: Sequence[
     ]
     if not forwards:
         return 0.0
-    num_trained = min(options.num_pictures or len(dataset.images), len(dataset.images))
-    num_images = num_trained * (1 if options.dir is None else 2)
+    num_of_kind = min(options.num_pictures or len(dataset.images), len(dataset.images))
+    kinds = (options.dir, options.ood_dir, options.others_dir or config.dataset.reg_dir)
+    num_images = num_of_kind * (1 + sum(kind is not None for kind in kinds))
     forward = statistics.median(forwards) / config.train.batch_size
     return forward * num_images * len(options.timesteps)
 

@@ -15,6 +15,7 @@ from optbench.cli.command import DONE, refuse, shown
 from optbench.cli.estimate import Cost, bucket_counts, estimate
 from optbench.config.build import config_tree
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
+from optbench.data import holdout_notice
 from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
@@ -25,7 +26,7 @@ from optbench.render.notices import cut_notices
 from optbench.report.wording import seconds_text
 from optbench.storage import rundir
 from optbench.terminal import Terminal, output
-from optbench.training.plan import RunPlan
+from optbench.training.plan import RunPlan, holds_out
 
 _MIB = 1 << 20
 
@@ -104,7 +105,9 @@ def _print_data(console: Terminal, runs: Sequence[RunPlan]) -> None:
     """Print every data set once: folders, buckets, and the batches and steps they give."""
     by_dataset: dict[str, list[RunPlan]] = {}
     for run in runs:
-        by_dataset.setdefault(run.dataset.fingerprint, []).append(run)
+        # Seeds that leave out different images of it share a data set.
+        whole = run.dataset if run.held_out is None else run.held_out
+        by_dataset.setdefault(whole.fingerprint, []).append(run)
     for same_data in by_dataset.values():
         dataset = same_data[0].dataset
         num_uses = sum(image.repeats for image in dataset.images)
@@ -128,6 +131,12 @@ def _print_data(console: Terminal, runs: Sequence[RunPlan]) -> None:
             batches = " or ".join(str(math.ceil(count.num_uses / size)) for size in batch_sizes)
             console.print(f"  bucket {width}x{height}: {line}, {batches} batches")
         for sentence in (*dataset.notices, *_cut_captions(same_data)):
+            console.print(f"  {sentence}")
+        for sentence in dict.fromkeys(
+            f"seed {run.config.seed}: {holdout_notice(run.dataset, run.held_out)}"
+            for run in same_data
+            if holds_out(run.config.validate)
+        ):
             console.print(f"  {sentence}")
         for sentence in dict.fromkeys(_epoch_line(run) for run in same_data):
             console.print(f"  {sentence}")

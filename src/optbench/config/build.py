@@ -61,12 +61,19 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver(
         "optbench_asset", lambda name: str(resources.asset(name)), replace=True
     )
+    OmegaConf.register_new_resolver("optbench_validation", _shipped_validation, replace=True)
     OmegaConf.register_new_resolver(
         "optbench_root", lambda: str(resources.resource_root()), replace=True
     )
     OmegaConf.register_new_resolver(
         "optbench_sweeps", lambda *command: ", ".join(resources.sweep_names(*command)), replace=True
     )
+
+
+def _shipped_validation(split: str, dataset_dir: str) -> str | None:
+    """Return the drawings to validate on that ship for a data set; None for any but our own."""
+    is_ours = dataset_dir == str(resources.asset("mirelle"))
+    return str(resources.asset("validation") / split) if is_ours else None
 
 
 def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig:

@@ -23,7 +23,7 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.config.build import config_tree, register_resolvers
-from optbench.data import read_dataset
+from optbench.data import hold_out, read_dataset
 from optbench.lora.initial_weights import InitialWeights, ReadWeights, initial_weights_of
 from optbench.models.device import default_num_threads, device_kind
 from optbench.models.files import facts
@@ -34,7 +34,7 @@ from optbench.storage import resources
 from optbench.storage.hashing import fingerprint
 from optbench.storage.nested import flatten
 from optbench.storage.source_code import source_fingerprint
-from optbench.training.plan import RunPlan
+from optbench.training.plan import RunPlan, holds_out
 
 _WEIGHTS_SCHEMA = 1  # raise it when equal settings begin to give other weights
 _NUM_HASH_DIGITS = 8
@@ -139,7 +139,9 @@ def plan_run(
     data_key = config.dataset, pixels
     if data_key not in datasets:
         datasets[data_key] = read_dataset(config.dataset, pixels_per_latent=data_key[1])
-    dataset = datasets[data_key]
+    dataset, held_out = datasets[data_key], None
+    if holds_out(config.validate):
+        dataset, held_out = hold_out(dataset, seed=config.seed)
     weights = weights_fingerprint(
         config,
         dataset_fingerprint=dataset.fingerprint,
@@ -156,6 +158,7 @@ def plan_run(
         base_fingerprint=base,
         changed_settings=_names(config, changed),
         dataset=dataset,
+        held_out=held_out,
         initial_weights=start,
         sweep_dir=sweep_dir,
     )

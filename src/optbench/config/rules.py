@@ -34,6 +34,7 @@ from optbench.schema import (
     TrainOptions,
     ValidateOptions,
 )
+from optbench.storage import resources
 from optbench.storage.resources import command_line
 from optbench.training.rules import check_loss, check_loss_for_data
 from optbench.training.trackers import check_tracker
@@ -191,21 +192,31 @@ def check_validate(options: ValidateOptions) -> list[Problem]:
                 "write 'validate.timesteps=[100,300,500,700,900]'",
             )
         )
-    if options.dir is not None and not Path(options.dir).is_dir():
-        problems.append(
-            Problem(
-                "validate.dir",
-                f"{options.dir}, which does not exist",
-                "a folder of held-out images",
-                f"write validate.dir=FOLDER, relative to {Path.cwd()} or absolute",
+    shipped = resources.asset("validation")
+    for name, images in (
+        ("dir", "held-out images"),
+        ("ood_dir", "images of what is trained, in outfits and places that are not"),
+        ("others_dir", "images of others than what is trained"),
+    ):
+        folder = getattr(options, name)
+        if folder is None:
+            continue
+        if not Path(folder).is_dir():
+            problems.append(
+                Problem(
+                    f"validate.{name}",
+                    f"{folder}, which does not exist",
+                    f"a folder of {images}",
+                    f"write validate.{name}=FOLDER, relative to {Path.cwd()} or absolute",
+                )
             )
-        )
-    if options.dir is not None and not options.enabled:
-        problems.append(
-            without_effect(
-                "validate.dir", options.dir, "validate.enabled is false", "validate=default"
+        # What ships with optbench is there by default, not because somebody wants it.
+        if not options.enabled and Path(folder).parent != shipped:
+            problems.append(
+                without_effect(
+                    f"validate.{name}", folder, "validate.enabled is false", "validate=default"
+                )
             )
-        )
     return problems
 
 

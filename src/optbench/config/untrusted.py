@@ -42,7 +42,7 @@ _OUTPUT_DIR = "${hydra.runtime.output_dir}/"  # where the log files of Hydra's o
 _PURE_RESOLVERS = frozenset(
     (
         *("mul", "pick", "divided", "when", "half"),
-        *("optbench_asset", "optbench_root", "optbench_sweeps"),
+        *("optbench_asset", "optbench_root", "optbench_sweeps", "optbench_validation"),
         *("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
     )
 )

@@ -80,7 +80,7 @@ def read_dataset(options: DatasetOptions, *, pixels_per_latent: int) -> Dataset:
     images += used_class_images
     return Dataset(
         images=tuple(images),
-        fingerprint=_fingerprint(images),
+        fingerprint=fingerprint_of(images),
         folders=tuple(
             ImageFolder(
                 name=folder.path.name,
@@ -91,6 +91,7 @@ def read_dataset(options: DatasetOptions, *, pixels_per_latent: int) -> Dataset:
             for folder in [*folders, *reg_folders]
         ),
         notices=tuple(notices),
+        class_images=tuple(class_images),
     )
 
 
@@ -210,7 +211,8 @@ def _check_effect(options: DatasetOptions, images: Sequence[CaptionedImage]) -> 
     return problems
 
 
-def _fingerprint(images: Iterable[CaptionedImage]) -> str:
+def fingerprint_of(images: Iterable[CaptionedImage]) -> str:
+    """Return hex that changes with any image, caption, repeat or bucket of a data set."""
     content = [
         (image.key, image.caption, image.repeats, image.bucket, image.resized)
         # A mark only where it says something: a data set without keeps the fingerprint it had.

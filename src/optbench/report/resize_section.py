@@ -23,7 +23,12 @@ from optbench.schema import Prompt
 
 _MAX_COLUMNS = 6  # of one sheet, the original included
 _CELL_PX = 420
-_SPLITS = {"training": "training images", "held_out": "held-out images"}
+_SPLITS = {
+    "training": "training images",
+    "held_out": "held-out images",
+    "ood": "other outfits and places",
+    "others": "other subjects",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,12 @@ _OF_RUNS = (
     ("peak_memory_bytes", "peak memory", "B"),
     ("lora_bytes", "LoRA file", "B"),
 )
-_SPLITS = {"held_out": "held-out", "training": "training"}
+_SPLITS = {
+    "held_out": "held-out images",
+    "ood": "other outfits and places",
+    "others": "other subjects",
+    "training": "training images",
+}
 
 
 def make_numbers(
@@ -36,8 +41,7 @@ def make_numbers(
         for name, title, unit in _OF_RUNS
     ]
     of_epochs = {"mean_loss": "mean loss of the epoch"} | {
-        f"validation_loss/{split}": f"validation loss, {words} images"
-        for split, words in _SPLITS.items()
+        f"validation_loss/{split}": f"validation loss, {words}" for split, words in _SPLITS.items()
     }
     for name, title in of_epochs.items():
         by_epoch = [
@@ -68,7 +72,7 @@ def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
         def validation(run: RunEvidence, name: str = f"validation_loss/{split}") -> Points:
             return _points(run.epochs, name)
 
-        curves.append(_curve(f"validation loss, {words} images", runs, validation))
+        curves.append(_curve(f"validation loss, {words}", runs, validation))
     return [curve for curve in curves if any(points[0] for points in curve["points"])]
 
 

@@ -22,7 +22,9 @@ from optbench.records import CaptionedImage, Sizes
 if TYPE_CHECKING:
     from torch import Tensor
 
-Split = Literal["training", "held_out"]
+# Images that are trained on; that are not; of the subject in outfits and places that are not; of
+# other subjects.
+Split = Literal["training", "held_out", "ood", "others"]
 _SEED = 0  # of the draws, the same for all runs
 _MAX_BATCH = 5  # fixed, because the last bits depend on it
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from optbench.data import HeldOut
 from optbench.data.batches import num_batches
 from optbench.lora.initial_weights import InitialWeights
 from optbench.records import Dataset
-from optbench.schema import RunConfig
+from optbench.schema import RunConfig, ValidateOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class RunPlan:
     weights_fingerprint: str  # 16 hex; changes with everything that affects the weights
     base_fingerprint: str
     changed_settings: tuple[str, ...]  # those that affect the weights and are not as shipped
-    dataset: Dataset
+    dataset: Dataset  # what is trained on
+    held_out: HeldOut | None = None  # what is not, by validate.holdout
     initial_weights: InitialWeights | None  # the LoRA file that is trained on
     sweep_dir: Path
     run_index: int = 0
@@ -52,3 +54,8 @@ class RunPlan:
         train = self.config.train
         steps = train.epochs * self.steps_per_epoch
         return steps if train.max_steps is None else min(train.max_steps, steps)
+
+
+def holds_out(options: ValidateOptions) -> bool:
+    """Return whether some images of the data set are to be validated on instead of trained on."""
+    return options.enabled and options.holdout == "auto" and options.dir is None

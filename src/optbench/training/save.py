@@ -38,6 +38,7 @@ def begin_session(lane: RunLane) -> None:
     A run that is trained to its end keeps what is said of its training.
     """
     config, dataset = lane.plan.config, lane.plan.dataset
+    held_out = lane.plan.held_out
     facts = {
         "departures": list(departures(config.optimizer)),
         "note": config.optimizer.note,
@@ -54,6 +55,11 @@ def begin_session(lane: RunLane) -> None:
             "num_images": len(dataset.images),
             "num_samples_per_epoch": sum(image.repeats for image in dataset.images),
             "fingerprint": dataset.fingerprint,
+            # Of everything in the folders, which seeds train on different parts of.
+            "whole_fingerprint": (
+                dataset.fingerprint if held_out is None else held_out.fingerprint
+            ),
+            "num_held_out": 0 if held_out is None else len(held_out.images),
         },
         "weights_fingerprint": lane.plan.weights_fingerprint,
         "total_steps": lane.plan.total_steps,

@@ -20,7 +20,7 @@ from optbench.data.latent_cache import encode_dataset
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.lora.network import as_in_file
 from optbench.models.text.tokens import CLEANING_VERSION, is_repaired
-from optbench.records import Dataset
+from optbench.records import CaptionedImage, Dataset
 from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import files, hashing
 from optbench.storage.files import Row
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from optbench.training.lane import RunLane
 
 _SCHEMA = 1  # raise it when equal settings begin to give other losses
-_SPLITS: tuple[Split, ...] = ("training", "held_out")
+_SPLITS: tuple[Split, ...] = ("training", "held_out", "ood", "others")
+_FOLDER_KEYS: Mapping[Split, str] = {
+    "held_out": "validate.dir",
+    "ood": "validate.ood_dir",
+    "others": "validate.others_dir",
+}
 Place = tuple[str, int]  # image and timestep
 
 
@@ -82,7 +87,12 @@ def validator_for(plan: RunPlan, base: BaseModel) -> Validator | None:
         run=RunDir(plan.run_dir),
         base=base,
         samples=read_samples(
-            config.validate, config.dataset, base, dataset=plan.dataset, cache_dir=cache_dir
+            config.validate,
+            config.dataset,
+            base,
+            dataset=plan.dataset,
+            held_out=() if plan.held_out is None else plan.held_out.images,
+            cache_dir=cache_dir,
         ),
         options=config.validate,
         text_options=base.text_options(dataclasses.asdict(config.train)),
@@ -96,37 +106,48 @@ def read_samples(
     base: BaseModel,
     *,
     dataset: Dataset | None = None,
+    held_out: Sequence[CaptionedImage] = (),
     cache_dir: Path,
 ) -> tuple[ValidationSample, ...]:
-    """Return the images to measure on: some of the data set, and some of `options.dir`.
+    """Return the images to measure on, of every kind that there are images of.
+
+    Args:
+        options: The folders beside the data set, and how many of each kind.
+        data: How images are sized and captioned.
+        base: Encodes them.
+        dataset: What is trained on; None: read by `data`.
+        held_out: Images of the data set that are not trained on.
+        cache_dir: Where latents lie.
 
     Raises:
-        DatasetError: If images cannot be read, or held-out ones are among those trained on.
+        DatasetError: If images cannot be read, or ones from beside are among those trained on.
     """
     trained = dataset or read_dataset(data, pixels_per_latent=base.pixels_per_latent)
-    samples = list(_samples(trained, "training", options, base, cache_dir))
-    if options.dir is not None:
-        # What other captions and images give nothing to do is no mistake of these.
-        apart = dataclasses.replace(
-            data,
-            dir=options.dir,
-            reg_dir=None,
-            class_tokens=None,
-            enable_wildcard=False,
-            caption_separator=",",
-            secondary_separator=None,
-            keep_tokens_separator=None,
-            random_crop=False,
-        )
-        held_out = read_dataset(apart, pixels_per_latent=base.pixels_per_latent)
-        _check_apart(trained, held_out)
-        samples += _samples(held_out, "held_out", options, base, cache_dir)
-    return tuple(samples)
+    by_split: dict[Split, Sequence[CaptionedImage]] = {
+        "training": [image for image in trained.images if not image.is_regularization],
+        "held_out": held_out,
+        "others": trained.class_images,
+    }
+    folders: Mapping[Split, str | None] = {
+        "held_out": options.dir,
+        "ood": options.ood_dir,
+        "others": options.others_dir,
+    }
+    for split, folder in folders.items():
+        if folder is not None:
+            by_split[split] = _beside(folder, data, base)
+    _check_apart(trained, by_split)
+    return tuple(
+        sample
+        for split in _SPLITS
+        for sample in _samples(by_split.get(split, ()), split, options, base, cache_dir)
+    )
 
 
 def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
     """Return which of so many trained epochs are to be measured; the last of a run always is."""
-    epochs = [epoch for epoch in range(1, num_epochs + 1) if epoch % options.every_n_epochs == 0]
+    every = options.every_n_epochs
+    epochs = [epoch for epoch in range(1, num_epochs + 1) if every and epoch % every == 0]
     return epochs + [num_epochs] * (is_last and num_epochs not in epochs)
 
 
@@ -226,7 +247,8 @@ def base_losses(validator: Validator) -> dict[Place, float]:
 def summary(rows: Iterable[Mapping[str, Any]], *, epoch: int) -> dict[str, float]:
     """Return an epoch's mean losses for its record; nothing where it has none.
 
-    `validation_loss/training` is over images that are trained on, `/held_out` over others, and
+    `validation_loss/training` is over images that are trained on, `/held_out` over ones that are
+    not, `/ood` over the subject in other outfits and places, `/others` over other subjects.
     `_base` and `_original` are the base's and the original's means over the same places.
     """
     of_epoch = [row for row in rows if row["epoch"] == epoch]
@@ -254,12 +276,32 @@ def _base_path(validator: Validator) -> Path:
     return validator.cache_dir / "base-losses" / f"{validator.key}.json"
 
 
+def _beside(folder: str, data: DatasetOptions, base: BaseModel) -> Sequence[CaptionedImage]:
+    """Return the images of a folder beside the data set, sized and captioned as it is."""
+    # What other captions and images give nothing to do is no mistake of these.
+    apart = dataclasses.replace(
+        data,
+        dir=folder,
+        reg_dir=None,
+        class_tokens=None,
+        enable_wildcard=False,
+        caption_separator=",",
+        secondary_separator=None,
+        keep_tokens_separator=None,
+        random_crop=False,
+    )
+    return read_dataset(apart, pixels_per_latent=base.pixels_per_latent).images
+
+
 def _samples(
-    dataset: Dataset, split: Split, options: ValidateOptions, base: BaseModel, cache_dir: Path
+    images: Sequence[CaptionedImage],
+    split: Split,
+    options: ValidateOptions,
+    base: BaseModel,
+    cache_dir: Path,
 ) -> Iterable[ValidationSample]:
-    images = [image for image in dataset.images if not image.is_regularization]
     chosen = choose_images(images, options.num_pictures)
-    part = Dataset(images=tuple(chosen), fingerprint=dataset.fingerprint)
+    part = Dataset(images=tuple(chosen), fingerprint="")
     latents = encode_dataset(part, base, cache_dir=cache_dir, flips=False).latents_CHW
     return [
         ValidationSample(
@@ -273,15 +315,22 @@ def _samples(
     ]
 
 
-def _check_apart(trained: Dataset, held_out: Dataset) -> None:
-    keys = {image.key for image in trained.images}
-    both: Sequence[str] = [str(image.path) for image in held_out.images if image.key in keys]
-    if both:
-        raise DatasetError(
-            Problem(
-                "validate.dir",
-                f"{len(both)} images that are trained on, for instance {both[0]}",
-                "held-out images that no training of this data set sees",
-                "take them out of one of the two folders",
+def _check_apart(trained: Dataset, by_split: Mapping[Split, Sequence[CaptionedImage]]) -> None:
+    """Raise if an image is of two kinds; class images may be among `others` and trained on."""
+    kinds = dict.fromkeys((image.key for image in trained.images), "that are trained on")
+    problems = []
+    for split, where in _FOLDER_KEYS.items():
+        images = [image for image in by_split.get(split, ()) if not image.is_regularization]
+        both = [image for image in images if image.key in kinds]
+        if both:
+            problems.append(
+                Problem(
+                    where,
+                    f"{len(both)} images {kinds[both[0].key]}, for instance {both[0].path}",
+                    "images that no training of this data set sees, each in one folder",
+                    "take them out of one of the two folders",
+                )
             )
-        )
+        kinds |= dict.fromkeys((image.key for image in images), f"of {where} too")
+    if problems:
+        raise DatasetError(*problems)

@@ -80,6 +80,7 @@ def convert(options: Mapping[str, Any]) -> Imported:
         f"base={family}",
         "dataset=folder",
         "prompts=folder",
+        "validate.holdout=none",  # kohya's trainer trains on every image
         *_plain(args),
         *_loss(args, imported),
         *_network(args, imported),

@@ -151,6 +151,7 @@ SPECIAL = (
     "render.steps",
     "render.sampler",
     "tracker.log_with",
+    "validate.holdout",
     *TRACKER_VALUES.values(),
 )
 # Ours alone, and why a kohya command lacks nothing without it.
@@ -168,8 +169,8 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
     "optimizer.note": "texts of the recipe",
     **dict.fromkeys(
         (
-            *("validate.enabled", "validate.dir", "validate.num_pictures"),
-            *("validate.timesteps", "validate.every_n_epochs"),
+            *("validate.enabled", "validate.dir", "validate.ood_dir", "validate.others_dir"),
+            *("validate.num_pictures", "validate.timesteps", "validate.every_n_epochs"),
         ),
         "losses are measured apart from the training",
     ),

@@ -18,6 +18,7 @@ _COSTS = (
     ("lora_bytes", "Quality against file size", CostAxis(title="file size", text=bytes_text)),
 )
 _AXIS = {
+    "validation_objective": "held-out loss minus the base's, plus a quarter of the forgetting",
     "validation_held_out": "held-out loss minus the base's",
     "validation_training": "validation loss minus the base's",
     "final_loss": "training loss",

@@ -9,7 +9,12 @@ from optbench.analysis.evidence import SweepEvidence
 from optbench.report.charts.line import Axes, Chart, Line, line_chart
 from optbench.report.charts.styles import Styles
 
-_SPLITS: Mapping[str, str] = {"training": "training images", "held_out": "held-out images"}
+_SPLITS: Mapping[str, str] = {
+    "training": "training images",
+    "held_out": "held-out images",
+    "ood": "other outfits and places",
+    "others": "other subjects",
+}
 
 
 def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
@@ -38,7 +43,7 @@ def validation_charts(sweep: SweepEvidence, styles: Styles) -> Iterator[Chart]:
             f"Validation loss against the base, {words}",
             "Mean over the same images, noise and timesteps for every run and epoch, "
             "minus the base's own loss there. Below 0 is better than the base; on held-out "
-            "images a rise after a fall is overfitting.",
+            "images a rise after a fall is overfitting, on other subjects above 0 is forgetting.",
             "loss minus the base's",
             lambda row, split=split: _against_base(row, split),  # type: ignore[misc]
         )
