@@ -263,7 +263,7 @@ class _Places:
         )
 
 
-def _times(factor: float, images: Images) -> Images:
+def _times(factor: float, images: Images) -> dict[str, dict[str, float]]:
     return {
         kind: {image: factor * value for image, value in of_kind.items()}
         for kind, of_kind in images.items()
