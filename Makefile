@@ -52,8 +52,22 @@ test: .venv/stamp-dev ## Run the test suite: every package, without what is slow
 	@$(PYTHON) -m pytest $(WORKERS)
 
 .PHONY: test-all
-test-all: .venv/stamp-dev ## Run the whole test suite: also what is slow, many examples, tools/tinybase
+test-all: .venv/stamp-dev test-lowest ## Run the whole test suite: lowest versions, what is slow, many examples, tools/tinybase
 	@$(PYTHON) -m pytest $(WORKERS) -m "not full_size" --hypothesis-profile=many tests tools
+
+# In an environment of its own. Old versions give warnings that are no fault of ours.
+LOWEST := .venv/lowest
+$(LOWEST)/stamp: .venv/stamp-created pyproject.toml constraints.txt tests/packaging/lowest_versions.py
+	@echo "Installing the lowest versions that pyproject.toml allows into $(LOWEST)" >&2
+	@"$(SYSTEM_PYTHON)" -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet -c constraints.txt "$(TORCH)" packaging
+	@$(LOWEST)/bin/python tests/packaging/lowest_versions.py > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet -c $(LOWEST)/constraints.txt -e '.[test]'
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/stamp ## Run the fast suite with the lowest versions of everything that pyproject.toml allows
+	@$(LOWEST)/bin/python -m pytest $(WORKERS) -o filterwarnings=default tests
 
 .PHONY: test-full-size
 test-full-size: .venv/stamp-dev ## Load, train and resume checkpoints of published sizes (12 GB of memory)

@@ -53,9 +53,12 @@ def write_base(folder: Path) -> Path:
     models["vae"].register_to_config(scaling_factor=0.5)
     for name, model in models.items():
         model.to(torch.float16).save_pretrained(target / name)
-    # transformers 5 leaves out the prefix that checkpoints and every other version have.
+    # Late versions of transformers leave out the prefix that checkpoints and others have.
     text_encoder = target / "text_encoder" / "model.safetensors"
-    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(text_encoder).items()}
+    tensors = {
+        f"text_model.{name.removeprefix('text_model.')}": tensor
+        for name, tensor in load_file(text_encoder).items()
+    }
     save_file(tensors, text_encoder, metadata={"format": "pt"})
     return target
 

@@ -148,7 +148,7 @@ def test_diffusers_loads_every_key_and_draws_our_picture(
         pipeline.scheduler.config, clip_sample=False, set_alpha_to_one=False
     )
     lora = finished / "lora" / f"{finished.name}.safetensors"
-    pipeline.load_lora_weights(str(lora))  # raises on keys it cannot place
+    pipeline.load_lora_weights(lora.parent, weight_name=lora.name)  # raises on keys it cannot place
     prompt = config.prompts.prompts.a
     ours = finished / f"images/epoch-0002/a-{prompt.width}x{prompt.height}-s7.png"
     theirs = pipeline(

@@ -91,7 +91,7 @@ def in_diffusers(path: Path) -> torch.Tensor:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.load_lora_weights(str(path))  # raises on keys it cannot place
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)  # raises on keys it cannot place
     adapters = pipeline.get_list_adapters()
     assert set(adapters) == {"unet", "text_encoder"}
     loaded = sum(

@@ -143,6 +143,6 @@ def num_loaded_by_diffusers(family: str, checkpoint: Path, lora: Path) -> int:
         parts |= {"safety_checker": None, "feature_extractor": None}
         parts["scheduler"] = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
         pipeline = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    pipeline.load_lora_weights(str(lora))
+    pipeline.load_lora_weights(lora.parent, weight_name=lora.name)
     trained = [part for name, part in parts.items() if name.startswith(("unet", "text_encoder"))]
     return sum("lora_A" in name for part in trained for name, _ in part.named_parameters())

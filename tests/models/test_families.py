@@ -476,7 +476,7 @@ def test_diffusers_loads_every_key_and_computes_what_we_compute(
     pipeline = kinds.get(base.family, StableDiffusionPipeline).from_pretrained(
         folder, local_files_only=True
     )
-    pipeline.load_lora_weights(str(path))  # raises on keys it cannot place
+    pipeline.load_lora_weights(path.parent, weight_name=path.name)  # raises on keys it cannot place
     parts = [pipeline.unet, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)]
     loaded = sum(
         "lora_A" in name

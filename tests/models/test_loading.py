@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from optbench import contracts
 from optbench.errors import BaseError
 from optbench.models import sd15
+from optbench.models.compute import text_model
 from optbench.models.diffusion import STABLE_DIFFUSION_SCHEDULE
 from optbench.models.latent_diffusion import Name, Parts
 from optbench.models.stable_diffusion import StableDiffusion
@@ -346,6 +347,6 @@ def test_names_do_not_depend_on_how_transformers_nests_the_text_encoder(
     """Before version 5 the layers sat one attribute deeper."""
     nested = copy.copy(base)
     nested.text_encoders = (nn.Module(),)
-    nested.text_encoder.text_model = base.text_encoder
+    nested.text_encoder.text_model = text_model(base.text_encoder)
     names = [target.name for target in base.lora_targets()]
     assert [target.name for target in nested.lora_targets()] == names
