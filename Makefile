@@ -89,6 +89,10 @@ fix: .venv/stamp-dev ## Format and repair what can be repaired by itself
 torture: .venv/stamp-dev ## The long failure campaign: kills, flips, races, full disks; prints a table
 	@$(PYTHON) -m tests.torture
 
+.PHONY: mutants
+mutants: .venv/stamp-dev ## Break lines that numbers depend on, one at a time; every one must be noticed
+	@$(PYTHON) -m tests.mutation
+
 .PHONY: bench
 bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
 	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done
