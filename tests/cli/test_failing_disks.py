@@ -194,7 +194,7 @@ def finished(folder: Path) -> RunDir:
     files.write_sealed_text(run.config_path, run.config_path.read_text() + "optimizer: {name: a}\n")
     files.append_rows(run.steps_path, [{"epoch": 1, "step": 1}, {"epoch": 2, "step": 2}])
     files.append_rows(run.epochs_path, [{"epoch": 1}, {"epoch": 2}])
-    files.append_rows(run.layers_path, [{"epoch": 1}])
+    files.append_rows(run.layers_path, [{"epoch": 1}, {"epoch": 2}])
     files.append_rows(run.files_path, [])
     files.write_rows(run.files_path, [{"epoch": 1, "file": "x", "sha256": "0"}])
     files.write_json(run.provenance_path, {"total_steps": 2})
@@ -260,3 +260,15 @@ def test_a_run_that_may_not_be_read_is_named(
     run.steps_path.chmod(0)
     assert verify.main([str(run.path)]) == 1
     assert "cannot be read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "epochs.jsonl", "layers.jsonl", "files.jsonl"])
+def test_a_finished_record_never_ends_within_a_line(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished(tmp_path).path / name
+    path.write_bytes(path.read_bytes()[:-5])
+    assert verify.main([str(path.parent)]) == 1
+    out = capsys.readouterr().out
+    assert f"{name}: its last line is cut off" in out
+    assert "-> give the commands that made them again" in out

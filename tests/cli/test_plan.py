@@ -40,8 +40,9 @@ def cost_of(*arguments: str) -> estimate.Cost:
 
 def write_run(run: RunPlan, *, step_seconds: float, pause_seconds: float) -> None:
     files.write_atomic(run.run_dir / "config.yaml", config_yaml(run.config))
-    row = {"step": 1, "epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
-    files.append_rows(run.run_dir / "steps.jsonl", [row, row])
+    row = {"epoch": 1, "seconds_forward": step_seconds, "seconds_backward": 0.0}
+    rows = [{"step": step, **row} for step in range(1, run.total_steps + 1)]
+    files.append_rows(run.run_dir / "steps.jsonl", rows)
     pause = {"epoch": 1, "seconds_train": 99.0, "seconds_render": pause_seconds}
     files.append_rows(run.run_dir / "epochs.jsonl", [pause])
     if run.config.validate.enabled:

@@ -39,7 +39,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         rundir.write_status(run_dir, "running", fact=1)
         module.behave.get(config.network.dim, lambda: None)()
         files.write_atomic(run_dir / "config.yaml", config_yaml(config))
-        files.append_rows(run_dir / "steps.jsonl", [{"step": 1, "epoch": 1, "loss": 0.5}])
+        steps = [{"step": step, "epoch": 1} for step in range(1, plan.total_steps + 1)]
+        files.write_rows(run_dir / "steps.jsonl", steps)
+        files.write_rows(run_dir / "epochs.jsonl", [{"epoch": 1}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
         rundir.write_status(run_dir, "done", made_as=made_as(plan))
@@ -62,11 +64,24 @@ def test_a_picture_somebody_deleted_is_made_again(pipeline: Any) -> None:
     run("network.dim=1")
     assert len(pipeline.places) == 1
     pictures = sorted(asked.runs[0].run_dir.rglob("*.png"))
-    assert len(pictures) == 8  # two prompts, four seeds, the base alone
+    assert len(pictures) == 16  # two prompts, four seeds, the base alone and an epoch
     pictures[3].unlink()
     run("network.dim=1")
     assert len(pipeline.places) == 2
     assert pictures[3].is_file()
+
+
+@pytest.mark.parametrize("name", ["steps.jsonl", "epochs.jsonl"])
+def test_a_finished_run_whose_records_were_cut_off_is_trained_again(
+    pipeline: Any, name: str
+) -> None:
+    path = run("network.dim=1").runs[0].run_dir / name
+    path.write_bytes(path.read_bytes()[:-3])
+    run("network.dim=1")
+    assert len(pipeline.places) == 2
+    path.unlink()
+    run("network.dim=1")
+    assert len(pipeline.places) == 3
 
 
 def run(*arguments: str) -> SweepPlan:

@@ -77,6 +77,8 @@ def main(arguments: Sequence[str]) -> int:
     if image_folders:
         count = f"{num_corrupt_images} corrupt images"
         console.print(f"{len(image_folders)} folders of images read, {count}")
+    if num_corrupt or num_corrupt_images:
+        console.print("-> give the commands that made them again: what is corrupt is made anew")
     return _CORRUPT if num_corrupt or num_corrupt_images else DONE
 
 

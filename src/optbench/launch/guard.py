@@ -43,7 +43,7 @@ from optbench.schema import RunConfig
 from optbench.storage import files, locks, nested, provenance, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.storage.secrets import hide_in_arguments, hide_in_settings
-from optbench.training import interrupt
+from optbench.training import interrupt, recovery
 from optbench.training.interrupt import StopAskedError
 from optbench.training.made_as import is_current
 from optbench.training.plan import RunPlan
@@ -252,6 +252,8 @@ def is_finished(plan: RunPlan) -> bool:
         # Read once, so that damage is noticed; a file that older versions lack has no rows.
         for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
             files.read_rows(path)
+        if any(recovery.cut_records(run, num_steps=plan.total_steps)):
+            return False
         return all(stored.get(name) == settings[name] for name in groups) and all(
             path.is_file() for path in image_paths(run, config)
         )

@@ -128,7 +128,10 @@ def is_intact_png(path: Path) -> bool:
     The format gives each chunk a checksum (CRC-32 of its type and content), so none of ours is
     needed.
     """
-    data = read_bytes(path)
+    try:
+        data = read_bytes(path)
+    except OSError:
+        return False  # cannot be read, or is something else than a file
     start = len(_PNG_SIGNATURE)
     if not data.startswith(_PNG_SIGNATURE):
         return False
@@ -232,6 +235,15 @@ def readable_rows(path: Path) -> tuple[list[Row], DamagedFileError | None]:
     except DamagedFileError as error:
         return rows, error
     return rows, None
+
+
+def is_torn(path: Path) -> bool:
+    """Return whether a file of records ends within a line, as a killed process leaves it."""
+    with open_regular(path) as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def have_checksums(path: Path) -> bool:
@@ -338,11 +350,6 @@ def _damaged_line(path: Path, found: str, number: int) -> DamagedFileError:
 
 
 def _drop_torn_line(path: Path) -> None:
-    if not path.is_file() or path.stat().st_size == 0:
-        return
-    with open_regular(path) as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) == b"\n":
-            return
-    data = read_bytes(path)
-    write_atomic(path, data[: data.rfind(b"\n") + 1])
+    if path.is_file() and is_torn(path):
+        data = read_bytes(path)
+        write_atomic(path, data[: data.rfind(b"\n") + 1])

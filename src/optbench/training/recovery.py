@@ -13,6 +13,7 @@ from pathlib import Path
 
 from optbench.errors import DamagedFileError, OptbenchError
 from optbench.storage import files, hashing, rundir
+from optbench.storage.provenance import sessions_of
 from optbench.storage.rundir import RunDir
 from optbench.training.lane import RunLane
 from optbench.training.state import (
@@ -149,13 +150,41 @@ def _lost_records(run: RunDir) -> Iterator[str]:
     for path in needed:
         if not path.is_file():
             yield f"{path.name}: it is gone"
-    try:
-        num_steps = files.read_json(run.provenance_path).get("total_steps")
-    except DamagedFileError:
-        return
-    steps, error = files.readable_rows(run.steps_path)
-    if error is None and steps and isinstance(num_steps, int) and len(steps) < num_steps:
+    if is_training:
+        yield from cut_records(run)
+
+
+def cut_records(run: RunDir, *, num_steps: int | None = None) -> Iterator[str]:
+    """Yield a sentence for every record of a finished training that was cut off.
+
+    A line without its end is what a killed process leaves; a finished one leaves none.
+
+    Args:
+        run: The run's folder.
+        num_steps: How many updates it has; None: as its provenance says, if it does.
+    """
+    if num_steps is None:
+        try:
+            sessions = sessions_of(files.read_json(run.provenance_path))
+        except DamagedFileError:
+            sessions = []
+        number = sessions[-1].get("total_steps") if sessions else None
+        num_steps = number if isinstance(number, int) else None
+    for path in _records_of(run):
+        if path.is_file() and files.is_torn(path):
+            yield f"{path.name}: its last line is cut off"
+    steps, epochs, layers = (
+        files.readable_rows(path)[0] for path in (run.steps_path, run.epochs_path, run.layers_path)
+    )
+    if num_steps is not None and len(steps) < num_steps:
         yield f"{run.steps_path.name}: {len(steps)} of {num_steps} steps"
+    trained = sorted({row["epoch"] for row in steps if isinstance(row.get("epoch"), int)})
+    recorded = {row.get("epoch") for row in epochs}
+    if missing := [epoch for epoch in trained if epoch not in recorded]:
+        yield f"{run.epochs_path.name}: no epoch {missing[0]} of {trained[-1]}"
+    counts = [sum(row.get("epoch") == epoch for row in layers) for epoch in trained]
+    if len(set(counts)) > 1:
+        yield f"{run.layers_path.name}: records of some layers are gone"
 
 
 def damaged_loras(run: RunDir) -> Iterator[tuple[int, Path]]:

@@ -106,7 +106,10 @@ def partial_state_file(run: RunDir) -> Path:
 
 def is_intact_state(path: Path) -> bool:
     """Return whether a state file is to the last bit what was written; needs no torch."""
-    data = read_bytes(path)
+    try:
+        data = read_bytes(path)
+    except OSError:
+        return False  # cannot be read, or is something else than a file
     digest = hashlib.sha256(memoryview(data)[_NUM_DIGEST_BYTES:]).digest()
     return digest == data[:_NUM_DIGEST_BYTES]
 
