@@ -23,7 +23,8 @@ from PIL import Image
 
 from optbench import analysis
 from optbench.analysis.score_files import read_scores
-from optbench.cli.kohya.import_script import convert, read_options
+from optbench.cli.kohya.import_script import convert
+from optbench.cli.kohya.read_script import read_training
 from optbench.config import sweep
 from optbench.data import read_dataset
 from optbench.data.captions import draw_caption, longest_forms
@@ -340,4 +341,4 @@ def test_any_settings_of_kohyas_trainer_are_read_or_refused(text: str) -> None:
         for name in ("a.toml", "a.sh"):
             (place / name).write_text(text, encoding="utf-8", errors="replace")
             with contextlib.suppress(OptbenchError):
-                convert(read_options(place / name))
+                convert(read_training(place / name))

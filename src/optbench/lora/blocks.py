@@ -67,7 +67,7 @@ def sized_sites(
             if (block.side, count) not in listed:
                 weights = _weights_by_side(options)[block.side]
                 threshold = options.block_lr_zero_threshold
-                listed[block.side, count] = _numbers(weights, count, threshold)
+                listed[block.side, count] = block_numbers(weights, count, threshold)
             weight = listed[block.side, count][block.number]
         sized.append(SizedSite(site=site, dim=size[0], alpha=size[1], lr_weight=weight))
     return sized
@@ -87,7 +87,9 @@ def num_saved_numbers(layers: Iterable[SizedSite[_Site]], *, dora: bool) -> int:
 def check_effect(options: NetworkOptions, layers: Sequence[float]) -> Problem | None:
     """Return a problem if weights other than 1 are given and no trained layer gets one."""
     listed = {
-        number for weights in _weights_by_side(options).values() for number in _numbers(weights, 2)
+        number
+        for weights in _weights_by_side(options).values()
+        for number in block_numbers(weights, 2)
     }
     if listed <= {1.0} or set(layers) != {1.0}:
         return None
@@ -182,7 +184,7 @@ def distinct_weights(options: NetworkOptions, blocks: UnetBlocks) -> set[float]:
     return {
         weight
         for side, weights in _weights_by_side(options).items()
-        for weight in _numbers(weights, blocks.at(side), options.block_lr_zero_threshold)
+        for weight in block_numbers(weights, blocks.at(side), options.block_lr_zero_threshold)
         if weight > 0
     }
 
@@ -213,8 +215,11 @@ def _weights_by_side(options: NetworkOptions) -> dict[UnetSide, Weights]:
     }
 
 
-def _numbers(weights: Weights, num_blocks: int, threshold: float = 0.0) -> tuple[float, ...]:
-    """Return a weight per block: those listed, one for all, or a named shape of kohya's."""
+def block_numbers(weights: Weights, num_blocks: int, threshold: float = 0.0) -> tuple[float, ...]:
+    """Return a weight per block: those listed, one for all, or a named shape of kohya's.
+
+    Weights up to `threshold` are 0.
+    """
     numbers: tuple[float, ...]
     if isinstance(weights, tuple):
         numbers = weights
@@ -239,7 +244,7 @@ def _check_weights(side: UnetSide, weights: Weights, num_blocks: int) -> list[Pr
                 f"write {where}=cosine, or '{where}=[{','.join(['1'] * num_blocks)}]'",
             )
         ]
-    numbers = _numbers(weights, num_blocks)
+    numbers = block_numbers(weights, num_blocks)
     if len(numbers) != num_blocks:
         return [
             Problem(

@@ -1,12 +1,17 @@
-"""Read a command line or TOML file of kohya's trainer as overrides of ours."""
+"""Turn a training of kohya's trainer into overrides of ours that mean the same.
+
+Every option has a value, given or the trainer's own default. What the trainer does not look at is
+left out here too, because here a setting without effect is refused. All of it is said: what has no
+equivalent, what was ignored, what was filled in.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
+import math
 import re
-import shlex
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,24 +19,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.cli.kohya import option_names
+from optbench.cli.kohya.option_table import options
+from optbench.cli.kohya.read_script import KohyaTraining, pairs
 from optbench.errors import ConfigError, Problem
+from optbench.models.files.families import FAMILIES
+from optbench.optim.schedules import settings_in_use
 from optbench.storage import resources
 from optbench.storage.disk import read_text
 
-_LISTS = ("network_args", "optimizer_args", "lr_scheduler_args")
-_SCRIPT = re.compile(r"(?P<family>sdxl_|)train_network(\.py)?$")
-_CONTINUED = re.compile(r"[\\^`][ \t]*\r?\n")
+PLACEHOLDER_PROMPT = "a portrait"
+
 _PLAIN_TEXT = re.compile(r"[\w./:\\+-]+( +[\w./:\\+-]+)*")
-_WINDOWS_PATH = re.compile(r"\b[A-Za-z]:\\")
-_UNET, _TEXT = "network_train_unet_only", "network_train_text_encoder_only"
-_READ_APART = (
-    *("resolution", "optimizer_type", "use_8bit_adam", "use_lion_optimizer", "learning_rate"),
-    *("unet_lr", "text_encoder_lr", "lr_scheduler", "max_train_epochs", "max_train_steps"),
-    *("v2", "v_parameterization", "max_token_length", "network_module", _UNET, _TEXT, *_LISTS),
-    *("log_with", *option_names.TRACKER_VALUES),
-)
-_LOSS = (*option_names.LOSS_VALUES, *option_names.LOSS_FLAGS)
-_MANY_EPOCHS = 1_000_000  # where steps alone decide
+_OTHER_TYPE = re.compile(r"[-+.\d_]+(e[-+]?\d+)?|true|false|null|inf|nan", re.IGNORECASE)
+_SHAPE = re.compile(r"(sine|cosine|linear|reverse_linear|zeros)(\+[0-9.]+)?")
+_SHIPPED = {"dataset": "folder", "network": "lora", "train": "default", "loss": "default"}
+_PROMPT_OPTION = re.compile(r" --(\w+)\s+")
+_ERROR_THERE = "which is an error in kohya's trainer"
 
 
 @dataclass(slots=True)
@@ -39,315 +42,757 @@ class Imported:
     """Overrides for a training, and what a person should know about them."""
 
     overrides: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what to look at before training
     lost: list[str] = field(default_factory=list)  # what has no equivalent
-    assumed: list[str] = field(default_factory=list)  # kohya's own defaults that were written out
+    ignored: list[str] = field(default_factory=list)  # what kohya's trainer does not look at
+    assumed: list[str] = field(default_factory=list)  # its own defaults that were written out
     not_needed: list[str] = field(default_factory=list)
 
 
-def read_options(path: Path) -> dict[str, Any]:
-    """Return the options of a shell script, a batch file or a TOML file, by kohya's names.
-
-    Raises:
-        ConfigError: If it cannot be read, or holds no option.
-    """
-    try:
-        text = read_text(path, encoding="utf-8-sig")
-        options = _from_toml(text) if path.suffix == ".toml" else _from_command(text)
-    except FileNotFoundError as error:
-        raise _unreadable(path, "no such file") from error
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, f"{type(error).__name__}: {error}") from error
-    if not options:
-        raise _unreadable(path, "no option of kohya's trainer")
-    return options
-
-
-def convert(options: Mapping[str, Any]) -> Imported:
+def convert(training: KohyaTraining, *, folder: Path = Path()) -> Imported:
     """Return what the options mean here.
 
-    What the options leave out is written out as kohya's trainer would take it, because the
-    defaults differ.
+    Args:
+        training: The options that were read.
+        folder: Where the file lies that they were read from; files it names are looked for there.
+
+    Raises:
+        ConfigError: If arguments of the network or the resolution are no numbers.
     """
-    imported = Imported()
-    args = dict(options)
-    for name, value in option_names.DEFAULTS.items():
-        is_other_length = name == "max_train_steps" and "max_train_epochs" in args
-        if name not in args and value is not None and not is_other_length:
-            args[name] = value
-            imported.assumed.append(f"{name}={value}")
-    family = "sdxl" if args.pop("sdxl", False) else "sd2" if args.get("v2") else "sd15"
-    imported.overrides += [
-        f"base={family}",
-        "dataset=folder",
-        "prompts=folder",
-        "validate.holdout=none",  # kohya's trainer trains on every image
-        *_plain(args),
-        *_loss(args, imported),
-        *_network(args, imported),
-        *_optimizer(args, imported),
-        *_schedule(args, imported),
-        *_trackers(args, imported),
-    ]
-    for name, value in options.items():
-        if name in option_names.NOT_NEEDED:
-            imported.not_needed.append(f"{name}: {option_names.NOT_NEEDED[name]}")
-        elif name not in (
-            *option_names.VALUES,
-            *option_names.FLAGS,
-            *option_names.DROPOUTS,
-            *_LOSS,
-            *_READ_APART,
-        ):
-            imported.lost.append(f"{name}={value}")
-    return imported
+    if problems := list(_problems(training.options)):
+        raise ConfigError(*problems)
+    return _Import(training, folder).imported
 
 
-def _from_toml(text: str) -> dict[str, Any]:
-    """Return a TOML file's keys, whatever tables they stand in."""
-    flat: dict[str, Any] = {}
-    for key, value in tomllib.loads(text).items():
-        flat.update(value if isinstance(value, dict) else {key: value})
-    return flat
+def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield a problem for each text that should hold numbers and does not."""
+    listed = {"resolution": str(given.get("resolution") or "512").strip("[]() ")}
+    # An empty weight is 0 there, and one without a comma may be the name of a shape.
+    for name, text in pairs(given.get("network_args") or ()):
+        if name.endswith("_lr_weight"):
+            if "," in text or name == "mid_lr_weight":
+                listed[name] = ",".join(item.strip() or "0" for item in text.split(","))
+            elif not _SHAPE.fullmatch(text):
+                yield Problem(
+                    f"network_args {name}",
+                    repr(text),
+                    "a weight for each block, or sine, cosine, linear, reverse_linear or zeros",
+                    "correct it; kohya's trainer would end with an error, too",
+                )
+        elif name in option_names.NETWORK_ARGS:
+            listed[name] = text
+    for name, text in listed.items():
+        is_whole = name in ("conv_dim", "block_dims", "conv_block_dims", "resolution")
+        try:
+            for item in text.split(","):
+                int(item) if is_whole else float(item)
+        except ValueError:
+            yield Problem(
+                f"network_args {name}" if name in option_names.NETWORK_ARGS else f"--{name}",
+                repr(text),
+                "whole numbers" if is_whole else "numbers",
+                "correct it; kohya's trainer would end with an error, too",
+            )
 
 
-def _from_command(text: str) -> dict[str, Any]:
-    """Return the options of the line that starts the trainer, or of a bare list of options."""
-    lines = [line for line in _CONTINUED.sub(" ", text).splitlines() if "--" in line]
-    starting = [line for line in lines if "train_network" in line] or lines
-    options: dict[str, Any] = {}
-    name = ""
-    for word in _words(starting[0]) if starting else ():
-        if word.startswith("--"):
-            name, equals, value = word.removeprefix("--").partition("=")
-            options[name] = value if equals else [] if name in _LISTS else True
-            if equals and name in _LISTS:
-                options[name] = [value]
-        elif name in _LISTS:
-            options[name].append(word)
-        elif name and options[name] is True:
-            options[name] = word
-        elif match := _SCRIPT.search(word):
-            options["sdxl"] = bool(match["family"])
-    if not options.pop("sdxl", False):
-        return options
-    return {**options, "sdxl": True}
+class _Import:
+    """One training on its way: `args` has every option's value, `given` those that were written."""
 
+    def __init__(self, training: KohyaTraining, folder: Path) -> None:
+        self.imported = Imported(lost=list(training.unknown), not_needed=list(training.elsewhere))
+        self.given = training.options
+        self.args = {name: option.default for name, option in options().items()} | self.given
+        self.folder = folder
+        self.family = "sdxl" if training.is_sdxl else "sd2" if self.args["v2"] else "sd15"
+        self.imported.overrides += [f"base={self.family}", "dataset=folder", "prompts=folder"]
+        # Kohya's trainer trains on every image.
+        self.imported.overrides.append("validate.holdout=none")
+        if not training.names_script and self.family == "sd15":
+            self.imported.notes.append(
+                "base=sd15: no script is named; write base=sdxl for one of sdxl_train_network.py"
+            )
+        self._base()
+        self._dataset()
+        self._train()
+        self._loss()
+        self._network()
+        self._optimizer()
+        self._trackers()
+        self._prompts()
+        self._say_others()
 
-def _words(line: str) -> list[str]:
-    """Return a command's words; in one with Windows paths a backslash is only itself."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
-    lexer.whitespace_split, lexer.commenters = True, ""
-    if _WINDOWS_PATH.search(line):
-        lexer.escape = ""
-    return list(lexer)
+    def _set(self, key: str, value: Any, *names: str) -> None:
+        """Add an override; `names` are the options it comes from.
 
+        Where none of them was given the value is the trainer's default: left out if it is ours
+        too, else said.
+        """
+        override = f"{key}={hydra_value(value)}"
+        if not any(name in self.given for name in names):
+            if _is_shipped(key, value):
+                return
+            self.imported.assumed.append(override)
+        self.imported.overrides.append(override)
 
-def _plain(args: Mapping[str, Any]) -> Iterator[str]:
-    # There a size beside dim_from_weights is ignored; here it is refused.
-    ignored = ("network_dim", "network_alpha") if _is_on(args.get("dim_from_weights")) else ()
-    for kohya, ours in option_names.VALUES.items():
-        if kohya in args and kohya not in ignored and not ours.startswith("lr_scheduler."):
-            yield f"{ours}={_value(args[kohya])}"
-    for kohya, ours in option_names.FLAGS.items():
-        yield f"{ours}={str(_is_on(args.get(kohya, False))).lower()}"
-    if args.get("max_token_length"):
-        yield f"train.max_token_length={args['max_token_length']}"
-    for kohya, ours in option_names.DROPOUTS.items():
-        if kohya in args:
-            yield f"{ours}={args[kohya]}"
-    sides = str(args["resolution"]).strip("[]()").replace(" ", "").split(",")
-    yield f"dataset.resolution=[{sides[0]},{sides[-1]}]"
-    if "max_train_epochs" in args:  # wins over steps there too
-        yield f"train.epochs={args['max_train_epochs']}"
-    else:
-        yield f"train.max_steps={args['max_train_steps']}"
-        yield f"train.epochs={min(_MANY_EPOCHS, int(args['max_train_steps']))}"
+    def _same(self, *names: str) -> None:
+        for name in names:
+            self._set(options()[name].ours, self.args[name], name)
 
+    def _ignore(self, name: str, why: str) -> None:
+        if name in self.given and self.given[name] != options()[name].default:
+            self.imported.ignored.append(f"{name}={_shown(self.given[name])}: {why}")
 
-def _loss(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    """Yield loss and noise without what the other trainer would not look at."""
-    known = {**option_names.LOSS_VALUES, **option_names.LOSS_FLAGS}
-    given = {name: args[name] for name in known if name in args}
-    for name, value in given.items():
-        if name in option_names.LOSS_FLAGS and not _is_on(value):
-            continue
-        if name in option_names.LOSS_OFF_AT_ZERO and not float(value):
-            imported.not_needed.append(f"{name}: {value} is none there")
-        elif name == "prior_loss_weight" and "reg_data_dir" not in args:
-            imported.not_needed.append(f"{name}: without reg_data_dir it is not looked at there")
-        elif needed := _lacks(name, given):
-            imported.not_needed.append(f"{name}: without {needed} it is not looked at there")
+    def _base(self) -> None:
+        if self.family == "sdxl" and self.args["v2"]:
+            self.imported.lost.append(f"v2: with sdxl_train_network.py, {_ERROR_THERE}")
+        if self.args["pretrained_model_name_or_path"]:
+            self._same("pretrained_model_name_or_path")
         else:
-            yield f"{known[name]}={_value(value)}"
+            self.imported.notes.append("base.path: give the checkpoint, the file names none")
+        if self.args["vae"]:
+            self._same("vae")
+        self._same("v_parameterization")
 
-
-def _lacks(name: str, given: Mapping[str, Any]) -> str:
-    """Return the option that is needed for this one to have an effect and is not given, or ''."""
-    if name not in option_names.LOSS_NEEDS:
-        return ""
-    needed, choices = option_names.LOSS_NEEDS[name]
-    value = given.get(needed, 0)
-    is_there = str(value) in choices if choices else bool(float(value))
-    return "" if is_there and not _lacks(needed, given) else needed
-
-
-def _trackers(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    """Yield the tracker and its names; `all` there is TensorBoard and W&B."""
-    kind = args.get("log_with")
-    if kind in ("wandb", "all"):
-        yield "tracker.log_with=[wandb]"
-    elif kind is not None:
-        known = kind == "tensorboard"
-        note = "TensorBoard's files are always in the run's folder"
-        (imported.not_needed if known else imported.lost).append(
-            f"log_with: {note}" if known else f"log_with={kind}"
-        )
-    for kohya, ours in option_names.TRACKER_VALUES.items():
-        if kohya in args and kind in ("wandb", "all"):
-            yield f"{ours}={_value(args[kohya])}"
-        elif kohya in args:
-            imported.not_needed.append(f"{kohya}: without wandb there is nothing to name")
-
-
-def _network(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    given = dict(_pairs(args.get("network_args", ())))
-    if "conv_dim" in given:
-        given.setdefault("conv_alpha", "1.0")  # kohya's default
-    for name, value in given.items():
-        if name not in option_names.NETWORK_ARGS:
-            imported.lost.append(f"network_args {name}={value}")
-            continue
-        is_list = "," in value and ("block" in name or name.endswith("_lr_weight"))
-        yield f"{option_names.NETWORK_ARGS[name]}={f'[{value}]' if is_list else value}"
-    if args.get("network_module", "networks.lora") != "networks.lora":
-        imported.lost.append(f"network_module={args['network_module']}: another kind of network")
-    if _is_on(args.get(_UNET, False)) or _rate(args, "text_encoder_lr") == 0:
-        yield "network.train_text_encoder=false"
-    if _is_on(args.get(_TEXT, False)) or _rate(args, "unet_lr") == 0:
-        yield "network.train_unet=false"
-
-
-def _optimizer(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    optimizer_type = str(args["optimizer_type"])
-    if _is_on(args.get("use_8bit_adam", False)):
-        optimizer_type = "AdamW8bit"
-    if _is_on(args.get("use_lion_optimizer", False)):
-        optimizer_type = "Lion"
-    given = dict(_pairs(args.get("optimizer_args", ())))
-    recipe = _recipe(optimizer_type)
-    if recipe == "adafactor" and given.get("relative_step", "True") == "True":
-        recipe = "adafactor_auto"
-    if recipe is None:
-        imported.lost.append(
-            f"optimizer_type={optimizer_type}: no recipe of ours builds it; copy one of "
-            "conf/optimizer/ and name the class in it"
-        )
-        return
-    yield f"optimizer={recipe}"
-    shipped_args = _shipped("optimizer", recipe)["args"]
-    forced = {"nesterov", "momentum"} if recipe.startswith("sgdnesterov") else set()
-    for name in shipped_args:
-        # Without it the class's own default holds, as there; fused is a way to compute the same.
-        if name not in given and name not in forced | {"fused"}:
-            yield f"~optimizer.args.{name}"
-    for name, value in given.items():
-        plus = "" if name in shipped_args else "+"
-        yield f"{plus}optimizer.args.{name}={_hydra(value)}"
-    if recipe != "adafactor_auto":
-        yield f"optimizer.lr={args['learning_rate']}"
-        for name in ("unet_lr", "text_encoder_lr"):
-            rate = _rate(args, name)
-            yield f"optimizer.{name}={'null' if not rate else args[name]}"
-
-
-def _recipe(optimizer_type: str) -> str | None:
-    if optimizer_type.lower() in option_names.RECIPES:
-        return option_names.RECIPES[optimizer_type.lower()]
-    for file in sorted((resources.conf_dir() / "optimizer").glob("*.yaml")):
-        recipe = _shipped("optimizer", file.stem)
-        if recipe.get("_target_") in (optimizer_type, f"torch.optim.{optimizer_type}"):
-            return str(recipe["name"])
-    return None
-
-
-def _schedule(args: Mapping[str, Any], imported: Imported) -> Iterator[str]:
-    ours_by_kohya = {kohya: ours for ours, kohya in option_names.SCHEDULES.items()}
-    name = ours_by_kohya.get(str(args["lr_scheduler"]))
-    if name is None:
-        imported.lost.append(f"lr_scheduler={args['lr_scheduler']}: no such schedule here")
-        return
-    yield f"lr_scheduler={name}"
-    shipped = _shipped("lr_scheduler", name)
-    for option, ours in option_names.VALUES.items():
-        key = ours.removeprefix("lr_scheduler.")
-        # What this schedule has no use for is ignored there and refused here.
-        if ours.startswith("lr_scheduler.") and option in args:
-            if shipped.get(key) is not None:
-                length = str(args[option])
-                if length.endswith("%"):  # as kohya writes a share of the steps
-                    length = f"{float(length[:-1]) / 100:g}"
-                yield f"{ours}={length}"
+    def _dataset(self) -> None:
+        args = self.args
+        if args["train_data_dir"]:
+            self._same("train_data_dir")
+        else:
+            self.imported.notes.append("dataset.dir: give the images, the file names none")
+        resolution = args["resolution"] or "512"
+        sides = [int(side) for side in str(resolution).strip("[]() ").split(",")]
+        if not args["resolution"]:
+            self.imported.notes.append(f"resolution: not given, {_ERROR_THERE}; 512 here")
+        self._set("dataset.resolution", [sides[0], sides[-1]], "resolution")
+        has_reg = bool(args["reg_data_dir"])
+        if has_reg:
+            self._same("reg_data_dir")
+        for name in ("caption_prefix", "caption_suffix"):
+            if not (args[name] or "").strip():
+                continue
+            if has_reg:
+                self.imported.lost.append(
+                    f"{name}={args[name]}: it comes before class images too there, which undoes "
+                    "it; write it into the captions"
+                )
             else:
-                imported.lost.append(f"{option}={args[option]}: {name} has no use for it")
-    if name == "polynomial":
-        share = option_names.SMALLEST_POLYNOMIAL_RATE / float(args["learning_rate"])
-        yield f"lr_scheduler.min_lr_ratio={share:g}"
-    for key, value in _pairs(args.get("lr_scheduler_args", ())):
-        if key == "step_rules":
-            quoted = value.strip("'\"")
-            yield f'lr_scheduler.step_rules="{quoted}"'
+                self._same(name)
+        self._buckets()
+        misspelt = args["caption_extention"]
+        suffix = misspelt or args["caption_extension"]
+        suffix = suffix if suffix.startswith(".") else f".{suffix}"
+        self._set("dataset.caption_extension", suffix, "caption_extension", "caption_extention")
+        self._caption_steps()
+        self._same("enable_wildcard", "caption_dropout_rate", "caption_tag_dropout_rate")
+        self._same("shuffle_caption", "flip_aug", "color_aug", "random_crop")
+        every, epochs = args["caption_dropout_every_n_epochs"], args["max_train_epochs"]
+        if epochs is not None and every > epochs:
+            self._ignore("caption_dropout_every_n_epochs", f"the training has {epochs} epochs")
         else:
-            imported.lost.append(f"lr_scheduler_args {key}={value}")
+            self._same("caption_dropout_every_n_epochs")
+        if "max_data_loader_n_workers" in self.given:
+            self._same("max_data_loader_n_workers")
+
+    def _buckets(self) -> None:
+        args, step = self.args, self.args["bucket_reso_steps"]
+        self._same("enable_bucket")
+        names = ("bucket_no_upscale", "bucket_reso_steps", "min_bucket_reso", "max_bucket_reso")
+        if not args["enable_bucket"]:
+            self._set("dataset.bucket_no_upscale", False)
+            for name in names:
+                self._ignore(name, "without enable_bucket it is not looked at")
+            return
+        self._same("bucket_no_upscale", "bucket_reso_steps")
+        if args["bucket_no_upscale"]:
+            for name in names[2:]:
+                self._ignore(name, "with bucket_no_upscale it is not looked at")
+            return
+        for name, rounded in (
+            ("min_bucket_reso", args["min_bucket_reso"] // step * step),
+            ("max_bucket_reso", math.ceil(args["max_bucket_reso"] / step) * step),
+        ):
+            self._set(f"dataset.{name}", rounded, name)
+            if rounded != args[name]:
+                self.imported.notes.append(
+                    f"{name}: {args[name]} becomes {rounded}, a multiple of {step}, there too"
+                )
+
+    def _caption_steps(self) -> None:
+        """Set what rearranges captions; it is ignored there where nothing does."""
+        args = self.args
+        separator, secondary = args["caption_separator"], args["secondary_separator"]
+        rearranges = args["shuffle_caption"] or args["caption_tag_dropout_rate"] > 0
+        warms_up = args["token_warmup_step"] > 0
+        self._same("token_warmup_step")
+        if warms_up:
+            self._same("token_warmup_min")
+        else:
+            self._ignore("token_warmup_min", "without token_warmup_step no tag is held back")
+        if secondary and secondary == separator:
+            self._ignore("secondary_separator", "it is the separator already")
+        elif secondary:
+            self._same("secondary_separator")
+        if rearranges or warms_up:
+            self._same("keep_tokens")
+            if args["keep_tokens_separator"]:
+                self._same("keep_tokens_separator")
+            if not separator:
+                self.imported.lost.append(f"caption_separator is empty, {_ERROR_THERE}")
+            else:
+                self._same("caption_separator")
+            return
+        why = "nothing shuffles or drops tags, so it is not looked at"
+        self._set("dataset.keep_tokens", 0, "keep_tokens")
+        self._ignore("keep_tokens", why)
+        self._ignore("keep_tokens_separator", why)
+        if secondary and separator and secondary != separator:
+            self._same("caption_separator")
+        else:
+            self._ignore("caption_separator", why)
+
+    def _train(self) -> None:
+        args = self.args
+        if args["max_train_epochs"] is not None:
+            self._same("max_train_epochs")
+            self._ignore("max_train_steps", "max_train_epochs wins")
+        else:
+            steps = args["max_train_steps"]
+            self._set("train.max_steps", steps, "max_train_steps")
+            # Steps alone decide there; there cannot be more epochs than steps.
+            self._set("train.epochs", steps, "max_train_steps")
+        self._same("train_batch_size", "gradient_accumulation_steps", "mixed_precision")
+        self._same("max_grad_norm", "gradient_checkpointing")
+        self._set("train.save_precision", args["save_precision"] or "float", "save_precision")
+        self._set("train.max_token_length", args["max_token_length"] or 75, "max_token_length")
+        skip = args["clip_skip"] or 1
+        if self.family == "sdxl" and skip != 1:
+            self._ignore("clip_skip", "SDXL always reads the last layer but one")
+            skip = 1
+        self._set("train.clip_skip", skip, "clip_skip")
+        drops = args["network_dropout"] or any(
+            float(value or 0)
+            for name, value in pairs(args["network_args"] or ())
+            if name in ("rank_dropout", "module_dropout")
+        )
+        if args["torch_compile"] and drops:
+            self.imported.not_needed.append(
+                "torch_compile: speed only, and with dropouts the unet would be compiled anew in "
+                "every step"
+            )
+        else:
+            self._same("torch_compile")
+        if not args["torch_compile"] or drops:
+            self._ignore("dynamo_backend", "without torch_compile it is not looked at")
+        elif args["dynamo_backend"] in ("inductor", "aot_eager", "eager"):
+            self._same("dynamo_backend")
+        else:
+            self.imported.not_needed.append(
+                f"dynamo_backend={args['dynamo_backend']}: speed only; inductor here"
+            )
+        if "seed" in self.given:
+            self._same("seed")
+        else:
+            self.imported.notes.append(
+                "seed: drawn at random there where it is not given; 1234 here"
+            )
+
+    def _loss(self) -> None:
+        args = self.args
+        is_v, has_reg = args["v_parameterization"], bool(args["reg_data_dir"])
+        is_huber = args["loss_type"] in ("huber", "smooth_l1")
+        self._same("loss_type", "debiased_estimation_loss")
+        for name in ("huber_schedule", "huber_c"):
+            if is_huber:
+                self._same(name)
+            else:
+                self._ignore(name, f"loss_type={args['loss_type']} has none")
+        if is_huber and args["huber_schedule"] != "snr":
+            self._same("huber_scale")
+        else:
+            self._ignore("huber_scale", "only constant and exponential thresholds are scaled")
+        needs = {
+            "noise_offset_random_strength": "noise_offset",
+            "adaptive_noise_scale": "noise_offset",
+            "multires_noise_discount": "multires_noise_iterations",
+            "ip_noise_gamma_random_strength": "ip_noise_gamma",
+        }
+        for name in (
+            *("min_snr_gamma", "noise_offset", "multires_noise_iterations", "ip_noise_gamma"),
+            *needs,
+        ):
+            needed = needs.get(name)
+            if needed and not args[needed]:
+                self._ignore(name, f"without {needed} it is not looked at")
+            elif args[name]:
+                self._same(name)
+        for name, needed in needs.items():
+            if args[needed] and args[name] and name.endswith("random_strength"):
+                self.imported.lost.append(f"{name}: one draw a batch there, one an image here")
+        if args["multires_noise_iterations"]:
+            self.imported.lost.append(
+                "multires_noise_iterations: patch sizes and deviation of a batch there, of an "
+                "image here"
+            )
+        for name, fits, why in (
+            (
+                "scale_v_pred_loss_like_noise_pred",
+                is_v,
+                f"without v_parameterization, {_ERROR_THERE}",
+            ),
+            ("v_pred_like_loss", not is_v, f"with v_parameterization, {_ERROR_THERE}"),
+            ("zero_terminal_snr", is_v, "without v_parameterization it cannot be trained here"),
+        ):
+            if args[name] and fits:
+                self._same(name)
+            elif args[name]:
+                self.imported.lost.append(f"{name}={args[name]}: {why}")
+        if has_reg and args["prior_loss_weight"] > 0:
+            self._same("prior_loss_weight")
+        elif has_reg:
+            self.imported.lost.append(
+                f"prior_loss_weight={args['prior_loss_weight']}: images without weight are not "
+                "trained here; leave out dataset.reg_dir"
+            )
+        else:
+            self._ignore("prior_loss_weight", "there are no class images")
+        self._timesteps()
+
+    def _timesteps(self) -> None:
+        first, end = self.args["min_timestep"] or 0, self.args["max_timestep"]
+        if end is not None and first >= end:
+            self.imported.notes.append(
+                f"min_timestep={first}: not below max_timestep, so only timestep {end} is drawn, "
+                "there too"
+            )
+            first, end = end, end + 1
+        self._set("loss.min_timestep", first, "min_timestep")
+        if end is not None:
+            self._set("loss.max_timestep", end, "max_timestep")
+
+    def _network(self) -> None:
+        args = self.args
+        module = args["network_module"] or "networks.lora"
+        if module != "networks.lora":
+            self.imported.lost.append(
+                f"network_module={module}: another kind of network; a LoRA is trained here"
+            )
+        given = dict(pairs(args["network_args"] or ()))
+        from_weights = args["dim_from_weights"]
+        weights = self._block_weights(given)
+        if args["network_weights"]:
+            self._same("network_weights")
+        if from_weights:
+            self._same("dim_from_weights")
+        else:
+            self._sizes(given, has_weights=bool(weights))
+        for key, values in weights.items():
+            self._set(f"network.{key}", values, "network_args")
+        if weights and float(given.get("block_lr_zero_threshold", 0)):
+            threshold = float(given["block_lr_zero_threshold"])
+            self._set("network.block_lr_zero_threshold", threshold, "network_args")
+        self._dropouts(given, from_weights=from_weights)
+        if args["scale_weight_norms"]:
+            self._same("scale_weight_norms")
+        self._say_network_args(given, weights, from_weights=from_weights)
+        self._parts()
+
+    def _sizes(self, given: Mapping[str, str], *, has_weights: bool) -> None:
+        args = self.args
+        dim, alpha = args["network_dim"] or 4, args["network_alpha"]
+        alpha = 1.0 if alpha is None else alpha or float(dim)  # 0 is the dim
+        self._set("network.dim", dim, "network_dim")
+        self._set("network.alpha", alpha, "network_alpha")
+        conv_dim = int(given["conv_dim"]) if "conv_dim" in given else None
+        conv_alpha = float(given.get("conv_alpha", 1.0))
+        by_block = has_weights or "block_dims" in given
+        if conv_dim is not None:
+            self._set("network.conv_dim", conv_dim, "network_args")
+            self._set("network.conv_alpha", conv_alpha or float(conv_dim), "network_args")
+        if not by_block:
+            return
+        num_blocks = FAMILIES[self.family].unet_blocks.num_listed
+        if "block_dims" in given:
+            self._set("network.block_dims", _ints(given["block_dims"]), "network_args")
+        elif "block_alphas" in given:
+            self._set("network.block_dims", [dim] * num_blocks, "network_args")
+        if "block_alphas" in given:
+            self._set("network.block_alphas", _floats(given["block_alphas"]), "network_args")
+        if "conv_block_dims" in given:
+            dims = _ints(given["conv_block_dims"])
+            self._set("network.conv_block_dims", dims, "network_args")
+            if "conv_block_alphas" in given:
+                alphas = _floats(given["conv_block_alphas"])
+                self._set("network.conv_block_alphas", alphas, "network_args")
+            elif conv_dim is None and "conv_alpha" in given:
+                self._set("network.conv_alpha", conv_alpha, "network_args")
+
+    def _block_weights(self, given: Mapping[str, str]) -> dict[str, str | list[float]]:
+        """Return the weights of blocks as lists of the right length, or a named shape."""
+        blocks = FAMILIES[self.family].unet_blocks
+        weights: dict[str, str | list[float]] = {}
+        sides = {
+            "down_lr_weight": blocks.down,
+            "mid_lr_weight": blocks.mid,
+            "up_lr_weight": blocks.up,
+        }
+        for key, count in sides.items():
+            if key not in given:
+                continue
+            text = given[key]
+            if "," not in text and key != "mid_lr_weight":
+                weights[key] = text  # the name of a shape
+                continue
+            numbers = [float(item) if item.strip() else 0.0 for item in text.split(",")]
+            if len(numbers) != count:
+                self.imported.notes.append(
+                    f"network_args {key}: {len(numbers)} weights for {count} blocks; missing ones "
+                    "are 1, more are left out, there too"
+                )
+            weights[key] = (numbers + [1.0] * count)[:count]
+        return weights
+
+    def _dropouts(self, given: Mapping[str, str], *, from_weights: bool) -> None:
+        why = "with dim_from_weights nothing is dropped"
+        if from_weights:
+            self._ignore("network_dropout", why)
+        elif self.args["network_dropout"]:
+            self._same("network_dropout")
+        for key in ("rank_dropout", "module_dropout"):
+            share = float(given.get(key) or 0)
+            if share and from_weights:
+                self.imported.ignored.append(f"network_args {key}={share}: {why}")
+            elif share:
+                self._set(f"network.{key}", share, "network_args")
+
+    def _say_network_args(
+        self, given: Mapping[str, str], weights: Mapping[str, object], *, from_weights: bool
+    ) -> None:
+        """Say which arguments of the network nothing came of."""
+        by_block = bool(weights) or "block_dims" in given
+        unused = {
+            "conv_alpha": "conv_dim" not in given and not ("conv_block_dims" in given and by_block),
+            "block_alphas": not by_block,
+            "conv_block_dims": not by_block,
+            "conv_block_alphas": not (by_block and "conv_block_dims" in given),
+            "block_lr_zero_threshold": not weights,
+        }
+        for key, value in given.items():
+            said = f"network_args {key}={value}"
+            if key.startswith("loraplus"):
+                self.imported.lost.append(f"{said}: LoRA+")
+            elif key not in option_names.NETWORK_ARGS:
+                kind = self.args["network_module"] or "networks.lora"
+                self.imported.ignored.append(f"{said}: {kind} has no such argument")
+            elif from_weights and key in ("conv_dim", "conv_alpha", "block_dims", "block_alphas"):
+                self.imported.ignored.append(f"{said}: with dim_from_weights the file decides")
+            elif unused.get(key):
+                why = "without block_dims or weights of blocks" if by_block else "alone"
+                self.imported.ignored.append(f"{said}: {why} it is not looked at")
+        if from_weights:
+            for name in ("network_dim", "network_alpha"):
+                self._ignore(name, "with dim_from_weights the file decides")
+
+    def _parts(self) -> None:
+        """Leave a part untrained that has no rate, or that is switched off."""
+        args, rates = self.args, self._rates()
+        for part, rate, only in (
+            ("text_encoder", rates["text_encoder_lr"], "network_train_unet_only"),
+            ("unet", rates["unet_lr"], "network_train_text_encoder_only"),
+        ):
+            rate = args["learning_rate"] if rate is None else rate
+            if args[only]:
+                self._set(f"network.train_{part}", False, only)
+            elif rate == 0:
+                self._set(f"network.train_{part}", False, f"{part}_lr", "learning_rate")
+                self.imported.notes.append(
+                    f"{part}_lr=0: it is not trained; there its layers are in the file, with zeros"
+                )
+
+    def _rates(self) -> dict[str, float | None]:
+        listed = self.args["text_encoder_lr"] or [None]
+        return {"unet_lr": self.args["unet_lr"], "text_encoder_lr": listed[0]}
+
+    def _optimizer(self) -> None:
+        args = self.args
+        written = args["optimizer_type"] or ""
+        for name, other in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
+            if args[name]:
+                written = other
+        given = dict(pairs(args["optimizer_args"] or ()))
+        is_relative = written.lower() == "adafactor" and (
+            given.get("relative_step", "True") == "True" or given.get("warmup_init") == "True"
+        )
+        recipe, target = self._recipe(written)
+        if is_relative:
+            recipe = "adafactor_auto"
+            if given.get("relative_step") == "False":
+                self.imported.ignored.append(
+                    "optimizer_args relative_step=False: warmup_init=True switches it on"
+                )
+                given["relative_step"] = "True"
+        overrides = self.imported.overrides
+        overrides.append(f"optimizer={recipe}")
+        if target:
+            overrides += [f"optimizer._target_={target}", f"optimizer.name={written.lower()}"]
+        shipped = _shipped("optimizer", recipe)["args"]
+        forced = {"nesterov", "momentum"} if recipe.startswith("sgdnesterov") else set()
+        for name in shipped:
+            # Without it the class's own default holds, as there; fused computes the same faster.
+            keeps = name in forced or (name == "fused" and not target)
+            if name not in given and not keeps:
+                overrides.append(f"~optimizer.args.{name}")
+        for name, value in given.items():
+            plus = "" if name in shipped else "+"
+            overrides.append(f"{plus}optimizer.args.{name}={_from_literal(value)}")
+        rates = self._rates()
+        if is_relative:
+            for name in ("learning_rate", "unet_lr", "text_encoder_lr"):
+                self._ignore(name, "Adafactor finds its own rates (relative_step)")
+        else:
+            self._set("optimizer.lr", args["learning_rate"], "learning_rate")
+            for name, rate in rates.items():
+                overrides.append(f"optimizer.{name}={hydra_value(rate or None)}")
+            if len(set(args["text_encoder_lr"] or ())) > 1:
+                self.imported.ignored.append(
+                    f"text_encoder_lr={_shown(args['text_encoder_lr'])}: networks.lora takes the "
+                    "first for all text encoders"
+                )
+        traits = _shipped("optimizer", recipe)["traits"]
+        if traits["stepping"] == "closure":
+            self.imported.lost.append(
+                f"optimizer_type={written}: here it gets the loss at every step, which kohya's "
+                "trainer cannot give it: other weights"
+            )
+        self._schedule(written, is_relative=is_relative)
+
+    def _recipe(self, written: str) -> tuple[str, str]:
+        """Return our recipe of a class and, where its class is another one, that class's path."""
+        if written.lower() in option_names.RECIPES:
+            return option_names.RECIPES[written.lower()], ""
+        by_class: dict[str, str] = {}
+        for file in sorted((resources.conf_dir() / "optimizer").glob("*.yaml")):
+            if path := _shipped("optimizer", file.stem).get("_target_"):
+                if path in (written, f"torch.optim.{written}"):
+                    return file.stem, ""
+                by_class.setdefault(path.rpartition(".")[2], file.stem)
+        class_name = written.rpartition(".")[2]
+        if class_name in option_names.PLAIN_CLASSES and written in (
+            class_name,
+            f"torch.optim.{class_name}",
+        ):
+            return "adamw", f"torch.optim.{class_name}"
+        if "." in written and class_name in by_class:
+            recipe = by_class[class_name]
+            path = _shipped("optimizer", recipe)["_target_"]
+            self.imported.lost.append(
+                f"optimizer_type={written}: {path} here, which may differ from it"
+            )
+            return recipe, ""
+        self.imported.lost.append(
+            f"optimizer_type={written}: no recipe of ours builds it, so AdamW stands here at its "
+            "rates; copy one of conf/optimizer/ and name the class in it"
+        )
+        return "adamw", ""
+
+    def _schedule(self, optimizer: str, *, is_relative: bool) -> None:
+        args, lost = self.args, self.imported.lost
+        keys = {
+            "lr_warmup_steps": "warmup_steps",
+            "lr_scheduler_num_cycles": "num_cycles",
+            "lr_scheduler_power": "power",
+            "lr_scheduler_min_lr_ratio": "min_lr_ratio",
+            "lr_scheduler_timescale": "timescale",
+            "lr_decay_steps": "decay_steps",
+        }
+        own = ("lr_scheduler", "lr_scheduler_type", "lr_scheduler_args", *keys)
+        if is_relative or optimizer.lower().endswith("schedulefree"):
+            why = "Adafactor's own rule replaces it" if is_relative else "a schedule-free class"
+            for name in own:
+                self._ignore(name, why)
+            rule = "adafactor" if is_relative else "constant"
+            self._set("lr_scheduler", rule, "lr_scheduler")
+            return
+        ours = {kohya: name for name, kohya in option_names.SCHEDULES.items()}
+        name = ours.get(args["lr_scheduler"], "")
+        by_class = args["lr_scheduler_type"]
+        if by_class or name in ("", "adafactor"):
+            option = "lr_scheduler_type" if by_class else "lr_scheduler"
+            lost.append(f"{option}={args[option]}: the rate is constant here")
+            name = "constant"
+        self._set("lr_scheduler", name, "lr_scheduler")
+        uses = settings_in_use(name)
+        given = dict(pairs(args["lr_scheduler_args"] or ()))
+        for option, key in keys.items():
+            value = args[option]
+            if key not in uses:
+                error = name == "constant" and option == "lr_warmup_steps"
+                self._ignore(
+                    option, f"with {name}, {_ERROR_THERE}" if error else f"{name} has none"
+                )
+            elif isinstance(value, float) and key in ("warmup_steps", "decay_steps") and value >= 1:
+                lost.append(f"{option}={value}: a number with a point is a share of the run there")
+            elif key == "min_lr_ratio" and name == "polynomial":
+                self._ignore(option, "polynomial has none")
+                last = float(_literal(given.get("lr_end", option_names.SMALLEST_POLYNOMIAL_RATE)))
+                if last >= args["learning_rate"]:
+                    lost.append(f"polynomial: its last rate {last:g} is no smaller, {_ERROR_THERE}")
+                else:
+                    share = last / args["learning_rate"]
+                    self._set("lr_scheduler.min_lr_ratio", share, "learning_rate")
+            elif key == "min_lr_ratio" and value is None and name == "cosine_with_min_lr":
+                lost.append(f"lr_scheduler_min_lr_ratio: not given, {_ERROR_THERE}; 0.1 here")
+            else:
+                value = 0.0 if value is None and key == "min_lr_ratio" else value
+                self._set(f"lr_scheduler.{key}", value, option)
+        cycles = args["lr_scheduler_num_cycles"]
+        if name == "warmup_stable_decay" and cycles != 1:
+            self.imported.ignored[:] = [
+                sentence
+                for sentence in self.imported.ignored
+                if not sentence.startswith("lr_scheduler_num_cycles=")
+            ]
+            lost.append(f"lr_scheduler_num_cycles={cycles}: the decay is half a cosine here")
+        for key, text in given.items():
+            if key == "step_rules" and name == "piecewise":
+                rules = str(_literal(text))
+                self.imported.overrides.append(f"lr_scheduler.step_rules='{rules}'")
+            elif not (key == "lr_end" and name == "polynomial"):
+                lost.append(f"lr_scheduler_args {key}={text}: no such setting here")
+
+    def _trackers(self) -> None:
+        kind = self.args["log_with"]
+        has_wandb = kind in ("wandb", "all")
+        if has_wandb:
+            self.imported.overrides.append("tracker.log_with=[wandb]")
+        elif kind == "tensorboard":
+            self.imported.not_needed.append(
+                "log_with: TensorBoard's files are always in the run's folder"
+            )
+        elif kind:
+            self.imported.lost.append(f"log_with={kind}: no such tracker")
+        for name, key in option_names.TRACKER_VALUES.items():
+            if self.args[name] and has_wandb:
+                self._set(key, self.args[name], name)
+            elif self.args[name]:
+                self.imported.not_needed.append(f"{name}: without wandb there is nothing to name")
+
+    def _prompts(self) -> None:
+        """Take the prompts of the previews, or say that there is a placeholder."""
+        named = self.args["sample_prompts"]
+        places = [Path(named), self.folder / named] if named else []
+        file = next((place for place in places if place.is_file() and place.suffix == ".txt"), None)
+        prompts: list[tuple[str, str, int, int]] = []
+        if file is not None:
+            try:
+                prompts = list(dict.fromkeys(_read_prompts(read_text(file, encoding="utf-8-sig"))))
+            except (OSError, ValueError) as error:
+                self.imported.notes.append(f"sample_prompts: {file} cannot be read: {error}")
+        if not prompts:
+            self.imported.overrides.append(
+                f"prompts.prompts.a.text={hydra_value(PLACEHOLDER_PROMPT)}"
+            )
+            where = f", and sample_prompts={named} was not read" if named else ""
+            self.imported.notes.append(
+                f"prompts.prompts.a.text: {PLACEHOLDER_PROMPT!r} is a placeholder{where}; write "
+                "what the LoRA is to show, or render=off"
+            )
+            return
+        for number, (text, negative, width, height) in enumerate(prompts):
+            name = chr(ord("a") + number) if number < 26 else f"p{number}"
+            values = {"text": text, "negative": negative, "width": width, "height": height}
+            if number == 0:
+                self.imported.overrides += [
+                    f"prompts.prompts.a.{key}={hydra_value(value)}" for key, value in values.items()
+                ]
+            else:
+                inner = ",".join(f"{key}:{hydra_value(value)}" for key, value in values.items())
+                self.imported.overrides.append(f"+prompts.prompts.{name}={{{inner}}}")
+
+    def _say_others(self) -> None:
+        """Say every given option that changes something and that nothing above has read."""
+        by_remark: dict[str, list[str]] = {}
+        for name, value in self.given.items():
+            option = options()[name]
+            if value in (option.default, "", [], None) or value is False:
+                continue
+            if option.how == "missing":
+                remark = f"; {option.remark}" if option.remark else ""
+                self.imported.lost.append(f"{name}={_shown(value)}: {option.meaning}{remark}")
+            elif option.how == "unneeded":
+                by_remark.setdefault(option.remark, []).append(name)
+        self.imported.not_needed += [
+            f"{', '.join(names)}: {remark}" for remark, names in by_remark.items()
+        ]
 
 
+def _read_prompts(text: str) -> Iterator[tuple[str, str, int, int]]:
+    """Yield text, negative, width and height of each line of a file of prompts."""
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        words, *rest = _PROMPT_OPTION.split(f" {line.strip()}")
+        values = dict(zip(rest[::2], rest[1::2], strict=False))
+        sides = [max(64, int(values.get(name, 512)) // 8 * 8) for name in ("w", "h")]
+        yield words.strip(), values.get("n", "").strip(), sides[0], sides[1]
+
+
+@functools.cache
 def _shipped(group: str, option: str) -> DictConfig:
     loaded = OmegaConf.load(resources.conf_dir() / group / f"{option}.yaml")
     assert isinstance(loaded, DictConfig)
     return loaded
 
 
-def _pairs(words: Sequence[str] | str) -> Iterator[tuple[str, str]]:
-    for word in [words] if isinstance(words, str) else words:
-        name, _, value = str(word).partition("=")
-        yield name.strip(), value.strip()
+def _is_shipped(key: str, value: object) -> bool:
+    """Return whether a setting has this value where an imported command says nothing of it."""
+    section, _, name = key.partition(".")
+    if section not in _SHIPPED:
+        return False
+    shipped = _shipped(section, _SHIPPED[section])
+    if name not in shipped or OmegaConf.is_interpolation(shipped, name):
+        return False
+    return bool(shipped[name] == value)
 
 
-def _hydra(text: str) -> str:
-    """Return a Python literal as Hydra's grammar spells it."""
+def _ints(text: str) -> list[int]:
+    return [int(item) for item in text.split(",")]
+
+
+def _floats(text: str) -> list[float]:
+    return [float(item) for item in text.split(",")]
+
+
+def _literal(text: Any) -> Any:
+    """Return the value of a Python literal, or the text where it is none."""
     try:
-        value = ast.literal_eval(text)
+        return ast.literal_eval(str(text))
     except (SyntaxError, ValueError):
         return text
-    if isinstance(value, list | tuple):
-        return f"[{','.join(_hydra(repr(item)) for item in value)}]"
-    return _value(value)
 
 
-def _value(value: Any) -> str:
+def _from_literal(text: str) -> str:
+    """Return a Python literal as Hydra's grammar spells it; what is none is left to Hydra."""
+    value = _literal(text)
+    is_bare = value is text and _PLAIN_TEXT.fullmatch(text)
+    return text if is_bare else hydra_value(value)
+
+
+def hydra_value(value: Any) -> str:
     """Return a value as Hydra's grammar wants it, in quotes where it could mean something else."""
     if value is None:
         return "null"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if _PLAIN_TEXT.fullmatch(text):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(hydra_value(item) for item in value)}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    if _PLAIN_TEXT.fullmatch(text) and not _OTHER_TYPE.fullmatch(text):
         return text
     escaped = text.replace("'", r"\'").replace("${", r"\${")
     return f"'{escaped}'"
 
 
-def _is_on(value: Any) -> bool:
-    return value is True or str(value).lower() == "true"
-
-
-def _rate(args: Mapping[str, Any], name: str) -> float | None:
-    return None if args.get(name) is None else float(args[name])
-
-
-def _unreadable(path: Path, found: str) -> ConfigError:
-    return ConfigError(
-        Problem(
-            str(path),
-            found,
-            "kohya's command line (train_network.py --option=value ...), or its TOML file",
-            "copy the command you train with into a file, and name that file",
-        )
-    )
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

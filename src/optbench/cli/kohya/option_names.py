@@ -1,113 +1,18 @@
-"""The table of kohya's options and ours: one line each, for both directions.
+"""What optimizers, schedules and arguments are called here and in kohya's trainer.
 
-A setting of ours that stands in none of these tables has to be named in `WITHOUT_EQUIVALENT`; a
-test goes through all settings there are.
+The options themselves are in `options.csv`. A setting of ours that stands neither there nor here
+has to be named in `WITHOUT_EQUIVALENT`; a test goes through all settings there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# kohya's option -> ours, where both hold the same value.
-VALUES: Mapping[str, str] = {
-    "pretrained_model_name_or_path": "base.path",
-    "vae": "base.vae",
-    "train_data_dir": "dataset.dir",
-    "bucket_reso_steps": "dataset.bucket_reso_steps",
-    "min_bucket_reso": "dataset.min_bucket_reso",
-    "max_bucket_reso": "dataset.max_bucket_reso",
-    "caption_extension": "dataset.caption_extension",
-    "keep_tokens": "dataset.keep_tokens",
-    "caption_dropout_rate": "dataset.caption_dropout_rate",
-    "reg_data_dir": "dataset.reg_dir",
-    "caption_prefix": "dataset.caption_prefix",
-    "caption_suffix": "dataset.caption_suffix",
-    "caption_separator": "dataset.caption_separator",
-    "secondary_separator": "dataset.secondary_separator",
-    "keep_tokens_separator": "dataset.keep_tokens_separator",
-    "token_warmup_min": "dataset.token_warmup_min",
-    "token_warmup_step": "dataset.token_warmup_step",
-    "caption_tag_dropout_rate": "dataset.caption_tag_dropout_rate",
-    "caption_dropout_every_n_epochs": "dataset.caption_dropout_every_n_epochs",
-    "max_data_loader_n_workers": "dataset.num_workers",
-    "network_dim": "network.dim",
-    "network_alpha": "network.alpha",
-    "scale_weight_norms": "network.scale_weight_norms",
-    "network_weights": "network.weights",
-    "train_batch_size": "train.batch_size",
-    "gradient_accumulation_steps": "train.gradient_accumulation",
-    "mixed_precision": "train.mixed_precision",
-    "max_grad_norm": "train.max_grad_norm",
-    "clip_skip": "train.clip_skip",
-    "save_precision": "train.save_precision",
-    "dynamo_backend": "train.dynamo_backend",
-    "lr_warmup_steps": "lr_scheduler.warmup_steps",
-    "lr_scheduler_num_cycles": "lr_scheduler.num_cycles",
-    "lr_scheduler_power": "lr_scheduler.power",
-    "lr_scheduler_min_lr_ratio": "lr_scheduler.min_lr_ratio",
-    "lr_scheduler_timescale": "lr_scheduler.timescale",
-    "lr_decay_steps": "lr_scheduler.decay_steps",
-    "seed": "seed",
-}
-# Given or not given; ours is true or false.
-FLAGS: Mapping[str, str] = {
-    "enable_bucket": "dataset.enable_bucket",
-    "bucket_no_upscale": "dataset.bucket_no_upscale",
-    "shuffle_caption": "dataset.shuffle_caption",
-    "flip_aug": "dataset.flip_aug",
-    "dim_from_weights": "network.dim_from_weights",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "torch_compile": "train.torch_compile",
-    "color_aug": "dataset.color_aug",
-    "random_crop": "dataset.random_crop",
-    "enable_wildcard": "dataset.enable_wildcard",
-    "v_parameterization": "base.v_parameterization",
-}
-# The same two kinds for loss and noise. There an option without the one it needs is ignored, here
-# it is refused: needed option by option, and which of its values are enough (empty: any but 0).
-LOSS_VALUES: Mapping[str, str] = {
-    "loss_type": "loss.loss_type",
-    "huber_schedule": "loss.huber_schedule",
-    "huber_c": "loss.huber_c",
-    "huber_scale": "loss.huber_scale",
-    "min_snr_gamma": "loss.min_snr_gamma",
-    "v_pred_like_loss": "loss.v_pred_like_loss",
-    "noise_offset": "loss.noise_offset",
-    "adaptive_noise_scale": "loss.adaptive_noise_scale",
-    "multires_noise_iterations": "loss.multires_noise_iterations",
-    "multires_noise_discount": "loss.multires_noise_discount",
-    "ip_noise_gamma": "loss.ip_noise_gamma",
-    "min_timestep": "loss.min_timestep",
-    "max_timestep": "loss.max_timestep",
-    "prior_loss_weight": "loss.prior_loss_weight",
-}
-LOSS_FLAGS: Mapping[str, str] = {
-    "debiased_estimation_loss": "loss.debiased_estimation_loss",
-    "scale_v_pred_loss_like_noise_pred": "loss.scale_v_pred_loss_like_noise_pred",
-    "noise_offset_random_strength": "loss.noise_offset_random_strength",
-    "ip_noise_gamma_random_strength": "loss.ip_noise_gamma_random_strength",
-    "zero_terminal_snr": "loss.zero_terminal_snr",
-}
-LOSS_NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "huber_schedule": ("loss_type", ("huber", "smooth_l1")),
-    "huber_c": ("loss_type", ("huber", "smooth_l1")),
-    "huber_scale": ("huber_schedule", ("constant", "exponential")),
-    "adaptive_noise_scale": ("noise_offset", ()),
-    "noise_offset_random_strength": ("noise_offset", ()),
-    "multires_noise_discount": ("multires_noise_iterations", ()),
-    "ip_noise_gamma_random_strength": ("ip_noise_gamma", ()),
-}
-LOSS_OFF_AT_ZERO = (
-    *("min_snr_gamma", "v_pred_like_loss", "noise_offset", "adaptive_noise_scale"),
-    *("multires_noise_iterations", "ip_noise_gamma"),
-)
 # Only beside a tracker other than TensorBoard, whose files are always there.
 TRACKER_VALUES: Mapping[str, str] = {
     "log_tracker_name": "tracker.log_tracker_name",
     "wandb_run_name": "tracker.run_name",
 }
-# Ours is a share that kohya's leaves out where there is none.
-DROPOUTS: Mapping[str, str] = {"network_dropout": "network.dropout"}
 # What --network_args holds.
 NETWORK_ARGS: Mapping[str, str] = {
     "conv_dim": "network.conv_dim",
@@ -181,70 +86,12 @@ WITHOUT_EQUIVALENT: Mapping[str, str] = {
     "runs_dir": "a place on disk",
     "cache_dir": "a place on disk",
 }
-# kohya's, and why we need none.
-NOT_NEEDED: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("output_dir", "output_name", "logging_dir", "log_prefix", "save_model_as"),
-        "a run's folder has its files",
-    ),
-    **dict.fromkeys(
-        ("save_every_n_epochs", "save_state", "save_state_on_train_end", "resume"),
-        "every epoch is saved, and the same command continues",
-    ),
-    **dict.fromkeys(
-        ("cache_latents", "cache_latents_to_disk", "vae_batch_size"), "latents are always cached"
-    ),
-    **dict.fromkeys(
-        ("sdpa", "xformers", "mem_eff_attn", "lowram", "highvram"), "speed and memory only"
-    ),
-    **dict.fromkeys(
-        ("cache_text_encoder_outputs", "cache_text_encoder_outputs_to_disk"),
-        "outputs of encoders that are not trained are always remembered",
-    ),
-    "persistent_data_loader_workers": "dataset.num_workers are threads",
-    **dict.fromkeys(
-        ("num_cpu_threads_per_process", "num_processes", "num_machines"), "accelerate's own"
-    ),
-    **dict.fromkeys(("training_comment", "metadata_title", "metadata_author"), "texts in the file"),
-    **dict.fromkeys(
-        ("sample_prompts", "sample_every_n_epochs", "sample_at_first", "sample_sampler"),
-        "every epoch is rendered from prompts= and render=",
-    ),
-    "network_module": "networks.lora is what network=lora and network=locon are",
-    "config_file": "its settings are what is read here",
-}
-
-# What kohya's trainer takes where a command line says nothing; None: nothing at all.
-DEFAULTS: Mapping[str, object] = {
-    "resolution": "512,512",
-    "bucket_reso_steps": 64,
-    "min_bucket_reso": 256,
-    "max_bucket_reso": 1024,
-    "caption_extension": ".caption",
-    "keep_tokens": 0,
-    "caption_dropout_rate": 0.0,
-    "network_dim": 4,
-    "network_alpha": 1.0,
-    "scale_weight_norms": None,
-    "train_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "mixed_precision": "no",
-    "dynamo_backend": "inductor",
-    "max_grad_norm": 1.0,
-    "clip_skip": 1,
-    "save_precision": "float",
-    "lr_warmup_steps": 0,
-    "lr_scheduler": "constant",
-    "learning_rate": 2e-6,
-    "max_train_steps": 1600,
-    "optimizer_type": "AdamW",
-}
-
 # kohya's name of a class, in small letters -> our recipe. `DAdaptation` is the preprint's Adam.
 RECIPES: Mapping[str, str] = {
     "": "adamw",
     "adamw": "adamw",
     "adamw8bit": "adamw8bit",
+    "pagedadamw": "pagedadamw32bit",  # the same class, which has 32 bits by itself
     "pagedadamw8bit": "pagedadamw8bit",
     "pagedadamw32bit": "pagedadamw32bit",
     "lion": "lion",
@@ -266,6 +113,10 @@ RECIPES: Mapping[str, str] = {
     "sgdschedulefree": "sgdschedulefree",
     "adafactor": "adafactor",
 }
+# Classes of torch.optim that are stepped and scheduled like AdamW and have no recipe of ours.
+PLAIN_CLASSES = (
+    *("Adadelta", "Adagrad", "Adam", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
+)
 SPELLED: Mapping[str, str] = {  # recipe -> how kohya's users write it; others by their class
     "adamw": "AdamW",
     "adamw8bit": "AdamW8bit",
