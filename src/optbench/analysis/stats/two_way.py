@@ -29,6 +29,7 @@ _MOST_PRIOR_DEGREES = 20.0
 _WILD = 100.0
 _WILD_PROBABILITY = 0.01
 
+_LEAST = 1e-60  # size of values that are all 0
 _LEAST_WEIGHT = 1e-4  # of a setting's runs for the blocks' effects
 _NO_DEGREES = 1e-6  # what rounding leaves of none
 _ROUNDING = 1e-12  # of the values' size
@@ -289,7 +290,7 @@ def _residual_variances(Y: Floats, present: Flags) -> _Rest:
     spare = design.spare_degrees
     tame = ~is_wild
     num_degrees = float(spare[tame].sum())
-    smallest = (_ROUNDING * max(float(np.abs(Y[present]).max(initial=0.0)), 1e-300)) ** 2
+    smallest = (_ROUNDING * max(float(np.abs(Y[present]).max(initial=0.0)), _LEAST)) ** 2
     if not num_degrees:
         return _Rest(
             common=1.0,
@@ -407,7 +408,7 @@ class _ImageVariances:
 
     of_images: Floats  # mean square over images / their number
     of_rest: Floats  # that of images and blocks together, which the blocks' own has in it already
-    image_degrees: float
+    image_degrees: Floats
     rest_degrees: Floats
 
     def added_to(self, squared: Floats, degrees: Floats) -> tuple[Floats, Floats]:
@@ -415,7 +416,7 @@ class _ImageVariances:
         whole = squared + np.maximum(0.0, self.of_images - self.of_rest)
         f = _combined_degrees(
             (squared, degrees),
-            (self.of_images, np.full(squared.shape, self.image_degrees)),
+            (self.of_images, self.image_degrees),
             (self.of_rest, self.rest_degrees),
             whole=whole,
         )
@@ -457,16 +458,21 @@ def _image_variances(X: Floats, design: _Design) -> tuple[_ImageVariances, _Imag
     common = squares.sum() / degrees.sum()
     of_rest = np.where(has_rest, squares / degrees, common)
     of_rest = of_rest / design.present.sum(axis=1) / num_images
+    # Each pair has images that are easier for the one; but of many pairs some seem to have none by
+    # chance, so that no pair has less than the settings have in common.
+    own = _of_pairs(gram)
+    S = len(means)
+    common_pair = own.sum() / max(1, S * (S - 1))
     pairs = _ImageVariances(
-        of_images=_of_pairs(gram),
+        of_images=np.maximum(own, common_pair),
         of_rest=of_rest[:, None] + of_rest,
-        image_degrees=num_images - 1.0,
+        image_degrees=np.where(own > common_pair, 1.0, max(1, S - 1)) * (num_images - 1),
         rest_degrees=np.maximum(degrees[:, None] + degrees, 1.0),
     )
     alone = _ImageVariances(
         of_images=np.diag(gram),
         of_rest=of_rest,
-        image_degrees=num_images - 1.0,
+        image_degrees=np.full(S, num_images - 1.0),
         rest_degrees=np.maximum(degrees, 1.0),
     )
     return pairs, alone
