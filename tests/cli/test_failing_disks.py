@@ -272,3 +272,13 @@ def test_a_finished_record_never_ends_within_a_line(
     out = capsys.readouterr().out
     assert f"{name}: its last line is cut off" in out
     assert "-> give the commands that made them again" in out
+
+
+def test_a_named_pipe_among_config_files_is_refused_and_not_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "optimizer").mkdir()
+    os.mkfifo(tmp_path / "optimizer" / "mine.yaml")
+    assert cli.main(["plan", f"--config-dir={tmp_path}", "optimizer=mine"]) == 2
+    err = capsys.readouterr().err
+    assert "mine.yaml: found not a file: a named pipe has its name; expected a YAML file" in err

@@ -26,7 +26,7 @@ from optbench.models.files.facts import base_fingerprint
 from optbench.models.files.rules import check_base, check_clip_skip
 from optbench.records import Status
 from optbench.schema import Prompt, RegularizeOptions, RenderOptions
-from optbench.storage import files, rundir
+from optbench.storage import disk, files, rundir
 from optbench.terminal import errors, say, tell
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def render_class_images(plan: ClassImagesPlan) -> Status:
         base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         # Before the first image, so that another command knows whose they are.
         files.write_json(plan.run_dir / _SETTINGS_FILE, _image_settings(options))
-        plan.folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(plan.folder)
         sampler = OomSafeSampler(base, tell)
         text_options = base.text_options({"clip_skip": options.clip_skip})
         size = options.batch_size * len(options.prompt)

@@ -6,6 +6,7 @@ could name anything. Nothing here imports what it looks at.
 
 from __future__ import annotations
 
+import errno
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from optbench.errors import Problem
 from optbench.metrics.build import foreign_targets
 from optbench.schema import MetricOptions, OptimizerOptions
 from optbench.storage import resources
+from optbench.storage.disk import read_text
 
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
@@ -112,11 +114,15 @@ def check_config_dir(folder: Path, config_names: Sequence[str]) -> list[Problem]
     ]
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            text = file.read_text(encoding="utf-8")
+            text = read_text(file)
             content = yaml.safe_load(text)
             problems += _check_numbers(file, yaml.compose(text, Loader=yaml.SafeLoader))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
-            continue  # said where it is used
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            # Hydra would wait for a named pipe; the rest is said where it is used.
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:
+                found, fix = str(error.strerror), "remove it"
+                problems.append(Problem(str(file), found, "a YAML file", fix))
+            continue
         defaults = content.get("defaults") if isinstance(content, dict) else None
         for where, text in leaves(defaults, f"defaults of {file}"):
             problems += _check_text(where, text, Typed())

@@ -40,7 +40,7 @@ from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
 from optbench.schema import RunConfig
-from optbench.storage import files, locks, nested, provenance, resources, rundir
+from optbench.storage import disk, files, locks, nested, provenance, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.storage.secrets import hide_in_arguments, hide_in_settings
 from optbench.training import interrupt, recovery
@@ -128,7 +128,7 @@ def check_writable(sweep: SweepPlan) -> None:
     problems = []
     for key, folder in folders.items():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(folder)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
@@ -153,7 +153,7 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     if sweep.is_complete and all(is_finished(plan) for plan in sweep.runs):
         return
     assert sweep.launch is not None
-    sweep.sweep_dir.mkdir(parents=True, exist_ok=True)
+    disk.make_folder(sweep.sweep_dir)
     configs = [plan.config for plan in sweep.runs]
     workers = processes.num_workers(sweep.launch, configs)
     needs_own_process = processes.needs_own_process(sweep.launch, configs) or workers > 1

@@ -30,6 +30,7 @@ from optbench.render.prompts import (
 )
 from optbench.schema import Prompt, PromptOptions, RenderOptions, RunConfig
 from optbench.storage import files, hashing, locks
+from optbench.storage.disk import make_folder
 from optbench.storage.files import link_or_copy
 from optbench.storage.images import opened_rendered
 from optbench.storage.rundir import RunDir
@@ -113,7 +114,7 @@ def render_base(images: RunImages) -> None:
     shared = images.shared_dir
     _render(images, folder=shared, epoch=0, lora="")
     folder = images.run.images_dir(0)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for prompt in images.prompts:
         for cell in cells_of(prompt, images.options, epoch=0):
             if not (folder / cell.file_name).is_file():
@@ -211,7 +212,7 @@ def _put_other_images_aside(images: RunImages) -> None:
     sizes = [path.stat().st_size for path in folder.glob("epoch-*/*.png")]
     if sizes:
         aside = _free_folder(run.earlier_images_dir(other_key))
-        aside.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(aside.parent)
         locks.check_write(folder)
         folder.replace(aside)
         images.say(

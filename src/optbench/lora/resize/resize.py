@@ -26,6 +26,7 @@ from optbench.lora.resize.svd_cache import SvdCache
 from optbench.lora.save import DTYPES, is_finite, save_lora
 from optbench.lora.svd import Decomposition, Factors, truncate
 from optbench.schema import SavePrecision
+from optbench.storage.disk import make_folder
 
 DYNAMIC = "Dynamic"  # kohya's word where layers differ
 _OUTDATED = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "modelspec.thumbnail")
@@ -111,7 +112,7 @@ def write_resized(
         others = {key: files[0].tensor(key) for key in files[0].others}
         tensors |= _cast(others, dtype, where=str(target))
     metadata = resized_metadata(common_metadata(files), records, modules, spec)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     save_lora(target, tensors, precision=spec.precision, metadata=metadata)
     return tuple(records)
 

@@ -17,6 +17,7 @@ import ftfy
 from optbench.models.files import locate
 from optbench.models.files.families import FAMILIES
 from optbench.schema import BaseOptions
+from optbench.storage.disk import read_text
 from optbench.storage.resources import asset
 
 CLEANING_VERSION = 1  # raise it when equal texts begin to give other tokens
@@ -94,9 +95,9 @@ def read_vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]
     Raises:
         OSError, ValueError: If one of them is missing or damaged.
     """
-    numbered = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    numbered = json.loads(read_text(folder / "vocab.json"))
     merges = []
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    lines = read_text(folder / "merges.txt").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#version"):
             continue
