@@ -274,3 +274,18 @@ def test_new_folders_are_on_the_disk_themselves(
     monkeypatch.setattr(disk, "sync_folder", synced.append)
     disk.make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path, tmp_path / "a"]
+
+
+def test_a_disk_that_refuses_a_write_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (
+        lambda path: files.write_atomic(path, "a"),
+        lambda path: files.append_rows(path, ROWS),
+    ):
+        with pytest.raises(OSError, match=r"No space left on device: .*a\.json"):
+            write(tmp_path / "a.json")

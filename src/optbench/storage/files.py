@@ -64,6 +64,9 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview], *, durable: b
                 os.fsync(file.fileno())
         locks.check_write(path)
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system's words name none for a write
+        raise
     finally:
         partial.unlink(missing_ok=True)
     if durable:
@@ -209,10 +212,14 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     locks.check_write(path)
     is_new = not path.is_file()
     _drop_torn_line(path)
-    with open_to_append(path) as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open_to_append(path) as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     if is_new:
         sync_folder(path.parent)
 
