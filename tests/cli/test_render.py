@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from optbench.cli.render import run as render_run
@@ -19,6 +21,7 @@ from optbench.cli.render.grid_plan import Page, pages
 from optbench.cli.render.plan import compose_plots, with_named_files
 from optbench.cli.render.wildcards import drawn, put_in
 from optbench.contracts import SampleRequest
+from optbench.errors import ConfigError
 from optbench.models.text.clip import ClipTextOptions
 from optbench.records import LoraTarget
 from optbench.render import sheet
@@ -252,6 +255,40 @@ def test_clip_skip_is_the_files_own(painter: Painter, capsys: pytest.CaptureFixt
     assert "clip_skip=2" in text
     assert run("anime.safetensors") == 0
     assert {one.text_options.settings()["clip_skip"] for one in painter.requests} == {2}
+
+
+def test_a_clip_skip_that_the_base_has_not_is_refused(painter: Painter) -> None:
+    file = lora(Path("odd.safetensors"), 0.3, clip_skip=99)
+    (plan,) = compose_plots(with_named_files([str(file), *SMALL])).runs
+    (Path("base") / "text_encoder").mkdir(parents=True)
+    (Path("base") / "text_encoder" / "config.json").write_text('{"num_hidden_layers": 12}')
+    options = plan.plot.options
+    with pytest.raises(ConfigError) as refusal:
+        render_run.clip_skip_of([file], replace(options, base=replace(options.base, path="base")))
+    (problem,) = refusal.value.problems
+    assert problem.where == "odd.safetensors (ss_clip_skip)"
+    assert problem.found == "99 with a text encoder of 12 layers"
+    assert problem.fix.startswith("write clip_skip=1")
+
+
+def test_sdxl_ignores_what_files_say_of_clip_skip(painter: Painter) -> None:
+    lora(Path("anime.safetensors"), 0.3, clip_skip=2)
+    (plan,) = compose_plots(with_named_files(["anime.safetensors", "one.safetensors", *SMALL])).runs
+    options = plan.plot.options
+    sdxl = replace(plan.plot, options=replace(options, base=replace(options.base, family="sdxl")))
+    render_run.check_files(sdxl)
+    with pytest.raises(ConfigError, match="LoRA files that say 1 and 2"):
+        render_run.check_files(plan.plot)
+
+
+def test_what_is_left_out_of_a_file_is_said(
+    painter: Painter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = load_file(lora(Path("word.safetensors"), 0.3))
+    write_lora(Path("word.safetensors"), {**tensors, "bundle_emb.mia.string": torch.ones(1, 8)})
+    assert run("word.safetensors") == 0
+    output = capsys.readouterr()
+    assert "the embedding mia in it is left out" in output.out + output.err
 
 
 @pytest.mark.parametrize(

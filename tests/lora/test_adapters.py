@@ -228,11 +228,12 @@ def test_lengths_in_a_file_of_peft_are_those_of_outputs(tmp_path: Path) -> None:
         ({"unet.r": 2, "unet.lora_alpha": 4, "unet.use_rslora": True}, 4 / 2**0.5),
         ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"attn.to_q": 1}}, 0.5),
         ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"n.to_q": 1}}, 2.0),
-        ({"unet.r": 0, "unet.lora_alpha": 4}, 1.0),
-        ({"unet.r": -2, "unet.lora_alpha": 4}, 1.0),
-        ({"unet.r": "2", "unet.lora_alpha": [4]}, 1.0),
-        ({"unet.r": 10**400, "unet.lora_alpha": float("nan")}, 1.0),
-        ([], 1.0),
+        ({"unet.r": 8, "unet.lora_alpha": 4, "unet.rank_pattern": {"attn.to_q": 2}}, 2.0),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {r".*\.to_[qk]": 1}}, 0.5),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"^down.attn.to_q": 1}}, 0.5),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"to_q|to_k": 1}}, 0.5),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {r"to_q\.": 1}}, 2.0),
+        ({"text_encoder.r": 2, "text_encoder.lora_alpha": 4}, 1.0),
     ],
 )
 def test_scale_of_a_file_of_peft_is_in_its_metadata(
@@ -242,6 +243,90 @@ def test_scale_of_a_file_of_peft_is_in_its_metadata(
     metadata = {"lora_adapter_metadata": json.dumps(told)}
     path = write_lora(tmp_path / "a.safetensors", tensors, metadata=metadata)
     torch.testing.assert_close(moved(path)[LINEAR], wanted * scale, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"unet.r": 0, "unet.lora_alpha": 4}, "unet: r 0"),
+        ({"unet.r": -2, "unet.lora_alpha": 4}, "unet: r -2"),
+        ({"unet.r": "2", "unet.lora_alpha": 4}, "unet: r '2'"),
+        ({"unet.r": 2}, "unet: no number lora_alpha"),
+        ({"unet.lora_alpha": 2}, "unet: no number r"),
+        ({"unet.r": 10**400, "unet.lora_alpha": 1}, "unet: r 1000"),
+        ({"unet.r": 2, "unet.lora_alpha": float("nan")}, "unet: lora_alpha nan"),
+        ({"unet.r": 4, "unet.lora_alpha": 4}, "unet: r is 4, not the layer's dim"),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": [1]}, "alpha_pattern is no"),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"(": 1}}, "no expression"),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"(a+)+": 1}}, "not tried"),
+        ({"unet.r": 2, "unet.lora_alpha": 4, "unet.alpha_pattern": {"a*" * 9: 1}}, "not tried"),
+        ([], "no JSON object"),
+        ("{", "no JSON ("),
+    ],
+)
+def test_metadata_that_gives_no_scale_is_refused(tmp_path: Path, told: Any, words: str) -> None:
+    tensors, _ = peft()
+    text = told if isinstance(told, str) else json.dumps(told)
+    path = write_lora(tmp_path / "a.safetensors", tensors, metadata={"lora_adapter_metadata": text})
+    with pytest.raises(ConfigError) as refusal:
+        AdapterFile(path)
+    (problem,) = refusal.value.problems
+    assert words in problem.found
+
+
+def test_a_file_of_peft_itself_is_read_and_says_that_its_scale_is_elsewhere(tmp_path: Path) -> None:
+    tensors, wanted = peft()
+    named = {key.replace("unet.", "base_model.model.unet.", 1): one for key, one in tensors.items()}
+    path = write_lora(tmp_path / "a.safetensors", named)
+    assert misfits(targets(), AdapterFile(path), base="b") == []
+    torch.testing.assert_close(moved(path)[LINEAR], wanted)
+    (notice,) = AdapterFile(path).notices
+    assert "it is taken as 1" in notice
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("base_model.model.down_blocks.0.attn.to_q", "unet.down_blocks.0.attn.to_q"),
+        ("base_model.model.text_model.encoder.x", "text_encoder.text_model.encoder.x"),
+        ("base_model.model.text_encoder_2.encoder.x", "text_encoder_2.encoder.x"),
+        ("up_blocks.1.attn.to_q", "unet.up_blocks.1.attn.to_q"),
+    ],
+)
+def test_paths_that_begin_inside_of_a_part_are_those_of_the_pipeline(
+    tmp_path: Path, path: str, name: str
+) -> None:
+    tensors = {f"{path}.lora_A.weight": draw(2, 6), f"{path}.lora_B.weight": draw(4, 2)}
+    file = AdapterFile(write_lora(tmp_path / "a.safetensors", tensors))
+    assert list(file.layers) == [name]
+
+
+def test_a_bundled_embedding_is_left_out_and_said(tmp_path: Path) -> None:
+    tensors, wanted = lora()
+    embedding = {
+        "bundle_emb.mytoken.string_to_param.*": draw(2, 8),
+        "bundle_emb.mytoken.string_to_token.*": torch.tensor(265),
+    }
+    path = write_lora(tmp_path / "a.safetensors", {**tensors, **embedding})
+    torch.testing.assert_close(moved(path)[LINEAR], wanted)
+    assert AdapterFile(path).notices == (
+        "a.safetensors: the embedding mytoken in it is left out; its words are read as any others",
+    )
+
+
+def test_a_layer_under_two_names_is_refused_and_not_added_twice(tmp_path: Path) -> None:
+    pair = {"lora_A.weight": draw(2, 6), "lora_B.weight": draw(4, 2)}
+    named, _ = lora()
+    two_ways = named | {f"{PATHS[LINEAR]}.{part}": one for part, one in pair.items()}
+    file = AdapterFile(write_lora(tmp_path / "a.safetensors", two_ways))
+    (problem,) = misfits(targets(), file, base="b")
+    assert problem.found == f"a layer named in two ways: {LINEAR} and {PATHS[LINEAR]}"
+    roots = ("", "base_model.model.")
+    both = {
+        f"{root}{PATHS[LINEAR]}.{part}": one.clone() for root in roots for part, one in pair.items()
+    }
+    with pytest.raises(ConfigError, match="a layer that is named in two ways"):
+        AdapterFile(write_lora(tmp_path / "b.safetensors", both))
 
 
 def test_an_alpha_of_0_has_no_effect(tmp_path: Path) -> None:
@@ -406,7 +491,7 @@ def test_a_file_that_diffusers_wrote_moves_the_weights_as_diffusers_itself(
 
 def test_tensors_of_no_layer_are_passed_over_where_that_is_allowed(tmp_path: Path) -> None:
     tensors, change = lora()
-    path = write_lora(tmp_path / "a.safetensors", {**tensors, "bundle_emb.word": torch.ones(2, 3)})
+    path = write_lora(tmp_path / "a.safetensors", {**tensors, "word.embedding": torch.ones(2, 3)})
     with pytest.raises(ConfigError, match="no known form"):
         AdapterFile(path)
     every = targets()

@@ -287,3 +287,19 @@ def test_wrong_files_are_told_beside_everything_else(tmp_path: Path) -> None:
         compose_runs([f"network.weights={path}", "train.epochs=0", "network.dim=0"])
     where = {problem.where for problem in caught.value.problems}
     assert {"train.epochs", "network.dim"} <= where
+
+
+def test_an_integer_alpha_is_an_alpha_and_an_embedding_is_left_out(tmp_path: Path) -> None:
+    tensors = random_tensors(dim=8, alpha=4.0)
+    whole = {
+        key: tensor.long() if key.endswith(".alpha") else tensor for key, tensor in tensors.items()
+    }
+    embedding = {"bundle_emb.mia.string_to_token.*": torch.tensor(265)}
+    path = write_lora(tmp_path / "a.safetensors", {**whole, **embedding})
+    initial = initial_weights_of(options_for(path))
+    assert initial is not None
+    assert {size.alpha for size in initial.layers.values()} == {4.0}
+    assert all(is_rounded(4.0, size) for size in initial.layers.values())
+    assert not any(is_rounded(4.5, size) for size in initial.layers.values())
+    (notice,) = initial.notices
+    assert "the embedding mia in it is left out" in notice

@@ -30,6 +30,7 @@ PART_WORDS: Mapping[Part, str] = {"unet": "unet", "text_encoder": "text encoder"
 _FINGERPRINT_LENGTH = 16
 _PREFIXES: Mapping[str, Part] = {"lora_unet_": "unet", "lora_te": "text_encoder"}
 _DTYPES = ("F32", "F16", "BF16", "F8_E5M2", "F8_E4M3")
+_INTEGERS = ("I64", "I32", "I16", "I8", "U8")  # in which some tools write an alpha
 _MAX_SIZES = 3
 _SIZES = ("dim", "alpha", "conv_dim", "conv_alpha")
 _BLOCK_SIZES = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
@@ -55,6 +56,7 @@ class InitialWeights:
     name: str  # that its own metadata gives it, else the file's
     layers: Mapping[str, LayerSize]
     shapes: Mapping[str, ModuleShape]
+    notices: tuple[str, ...] = ()  # sentences on what of it is left out
 
     def of_parts(self, options: NetworkOptions) -> dict[str, LayerSize]:
         """Return the layers of those parts that are trained; only they are continued."""
@@ -122,10 +124,16 @@ def _read(path: Path) -> InitialWeights:
     of_parts = {key for name in file.modules if part_of(name) for key in keys_of(name)}
     complaints = {
         "keys of neither unet nor text encoder": [
-            key for key in file.entries if key not in of_parts
+            key
+            for key in file.entries
+            if key not in of_parts and not key.startswith(lora_keys.EMBEDDING)
         ],
         f"another dtype than {', '.join(_DTYPES)}": [
-            key for key, entry in file.entries.items() if entry.dtype not in _DTYPES
+            key
+            for key, entry in file.entries.items()
+            if entry.dtype not in _DTYPES
+            and not (key.endswith(ALPHA) and entry.dtype in _INTEGERS)
+            and not key.startswith(lora_keys.EMBEDDING)
         ],
     }
     problems = [
@@ -152,12 +160,18 @@ def _read(path: Path) -> InitialWeights:
                 dim=module.dim,
                 alpha=file.alpha(name),
                 is_window=math.prod(module.down[2:]) > 1,
-                rounding=file.entries[name + ALPHA].dtype if module.has_alpha else "",
+                rounding=_rounding(file, name) if module.has_alpha else "",
             )
             for name, module in file.modules.items()
         },
         shapes=file.modules,
+        notices=lora_keys.embedding_notices(file.entries, where=path.name),
     )
+
+
+def _rounding(file: LoraFile, name: str) -> str:
+    dtype = file.entries[name + ALPHA].dtype
+    return "F32" if dtype in _INTEGERS else dtype  # an integer is exact
 
 
 def fingerprints(file: SafetensorsFile) -> tuple[str, str]:
@@ -200,6 +214,7 @@ def initial_weights_notices(
         return ()
     num_continued = len(initial.of_parts(options))
     notices = [f"continues {initial.name}: {num_continued} layers of {initial.path.name}"]
+    notices += initial.notices
     if num_left_out := len(initial.layers) - num_continued:
         trained = trained_parts(options)
         parts = [PART_WORDS[part] for part in _PREFIXES.values() if part not in trained]

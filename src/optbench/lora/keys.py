@@ -7,13 +7,14 @@ any kernel, with or without alphas. Nothing here imports torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from optbench.errors import Problem, shorten
 from optbench.storage.resources import command_line
 
+_MAX_DIGITS = 9
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
 # Part of a key -> the form of adapter it belongs to; none of them is a plain product up @ down.
 OTHER_FORMS: Final = {
@@ -28,6 +29,10 @@ OTHER_FORMS: Final = {
     ".lora_A.": "LoRA in PEFT's or diffusers' key names",
     ".lora.down.": "LoRA in diffusers' older key names",
 }
+
+
+# OneTrainer and A1111's extensions put textual-inversion embeddings beside the layers.
+EMBEDDING = "bundle_emb."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +128,22 @@ def misfits(
 def clip_skip_of(metadata: Mapping[str, str]) -> int:
     """Return the clip skip that a file says it was trained with; 1 where it says nothing."""
     clip_skip = metadata.get("ss_clip_skip", "")
-    return int(clip_skip) if clip_skip.isdecimal() and int(clip_skip) > 0 else 1
+    # Of more digits than any model has layers, nobody wants the number.
+    is_number = clip_skip.isdecimal() and len(clip_skip) <= _MAX_DIGITS
+    return max(1, int(clip_skip)) if is_number else 1
+
+
+def embedding_notices(keys: Iterable[str], *, where: str) -> tuple[str, ...]:
+    """Return a sentence on the embeddings that a file brings along, which are left out."""
+    names = {
+        key.removeprefix(EMBEDDING).split(".")[0]: None for key in keys if key.startswith(EMBEDDING)
+    }
+    if not names:
+        return ()
+    return (
+        f"{where}: the embedding {shorten(list(names))} in it is left out; its words are read as "
+        "any others",
+    )
 
 
 def count_and_names(names: Sequence[str], num_all: int, what: str = "tensors") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from optbench.lora.adapters.apply import (
 from optbench.models import load_base
 from optbench.models.device import dtype_of, find_device, set_num_threads
 from optbench.models.files.facts import base_fingerprint
+from optbench.models.files.families import FAMILIES
+from optbench.models.files.rules import check_clip_skip
 from optbench.models.text.prompt_grammar import LoraTag
 from optbench.models.text.tokens import is_repaired
 from optbench.records import Status
@@ -34,6 +37,7 @@ from optbench.render.prompts import (
     origin_of,
     write_images,
 )
+from optbench.schema import PlotOptions
 from optbench.storage import files, hashing, rundir
 from optbench.terminal import errors, tell
 
@@ -68,16 +72,38 @@ def check_files(plot: Plot) -> None:
     specs = _image_specs(pages(plot))
     lora_files = {file: None for spec in specs for _, file, _ in spec.loras}
     check_adapters(list(lora_files))
-    skips = {read_clip_skip(file) for file in lora_files}
-    if len(skips) > 1 and any(spec.clip_skip is None for spec in specs):
-        raise ConfigError(
+    if any(spec.clip_skip is None for spec in specs):
+        clip_skip_of(list(lora_files), plot.options)
+
+
+def clip_skip_of(lora_files: Iterable[Path], options: PlotOptions) -> int:
+    """Return the clip skip that files were trained with; 1 for a family that ignores it.
+
+    Raises:
+        ConfigError: If they say several, or one that the text encoder has not.
+    """
+    family = FAMILIES.get(options.base.family)
+    if family is not None and not family.obeys_clip_skip:
+        return 1
+    by_file = {file: read_clip_skip(file) for file in lora_files}
+    problems = [
+        replace(problem, fix="write clip_skip=1, or 2 for most anime checkpoints")
+        for file, skip in by_file.items()
+        for problem in check_clip_skip(options.base, skip, where=f"{file} (ss_clip_skip)")
+    ]
+    skips = sorted({*by_file.values()} or {1})
+    if len(skips) > 1 and not problems:
+        problems = [
             Problem(
                 "clip_skip",
-                f"LoRA files that say {' and '.join(map(str, sorted(skips)))}",
+                f"LoRA files that say {' and '.join(map(str, skips))}",
                 "one, so that their images differ by nothing else",
-                f"write clip_skip={max(skips)}",
+                f"write clip_skip={skips[-1]}",
             )
-        )
+        ]
+    if problems:
+        raise ConfigError(*problems)
+    return skips[-1]
 
 
 def make_plot(plan: PlotPlan) -> Status:
@@ -100,6 +126,9 @@ def make_plot(plan: PlotPlan) -> Status:
         ]
     ):
         tell(notice)
+    lora_files = {file: None for spec in _image_specs(pages(plot)) for _, file, _ in spec.loras}
+    for notice in itertools.chain.from_iterable(AdapterFile(file).notices for file in lora_files):
+        tell(notice)
     planned = _planned_images(plot)
     for notice in files.set_aside_damaged_images(Path(options.dir) / CELLS_FOLDER):
         tell(notice)
@@ -110,10 +139,9 @@ def make_plot(plan: PlotPlan) -> Status:
         device = find_device(options.device, precision=options.mixed_precision)
         base = load_base(options.base, device=device, dtype=dtype_of(options.mixed_precision))
         targets = base.lora_targets()
-        lora_files = {file: None for image in missing for _, file, _ in image.spec.loras}
         problems = [
             problem
-            for file in lora_files
+            for file in {file: None for image in missing for _, file, _ in image.spec.loras}
             for problem in misfits(targets, AdapterFile(file), base=base.name)
         ]
         if problems:
@@ -136,10 +164,11 @@ def _planned_images(plot: Plot) -> dict[ImageSpec, PlannedImage]:
     base = base_fingerprint(options.base, cache_dir=cache_dir)
     specs = _image_specs(pages(plot))
     lora_files = {file for spec in specs for _, file, _ in spec.loras}
-    skips = {read_clip_skip(file) for file in lora_files} or {1}
+    is_given = all(spec.clip_skip is not None for spec in specs)
+    files_clip_skip = 1 if is_given else clip_skip_of(lora_files, options)
     planned = {}
     for spec in specs:
-        clip_skip = max(skips) if spec.clip_skip is None else spec.clip_skip
+        clip_skip = files_clip_skip if spec.clip_skip is None else spec.clip_skip
         resolved = replace(spec, clip_skip=clip_skip)
         loras = [
             [hashing.files_fingerprint([file], cache_dir=cache_dir), strength]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optbench import rng
 from optbench.errors import Problem
-from optbench.storage.disk import read_text
+from optbench.storage.text_files import read_text
 
-_MARK = re.compile(r"__([A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?)__")
+# A name is that of a file, with its folders: words of any script, with nothing in it that parts
+# tags or weighs them. It ends at the next two underscores, and neither begins nor ends with a space.
+_MARK = re.compile(r"""__(?![_\s])((?:(?!__)[^\n,;<>()\[\]{}|:*?"@^])++)(?<!\s)__""")
 _MAX_DEPTH = 8
 
 Lists = Mapping[str, tuple[str, ...]]
@@ -20,36 +23,40 @@ Lists = Mapping[str, tuple[str, ...]]
 def read_lists(
     given: Any, folder: str | None, problems: list[Problem]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the values of every wildcard, from the settings and from a folder of NAME.txt."""
+    """Return the values of every wildcard, from the settings and from a folder of NAME.txt.
+
+    A file in a folder of that folder has the name FOLDER/NAME.
+    """
     lists: dict[str, tuple[str, ...]] = {}
     if folder is not None and not Path(folder).is_dir():
         problems.append(
             _problem("wildcards_dir", f"{folder}, which does not exist", "a folder of NAME.txt")
         )
     elif folder is not None:
-        for file in sorted(Path(folder).glob("*.txt")):
+        for file in sorted(Path(folder).rglob("*.txt")):
+            name = file.relative_to(folder).with_suffix("").as_posix()
             try:
-                lines = read_text(file).splitlines()
-            except (OSError, UnicodeDecodeError) as error:
+                lines = read_text(file).split("\n")
+            except (OSError, ValueError) as error:
                 problems.append(_problem(str(file), f"{error}", "a text file in UTF-8"))
                 continue
             values = [line.strip() for line in lines if not line.lstrip().startswith("#")]
-            lists[file.stem] = tuple(value for value in values if value)
+            lists[_composed(name)] = tuple(value for value in values if value)
     for name, values in (given or {}).items():
         is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
-        lists[str(name)] = tuple(values) if is_list else ()
+        lists[_composed(str(name))] = tuple(values) if is_list else ()
     return lists
 
 
 def named_in(text: str, lists: Lists) -> set[str]:
     """Return the wildcards of a text, those in their values included; unknown ones too."""
     names: set[str] = set()
-    todo = _MARK.findall(text)
+    todo = _names(text)
     while todo:
         name = todo.pop()
         if name not in names:
             names.add(name)
-            todo += [inner for value in lists.get(name, ()) for inner in _MARK.findall(value)]
+            todo += [inner for value in lists.get(name, ()) for inner in _names(value)]
     return names
 
 
@@ -68,7 +75,7 @@ def check_lists(where: str, text: str, lists: Lists) -> list[Problem]:
 
 def put_in(text: str, chosen: Mapping[str, str]) -> str:
     """Return a text with the value of every wildcard that stands along a side."""
-    return _MARK.sub(lambda mark: chosen.get(mark[1], mark[0]), text)
+    return _MARK.sub(lambda mark: chosen.get(_composed(mark[1]), mark[0]), text)
 
 
 def drawn(text: str, lists: Lists, *, seed: int) -> str:
@@ -80,11 +87,21 @@ def drawn(text: str, lists: Lists, *, seed: int) -> str:
         places = iter(range(len(text)))
 
         def value_of(mark: re.Match[str], depth: int = depth, places: Any = places) -> str:
-            draw = rng.shuffler(seed, "render", "wildcard", mark[1], depth, next(places))
-            return draw.choice(lists[mark[1]])
+            name = _composed(mark[1])
+            draw = rng.shuffler(seed, "render", "wildcard", name, depth, next(places))
+            return draw.choice(lists[name])
 
         text = _MARK.sub(value_of, text)
     return text
+
+
+def _names(text: str) -> list[str]:
+    return [_composed(name) for name in _MARK.findall(text)]
+
+
+def _composed(name: str) -> str:
+    """Return a name with its accents and syllables composed; macOS writes files' names apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _problem(where: str, found: str, expected: str) -> Problem:

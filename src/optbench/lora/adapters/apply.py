@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from optbench.errors import ConfigError, OptbenchError, Problem
+from optbench.errors import ConfigError, OptbenchError, Problem, shorten
 from optbench.lora import keys as lora_keys
 from optbench.lora.adapters.formats import AdapterLayer, has_axes, layers_of
 from optbench.lora.adapters.formulas import change, lengths_by, product
@@ -42,6 +42,10 @@ class AdapterFile(SafetensorsFile):
         problems += self._unfitting()
         if problems:
             raise ConfigError(*problems)
+        self.notices: tuple[str, ...] = (
+            *lora_keys.embedding_notices(self.shapes, where=path.name),
+            *self._without_scale(),
+        )
 
     def size(self, layer: AdapterLayer, kernel: Sequence[int] = ()) -> tuple[int, int] | None:
         """Return outputs O and inputs K of the weight that a layer changes; None if of none."""
@@ -71,6 +75,22 @@ class AdapterFile(SafetensorsFile):
             for part, key in layer.keys.items()
         }
         return change(layer, parts, weight)
+
+    def _without_scale(self) -> tuple[str, ...]:
+        """Return a sentence on layers of PEFT whose scale the file does not say."""
+        silent = [
+            layer.name
+            for layer in self.layers.values()
+            if layer.is_peft and layer.scale is None and "alpha" not in layer.keys
+            if any(".lora_A." in key for key in layer.keys.values())
+        ]
+        if not silent:
+            return ()
+        return (
+            f"{self.path.name}: no scale for "
+            f"{lora_keys.count_and_names(silent, len(self.layers), 'layers')}; it is taken as 1, as "
+            "diffusers does (PEFT keeps lora_alpha / r in adapter_config.json, which is not read)",
+        )
 
     def _unfitting(self) -> list[Problem]:
         """Return a problem if parts of a layer do not fit together."""
@@ -126,13 +146,21 @@ def misfits(
     """Return a problem if a layer of a file has no place in the base, or one of another size."""
     places = _places(targets)
     strange, unlike = [], []
+    names_of: dict[str, list[str]] = {}
     for name, layer in file.layers.items():
+        if name in places:
+            names_of.setdefault(places[name].name, []).append(name)
         if name not in places:
             strange.append(name)
             continue
         weight = supported(places[name].module).weight
         if not file.fits(layer, weight):
             unlike.append(f"{name} for {file.size(layer)} in a layer of {tuple(weight.shape)}")
+    twice = [" and ".join(names) for names in names_of.values() if len(names) > 1]
+    if twice:
+        found = f"a layer named in two ways: {shorten(twice)}"
+        which = "use a file that has each layer once; which of the two is meant, nobody can tell"
+        return [Problem(str(file.path), found, "every layer under one name", which)]
     return lora_keys.misfits(
         strange,
         unlike,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from optbench.errors import Problem
-from optbench.lora.keys import OTHER_FORMS, count_and_names
+from optbench.lora.keys import EMBEDDING, OTHER_FORMS, count_and_names
 
 # What every part is called here, and how files of each form call it.
 _PARTS: Final = {
@@ -39,6 +39,12 @@ _BESIDE_ATTENTION: Final = re.compile(r"\.processor\.(to_[a-z]+)_lora\.(down|up)
 _READ: Final = ("DoRA", "LoHa", "LoKr", "Tucker", "PEFT", "diffusers")
 _DIFFUSERS_METADATA: Final = "lora_adapter_metadata"
 _MOST: Final = 1e6
+_MAX_PATTERN, _MAX_REPETITIONS = 200, 3
+_REPEATED_GROUP: Final = re.compile(r"\)[*+?{]")
+# PEFT's own files name layers from the part they are in, behind this.
+_PEFT_ROOT: Final = "base_model.model."
+_UNET_ROOTS: Final = ("down_blocks.", "mid_block.", "up_blocks.")
+_TEXT_ROOTS: Final = ("text_model.", "encoder.layers.")
 _PAIRS: Final = {"w1_a", "w1_b", "w2_a", "w2_b"}
 
 
@@ -79,16 +85,28 @@ def layers_of(
     parts: dict[str, dict[str, str]] = {}
     peft: set[str] = set()
     unknown = []
+    twice = []
     for key in shapes:
+        if key.startswith(EMBEDDING):
+            continue
         name, part, is_peft = _read_key(key)
         if not part:
             unknown.append(key)
+            continue
+        if part in parts.get(name, {}):
+            twice.append(f"{parts[name][part]} and {key}")
             continue
         parts.setdefault(name, {})[part] = key
         if is_peft:
             peft.add(name)
     forms = {name: _form_of(keys) for name, keys in parts.items()}
-    scales = _scales_in(metadata, [name for name in peft if forms[name]])
+    dims = {
+        name: shapes[parts[name]["down"]][0]
+        for name in parts
+        if name in peft and forms[name] == "LoRA" and "alpha" not in parts[name]
+        if shapes[parts[name]["down"]]
+    }
+    scales, scale_problems = _scales_in(metadata, dims, where)
     layers = {
         name: AdapterLayer(
             name=name, form=form, keys=parts[name], is_peft=name in peft, scale=scales.get(name)
@@ -97,6 +115,7 @@ def layers_of(
         if form
     }
     complaints = {
+        "a layer that is named in two ways": twice,
         "tensors of no known form": [] if allow_others else unknown,
         "layers of which a part is missing or too many": [
             name for name, form in forms.items() if not form
@@ -105,6 +124,7 @@ def layers_of(
     problems = [
         _refusal(what, keys, len(shapes), where) for what, keys in complaints.items() if keys
     ]
+    problems += scale_problems
     if not shapes:
         problems = [_refusal("no tensor at all", [], 0, where)]
     return layers, problems
@@ -128,15 +148,24 @@ def _read_key(key: str) -> tuple[str, str, bool]:
     """Return the layer and the part of a key, "" if it has none, and whether they are PEFT's."""
     for pattern, part in _PEFT_PARTS:
         if match := pattern.search(key):
-            return key[: match.start()], part if match.end() == len(key) else "", True
+            name = _in_pipeline(key[: match.start()])
+            return name, part if match.end() == len(key) else "", True
     if match := _BESIDE_ATTENTION.search(key):
         layer = "to_out.0" if match[1] == "to_out" else match[1]
-        return f"{key[: match.start()]}.{layer}", match[2], True
+        return f"{_in_pipeline(key[: match.start()])}.{layer}", match[2], True
     name, _, rest = key.partition(".")
     if rest in _PARTS:
         return name, _PARTS[rest], False
     path, _, last = key.rpartition(".")  # diffusers' older files have alphas too
-    return (path, "alpha", True) if last == "alpha" else (key, "", False)
+    return (_in_pipeline(path), "alpha", True) if last == "alpha" else (key, "", False)
+
+
+def _in_pipeline(path: str) -> str:
+    """Return a layer's path in the pipeline, from one that may begin inside of a part."""
+    path = path.removeprefix(_PEFT_ROOT)
+    if path.startswith(_UNET_ROOTS):
+        return f"unet.{path}"
+    return f"text_encoder.{path}" if path.startswith(_TEXT_ROOTS) else path
 
 
 def _form_of(keys: Mapping[str, str]) -> str:
@@ -155,41 +184,94 @@ def _has(parts: set[str], which: str) -> bool:
     return (which in parts) != ({f"{which}_a", f"{which}_b"} <= parts)
 
 
-def _scales_in(metadata: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+def _scales_in(
+    metadata: Mapping[str, str], dims: Mapping[str, int], where: str
+) -> tuple[dict[str, float], list[Problem]]:
     """Return the scale of every layer of which diffusers wrote it down; PEFT's files have no alpha.
 
     The scale is lora_alpha / r, or with use_rslora lora_alpha / sqrt(r), by pattern of the name.
+
+    Args:
+        metadata: The file's.
+        dims: The layers without an alpha, and the dim of each.
+        where: The file, for the reader.
     """
+    stored_text = metadata.get(_DIFFUSERS_METADATA)
+    if stored_text is None or not dims:
+        return {}, []
     try:
-        stored = json.loads(metadata.get(_DIFFUSERS_METADATA, "{}"))
-    except (ValueError, RecursionError):
-        return {}
+        stored = json.loads(stored_text)
+    except (ValueError, RecursionError) as error:
+        return {}, [_no_scale(where, f"no JSON ({error})")]
     if not isinstance(stored, dict):
-        return {}
-    scales = {}
-    for name in names:
+        return {}, [_no_scale(where, "no JSON object")]
+    scales: dict[str, float] = {}
+    wrong: dict[str, list[str]] = {}
+    for name, dim in dims.items():
         component, _, path = name.partition(".")
         settings = {
             key.removeprefix(f"{component}."): value
             for key, value in stored.items()
             if key.startswith(f"{component}.")
         }
-        alpha = _by_pattern(settings.get("alpha_pattern"), path, settings.get("lora_alpha"))
-        dim = _by_pattern(settings.get("rank_pattern"), path, settings.get("r"))
-        if alpha is not None and dim is not None and dim > 0:
-            scales[name] = alpha / (dim**0.5 if settings.get("use_rslora") else dim)
-    return scales
+        if not settings:
+            continue  # of another part of the model, as diffusers writes them: no scale is given
+        try:
+            alpha = _by_pattern(settings, "alpha_pattern", path, "lora_alpha")
+            rank = _by_pattern(settings, "rank_pattern", path, "r")
+        except ValueError as error:
+            wrong.setdefault(f"{component}: {error}", []).append(name)
+            continue
+        if rank != dim:
+            wrong.setdefault(f"{component}: r is {rank:g}, not the layer's dim", []).append(name)
+            continue
+        scales[name] = alpha / (dim**0.5 if settings.get("use_rslora") else dim)
+    return scales, [
+        _no_scale(where, f"{what}, for {count_and_names(names, len(dims), 'layers')}")
+        for what, names in wrong.items()
+    ]
 
 
-def _by_pattern(patterns: Any, path: str, otherwise: Any) -> float | None:
-    """Return the number of the first pattern that ends the path, as PEFT matches them."""
-    value = otherwise
-    if isinstance(patterns, dict):
-        fitting = [key for key in patterns if path == key or path.endswith(f".{key}")]
-        value = patterns[fitting[0]] if fitting else otherwise
+def _no_scale(where: str, found: str) -> Problem:
+    return Problem(
+        where,
+        f"metadata {_DIFFUSERS_METADATA} with {found}",
+        "r and lora_alpha of every part, as diffusers writes them: the scale of the layers",
+        "save the file again with diffusers or PEFT, or use its original",
+    )
+
+
+def _by_pattern(settings: Mapping[str, Any], patterns: str, path: str, otherwise: str) -> float:
+    """Return the number of the first pattern that ends the path, as PEFT's get_pattern_key.
+
+    Raises:
+        ValueError: If there is none, or a pattern is none that is tried on a stranger's word.
+    """
+    value = settings.get(otherwise)
+    given = settings.get(patterns)
+    if given is not None and not isinstance(given, dict):
+        raise ValueError(f"{patterns} is no object")
+    for pattern, number in (given or {}).items():
+        # A stranger's expression must not take for ever: repetitions are few, and of letters.
+        is_tame = len(pattern) <= _MAX_PATTERN and not _REPEATED_GROUP.search(pattern)
+        if not is_tame or sum(map(pattern.count, "*+?{")) > _MAX_REPETITIONS:
+            raise ValueError(
+                f"{patterns} has a pattern that is not tried: {pattern[:_MAX_PATTERN]}"
+            )
+        try:
+            is_fitting = re.match(rf"(.*\.)?({pattern})$", path)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"{patterns} has {pattern!r}, no expression: {error}") from None
+        if is_fitting:
+            value = number
+            break
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Compared first: an integer of JSON may be too long to be a float at all.
-    return float(value) if is_number and abs(value) < _MOST else None
+    if not is_number or not abs(value) < _MOST or (otherwise == "r" and value <= 0):
+        raise ValueError(
+            f"no number {otherwise}" if value is None else f"{otherwise} {value!r:.40}"
+        )
+    return float(value)
 
 
 def _refusal(what: str, keys: Sequence[str], num_all: int, where: str) -> Problem:
