@@ -12,8 +12,8 @@ from optbench import rng
 from optbench.errors import Problem
 from optbench.storage.text_files import read_text
 
-# A name is that of a file, with its folders: words of any script, with nothing in it that parts
-# tags or weighs them. It ends at the next two underscores, and neither begins nor ends with a space.
+# A name is that of a file, with its folders: words of any script, and nothing that parts tags or
+# weighs them. It ends at the next two underscores, and neither begins nor ends with a space.
 _MARK = re.compile(r"""__(?![_\s])((?:(?!__)[^\n,;<>()\[\]{}|:*?"@^])++)(?<!\s)__""")
 _MAX_DEPTH = 8
 

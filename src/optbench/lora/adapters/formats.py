@@ -247,7 +247,7 @@ def _by_pattern(settings: Mapping[str, Any], patterns: str, path: str, otherwise
     Raises:
         ValueError: If there is none, or a pattern is none that is tried on a stranger's word.
     """
-    value = settings.get(otherwise)
+    value: Any = settings.get(otherwise)
     given = settings.get(patterns)
     if given is not None and not isinstance(given, dict):
         raise ValueError(f"{patterns} is no object")
