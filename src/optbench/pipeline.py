@@ -18,6 +18,7 @@ from optbench.config.build import config_tree, config_yaml
 from optbench.data import holdout_notice
 from optbench.data.batches import EpochBatches, StepBudget
 from optbench.errors import OptbenchError, Problem
+from optbench.lora.blocks import network_notices
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
@@ -140,6 +141,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         base, plan.dataset, config.dataset, config.prompts, text_options=images.text_options
     )
     lane.notices += initial_weights_notices(config.network, initial)
+    lane.notices += network_notices(config.network)
     lane.notices += unwise(
         config.optimizer,
         lr_scheduler=config.lr_scheduler,

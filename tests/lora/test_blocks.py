@@ -17,6 +17,7 @@ from optbench.lora.blocks import (
     check_block_sizes,
     check_block_weights,
     distinct_weights,
+    network_notices,
     sized_sites,
     spelled_blocks,
 )
@@ -276,3 +277,21 @@ def test_sizes_of_sdxl_count_its_own_blocks() -> None:
 def test_weights_are_spelled_as_kohya_spells_them() -> None:
     options = replace(OPTIONS, down_lr_weight=(0.0, 0.5), up_lr_weight="cosine")
     assert spelled_blocks(options) == {"down_lr_weight": "0,0.5", "up_lr_weight": "cosine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"conv_block_dims": (4,) * 25}, "kohya's trainer passes it over"),
+        ({"conv_block_dims": (4,) * 25, "block_dims": (4,) * 25}, ""),
+        ({"conv_block_dims": (4,) * 25, "mid_lr_weight": (1.0,)}, ""),
+        ({"dim_from_weights": True}, ""),
+        ({"dim_from_weights": True, "rank_dropout": 0.1}, "kohya's trainer drops nothing"),
+        ({"rank_dropout": 0.1}, ""),
+    ],
+)
+def test_what_kohyas_trainer_leaves_undone_is_said(changes: dict[str, Any], words: str) -> None:
+    sentences = network_notices(replace(PLAIN_NETWORK, **changes))
+    assert len(sentences) == bool(words)
+    assert all(words in sentence for sentence in sentences)

@@ -860,3 +860,26 @@ def test_a_files_weights_are_lent_though_its_alphas_are_rounded(tmp_path: Path) 
         assert torch.allclose(lent["lora_unet_time.lora_up.weight"],
                               2 * before["lora_unet_time.lora_up.weight"], rtol=1e-3)  # fmt: skip
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_a_pointwise_convolution_takes_a_linear_layers_tensors_and_the_other_way_round() -> None:
+    """SD2's projections are linear in a folder, and 1x1 convolutions in kohya's single files."""
+    base = make_base()
+    network = make_network(base)
+    before = network.state_dict()
+    other_way = {
+        key: tensor.flatten(1)
+        if key.startswith("lora_unet_pointwise.lora_")
+        else tensor[..., None, None]
+        if key.startswith("lora_unet_linear.lora_")
+        else tensor
+        for key, tensor in before.items()
+    }
+    assert sum(other_way[key].shape != tensor.shape for key, tensor in before.items()) == 4
+    again = make_network(base, filled=False)
+    again.load_state_dict(other_way)
+    after = again.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    strided = "lora_unet_strided.lora_down.weight"
+    with pytest.raises(ConfigError, match="other shapes"):
+        again.load_state_dict({**before, strided: before[strided].flatten(1)})

@@ -72,7 +72,13 @@ def write_file(place: Path, family: str, models: dict[str, Any]) -> Path:
             origin = origins_of(name)[0]
             is_third = origin.third is not None
             shapes[origin.name] = (3 * shape[0], *shape[1:]) if is_third else shape
-    if family == "sd2":  # the last layer of OpenCLIP, which no model has
+    if family == "sd2":
+        # As published: linear layers into and out of transformers, which are loaded as
+        # convolutions, and the last layer of OpenCLIP, which no model has.
+        shapes = {
+            name: shape[:2] if ".proj_" in name and len(shape) == 4 else shape
+            for name, shape in shapes.items()
+        }
         last = "cond_stage_model.model.transformer.resblocks.23."
         shapes[last + "mlp.c_fc.weight"] = (4096, 1024)
         shapes[last + "attn.in_proj_weight"] = (3072, 1024)

@@ -19,6 +19,7 @@ from optbench.data import holdout_notice
 from optbench.errors import OptbenchError
 from optbench.launch import processes
 from optbench.launch.guard import is_finished
+from optbench.lora.blocks import network_notices
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.models.text.tokens import token_counter
 from optbench.optim.recipes import departures, unwise
@@ -87,7 +88,10 @@ def _print_notes(console: Terminal, plan: SweepPlan) -> None:
     initial_weights = {
         f"{run.name}: {sentence}"
         for run in plan.runs
-        for sentence in initial_weights_notices(run.config.network, run.initial_weights)
+        for sentence in (
+            *initial_weights_notices(run.config.network, run.initial_weights),
+            *network_notices(run.config.network),
+        )
     }
     for sentence in sorted(initial_weights):
         console.print(f"  {sentence}")

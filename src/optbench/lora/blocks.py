@@ -207,6 +207,24 @@ def spelled_blocks(options: NetworkOptions) -> dict[str, str]:
     return spelled
 
 
+def network_notices(options: NetworkOptions) -> tuple[str, ...]:
+    """Return in sentences what these settings do here and not in kohya's trainer."""
+    notices = []
+    by_block = [options.block_dims, *_weights_by_side(options).values()]
+    if options.conv_block_dims is not None and all(value is None for value in by_block):
+        notices.append(
+            "network.conv_block_dims alone gives 3x3 layers a LoRA here; kohya's trainer passes it "
+            "over unless block_dims or weights of blocks are given too"
+        )
+    dropouts = (options.dropout, options.rank_dropout, options.module_dropout)
+    if options.dim_from_weights and any(dropouts):
+        notices.append(
+            "dropout acts here beside network.dim_from_weights; kohya's trainer drops nothing in a "
+            "network whose sizes come from weights"
+        )
+    return tuple(notices)
+
+
 def _weights_by_side(options: NetworkOptions) -> dict[UnetSide, Weights]:
     return {
         "down": options.down_lr_weight,

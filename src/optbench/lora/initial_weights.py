@@ -309,7 +309,7 @@ def check_layers(
         [
             f"{name} for {shape} in a layer of {sites[name].shape}"
             for name, shape in shapes.items()
-            if name in sites and shape != sites[name].shape
+            if name in sites and lora_keys.plain(shape) != lora_keys.plain(sites[name].shape)
         ],
         len(shapes),
         base=base,

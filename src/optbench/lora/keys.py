@@ -55,6 +55,11 @@ class ModuleShape:
         return len(self.down) > 2
 
 
+def plain(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a weight's shape, a 1x1 convolution's as that of the linear layer which it is."""
+    return tuple(shape[:2]) if len(shape) == 4 and tuple(shape[2:]) == (1, 1) else tuple(shape)
+
+
 def keys_of(name: str) -> tuple[str, str, str]:
     """Return the keys of one layer: its alpha, down and up."""
     return name + ALPHA, name + DOWN, name + UP

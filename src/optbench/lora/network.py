@@ -19,6 +19,7 @@ from optbench.contracts import Network
 from optbench.errors import ConfigError, Problem
 from optbench.lora.blocks import check_effect, sized_sites
 from optbench.lora.file import read_lora
+from optbench.lora.keys import plain
 from optbench.lora.layer import LoraLayer
 from optbench.records import LoraTarget, ParameterGroup, Part
 from optbench.schema import NetworkOptions
@@ -217,6 +218,8 @@ class LoraNetwork:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put tensors under kohya's keys back, bit for bit; 16-bit ones are widened exactly.
 
+        Those of a linear layer fit a 1x1 convolution, and the other way round.
+
         Raises:
             ConfigError: If a key is missing or unknown, or a tensor does not fit this network's
                 dim or alpha; everything that is wrong at once, and then nothing is loaded.
@@ -227,7 +230,7 @@ class LoraNetwork:
             raise ConfigError(*problems)
         with torch.no_grad():
             for key, weight in weights.items():
-                weight.copy_(tensors[key])
+                weight.copy_(tensors[key].reshape(weight.shape))
 
     def _layer_norms(self) -> list[float]:
         with torch.no_grad(), self._float32():
@@ -275,7 +278,7 @@ def _nothing_to_train(targets: Sequence[LoraTarget], options: NetworkOptions) ->
 def _check_tensors(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[Problem]:
     """Return what keeps `tensors` from being loaded into `weights`, in at most five problems."""
     shared = [key for key in weights if key in tensors]
-    unlike = [key for key in shared if tensors[key].shape != weights[key].shape]
+    unlike = [key for key in shared if plain(tensors[key].shape) != plain(weights[key].shape)]
     wide = [key for key in shared if tensors[key].dtype not in _FILE_DTYPES]
     rescaled = [
         key

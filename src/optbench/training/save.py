@@ -156,7 +156,8 @@ def save_lora_files(lane: RunLane) -> None:
         lr_mult=config.lr_mult,
         epoch=lane.finished.epoch,
         step=lane.finished.step,
-        num_epochs=config.train.epochs,
+        # Those that the steps begin, as kohya's trainer counts them under max_train_steps.
+        num_epochs=-(-plan.total_steps // plan.steps_per_epoch),
         num_steps=plan.total_steps,
         num_batches_per_epoch=plan.num_batches_per_epoch,
         images=plan.dataset.images,

@@ -89,7 +89,7 @@ class AdapterFile(SafetensorsFile):
         return (
             f"{self.path.name}: no scale for "
             f"{lora_keys.count_and_names(silent, len(self.layers), 'layers')}; it is taken as 1, "
-            "as diffusers does (PEFT keeps lora_alpha / r in adapter_config.json, which is not read)",
+            "as diffusers does (PEFT keeps lora_alpha / r beside the file, in adapter_config.json)",
         )
 
     def _unfitting(self) -> list[Problem]:

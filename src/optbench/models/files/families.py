@@ -31,6 +31,9 @@ class Family:
     tells_prediction: bool  # False: what a single file predicts cannot be seen in it
     unet_blocks: UnetBlocks
     lora_prefixes: tuple[str, ...]  # kohya's, one for each text encoder
+    has_pointwise_projections: (
+        bool  # into and out of a single file's transformers: 1x1 convolutions
+    )
     has_original_names: bool  # kohya names the unet's layers as the original layout does
 
     @property
@@ -69,6 +72,7 @@ _ALL = (
         tells_prediction=True,
         unet_blocks=_STABLE_DIFFUSION_BLOCKS,
         lora_prefixes=("lora_te",),
+        has_pointwise_projections=True,
         has_original_names=False,
     ),
     Family(
@@ -81,6 +85,7 @@ _ALL = (
         tells_prediction=False,
         unet_blocks=_STABLE_DIFFUSION_BLOCKS,
         lora_prefixes=("lora_te",),
+        has_pointwise_projections=True,
         has_original_names=False,
     ),
     Family(
@@ -93,6 +98,7 @@ _ALL = (
         tells_prediction=True,
         unet_blocks=UnetBlocks(down=9, mid=3, up=9, num_ends=1),
         lora_prefixes=("lora_te1", "lora_te2"),
+        has_pointwise_projections=False,
         has_original_names=True,
     ),
 )

@@ -25,6 +25,7 @@ _TEXT_LAYER = re.compile(r"\.(self_attn|mlp)\.")
 _UNET_LAYER = re.compile(r"\.attentions\.")
 _UNET_CONV_LAYER = re.compile(r"\.(resnets|downsamplers|upsamplers)\.")
 _WEIGHT = ".weight"
+_PROJECTIONS = (".proj_in", ".proj_out")
 _TEXT_MODEL = "text_model."  # transformers 5 may leave it out of a file
 # Where a file in original layout has its text encoders, first and second, and in whose names.
 _ORIGINAL_TEXT = (
@@ -99,6 +100,8 @@ def lora_sites(options: BaseOptions) -> dict[str, LoraSite]:
             path = diffusers_name(original)
         if path is None or not carries_lora("unet", path):
             continue
+        if original and family.has_pointwise_projections and path.endswith(_PROJECTIONS):
+            shape = (*shape[:2], 1, 1)  # linear in some files, and loaded as a convolution
         if family.has_original_names and not original:
             original = unet_name(path, unet_config)
         name = unet_layer_name(original if family.has_original_names else path)
