@@ -27,7 +27,7 @@ UNET: Mapping[str, Any] = {
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     "cross_attention_dim": 1024,
     "attention_head_dim": (5, 10, 20, 20),
-    # Of a single file kohya's trainer makes 1x1 convolutions, and so do LoRA files name their sizes;
+    # Of a single file kohya's trainer makes 1x1 convolutions, so that LoRA files have their shapes;
     # a folder in diffusers layout says itself that they are linear.
     "use_linear_projection": False,
     # 2.1 overflows in half precision without it, and 2.0 does not mind.
