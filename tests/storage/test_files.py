@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from optbench.errors import DamagedFileError
-from optbench.storage import disk, files, hashing
+from optbench.storage import disk, files, hashing, process
 
 ROWS = [
     {"epoch": 1, "step": 1, "loss": 0.25, "text": "a\u2028b"},
@@ -249,7 +249,7 @@ def test_what_a_dead_writer_left_is_removed_by_the_next_write_into_its_folder(
     subprocess.run([sys.executable, "-c", code, str(folder / "a.csv")], check=False)
     (left,) = folder.iterdir()
     assert left.name.endswith(".tmp")
-    living = folder / left.name.replace(left.name.split(".")[-2].split("-")[0], str(os.getpid()))
+    living = folder / f"a.csv.{os.getpid()}-{process.place()[:8]}ffff.tmp"
     others = folder / "b.csv.17-0123456789ab.tmp"  # another machine's
     strange = folder / "mine.tmp"
     old = folder / "c.csv.17-01234567.tmp"  # of an earlier version
