@@ -106,7 +106,10 @@ def fake_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for index, size in enumerate([(512, 768), (512, 768), (768, 512)]):
         Image.new("RGB", size, (40 * index, 90, 200)).save(pictures / f"{index}.png")
         (pictures / f"{index}.txt").write_text(f"mirelle, 1girl, smile, number {index}")
-    for split in ("held_out", "ood", "others"):
-        (assets / "validation" / split).mkdir(parents=True)
+    for index, split in enumerate(("held_out", "ood", "others")):
+        folder = assets / "validation" / split / "1_girl"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (512, 768), (90, 40 * index, 10)).save(folder / "1.png")
+        (folder / "1.txt").write_text(f"1girl, {split}")
     monkeypatch.setattr(resources, "asset", lambda name: assets / name)
     return assets

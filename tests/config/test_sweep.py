@@ -193,8 +193,13 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         if config.network.dim in module.broken:
             raise RuntimeError("broken")
         files.write_atomic(run_dir / "config.yaml", config_yaml(config))
+        steps = [{"step": step + 1, "epoch": 1} for step in range(plan.total_steps)]
+        files.write_rows(run_dir / "steps.jsonl", steps)
+        for name in ("epochs", "layers"):
+            files.write_rows(run_dir / f"{name}.jsonl", [{"epoch": 1}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
+        files.write_atomic(run_dir / "validation.jsonl", b"")
         rundir.write_status(run_dir, "done", made_as=made_as(plan))
         return {}
 
@@ -222,6 +227,58 @@ def test_what_is_launched_is_what_was_planned_and_done_only_once(own: Any, pipel
     assert len(pipeline.made) == 8
     assert {path.name for path in Path().iterdir()} - {"assets", "own"} == {"runs"}
     assert (asked.sweep_dir / "multirun.yaml").is_file()
+
+
+def seeds_of(plan: SweepPlan) -> list[tuple[str, int, bool]]:
+    return [(r.config.optimizer.name, r.config.seed, r.config.render.enabled) for r in plan.runs]
+
+
+def test_further_seeds_follow_the_first_and_render_nothing(own: Any) -> None:
+    swept = compose(["-m", "optimizer=adamw,lion", "seeds=3", "render=few", "seed=7"])
+    assert seeds_of(swept) == [
+        (optimizer, 7 + further, further == 0)
+        for further in range(3)
+        for optimizer in ("adamw", "lion")
+    ]
+    # What is there already is kept: the folder is that of the sweep without further seeds.
+    without = compose(["-m", "optimizer=adamw,lion", "seed=7"])
+    assert swept.sweep_dir == without.sweep_dir
+    assert [run.name for run in swept.runs[:2]] == [run.name for run in without.runs]
+    listed = compose([*own(), "seeds=2"])
+    assert [run.config.seed for run in listed.runs] == [1234] * 3 + [1235] * 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [["seeds=2"], ["-m", "seeds=2"], ["-m", "optimizer=adamw,lion", "seeds=2"]]
+)
+def test_several_seeds_are_launched_by_one_command(arguments: list[str], pipeline: Any) -> None:
+    arguments = flags_first(arguments)
+    asked = compose(arguments)
+    guard.launch(arguments, asked)
+    assert [run_dir for run_dir, _, _ in pipeline.made] == [run.run_dir for run in asked.runs]
+    assert len({*pipeline.made}) == len(asked.runs) >= 2
+    guard.launch(arguments, asked)
+    assert len(pipeline.made) == len(asked.runs)
+
+
+def test_listed_seeds_take_the_place_of_a_files_number() -> None:
+    plan = compose(["sweep=demo", "seed=1,2"])
+    assert {(seed, renders) for _, seed, renders in seeds_of(plan)} == {(1, True), (2, True)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "seeds=2", "seed=1,2"],
+        ["seeds=0"],
+        ["seeds=two"],
+        ["-m", "seeds=1,2"],
+        ["-m", "seeds=2", "hydra/sweeper=basic"],
+        ["-m", "settings={a: seeds=2}"],
+    ],
+)
+def test_a_number_of_seeds_that_means_nothing_is_refused(arguments: list[str]) -> None:
+    assert any("seeds" in f"{p.where} {p.found}" for p in problems_of(*arguments))
 
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)

@@ -176,6 +176,10 @@ def _print_sum(console: Terminal, plan: SweepPlan, costs: Sequence[Cost]) -> Non
     num_done = len(plan.runs) - len(costs)
     runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
     console.print(f"\n{runs}: {num_done} done, {len(costs)} to do")
+    seeds = sorted({run.config.seed for run in plan.runs})
+    without = [s for s in seeds if not _renders(plan.runs, seed=s)]
+    if plan.is_complete and without and len(without) < len(seeds):
+        console.print(f"without images, for the losses alone: seed {', '.join(map(str, without))}")
     if not plan.is_complete:
         console.print("a sweeper plugin chooses the runs as it goes; the one above is an example")
     known = [cost.seconds for cost in costs if cost.seconds is not None]
@@ -192,6 +196,10 @@ def _print_sum(console: Terminal, plan: SweepPlan, costs: Sequence[Cost]) -> Non
         wall = max([total / min(num_workers, max(1, len(costs))), *known])
         console.print(f"time with them: about {seconds_text(wall)}, if they do not slow each other")
     console.print(f"disk: about {sum(cost.disk_bytes for cost in costs) / _MIB:.0f} MiB")
+
+
+def _renders(runs: Sequence[RunPlan], *, seed: int) -> bool:
+    return any(run.config.render.enabled for run in runs if run.config.seed == seed)
 
 
 def _workers(plan: SweepPlan) -> tuple[int, str]:

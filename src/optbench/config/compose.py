@@ -77,7 +77,8 @@ class CommandPlan(Generic[_Run]):
     runs: tuple[_Run, ...]
     sweep_dir: Path
     is_complete: bool  # False: a sweeper plugin chooses runs as it goes; `runs` is one example
-    is_listed: bool  # True: the runs are those of a list, which only our own sweeper expands
+    # True: the runs are those of a list, or of several seeds: only our own sweeper expands them.
+    is_listed: bool
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
     at_a_time: int | None = None  # runs a launcher plugin makes at a time; None: unknown
@@ -173,10 +174,13 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         sweep = master.hydra.runtime.choices.get("sweep")
         if sweep and (owner := resources.sweep_commands().get(sweep, command.name)) != command.name:
             raise ConfigError(messages.sweep_of_another_command(sweep, owner))
-        is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN
+        num_seeds = config_sweep.num_seeds(master, problems)
+        is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN or num_seeds > 1
         is_complete = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
         is_listed = bool(config_sweep.listed_settings(master))
         is_basic_typed = "hydra/sweeper=basic" in overrides
+        if num_seeds > 1 and (is_basic_typed or not is_complete):
+            problems.append(messages.seeds_with_a_sweeper(num_seeds))
         if is_listed and not (is_multirun and is_complete and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
         swept: list[str] = []
@@ -216,7 +220,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         runs=tuple(runs),
         sweep_dir=runs[0].run_dir.parent,
         is_complete=is_complete,
-        is_listed=is_listed,
+        is_listed=is_listed or num_seeds > 1,
         launch=launch,
         is_local=is_local,
         at_a_time=at_a_time(master),

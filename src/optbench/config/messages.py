@@ -250,6 +250,36 @@ def settings_need_multirun(*, is_multirun: bool) -> Problem:
     )
 
 
+def no_number_of_seeds(number: object) -> Problem:
+    """Return the problem of a number of seeds that is none."""
+    return Problem(
+        "seeds",
+        f"{number!r}",
+        "how many seeds each setting is trained with, from 1 on",
+        "write seeds=2, or list the seeds themselves: -m seed=1,2",
+    )
+
+
+def seeds_given_twice(number: int) -> Problem:
+    """Return the problem of a number of seeds beside the seeds themselves."""
+    return Problem(
+        "seeds",
+        f"{number} while seed lists its values",
+        "a number of seeds, or the seeds themselves",
+        "leave seeds out: each listed seed is trained, and renders images",
+    )
+
+
+def seeds_with_a_sweeper(number: int) -> Problem:
+    """Return the problem of several seeds where a plugin makes up the runs."""
+    return Problem(
+        "seeds",
+        f"{number} with a sweeper plugin, which chooses runs by their loss",
+        "1: a seed is no setting to choose",
+        "write seeds=1, and train what it found with -m seed=1,2,3",
+    )
+
+
 def equal_runs(first: str, second: str) -> Problem:
     """Return the problem of two runs that would train the same weights in one folder."""
     return Problem(

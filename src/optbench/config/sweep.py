@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from optbench.config import messages
-from optbench.config.build import SETTINGS
+from optbench.config.build import SEEDS, SETTINGS
 from optbench.config.quoting import quoted
 from optbench.errors import Problem
 
@@ -33,7 +33,7 @@ _SINGLE = "single"
 _PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
 # What belongs to the whole command line, and to no single entry of a list.
 _NOT_LISTED = re.compile(
-    r"hydra([./].*)?|sweep|settings(\..*)?|sweep_name|runs_dir|cache_dir|launch(\..*)?"
+    r"hydra([./].*)?|sweep|settings(\..*)?|seeds|sweep_name|runs_dir|cache_dir|launch(\..*)?"
 )
 
 
@@ -56,6 +56,8 @@ def expand(
 ) -> tuple[list[Expanded], list[str]]:
     """Return every run's overrides, entry by entry of the list, and the keys swept over.
 
+    With `seeds` above 1 all of them come again for each further seed, without images.
+
     Args:
         loader: Hydra's, which knows the options that `glob()` stands for.
         master: The sweep's composed tree, with the list.
@@ -66,7 +68,8 @@ def expand(
     listed = listed_settings(master)
     if not listed:
         product, keys = _product(loader, shared, problems)
-        return [Expanded(setting=None, overrides=tuple(run)) for run in product], keys
+        once = [Expanded(setting=None, overrides=tuple(run)) for run in product]
+        return _with_further_seeds(once, keys, master, lines, problems), keys
     if not isinstance(listed, Mapping):
         problems.append(messages.settings_without_names(listed))
         return [], []
@@ -80,7 +83,43 @@ def expand(
         product, keys = _product(loader, [*shared, *overrides], problems)
         runs += [Expanded(setting=str(name), overrides=tuple(run)) for run in product]
         swept += [key for key in keys if key not in swept]
-    return runs, [*swept, SETTINGS]
+    return _with_further_seeds(runs, swept, master, lines, problems), [*swept, SETTINGS]
+
+
+def num_seeds(tree: DictConfig, problems: list[Problem]) -> int:
+    """Return how many seeds each setting is trained with; 1 after noting what else is there."""
+    number = tree.get(SEEDS, 1)
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+        return number
+    problems.append(messages.no_number_of_seeds(number))
+    return 1
+
+
+def _with_further_seeds(
+    runs: Sequence[Expanded],
+    swept: Sequence[str],
+    master: DictConfig,
+    lines: Sequence[str],
+    problems: list[Problem],
+) -> list[Expanded]:
+    number = num_seeds(master, problems)
+    typed = [line for line in lines if _key(line) == SEEDS]
+    problems += [
+        messages.no_number_of_seeds(line) for line in typed if _override(line).is_sweep_override()
+    ]
+    if "seed" in swept:
+        if number > 1 and typed:
+            problems.append(messages.seeds_given_twice(number))
+        return [*runs]  # listed seeds take the place of a file's number
+    repeated = [*runs]
+    for further in range(1, number):
+        for run in runs:
+            given = [line.partition("=")[2] for line in run.overrides if _key(line) == "seed"]
+            first = given[-1] if given else str(master.seed)
+            if first.isdecimal():  # any other is refused with the run itself
+                overrides = (*run.overrides, f"seed={int(first) + further}", "render.enabled=false")
+                repeated.append(Expanded(setting=run.setting, overrides=overrides))
+    return repeated
 
 
 def only_run(
@@ -234,12 +273,12 @@ def is_hydras(override: str) -> bool:
 
 
 def _of_runs(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a run is made from: neither Hydra's own nor the list itself."""
+    """Return the overrides that a run is made from: not Hydra's own, the list or the seeds."""
     return [
         override
         for override in overrides
         if not is_hydras(override)
-        and re.split(r"[.=]", override.lstrip("+~"), maxsplit=1)[0] != SETTINGS
+        and re.split(r"[.=]", override.lstrip("+~"), maxsplit=1)[0] not in (SETTINGS, SEEDS)
     ]
 
 

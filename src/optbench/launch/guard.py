@@ -171,6 +171,8 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     )
     is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
     sweeper = ["hydra/sweeper=list"] if sweep.is_listed and not is_chosen else []
+    if sweep.is_listed:
+        sweeper.append("hydra.mode=MULTIRUN")  # several seeds make a sweep of a single setting
     try:
         with _hydra_raises():
             call_hydra([*placed_arguments, *sweeper], task)

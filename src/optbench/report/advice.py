@@ -152,6 +152,7 @@ def _overrides(words: Sequence[str]) -> Iterator[str]:
 def _with_changes(words: Sequence[str], changes: Sequence[str], folder: str) -> str | None:
     """Return a command with changes, for the sweep's own folder; None where it would be refused."""
     keys = {change.partition("=")[0] for change in changes}
+    keys |= {"seeds"} if "seed" in keys else set()  # listed seeds take the place of their number
     if keys & _listed_keys(words):
         return None  # one entry of a list gives the key, so it cannot be given for all
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in keys]
@@ -219,7 +220,7 @@ def _confirm_tuned(
     if len(commands) != 1 or not entries:
         return
     (words,) = commands
-    swept = {*standings.factors, *RATES, "sweep", "seed", "sweep_name", "render"}
+    swept = {*standings.factors, *RATES, "sweep", "seed", "seeds", "sweep_name", "render"}
     kept = [
         word
         for word in [*_of_file(words), *words]
