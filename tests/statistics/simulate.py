@@ -67,7 +67,7 @@ def ladder(num_seeds: int) -> Sweep:
 def collapse(num_seeds: int) -> Sweep:
     """Return the 3 x 4 grid, all equal, but that one optimizer collapses at dim 128."""
     gone = ("a", 128)
-    return equal(12, num_seeds, means={gone: 150.0}, noises={gone: 30.0})
+    return equal(12, num_seeds, means={gone: 300.0}, noises={gone: 30.0})
 
 
 def is_equal_excluded(sweep: Sweep) -> Callable[[Standings], bool]:
