@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,10 +53,10 @@ _UNTYPED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Composed:
-    """What some choices of groups compose to; neither is ever changed."""
+    """What some choices of groups compose to."""
 
-    whole: DictConfig
-    of_runs: DictConfig  # without Hydra's own settings, which are the larger part
+    whole: DictConfig  # never changed
+    of_runs: bytes  # without Hydra's own settings, pickled: read back it is the fastest copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class Composer:
         parsed = [parse_override(line) for line in overrides]
         if any(override.is_sweep_override() for override in parsed):
             return _without_hydra(self.tree(overrides, RunMode.RUN))
-        tree = copy.deepcopy(self._composed(self._choices(overrides)).of_runs)
+        tree: DictConfig = pickle.loads(self._composed(self._choices(overrides)).of_runs)
         values = [override for override in parsed if self._is_value(override)]
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, tree)
@@ -142,7 +143,7 @@ class Composer:
         And the bare words that read like another kind, where a key is new.
         """
         try:
-            shipped = self._composed(self._choices(overrides)).of_runs
+            shipped = self._composed(self._choices(overrides)).whole
         except HydraException:
             return []  # said where it is composed
         problems: list[Problem] = []
@@ -159,7 +160,7 @@ class Composer:
     def _composed(self, choices: tuple[str, ...]) -> _Composed:
         if choices not in self._by_choices:
             whole = self.tree(choices, RunMode.RUN)
-            of_runs = _without_hydra(copy.deepcopy(whole))
+            of_runs = pickle.dumps(_without_hydra(copy.deepcopy(whole)))
             self._by_choices[choices] = _Composed(whole=whole, of_runs=of_runs)
         return self._by_choices[choices]
 
