@@ -202,7 +202,7 @@ def _check_lengths(options: LrSchedulerOptions, total_steps: int) -> list[Proble
             f"lr_scheduler.{name}",
             f"{what} in a run of {total_steps} steps",
             expected,
-            f"write lr_scheduler.{name}={value}, or train longer with train.epochs",
+            f"write lr_scheduler.{name}={value}, or train longer: train.epochs, train.max_steps",
         )
     ]
 
