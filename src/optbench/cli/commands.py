@@ -225,13 +225,17 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "verify": CommandInfo(
         module="optbench.cli.verify",
-        line="read every file of finished runs and name the corrupt ones",
+        line="read every file of runs, plots and class images and name the corrupt ones",
         usage="[RUNS_DIR ...]",
         about=(
-            "Reads every file of finished runs (without a folder: runs) and names what is corrupt. "
-            "A finished run with a corrupt file is marked as interrupted, so that the command that "
-            "made it repairs it. Nothing else is changed."
+            "Reads every file of runs and resized LoRAs (without a folder: runs), of the plots in "
+            "a folder of `optbench render` and of the images of `optbench regularize`, and names "
+            "what is corrupt. A finished run with a corrupt file is marked as interrupted, so that "
+            "the command that made it repairs it. Nothing else is changed."
         ),
-        examples=(("", "verify runs"),),
+        examples=(
+            ("Runs", "verify runs"),
+            ("Plots and class images", "verify renders regularization"),
+        ),
     ),
 }
