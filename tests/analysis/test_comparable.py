@@ -177,3 +177,19 @@ def test_each_seed_may_hold_out_images_of_its_own(tmp_path: Path) -> None:
     other = {"gain": -0.1, "optimizer": "came", "base_loss": 0.5, "validate.holdout": "auto"}
     make_run(tmp_path / "s", "other", **other)
     assert reasons(load(tmp_path / "s"), "validation_held_out") == ("validation",)
+
+
+def test_seeds_with_folds_of_one_folder_supersede_one_another_never(tmp_path: Path) -> None:
+    folds = [
+        {
+            "gain": -0.1,
+            "seed": seed,
+            "validate.holdout": "auto",
+            "provenance": {
+                "time": f"2026-01-0{seed}T10:00:00+00:00",
+                "dataset": {"fingerprint": f"fold {seed}", "whole_fingerprint": "whole"},
+            },
+        }
+        for seed in (1, 2)
+    ]
+    assert superseded(made(tmp_path / "s", *folds).runs) == []

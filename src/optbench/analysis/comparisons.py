@@ -19,7 +19,7 @@ import pandas as pd
 # Text, None where a folder does not say; two processes that differ are both named ("cpu, cuda").
 IDENTITY = (
     "weights_fingerprint",  # of everything planned that changes a weight
-    "data_fingerprint",  # images, captions, repeats and buckets that were trained on
+    "data_fingerprint",  # images, captions, repeats, buckets of the whole data set
     "base_fingerprint",  # files of the base model and its autoencoder
     "optimizer_source",  # of an optimizer class that comes from no installed package
     "optimizer_version",  # of the package it comes from, for instance "lion-pytorch 0.2.3"

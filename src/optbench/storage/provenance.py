@@ -221,10 +221,11 @@ def identity_facts(content: Mapping[str, Any]) -> dict[str, str | None]:
     def on_cpu(name: str) -> Callable[[Mapping[str, Any]], object]:
         return lambda session: session.get(name) if kind(session) == "cpu" else None
 
-    optimizer = section(content, "optimizer")
+    optimizer, dataset = section(content, "optimizer"), section(content, "dataset")
     facts = {
         "weights_fingerprint": content.get("weights_fingerprint"),
-        "data_fingerprint": section(content, "dataset").get("fingerprint"),
+        # Of the whole folder, also where each seed holds out images of its own.
+        "data_fingerprint": dataset.get("whole_fingerprint", dataset.get("fingerprint")),
         "base_fingerprint": section(content, "base").get("fingerprint"),
         "optimizer_source": optimizer.get("source_fingerprint"),
         "optimizer_version": joined(version),
