@@ -160,7 +160,7 @@ def _headline_by_loss(standings: Standings) -> str:
             return f"{only} is finished: there is nothing to compare it with."
         case "not_comparable":
             loss = "Training" if standings.measure == "final_loss" else "Validation"
-            return f"{loss} losses are not comparable here: {_why_unlike(standings)}"
+            return f"{loss} losses are not comparable here: {why_unlike(standings.unlike)}"
         case "one_seed":
             lowest, *others = [setting for setting in standings.ordered if not setting.broken]
             gap = f", {_short(others[0].mean - lowest.mean)} below the next" if others else ""
@@ -206,12 +206,15 @@ def _condition(standings: Standings) -> str:
     return f" {listed(rates)} ran at one rate, untuned."
 
 
-def _why_unlike(standings: Standings) -> str:
-    why = listed([_UNLIKE[name][0] for name in standings.unlike])
-    overrides = {_UNLIKE[name][1] for name in standings.unlike} - {""}
-    if "validation" in standings.unlike:
+def why_unlike(kinds: Sequence[Unlike]) -> str:
+    """Return why losses do not compare, and what would make them; nothing where they do."""
+    if not kinds:
+        return ""
+    why = listed([_UNLIKE[name][0] for name in kinds])
+    overrides = {_UNLIKE[name][1] for name in kinds} - {""}
+    if "validation" in kinds:
         return f"{why}. The same command measures them alike; nothing is trained again."
-    if "base" in standings.unlike or not overrides:
+    if "base" in kinds or not overrides:
         return f"{why}. Compare the images."
     # A folder of held-out images serves every case; the shorter override only some.
     return f"{why}. A validation loss compares them: {max(overrides)}."
@@ -239,7 +242,12 @@ def _sureness(
         yield from _factor_by_factor(standings)
     unlike = [s for s in finished if s.standing is None and not s.num_broken]
     if unlike and standings.is_comparable and standings.unlike:
-        yield f"Not compared: {_named(unlike)}, because {_why_unlike(standings)}"
+        yield f"Not compared: {_named(unlike)}, because {why_unlike(standings.unlike)}"
+    for setting in [setting for setting in standings.settings if setting.broken][:_MAX_NAMED]:
+        yield (
+            f"{setting.label} is broken: {'; '.join(setting.broken)}. It stays in the tables and "
+            "is never recommended."
+        )
     yield from _left_out(trainings, standings)
     stale = superseded(trainings.rows)
     yield from superseded_sentences(stale, labels, len(trainings.runs))

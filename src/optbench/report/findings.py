@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from optbench import analysis
 from optbench.analysis import is_missing
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.outcomes import outcomes, unlike
 from optbench.analysis.standings import DONE, Standings, rank_settings
 from optbench.analysis.targets import Targets, time_to_target
-from optbench.report.answer import Answer, make_answer, people_prefer
+from optbench.report.answer import Answer, make_answer, people_prefer, why_unlike
 from optbench.report.charts.line import Chart
 from optbench.report.charts.styles import Styles
 from optbench.report.charts.tradeoffs import rate_charts, tradeoff_charts
@@ -23,7 +25,14 @@ from optbench.report.ratings_section import RatingsSection, ratings_section
 from optbench.report.tables import SettingRow, setting_rows
 
 _MAX_BAND_RUNS = 60
-_TEXT_COLUMNS = ("mean_text", "seconds_text", "memory_text", "file_text")
+_TEXT_COLUMNS = (
+    "mean_text",
+    "gain_text",
+    "forgetting_text",
+    "seconds_text",
+    "memory_text",
+    "file_text",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +44,21 @@ class BandRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenSetting:
+    """A setting whose LoRAs are broken: it stays in every table, and is never recommended."""
+
+    label: str
+    reasons: tuple[str, ...]
+    image: Path | None  # of its last epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """A sweep's conclusions as the page shows them, with the tables for spreadsheets."""
 
     answer: Answer | None
+    broken: tuple[BrokenSetting, ...]
+    unlike_losses: str  # why training losses do not compare; nothing where they do
     standings: Standings
     settings: tuple[SettingRow, ...]
     targets: Targets | None
@@ -69,6 +89,12 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     strengths = analysis.preferences(frames.votes, of_run) if len(frames.votes) else []
     return Findings(
         answer=make_answer(sweep, standings, flagged, people_prefer(strengths)),
+        broken=tuple(_broken(sweep, standings)),
+        unlike_losses=why_unlike(
+            unlike(outcomes(trainings.rows, frames.validation)["final_loss"])
+            if trainings.runs
+            else ()
+        ),
         metrics=metrics,
         standings=standings,
         settings=rows_of_settings,
@@ -87,6 +113,20 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
             "votes": frames.votes,
         },
     )
+
+
+def _broken(sweep: SweepEvidence, standings: Standings) -> Iterator[BrokenSetting]:
+    images = sweep.frames.images
+    for setting in standings.settings:
+        if setting.broken:
+            of_setting = images[images["run"].isin(setting.runs)]
+            last = of_setting[of_setting["epoch"] == of_setting["epoch"].max()]
+            path = next(iter(last["path"]), None)
+            yield BrokenSetting(
+                label=setting.label,
+                reasons=setting.broken,
+                image=None if path is None else sweep.frames.root / str(path),
+            )
 
 
 def _bands(

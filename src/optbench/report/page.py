@@ -86,7 +86,11 @@ def write_page(sweep_dir: Path) -> Path:
             resized=resize_section(sweep, styles, report_dir),
             findings=findings,
             metrics=findings.metrics,
-            has_unlike_losses=any(name.partition(".")[0] == "loss" for name in trainings.factors),
+            broken_images=[
+                (broken.label, "; ".join(broken.reasons), address(broken.image, report_dir))
+                for broken in findings.broken
+                if broken.image is not None
+            ],
             main_settings=provenance_section.main_settings(sweep),
             ranking=tables.ranking(trainings),
             epoch_times=tables.epoch_times(trainings),

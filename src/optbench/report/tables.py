@@ -52,6 +52,10 @@ class SettingRow:
     mean_text: str
     difference_text: str  # to the lowest, with its interval
     in_deviations: str
+    gain: float | None  # of the loss on held-out images, against the base model
+    gain_text: str
+    forgetting: float | None  # added to the loss on other subjects
+    forgetting_text: str
     seeds: int
     seconds: float | None
     seconds_text: str
@@ -78,6 +82,10 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
             setting.medians.get(name)
             for name in ("seconds_per_step", "peak_memory_bytes", "lora_bytes")
         )
+        held_out, forgetting = (
+            setting.medians.get(name) for name in ("validation_held_out", "validation_others")
+        )
+        gain = None if held_out is None else -held_out
         rows.append(
             SettingRow(
                 label=setting.label,
@@ -90,6 +98,10 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
                 in_deviations=f"{against.mean / standings.deviation:+.1f}"
                 if against and standings.deviation
                 else NONE,
+                gain=gain,
+                gain_text=NONE if gain is None else f"{gain:.3g}",
+                forgetting=forgetting,
+                forgetting_text=NONE if forgetting is None else f"{forgetting:+.3g}",
                 seeds=setting.num_seeds,
                 seconds=seconds,
                 seconds_text=seconds_text(seconds),
