@@ -223,7 +223,7 @@ def test_a_report_reads_no_picture_twice(sweep: Path, monkeypatch: pytest.Monkey
     really_open = Image.open
 
     def remember(path: Any, *args: Any) -> Any:
-        opened.append(Path(path))
+        opened.append(Path(getattr(path, "name", path)))
         return really_open(path, *args)
 
     monkeypatch.setattr(Image, "open", remember)
