@@ -135,9 +135,9 @@ def test_everything_wrong_is_told_at_once_with_this_commands_keys(
     assert "prompts." not in error
 
 
-def test_a_base_that_fails_is_a_reason_and_no_traceback(
+def test_what_this_machine_lacks_is_said_before_anything_is_written(
     painter: Painter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run("mixed_precision=fp16", "device=cpu") == 1
+    assert run("mixed_precision=fp16", "device=cpu") == 2
     assert "mixed_precision" in capsys.readouterr().err
     assert not Path("regularization/1_1girl").exists()

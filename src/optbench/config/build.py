@@ -14,7 +14,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -47,34 +47,32 @@ _ABSENT = object()
 _Options = TypeVar("_Options")
 
 
-def register_resolvers() -> None:
-    """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
-    OmegaConf.register_new_resolver(
-        "mul", lambda *factors: math.prod(factors, start=1.0), replace=True
-    )
-    OmegaConf.register_new_resolver("pick", lambda key, choices: choices.get(key), replace=True)
-    OmegaConf.register_new_resolver("divided", lambda total, by: -(-total // by), replace=True)
-    # A default that only means something where another setting is given.
-    OmegaConf.register_new_resolver(
-        "when", lambda given, value: None if given is None else value, replace=True
-    )
-    OmegaConf.register_new_resolver("half", lambda value: value / 2, replace=True)
-    OmegaConf.register_new_resolver(
-        "optbench_asset", lambda name: str(resources.asset(name)), replace=True
-    )
-    OmegaConf.register_new_resolver("optbench_validation", _shipped_validation, replace=True)
-    OmegaConf.register_new_resolver(
-        "optbench_root", lambda: str(resources.resource_root()), replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "optbench_sweeps", lambda *command: ", ".join(resources.sweep_names(*command)), replace=True
-    )
-
-
 def _shipped_validation(split: str, dataset_dir: str) -> str | None:
     """Return the drawings to validate on that ship for a data set; None for any but our own."""
     is_ours = dataset_dir == str(resources.asset("mirelle"))
     return str(resources.asset("validation") / split) if is_ours else None
+
+
+# The functions that conf/ calls by name. None of them looks outside of the settings and of what
+# ships with optbench, so files of anyone may call them.
+RESOLVERS: Mapping[str, Callable[..., Any]] = {
+    "mul": lambda *factors: math.prod(factors, start=1.0),
+    "pick": lambda key, choices: choices.get(key),
+    "divided": lambda total, by: -(-total // by),
+    # A default that only means something where another setting is given.
+    "when": lambda given, value: None if given is None else value,
+    "half": lambda value: value / 2,
+    "optbench_asset": lambda name: str(resources.asset(name)),
+    "optbench_validation": _shipped_validation,
+    "optbench_root": lambda: str(resources.resource_root()),
+    "optbench_sweeps": lambda *command: ", ".join(resources.sweep_names(*command)),
+}
+
+
+def register_resolvers() -> None:
+    """Make the functions that conf/ calls known to OmegaConf; again is harmless."""
+    for name, function in RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
 
 
 def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig:

@@ -21,6 +21,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser
 from omegaconf.grammar_parser import parse
 
+from optbench.config.build import RESOLVERS
 from optbench.errors import Problem
 from optbench.metrics.build import foreign_targets
 from optbench.schema import MetricOptions, OptimizerOptions
@@ -42,11 +43,7 @@ _TRUSTED = re.compile(
 _OUTPUT_DIR = "${hydra.runtime.output_dir}/"  # where the log files of Hydra's own settings go
 # What a file may call while its values are worked out: none of it looks outside of the settings.
 _PURE_RESOLVERS = frozenset(
-    (
-        *("mul", "pick", "divided", "when", "half"),
-        *("optbench_asset", "optbench_root", "optbench_sweeps", "optbench_validation"),
-        *("oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values"),
-    )
+    (*RESOLVERS, "oc.select", "oc.deprecated", "oc.dict.keys", "oc.dict.values")
 )
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _HYDRAS_RESOLVERS = frozenset(("hydra", "now", "python_version"))
