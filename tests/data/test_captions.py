@@ -230,3 +230,20 @@ def test_what_no_caption_gives_anything_to_do_is_refused(name: str, value: Any, 
     (problem,) = check_captions_use(options, ["plain, words"])
     assert problem.where == f"dataset.{name}"
     assert list(check_captions_use(options, ["plain, words", good])) == []
+
+
+def test_of_more_tags_than_are_ever_read_some_are_drawn() -> None:
+    tags = [f"t{number}" for number in range(50_000)]
+    options = replace(PLAIN, shuffle_caption=True, keep_tokens=1)
+    caption = ", ".join(tags)
+    drawn = [
+        draw_caption(caption, options, seed=3, place=(epoch, "a", 0)).split(", ")
+        for epoch in (1, 2)
+    ]
+    for words in drawn:
+        assert words[0] == "t0"
+        assert len(words) == len(set(words)) > 1000
+        assert set(words) <= set(tags)
+        # From everywhere, not from the beginning alone.
+        assert sum(int(word[1:]) > 25_000 for word in words[:1001]) > 400
+    assert drawn[0][:20] != drawn[1][:20]

@@ -22,6 +22,10 @@ class Warmup:
     num_steps: float  # updates until all tags have joined
 
 
+# A text encoder reads 225 tokens, and a tag is one at least: of more tags than this, the first so
+# many of their shuffled order are drawn, and the rest would never be read.
+_MAX_TAGS = 10_000
+
 Place = tuple[int, str, int]  # epoch, image's key, occurrence
 
 # What doubled braces become while single ones are looked for; no text file holds these.
@@ -114,7 +118,9 @@ def _rearranged(
         least = options.token_warmup_min
         per_step = (len(free) - least) / warmup.num_steps
         free = free[: math.floor(warmup.num_done * per_step) + least]
-    if options.shuffle_caption:
+    if options.shuffle_caption and len(free) > _MAX_TAGS:
+        free = draw.sample(free, _MAX_TAGS)
+    elif options.shuffle_caption:
         draw.shuffle(free)
     rate = options.caption_tag_dropout_rate
     if rate > 0:

@@ -103,8 +103,8 @@ def _dataset_metadata(card: LoraCard) -> dict[str, str]:
     for image in card.images:
         folder = image.path.parent.name
         # Once per image, whatever its repeats (kohya).
-        words = [word.strip().lower() for word in image.caption.split(",")]
-        tags.setdefault(folder, Counter()).update(word for word in words if word)
+        words = filter(None, map(str.strip, image.caption.lower().split(",")))
+        tags.setdefault(folder, Counter()).update(words)
     values: dict[str, object] = {
         "ss_num_train_images": _num_uses(card, is_regularization=False),
         "ss_num_reg_images": _num_uses(card, is_regularization=True),
