@@ -37,7 +37,14 @@ _PHASES = ("seconds_data", "seconds_forward", "seconds_backward", "seconds_optim
 _STATE = ("optimizer_state_bytes", "optimizer_state_8bit_share")
 _PAUSES = ("seconds_validate", "seconds_render", "seconds_save")
 _IMAGE_COLUMNS = ("sweep", "run", "epoch", "prompt", "width", "height", "seed", "path")
-_METRIC_COLUMNS = (*_IMAGE_COLUMNS[:-1], "metric", "value", "base_value", "training_value")
+_METRIC_COLUMNS = (
+    *_IMAGE_COLUMNS[:-1],
+    "metric",
+    "value",
+    "base_value",
+    "training_value",
+    "metric_key",
+)
 _MACHINE_COLUMNS = ("sweep", "run", "num_cpus", "has_gpu", "was_busy")
 _EPOCH_FOLDER = re.compile(r"epoch-(?P<epoch>\d+)")
 _IMAGE_NAME = re.compile(r"(?P<prompt>.+)-(?P<width>\d+)x(?P<height>\d+)-s(?P<seed>\d+)\.png")

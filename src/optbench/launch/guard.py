@@ -45,7 +45,7 @@ from optbench.storage.rundir import read_config
 from optbench.storage.secrets import hide_in_arguments, hide_in_settings
 from optbench.training import interrupt, recovery
 from optbench.training.interrupt import StopAskedError
-from optbench.training.made_as import is_current
+from optbench.training.made_as import is_current, made_as
 from optbench.training.plan import RunPlan
 from optbench.training.session import Session
 
@@ -241,7 +241,7 @@ def is_finished(plan: RunPlan) -> bool:
     """
     run, config = rundir.RunDir(plan.run_dir), plan.config
     record = rundir.read_status(run.path)
-    if record.status != "done" or not is_current(record.facts, plan):
+    if record.status != "done" or not is_current(record.facts, made_as(plan)):
         return False
     if provenance.belongs_to_another(run.provenance_path, plan.weights_fingerprint):
         return False

@@ -1,7 +1,8 @@
 """Measure a run's images where numbers are missing or of other files, and store the rows.
 
 A row's `key` is a hash of everything it depends on: the metric and its settings, the image's
-bytes, those of the images beside it, and the prompt. Equal keys are not measured again.
+bytes, those of the images beside it, and the prompt. Equal keys are not measured again. Its
+`metric_key` is a hash of the metric alone: numbers of different ones do not compare.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from optbench.schema import MetricOptions
 from optbench.storage import files, hashing, rundir
 from optbench.storage.files import Row
 from optbench.storage.rundir import RunDir, read_config
+from optbench.storage.source_code import source_fingerprint
 
 _KEY_LENGTH = 10
 _NUM_DIGITS = 5  # significant ones of a value
@@ -54,6 +56,7 @@ class _Work:
     run: RunDir
     pictures: RunPictures
     hashes: Mapping[Path, str]
+    cache_dir: Path | None  # None: the run's is not here
     known: Mapping[tuple[Cell, str], list[Row]]  # by place and key
 
 
@@ -73,7 +76,8 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
         return
     forget_pixels()
     forget_bits()
-    cache_dir = Path(str(config.get("cache_dir", "")))
+    named_cache = Path(str(config.get("cache_dir", "")))
+    cache_dir = named_cache if named_cache.is_dir() else None
     image_files = [picture.path for picture in (*pictures.cells.values(), *pictures.training)]
     path = run.path / rundir.METRICS_NAME
     old = _old_rows(path, tally)
@@ -83,9 +87,8 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
     work = _Work(
         run=run,
         pictures=pictures,
-        hashes=hashing.file_hashes(
-            image_files, cache_dir=cache_dir if cache_dir.is_dir() else None
-        ),
+        hashes=hashing.file_hashes(image_files, cache_dir=cache_dir),
+        cache_dir=cache_dir,
         known=known,
     )
     # Rows of metrics that are not requested now, of images that are still there.
@@ -102,6 +105,26 @@ def measure_run(run: RunDir, metrics: Mapping[str, Metric], tally: Tally) -> Non
         files.write_rows(path, rows)
 
 
+def metric_identity(metric: Metric, *, cache_dir: Path | None) -> dict[str, Any]:
+    """Return what decides a metric's numbers besides the images: its class and settings.
+
+    A file or folder that a setting names counts by its content, wherever it lies, and so does the
+    source of a class that comes from no installed package.
+    """
+    name = f"{type(metric).__module__}.{type(metric).__qualname__}"
+    identity: dict[str, Any] = {"class": name}
+    for key, value in json.loads(json.dumps(dict(metric.settings), default=str)).items():
+        path = Path(value).expanduser() if isinstance(value, str) and value else None
+        if path is not None and path.exists():
+            below = [path] if path.is_file() else sorted(path.rglob("*"))
+            model_files = [file for file in below if file.is_file()]
+            value = hashing.files_fingerprint(model_files, cache_dir=cache_dir)
+        identity[key] = value
+    if (source := source_fingerprint(name)) is not None:
+        identity["source"] = source
+    return identity
+
+
 def _extend(rows: list[Row], metric: Metric, work: _Work, tally: Tally) -> None:
     rows += _rows(metric, work, tally)
 
@@ -112,17 +135,17 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
         only = f"for {', '.join(f'base={base}' for base in metric.bases)} only"
         tally.note(f"{', '.join(metric.meanings)}: {only}, not for base={work.pictures.base}")
         return []
-    identity = {
-        "class": f"{type(metric).__module__}.{type(metric).__qualname__}",
-        **metric.settings,
-    }
+    identity = metric_identity(metric, cache_dir=work.cache_dir)
+    metric_key = hashing.fingerprint(identity)[:_KEY_LENGTH]
     rows: list[Row] = []
     is_new = False
     for cell, picture in work.pictures.cells.items():
         others = work.pictures.beside(cell, metric.reference)
         key = _key(identity, picture, others, work.hashes)
         known = work.known.get((cell, key), ())
-        cell_rows = [row for row in known if row["metric"] in metric.meanings]
+        cell_rows = [
+            {**row, "metric_key": metric_key} for row in known if row["metric"] in metric.meanings
+        ]
         if cell_rows:
             tally.num_kept += 1
         else:
@@ -137,6 +160,7 @@ def _rows(metric: Metric, work: _Work, tally: Tally) -> list[Row]:
                         "metric": name,
                         "value": _rounded(measured.value),
                         "key": key,
+                        "metric_key": metric_key,
                     }
                     cell_rows.append(row | ({"detail": measured.detail} if measured.detail else {}))
             tally.num_measured += bool(cell_rows)
@@ -179,7 +203,7 @@ def _key(
     hashes: Mapping[Path, str],
 ) -> str:
     content = {
-        "metric": json.loads(json.dumps(identity, default=str)),
+        "metric": identity,
         "picture": hashes[picture.path],
         "text": picture.text,
         "others": [[hashes[other.path], other.text] for other in others],

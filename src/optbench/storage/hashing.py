@@ -65,7 +65,8 @@ def file_sha256(file: Path, *, cache_dir: Path | None = None) -> str:
 def file_hashes(files: Sequence[Path], *, cache_dir: Path | None = None) -> dict[Path, str]:
     """Return every file's SHA-256, 64 hex digits.
 
-    With `cache_dir`, files whose size and time of change are known are not read again.
+    With `cache_dir`, files whose size and times of change are known are not read again. The second
+    time is that of the entry in its folder: a file copied over another with its old date is read.
     """
     cache = None if cache_dir is None else cache_dir / _CACHE_NAME
     known = {} if cache is None else _read_cache(cache)
@@ -73,7 +74,7 @@ def file_hashes(files: Sequence[Path], *, cache_dir: Path | None = None) -> dict
     digests: dict[Path, str] = {}
     for path in dict.fromkeys(files):
         stat = path.stat()
-        stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        stamp = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
         digests[path] = fresh[stamp] = known.get(stamp) or _read_sha256(path)
     if cache is not None and cache.parent.is_dir() and not fresh.keys() <= known.keys():
         write_json(cache, {_HASHES: {**known, **fresh}})

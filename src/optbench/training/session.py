@@ -73,7 +73,9 @@ class Session:
 
         config, cache_dir = plan.config, Path(plan.config.cache_dir)
         precision = config.train.mixed_precision
-        key = (config.base, str(accelerator.device), precision, cache_dir)
+        # The files under one path may be others by now.
+        files = plan.base_fingerprint
+        key = (config.base, files, str(accelerator.device), precision, cache_dir)
         if self._base is None or self._captions is None or self._base_key != key:
             # Let go first: two bases at a time may not fit into the memory.
             self._base = self._captions = self._latents = None

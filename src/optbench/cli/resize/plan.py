@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +22,6 @@ from optbench.errors import ConfigError, Problem, without_effect
 from optbench.models.files.rules import check_base
 from optbench.schema import ResizeOptions
 from optbench.storage import hashing
-from optbench.storage.hashing import fingerprint
 from optbench.storage.rundir import RunDir
 
 NAME = CONFIG_NAME = "resize"
@@ -47,7 +45,9 @@ class ResizePlan:
     options: ResizeOptions
     sources: dict[int | None, tuple[Path, ...]]  # by epoch; None: a file that is no run's
     run_dir: Path
+    fingerprint: str  # 16 hex; changes with the sources' bytes and every setting of the files
     original_dir: Path  # of the run that shows the source as it is
+    original_fingerprint: str  # changes with the sources' bytes and weights
 
 
 def plan_resizes(arguments: Sequence[str]) -> CommandPlan[ResizePlan]:
@@ -88,12 +88,16 @@ def _plan(tree: DictConfig, overrides: tuple[str, ...], place: str) -> ResizePla
         sources = {epoch: (path,) for epoch, path in RunDir(paths[0]).lora_files().items()}
     name = options.sweep_name or (place if place.startswith(NAME) else f"{NAME}-{place}")
     sweep_dir = Path(options.runs_dir) / name
+    words, fingerprint = _name(options, sources)
+    original_words, original_fingerprint = _original_name(options, sources)
     return ResizePlan(
         overrides=overrides,
         options=options,
         sources=sources,
-        run_dir=sweep_dir / _run_name(options, sources),
-        original_dir=sweep_dir / _original_name(options, sources),
+        run_dir=sweep_dir / _folder_name(words, fingerprint),
+        fingerprint=fingerprint,
+        original_dir=sweep_dir / _folder_name(original_words, original_fingerprint),
+        original_fingerprint=original_fingerprint,
     )
 
 
@@ -193,8 +197,10 @@ def _no_source(source: str, what: str) -> Problem:
     )
 
 
-def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
-    """Return <readable>-<8 hex>; the hex changes with the sources' bytes and every setting."""
+def _name(
+    options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]
+) -> tuple[list[str], str]:
+    """Return the words of a run's name, and what changes with sources and settings as hex."""
     files = [path for paths in sources.values() for path in paths]
     settings = asdict(options)
     for key in ("source", "num_threads", "sweep_name", "runs_dir", "cache_dir", *_NOT_OF_THE_FILE):
@@ -216,22 +222,24 @@ def _run_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]
         for key, usual in _USUAL.items()
         if getattr(options, key) != usual
     ]
-    return _folder_name(words, content)
+    return words, hashing.fingerprint(content)
 
 
-def _original_name(options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]) -> str:
+def _original_name(
+    options: ResizeOptions, sources: dict[int | None, tuple[Path, ...]]
+) -> tuple[list[str], str]:
     files = [path for paths in sources.values() for path in paths]
     content = {
         "sources": hashing.files_fingerprint(files, cache_dir=Path(options.cache_dir)),
         "weights": options.weights,
     }
-    return _folder_name([ORIGINAL, _source_word(options)], content)
+    return [ORIGINAL, _source_word(options)], hashing.fingerprint(content)
 
 
-def _folder_name(words: Sequence[str], content: Mapping[str, Any]) -> str:
+def _folder_name(words: Sequence[str], fingerprint: str) -> str:
     slug = re.sub(r"[^A-Za-z0-9._+-]", "_", "-".join(words))
     slug = slug[:_MAX_SLUG_LENGTH].lstrip(".") or NAME
-    return f"{slug}-{fingerprint(content)[:_NUM_HASH_DIGITS]}"
+    return f"{slug}-{fingerprint[:_NUM_HASH_DIGITS]}"
 
 
 def _source_word(options: ResizeOptions) -> str:

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from optbench.cli.resize.evaluate import LIKENESS_FILE, ResizeEvaluator, has_images
+from optbench.cli.resize.evaluate import (
+    LIKENESS_FILE,
+    ResizeEvaluator,
+    has_images,
+    is_evaluated,
+)
 from optbench.cli.resize.plan import ORIGINAL, ResizePlan
 from optbench.config.build import config_tree
 from optbench.errors import DamagedFileError
@@ -23,13 +28,16 @@ from optbench.lora.resize.merge import merged_modules
 from optbench.lora.resize.resize import ResizeSpec, retained_energy, write_resized
 from optbench.lora.resize.rules import SizeRule
 from optbench.lora.resize.svd_cache import SvdCache
-from optbench.models.device import set_num_threads
+from optbench.models.device import device_kind, set_num_threads
+from optbench.models.files.facts import base_fingerprint
 from optbench.records import Status
 from optbench.render import run_images
-from optbench.schema import ResizeOptions
+from optbench.schema import PIECE_TOKENS, ResizeOptions
 from optbench.storage import files, hashing, provenance, rundir
 from optbench.storage.files import Row, link_or_copy, write_sealed_text
 from optbench.storage.rundir import RunDir, read_config
+from optbench.terminal import tell
+from optbench.training.made_as import Surroundings, folder_contents, is_current, made_in
 
 _NUM_DIGITS = 6
 _EVALUATION_KEYS = (
@@ -48,6 +56,7 @@ def make_resize(
     raised, for the caller to write down as the status.
     """
     run, options = RunDir(plan.run_dir), plan.options
+    keys = _made_as(plan)
     _begin(run, options, config_yaml(plan))
     spec = ResizeSpec(
         name=run.name,
@@ -99,12 +108,13 @@ def make_resize(
     if last != run.lora_path(None):
         link_or_copy(last, run.lora_path(None))
         _record_file(run, run.lora_path(None), epoch=max(epoch or 1 for epoch in plan.sources))
-    return _end(run, plan, evaluator)
+    return _end(run, plan, evaluator, keys, fingerprint=plan.fingerprint)
 
 
 def make_original(plan: ResizePlan, evaluator: ResizeEvaluator) -> Status:
     """Render and measure the source as a run of its own, which resized files are compared to."""
     run, options = RunDir(plan.original_dir), plan.options
+    keys = _made_as(plan)
     _begin(run, options, original_yaml(plan))
     for epoch, sources in plan.sources.items():
         size = sum(path.stat().st_size for path in sources)
@@ -127,25 +137,30 @@ def make_original(plan: ResizePlan, evaluator: ResizeEvaluator) -> Status:
             original=None,
         )
         files.append_rows(run.epochs_path, [row])
-    return _end(run, plan, evaluator)
+    return _end(run, plan, evaluator, keys, fingerprint=plan.original_fingerprint)
 
 
 def is_done(plan: ResizePlan) -> bool:
     """Return whether every file, image and loss of a resize exists already."""
     run = RunDir(plan.run_dir)
     lora_files = [run.lora_path(epoch) for epoch in (*plan.sources, None)]
-    return all(file.is_file() for file in lora_files) and _is_done(run, plan, config_yaml(plan))
+    if not all(file.is_file() for file in lora_files):
+        return False
+    return _is_done(run, plan, config_yaml(plan), fingerprint=plan.fingerprint)
 
 
 def is_original_done(plan: ResizePlan) -> bool:
     """Return whether the source's own images and losses exist already."""
-    return _is_done(RunDir(plan.original_dir), plan, original_yaml(plan))
+    run, fingerprint = RunDir(plan.original_dir), plan.original_fingerprint
+    return _is_done(run, plan, original_yaml(plan), fingerprint=fingerprint)
 
 
-def _is_done(run: RunDir, plan: ResizePlan, config: str) -> bool:
+def _is_done(run: RunDir, plan: ResizePlan, config: str, *, fingerprint: str) -> bool:
     record = rundir.read_status(run.path)
     if record.status != "done" or not run.config_path.is_file():
         return False
+    if provenance.belongs_to_another(run.provenance_path, fingerprint):
+        return False  # it was copied or renamed; everything in it is made anew
     try:
         stored = read_config(run)
     except DamagedFileError:
@@ -158,12 +173,39 @@ def _is_done(run: RunDir, plan: ResizePlan, config: str) -> bool:
     if not record.facts.get("is_examined"):
         # Evaluation was off, or the base is not the LoRA's: the same as it would be now.
         return True
+    if not is_current(record.facts, _made_as(plan)):
+        return False
     return has_images(run, plan.options, [epoch or 1 for epoch in plan.sources])
+
+
+def _made_as(plan: ResizePlan) -> dict[str, str]:
+    """Return by name what losses and images depend on, where they are wanted."""
+    options, cache_dir = plan.options, Path(plan.options.cache_dir)
+    if not is_evaluated(options):
+        return {}
+    contents = folder_contents(options.dataset, cache_dir=cache_dir)
+    surroundings = Surroundings(
+        base=base_fingerprint(options.base, cache_dir=cache_dir),
+        data=hashing.fingerprint({"options": asdict(options.dataset), **contents}),
+        device=device_kind(options.device),
+        precision=options.mixed_precision,
+        clip_skip=options.clip_skip,
+        max_token_length=PIECE_TOKENS,
+    )
+    return made_in(
+        surroundings,
+        validate=options.validate,
+        prompts=options.prompts,
+        render=options.render,
+        cache_dir=cache_dir,
+    )
 
 
 def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
     rundir.write_status(run.path, "running")
     files.clean_partial_files(run.path)
+    for notice in files.set_aside_damaged_images(run.path / "images"):
+        tell(notice)
     set_num_threads(options.num_threads)
     # Made anew together: records of two times never lie beside each other.
     likeness_path = run.path / LIKENESS_FILE
@@ -179,13 +221,38 @@ def _record_file(run: RunDir, path: Path, *, epoch: int) -> None:
     files.append_rows(run.files_path, [row])
 
 
-def _end(run: RunDir, plan: ResizePlan, evaluator: ResizeEvaluator | None) -> Status:
+def _end(
+    run: RunDir,
+    plan: ResizePlan,
+    evaluator: ResizeEvaluator | None,
+    keys: Mapping[str, str],
+    *,
+    fingerprint: str,
+) -> Status:
     options = plan.options
     if evaluator is not None and options.render.enabled:
         num_epochs = max(epoch or 1 for epoch in plan.sources)
         run_images.draw_run_sheets(run, options.prompts, options.render, num_epochs=num_epochs)
-    files.write_json(run.provenance_path, _provenance(plan, evaluator))
-    rundir.write_status(run.path, "done", is_examined=evaluator is not None)
+    facts: dict[str, Any] = {
+        "weights_fingerprint": fingerprint,
+        "sources": {
+            str(path): path.stat().st_size for paths in plan.sources.values() for path in paths
+        },
+    }
+    session: dict[str, Any] = {"num_threads": torch.get_num_threads()}
+    if evaluator is not None:
+        base = evaluator.base
+        facts["base"] = {"name": base.name, "fingerprint": base.fingerprint}
+        session["device"] = str(base.device)
+    collected = provenance.collect(
+        packages=["torch", "safetensors"], command=sys.argv, extra=session
+    )
+    if damage := provenance.begin_session(run.provenance_path, collected, facts):
+        tell(damage)
+    is_examined = evaluator is not None
+    rundir.write_status(
+        run.path, "done", is_examined=is_examined, made_as=dict(keys) if is_examined else {}
+    )
     return "done"
 
 
@@ -205,17 +272,3 @@ def original_yaml(plan: ResizePlan) -> str:
     settings = config_tree(plan.options)
     nothing = dict.fromkeys(("param", "new_dim", "new_conv_dim", "save_precision", "compat"))
     return OmegaConf.to_yaml(OmegaConf.create({**settings, **nothing, "method": ORIGINAL}))
-
-
-def _provenance(plan: ResizePlan, evaluator: ResizeEvaluator | None) -> dict[str, Any]:
-    extra: dict[str, Any] = {
-        "sources": {
-            str(path): path.stat().st_size for paths in plan.sources.values() for path in paths
-        },
-        "num_threads": torch.get_num_threads(),
-    }
-    if evaluator is not None:
-        base = evaluator.base
-        extra["base"] = {"name": base.name, "fingerprint": base.fingerprint}
-        extra["device"] = str(base.device)
-    return provenance.collect(packages=["torch", "safetensors"], command=sys.argv, extra=extra)
