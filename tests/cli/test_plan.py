@@ -220,6 +220,7 @@ def test_the_plan_says_how_many_runs_go_at_a_time(
     assert "workers: 4 at a time, each run in a process of its own" in out
     assert "time with them: about 2 min 05 s" in out
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("optbench.config.identity.device_kind", lambda name: "cuda")
     assert plan_command.main(command) == 0
     out = capsys.readouterr().out
     assert "workers: 2 at a time, each run in a process of its own, on 2 GPUs" in out

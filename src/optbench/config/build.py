@@ -17,7 +17,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf._utils import get_omega_conf_dumper
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -154,12 +156,21 @@ def check_value(hint: Any, value: object, where: str) -> list[Problem]:
 def config_yaml(config: RunConfig) -> str:
     """Return the config as YAML with every value resolved and every key spelled like its override.
 
-    Read back through OmegaConf and `build_config` it gives an equal config, but for the secrets of
+    Read back and built with `build_config` it gives an equal config, but for the secrets of
     trackers, which are in no file.
     """
     tree = config_tree(config)
     tree["tracker"] = hide_in_settings(tree["tracker"])
-    return OmegaConf.to_yaml(OmegaConf.create(tree))
+    return tree_yaml(tree)
+
+
+def tree_yaml(tree: Mapping[str, Any]) -> str:
+    """Return plain nested settings as OmegaConf writes them; a text with `${` in it is a text."""
+    dumper = get_omega_conf_dumper()
+    text: str = yaml.dump(
+        dict(tree), default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=dumper
+    )
+    return text
 
 
 def config_tree(options: Any) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def on_this_machine(plan: RunPlan) -> RunPlan:
         start_fingerprint=None
         if plan.initial_weights is None
         else plan.initial_weights.fingerprint,
+        cleaning=_cleaning(config, plan.dataset),
     )
     slug = plan.name[: -_NUM_HASH_DIGITS - 1]
     name = f"{slug}-{weights[:_NUM_HASH_DIGITS]}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 
 from optbench.cli.resize.evaluate import (
     LIKENESS_FILE,
@@ -20,7 +20,7 @@ from optbench.cli.resize.evaluate import (
     is_evaluated,
 )
 from optbench.cli.resize.plan import ORIGINAL, ResizePlan
-from optbench.config.build import config_tree
+from optbench.config.build import config_tree, tree_yaml
 from optbench.errors import DamagedFileError
 from optbench.lora.file import LoraFile
 from optbench.lora.keys import clip_skip_of
@@ -165,8 +165,7 @@ def _is_done(run: RunDir, plan: ResizePlan, config: str, *, fingerprint: str) ->
         stored = read_config(run)
     except DamagedFileError:
         return False
-    current = OmegaConf.to_container(OmegaConf.create(config))
-    assert isinstance(current, dict)
+    current = yaml.safe_load(config)
     # Older runs have no precision in their settings: it was always float32.
     if any(stored.get(key, "no") != current[key] for key in _EVALUATION_KEYS):
         return False
@@ -264,11 +263,11 @@ def _clip_skip(options: ResizeOptions, sources: Sources) -> int:
 
 def config_yaml(plan: ResizePlan) -> str:
     """Return the settings as YAML, spelled like their overrides."""
-    return OmegaConf.to_yaml(OmegaConf.create(config_tree(plan.options)))
+    return tree_yaml(config_tree(plan.options))
 
 
 def original_yaml(plan: ResizePlan) -> str:
     """Return the settings of the original's own run: none of them is about a size."""
     settings = config_tree(plan.options)
     nothing = dict.fromkeys(("param", "new_dim", "new_conv_dim", "save_precision", "compat"))
-    return OmegaConf.to_yaml(OmegaConf.create({**settings, **nothing, "method": ORIGINAL}))
+    return tree_yaml({**settings, **nothing, "method": ORIGINAL})
