@@ -27,7 +27,7 @@ class Surroundings:
     """What losses and images depend on besides the LoRA and their own settings."""
 
     base: str  # fingerprint of the base model's files
-    data: str  # of the images that are trained on
+    data: str  # of the images that are trained on and held out
     device: str  # its kind
     precision: str
     clip_skip: int | None  # None: what a LoRA file says
@@ -36,10 +36,15 @@ class Surroundings:
 
 def made_as(plan: RunPlan) -> dict[str, str]:
     """Return by name what losses and images of a training depend on, where they are wanted."""
-    config, train = plan.config, plan.config.train
+    config, train, dataset = plan.config, plan.config.train, plan.dataset
+    # Of a data set without what is held out of it, the whole one says what that is.
+    whole = dataset.fingerprint if plan.held_out is None else plan.held_out.fingerprint
+    classes = [(image.key, image.caption) for image in dataset.class_images]
     surroundings = Surroundings(
         base=plan.base_fingerprint,
-        data=plan.dataset.fingerprint,
+        data=hashing.fingerprint(
+            {"trained": dataset.fingerprint, "whole": whole, "classes": classes}
+        ),
         device=train.device.partition(":")[0],
         precision=train.mixed_precision,
         clip_skip=train.clip_skip,
