@@ -93,13 +93,16 @@ def make_sweep(
 def _validation(epoch: int, gain: float, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     splits = asked.get("splits", ("held_out",))
     pictures = range(asked.get("num_pictures", 4))
+    of_split = dict.fromkeys(splits, gain)
+    if "forgetting" in asked:
+        of_split["others"] = asked["forgetting"]
     return [
         {
             "epoch": epoch,
             "image": f"{split} {picture}",
             "split": split,
             "timestep": timestep,
-            "loss": 0.1 + 0.01 * picture + gain * epoch / 2 + (picture - 1.5) * 0.001,
+            "loss": 0.1 + 0.01 * picture + of_split[split] * epoch / 2 + (picture - 1.5) * 0.001,
             "base_loss": 0.1 + 0.01 * picture + asked.get("base_loss", 0.0),
         }
         for split, picture, timestep in itertools.product(splits, pictures, TIMESTEPS)

@@ -16,11 +16,19 @@ _NOISE = 2.0  # local contrast, times the larger of the base's and the training 
 _UNCHANGED = 0.02  # mean difference from the base after the last epoch
 _COPY = 0.16  # 10 of 64 bits
 _LEAK = 0.25  # probability above the base's
+BACKGROUND_LOST = 0.25  # probability under the base's
 _INDEX = ["sweep", "run", "epoch"]
 _COLUMNS = (*_INDEX, "metric", "value", "base_value", "training_value", "num_pictures")
 
 FlagKind = Literal[
-    "blank", "burnt", "noise", "identical_seeds", "outfit_leak", "unchanged", "near_copy"
+    "blank",
+    "burnt",
+    "noise",
+    "identical_seeds",
+    "outfit_leak",
+    "lost_background",
+    "unchanged",
+    "near_copy",
 ]
 
 
@@ -36,6 +44,7 @@ class Flag:
     base_value: float | None
     epochs: tuple[int, ...]  # over the limit
     is_last: bool  # it holds after the run's last epoch, and not only before
+    limit: float = 0.0  # that the value is over, or under
     training_image: str = ""  # that was copied
     num_images: int = 0  # near-copies
     first_copy: tuple[str, int] = ("", 0)  # prompt and seed
@@ -76,22 +85,31 @@ def image_flags(frames: Frames) -> list[Flag]:
 
 def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
     trained_rows = table[table["epoch"] > 0]
-    checks: tuple[tuple[str, FlagKind, Callable[[pd.DataFrame], pd.Series[bool]]], ...] = (
-        ("flat", "blank", lambda rows: rows["value"] > 0),
-        ("clipped", "burnt", lambda rows: rows["value"] > rows["base_value"] + _BURNT),
+    # The limit, and whether more than it is wrong or less.
+    checks: tuple[tuple[str, FlagKind, bool, Callable[[pd.DataFrame], pd.Series[float]]], ...] = (
+        ("flat", "blank", True, lambda rows: rows["value"] * 0.0),
+        ("clipped", "burnt", True, lambda rows: rows["base_value"] + _BURNT),
         (
             "local_contrast",
             "noise",
-            lambda rows: (
-                rows["value"] > _NOISE * rows[["base_value", "training_value"]].max(axis=1)
-            ),
+            True,
+            lambda rows: _NOISE * rows[["base_value", "training_value"]].max(axis=1),
         ),
-        ("identical_seeds", "identical_seeds", lambda rows: rows["value"] > 0),
-        ("outfit_leak", "outfit_leak", lambda rows: rows["value"] > rows["base_value"] + _LEAK),
+        ("identical_seeds", "identical_seeds", True, lambda rows: rows["value"] * 0.0),
+        ("outfit_leak", "outfit_leak", True, lambda rows: rows["base_value"] + _LEAK),
+        (
+            "background_obedience",
+            "lost_background",
+            False,
+            lambda rows: rows["base_value"] - BACKGROUND_LOST,
+        ),
     )
-    for metric, kind, is_over in checks:
+    for metric, kind, is_upper, limit_of in checks:
         rows = trained_rows[trained_rows["metric"] == metric]
-        over = rows[is_over(rows)] if len(rows) else rows
+        if not len(rows):
+            continue
+        limits = limit_of(rows)
+        over = rows[rows["value"] > limits if is_upper else rows["value"] < limits]
         if len(over):
             last = over.iloc[-1]
             yield Flag(
@@ -103,6 +121,7 @@ def _flags(sweep: str, run: str, table: pd.DataFrame) -> Iterator[Flag]:
                 base_value=None if pd.isna(last["base_value"]) else float(last["base_value"]),
                 epochs=tuple(int(epoch) for epoch in over["epoch"]),
                 is_last=bool(over["epoch"].max() == trained_rows["epoch"].max()),
+                limit=float(limits.loc[over.index[-1]]),
             )
     changes = (
         trained_rows[trained_rows["metric"] == "change_from_base"].sort_values("epoch").tail(1)

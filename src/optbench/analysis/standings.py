@@ -16,6 +16,7 @@ import pandas as pd
 from optbench.analysis import stats
 from optbench.analysis.comparisons import GROUPS, TRAINING, known_records, short, shown
 from optbench.analysis.frames import Frames
+from optbench.analysis.gate import broken_runs
 from optbench.analysis.outcome_model import BROKEN as BROKEN
 from optbench.analysis.outcome_model import DONE as DONE
 from optbench.analysis.outcome_model import fit_outcomes, unlike_others
@@ -355,6 +356,7 @@ def rank_settings(frames: Frames) -> Standings:
         measure=measure,
         busy={str(run) for run, machine in machines.items() if machine["was_busy"]},
         on_gpu={str(run) for run, machine in machines.items() if machine["has_gpu"]},
+        broken=broken_runs(frames),
         num_validated=num_validated,
     )
 

@@ -418,9 +418,15 @@ def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         num_others = others.loc[others["split"] == "others", "image"].nunique()
         yield (
             f"Forgetting is the loss added on {num_others} images of other subjects. A quarter of "
-            "it counts beside the gain; docs/evidence.md says how often that orders images as a "
-            "person does."
+            "it counts beside the gain."
         )
+        if set(trainings.rows["base"]) == {"tiny"}:
+            share, low, high = analysis.ORDERED_AS_THE_EYE[standings.measure]
+            yield (
+                f"On this base model that ordered {share:.0%} ({low:.0%} to {high:.0%}) of pairs "
+                "of 24 LoRAs as one rater did by eye, without knowing which was which: the author, "
+                "a model (docs/embedded-base.md)."
+            )
     if split == "training":
         yield (
             "These images were trained on, so a LoRA that memorizes them looks good: overfitting "

@@ -15,6 +15,7 @@ _WORDS: Mapping[FlagKind, str] = {
     "noise": "noise",
     "identical_seeds": "all seeds give the same image",
     "outfit_leak": "the outfit leaks",
+    "lost_background": "the background is not the one asked for",
     "unchanged": "hardly differs from the base model",
     "near_copy": "near-copy",
 }
