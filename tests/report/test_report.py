@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,7 @@ from optbench.errors import DatasetError
 from optbench.records import Cell
 from optbench.report import build_report, sheets
 from optbench.report.wording import bytes_text, seconds_text
-from optbench.storage import files, rundir
+from optbench.storage import files, images, rundir
 from optbench.storage.rundir import RunDir
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -220,13 +221,13 @@ def test_the_viewer_knows_every_picture_and_where_one_is_missing(page: Page, swe
 def test_a_report_reads_no_picture_twice(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_report(sweep)
     opened: list[Path] = []
-    really_open = Image.open
+    really_open = images.open_regular
 
-    def remember(path: Any, *args: Any) -> Any:
-        opened.append(Path(getattr(path, "name", path)))
-        return really_open(path, *args)
+    def remember(path: Path, **how: bool) -> BufferedReader:
+        opened.append(path)
+        return really_open(path, **how)
 
-    monkeypatch.setattr(Image, "open", remember)
+    monkeypatch.setattr(images, "open_regular", remember)
     build_report(sweep)
     # Of a sheet only what it was drawn from is read, which stands at its beginning.
     assert {path.parts[-3] for path in opened} & {"images", "thumbs"} == set()

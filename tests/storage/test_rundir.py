@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_become_null(run: RunDir) -> None:
 
 def test_rows_are_appended_in_one_write(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[bytes] = []
-    opened = Path.open
+    opened = files.open_to_append
 
     class Noting:
         def __init__(self, file: Any) -> None:
@@ -204,7 +204,7 @@ def test_rows_are_appended_in_one_write(run: RunDir, monkeypatch: pytest.MonkeyP
         def fileno(self) -> int:
             return int(self.file.fileno())
 
-    monkeypatch.setattr(Path, "open", lambda self, mode: Noting(opened(self, mode)))
+    monkeypatch.setattr(files, "open_to_append", lambda path: Noting(opened(path)))
     files.append_rows(run.steps_path, ({"epoch": 1, "step": step} for step in range(50)))
     assert len(texts) == 1
     assert texts[0].count(b"\n") == 50
