@@ -14,7 +14,7 @@ import torch
 
 from optbench.errors import ConfigError, OptbenchError, Problem, shorten
 from optbench.lora.file import LoraFile
-from optbench.lora.keys import DOWN, UP, ModuleShape
+from optbench.lora.keys import DOWN, UP, ModuleShape, plain
 from optbench.lora.svd import Factors
 
 
@@ -54,7 +54,8 @@ def merged_modules(files: Sequence[LoraFile]) -> dict[str, ModuleShape]:
         shapes = [file.modules[name] for file in files if name in file.modules]
         first, dim = shapes[0], sum(shape.dim for shape in shapes)
         if any(
-            (shape.up[0], shape.down[1:]) != (first.up[0], first.down[1:]) for shape in shapes[1:]
+            (shape.up[0], plain(shape.down)[1:]) != (first.up[0], plain(first.down)[1:])
+            for shape in shapes[1:]
         ):
             unlike.append(f"{name} {', '.join(f'{shape.up} {shape.down}' for shape in shapes)}")
         modules[name] = ModuleShape(
@@ -88,7 +89,9 @@ def merged_factors(name: str, files: Sequence[LoraFile], weights: Sequence[float
     for file, weight in zip(files, weights, strict=True):
         if name in file.modules:
             factors = layer_factors(file, name)
-            ups.append(factors.up * (weight * factors.scale))
-            downs.append(factors.down)
+            up, down = factors.up * (weight * factors.scale), factors.down
+            # A 1x1 convolution in one file may be a linear layer in another: as in the first.
+            ups.append(up.view(up.shape[:2] + ups[0].shape[2:]) if ups else up)
+            downs.append(down.view(down.shape[:2] + downs[0].shape[2:]) if downs else down)
     down = torch.cat(downs)
     return Factors(up=torch.cat(ups, dim=1), down=down, alpha=float(len(down)))
