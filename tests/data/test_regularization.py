@@ -14,7 +14,7 @@ from PIL import Image
 
 from optbench.data import read_dataset
 from optbench.data.batches import num_batches, plan_epoch
-from optbench.data.folder import _fingerprint, balanced
+from optbench.data.folder import balanced, fingerprint_of
 from optbench.errors import DatasetError
 from optbench.records import CaptionedImage, Dataset
 from optbench.schema import DatasetOptions
@@ -123,8 +123,8 @@ def test_the_fingerprint_knows_class_images_and_that_they_are_such(
     (tmp_path / "reg/1_girl/1.txt").write_text("a girl, park")
     images = read(options).images
     unmarked = [replace(image, is_regularization=False) for image in images]
-    assert _fingerprint(images) == both
-    assert _fingerprint(unmarked) != both
+    assert fingerprint_of(images) == both
+    assert fingerprint_of(unmarked) != both
 
 
 def test_uses_of_training_images_do_not_notice_class_images(options: DatasetOptions) -> None:

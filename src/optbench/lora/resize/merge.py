@@ -85,7 +85,8 @@ def layer_factors(file: LoraFile, name: str) -> Factors:
 
 def merged_factors(name: str, files: Sequence[LoraFile], weights: Sequence[float]) -> Factors:
     """Return one layer of the weighted sum; its scale is 1, so alpha is its dim."""
-    ups, downs = [], []
+    ups: list[torch.Tensor] = []
+    downs: list[torch.Tensor] = []
     for file, weight in zip(files, weights, strict=True):
         if name in file.modules:
             factors = layer_factors(file, name)
