@@ -84,6 +84,8 @@ OWN = [
 COMMANDS = {
     "main": [["-m", "optimizer=adamw,lion", "network.dim=4,8"]],
     "demo": [["sweep=demo"]],
+    "listed seeds": [["-m", "optimizer=adamw,lion", "seed=7,8"]],
+    "demo of one seed": [["-m", "sweep=demo", "seeds=1", "seed=5"]],
     "own data": [["-m", "optimizer=adamw,lion", *OWN]],
     "own data, one run": [["optimizer=lion", *OWN]],
     "automatic": [
@@ -121,7 +123,7 @@ def test_advised_commands_are_accepted_and_reuse_what_is_there(name: str) -> Non
             plan = compose(words_of(line))
             assert plan.sweep_dir == folder
             assert {*kept} <= {*words_of(line)}, line
-            is_only_more = any(word in line for word in ("seed=", "lr_mult=0.3,1,3"))
+            is_only_more = any(word in line for word in ("seed=", "seeds=", "lr_mult=0.3,1,3"))
             if is_only_more and len(commands) == 1:
                 assert done & {run.name for run in plan.runs}, line
 

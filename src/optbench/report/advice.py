@@ -59,7 +59,7 @@ def advise(trainings: SweepEvidence, standings: Standings) -> Iterator[Advice]:
                 yield from _confirm_tuned(trainings, standings, commands)
             continue
         lines = [
-            _with_changes(words, changes, trainings.path.name)
+            _with_changes(words, _with_seeds(words, changes, step), trainings.path.name)
             for changes in step.changes
             for words in commands
         ]
@@ -149,6 +149,20 @@ def _overrides(words: Sequence[str]) -> Iterator[str]:
         is_value = is_flag_of_folder
 
 
+def _with_seeds(words: Sequence[str], changes: Sequence[str], step: NextStep) -> list[str]:
+    """Return changes that ask for more seeds in the way that the command does.
+
+    A command that names no seed takes their number: the further ones render no images.
+    """
+    listed = [change for change in changes if change.startswith("seed=")]
+    if not listed:
+        return [*changes]
+    if _value_of(words, "seed") is None and step.num_seeds:
+        kept = [change for change in changes if change not in (*listed, "render=off")]
+        return [*kept, f"seeds={step.num_seeds}"]
+    return [*changes, *(["seeds=1"] if "seeds" in _sweep_file(words) else [])]
+
+
 def _with_changes(words: Sequence[str], changes: Sequence[str], folder: str) -> str | None:
     """Return a command with changes, for the sweep's own folder; None where it would be refused."""
     keys = {change.partition("=")[0] for change in changes}
@@ -157,9 +171,9 @@ def _with_changes(words: Sequence[str], changes: Sequence[str], folder: str) -> 
         return None  # one entry of a list gives the key, so it cannot be given for all
     kept = [word for word in words if word.lstrip("+").partition("=")[0] not in keys]
     sweep = _value_of(words, "sweep")
-    has_name = _value_of(words, "sweep_name") is not None or sweep == folder
+    has_name = _value_of(words, "sweep_name") is not None or sweep == folder or not changes
     # The folder is named by what is swept: one more key, and everything would be trained anew.
-    name = [] if has_name or not changes else [f"sweep_name={_quoted(folder)}"]
+    name = [] if has_name else [f"sweep_name={_quoted(folder)}"]
     return resources.command_line("", "-m", *hide_in_arguments(kept), *changes, *name)
 
 
@@ -249,7 +263,8 @@ def _of_file(words: Sequence[str]) -> list[str]:
     for entry in content.pop("defaults", None) or []:
         for group, option in entry.items() if isinstance(entry, Mapping) else ():
             overrides.append(f"{str(group).removeprefix('override').strip().lstrip('/')}={option}")
-    plain = {key: value for key, value in content.items() if key not in ("hydra", "settings")}
+    of_sweep = ("hydra", "settings", "seeds")
+    plain = {key: value for key, value in content.items() if key not in of_sweep}
     overrides += [f"{key}={value}" for key, value in flatten(plain).items()]
     return overrides
 

@@ -434,7 +434,7 @@ def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         )
     yield (
         "The loss is no judge of obedience: past a point a lower one goes with prompts obeyed "
-        "less (docs/evidence.md). Look at the images before you choose."
+        "less (docs/embedded-base.md). Look at the images before you choose."
     )
 
 
