@@ -51,3 +51,15 @@ def test_runs_measured_on_other_subjects_of_their_own_are_not_comparable(tmp_pat
         for outcome in outcomes(frames.runs, frames.validation)[analysis.OBJECTIVE]
     }
     assert by_run["a"] == by_run["b"] != by_run["c"]
+
+
+def test_a_seed_without_images_is_another_seed_of_the_same_setting(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        for optimizer, gain in (("adamw", -0.03), ("lion", -0.02)):
+            render = {"render.enabled": seed == 1}
+            name = f"{optimizer}{seed}"
+            make_run(tmp_path / "s", name, gain, optimizer=optimizer, seed=seed, **render)
+    frames = load(tmp_path / "s")
+    assert [*analysis.factors(frames.runs)] == ["optimizer", "seed"]
+    settings = {one.settings for one in outcomes(frames.runs, frames.validation)["final_loss"]}
+    assert len(settings) == 2

@@ -82,6 +82,8 @@ _COMPUTED_FROM = {
 # Runs that agree in these, and in dataset.* and loss.*, draw the same at the same step.
 _DRAW_SETTINGS = ("base", "seed", "train.batch_size", "train.gradient_accumulation")
 _UNLISTED = ("base.", "dataset.", "prompts.", "render.", "validate.")
+# What becomes of a finished LoRA, which changes nothing in it: further seeds render no images.
+_OF_IMAGES = ("render.", "metric.", "tracker.")
 # In what two losses may have been measured unlike, so that they do not compare.
 Unlike = Literal[
     "base",
@@ -399,7 +401,11 @@ def _varied(runs: pd.DataFrame) -> list[str]:
     """Return the settings with more than one value among the runs whose config is known."""
     names = settings_of(runs)
     records = [record for record in _records(runs) if _has_config(record, names)]
-    return [name for name in names if len({_spelled(record[name]) for record in records}) > 1]
+    return [
+        name
+        for name in names
+        if not name.startswith(_OF_IMAGES) and len({_spelled(r[name]) for r in records}) > 1
+    ]
 
 
 def _is_function_of(runs: pd.DataFrame, column: str, leader: str) -> bool:
