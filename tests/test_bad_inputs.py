@@ -89,7 +89,7 @@ WRONG_COMMANDS = {
     "--config-dir=/nowhere": "--config-dir: found /nowhere, where there is no folder",
     "--config-name=x": "the command line: found --config-name; expected the config that ships",
     "optimizer": "the command line: found 'optimizer'; expected key=value",
-    "optimizer.args.betas=[0.9": "the command line: found 'optimizer.args.betas=[0.9'; expected",
+    "optimizer.args.betas=[0.9": "-> write 'optimizer.args.betas=[0.9]'",
     "dataset=folder dataset.dir=/nowhere": "dataset.dir: found /nowhere, which is no folder",
     "network.weights=/nowhere.safetensors": "network.weights: found /nowhere.safetensors, where",
     "-m sweep_name=a,b": "sweep_name and runs_dir: found runs for runs/a, runs/b; expected one",
@@ -261,7 +261,7 @@ def header(text: bytes) -> bytes:
 
 BASES: dict[str, tuple[str, bytes | None, str]] = {
     "absent": ("a.safetensors", None, "where there is none; expected a folder in diffusers layout"),
-    "empty": ("a.safetensors", b"", "no safetensors file, or only the beginning of one"),
+    "empty": ("a.safetensors", b"", "an empty file: copy or download it again"),
     "words": ("a.safetensors", b"I am a checkpoint, honestly", "no safetensors file"),
     "cut short": (
         "a.safetensors",

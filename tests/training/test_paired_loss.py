@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from optbench.errors import DatasetError
+from optbench.data.beside import check_apart
 from optbench.lora.network import LoraNetwork, build_network
 from optbench.lora.save import save_lora
 from optbench.models.text.clip import ClipTextOptions
-from optbench.records import CaptionedImage, Dataset, Sizes
+from optbench.records import CaptionedImage, Sizes
 from optbench.schema import ValidateOptions
 from optbench.storage import files
 from optbench.storage.rundir import RunDir
@@ -208,11 +208,11 @@ def test_which_epochs_are_due(num_epochs: int, is_last: bool, expected: list[int
 
 
 def test_held_out_pictures_that_are_trained_on_are_refused() -> None:
-    trained_on = Dataset(images=(image("a"), image("b")), fingerprint="1")
-    apart = {"held_out": [image("b"), image("c")], "others": [image("d"), image("c")]}
-    with pytest.raises(DatasetError) as caught:
-        validation._check_apart(trained_on, apart)  # type: ignore[arg-type]
-    trained, twice = caught.value.problems
+    apart = {
+        "validate.dir": [image("b"), image("c")],
+        "validate.others_dir": [image("d"), image("c")],
+    }
+    trained, twice = check_apart(apart, [image("a"), image("b")])
     assert trained.where == "validate.dir"
     assert "trained on, for instance b.png" in trained.found
     assert twice.where == "validate.others_dir"
@@ -221,5 +221,4 @@ def test_held_out_pictures_that_are_trained_on_are_refused() -> None:
 
 def test_class_images_may_be_trained_on_and_validated_on() -> None:
     of_class = replace(image("c"), is_regularization=True)
-    trained_on = Dataset(images=(image("a"), of_class), fingerprint="1", class_images=(of_class,))
-    validation._check_apart(trained_on, {"others": trained_on.class_images})
+    assert check_apart({"validate.others_dir": [of_class]}, [image("a"), of_class]) == []

@@ -129,11 +129,16 @@ def unreadable_override(override: str, error: HydraException, *, where: str) -> 
             "key=value, group=option or key=value,value",
             f"write it as one word: key=value ({first_line(error)})",
         )
+    closing = {"[": "]", "{": "}"}.get(value[0], "")
+    if closing and not value.endswith(closing):
+        readable = override + closing
+    else:
+        readable = override.partition("=")[0] + "=" + quoted(value)
     return Problem(
         key if where == "the command line" else f"{key} in {where}",
         hidden(override),
         f"a value that Hydra can read, or a text in quotes that reach it ({first_line(error)})",
-        f"write {for_shell(override.partition('=')[0] + '=' + quoted(value))}",
+        f"write {for_shell(readable)}",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from optbench.data.beside import check_apart, check_places, read_beside
 from optbench.errors import ConfigError, DatasetError, Problem
 from optbench.models.files import facts
 from optbench.optim.schedules import check_schedule
-from optbench.records import Dataset, Part
+from optbench.records import CaptionedImage, Dataset, Part
 from optbench.schema import DatasetOptions
 from optbench.training.plan import RunPlan
 
@@ -113,6 +114,7 @@ def _check_held_out(plan: RunPlan, checked: Checked) -> list[Problem]:
     if not validate.enabled:
         return []
     problems: list[Problem] = []
+    by_setting: dict[str, Sequence[CaptionedImage]] = {}
     for name in (part.name for part in dataclasses.fields(validate) if part.name.endswith("dir")):
         folder, setting = getattr(validate, name), f"validate.{name}"
         if folder is None or not Path(folder).is_dir():
@@ -131,8 +133,8 @@ def _check_held_out(plan: RunPlan, checked: Checked) -> list[Problem]:
         if isinstance(images, list):
             problems += images
         else:
-            problems += check_apart(setting, images.images, plan.dataset.images)
-    return problems
+            by_setting[setting] = images.images
+    return problems + check_apart(by_setting, plan.dataset.images)
 
 
 def check_device(device: str, precision: str, *, group: str = "") -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optbench.data.folder import read_dataset
@@ -54,22 +54,32 @@ def read_beside(
 
 
 def check_apart(
-    setting: str, images: Sequence[CaptionedImage], trained: Sequence[CaptionedImage]
+    by_setting: Mapping[str, Sequence[CaptionedImage]], trained: Sequence[CaptionedImage]
 ) -> list[Problem]:
-    """Return a problem if some images of a folder beside are trained on: same bytes, any name."""
-    keys = {image.key for image in trained}
-    both = [str(image.path) for image in images if image.key in keys]
-    if not both:
-        return []
-    are = "image that is" if len(both) == 1 else "images that are"
-    return [
-        Problem(
-            setting,
-            f"{len(both)} {are} trained on, for instance {both[0]}",
-            "held-out images, which no training of this data set sees",
-            "take them out of one of the two folders",
-        )
-    ]
+    """Return a problem for every folder with images of another kind: same bytes, any name.
+
+    Args:
+        by_setting: The images of every folder by the setting that names it.
+        trained: The images that are trained on.
+    """
+    kinds = dict.fromkeys((image.key for image in trained), "trained on")
+    problems = []
+    for setting, of_setting in by_setting.items():
+        # Class images may be measured on as others and trained on.
+        images = [image for image in of_setting if not image.is_regularization]
+        both = [image for image in images if image.key in kinds]
+        if both:
+            are = "image that is" if len(both) == 1 else "images that are"
+            problems.append(
+                Problem(
+                    setting,
+                    f"{len(both)} {are} {kinds[both[0].key]}, for instance {both[0].path}",
+                    "images that no training of this data set sees, each in one folder",
+                    "take them out of one of the two folders",
+                )
+            )
+        kinds |= dict.fromkeys((image.key for image in images), f"in {setting} too")
+    return problems
 
 
 def check_places(setting: str, folder: str, data: DatasetOptions) -> list[Problem]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from optbench.contracts import BaseModel, Network, TextOptions
 from optbench.data import read_dataset
 from optbench.data.batches import sizes_of
+from optbench.data.beside import check_apart, read_beside
 from optbench.data.latent_cache import encode_dataset
-from optbench.errors import DamagedFileError, DatasetError, Problem
+from optbench.errors import DamagedFileError, DatasetError
 from optbench.lora.network import as_in_file
 from optbench.models.text.tokens import CLEANING_VERSION, is_repaired
 from optbench.records import CaptionedImage, Dataset
@@ -135,8 +136,12 @@ def read_samples(
     }
     for split, folder in folders.items():
         if folder is not None:
-            by_split[split] = _beside(folder, data, base)
-    _check_apart(trained, by_split)
+            by_split[split] = read_beside(
+                folder, _FOLDER_KEYS[split], data, pixels_per_latent=base.pixels_per_latent
+            ).images
+    by_setting = {setting: by_split.get(split, ()) for split, setting in _FOLDER_KEYS.items()}
+    if problems := check_apart(by_setting, trained.images):
+        raise DatasetError(*problems)
     return tuple(
         sample
         for split in _SPLITS
@@ -276,23 +281,6 @@ def _base_path(validator: Validator) -> Path:
     return validator.cache_dir / "base-losses" / f"{validator.key}.json"
 
 
-def _beside(folder: str, data: DatasetOptions, base: BaseModel) -> Sequence[CaptionedImage]:
-    """Return the images of a folder beside the data set, sized and captioned as it is."""
-    # What other captions and images give nothing to do is no mistake of these.
-    apart = dataclasses.replace(
-        data,
-        dir=folder,
-        reg_dir=None,
-        class_tokens=None,
-        enable_wildcard=False,
-        caption_separator=",",
-        secondary_separator=None,
-        keep_tokens_separator=None,
-        random_crop=False,
-    )
-    return read_dataset(apart, pixels_per_latent=base.pixels_per_latent).images
-
-
 def _samples(
     images: Sequence[CaptionedImage],
     split: Split,
@@ -313,24 +301,3 @@ def _samples(
         )
         for image in chosen
     ]
-
-
-def _check_apart(trained: Dataset, by_split: Mapping[Split, Sequence[CaptionedImage]]) -> None:
-    """Raise if an image is of two kinds; class images may be among `others` and trained on."""
-    kinds = dict.fromkeys((image.key for image in trained.images), "that are trained on")
-    problems = []
-    for split, where in _FOLDER_KEYS.items():
-        images = [image for image in by_split.get(split, ()) if not image.is_regularization]
-        both = [image for image in images if image.key in kinds]
-        if both:
-            problems.append(
-                Problem(
-                    where,
-                    f"{len(both)} images {kinds[both[0].key]}, for instance {both[0].path}",
-                    "images that no training of this data set sees, each in one folder",
-                    "take them out of one of the two folders",
-                )
-            )
-        kinds |= dict.fromkeys((image.key for image in images), f"of {where} too")
-    if problems:
-        raise DatasetError(*problems)
