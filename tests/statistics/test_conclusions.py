@@ -70,7 +70,8 @@ def test_a_collapsed_setting_takes_no_power_from_the_others() -> None:
     best = ("c", 16)
     named = Sweep(
         factors=sweep.factors,
-        means={**sweep.means, best: -8.0},
+        # Three runs of their own noise must show the collapsed one to be worse, too.
+        means={**sweep.means, best: -8.0, ("a", 128): 1000.0},
         noises=sweep.noises,
         num_seeds=3,
     )
