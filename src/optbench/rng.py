@@ -31,7 +31,6 @@ Purpose = Literal[
     "timesteps",
     "dropout",
     "render",
-    "bootstrap",
     "validation",
     "third-party",
     "tiny",

@@ -178,7 +178,8 @@ def test_agreement_has_an_interval_where_things_are_enough() -> None:
     found = stats.rank_agreement(range(10), [value**3 for value in range(10)])
     assert found is not None
     assert found.correlation == pytest.approx(1.0)
-    assert found.low == pytest.approx(1.0)
+    assert found.low is not None
+    assert 0.8 < found.low < 1  # ten in order are strong evidence, and no certainty
     few = stats.rank_agreement([1, 2, 3], [3, 2, 1])
     assert few is not None
     assert (few.correlation, few.low) == (pytest.approx(-1.0), None)

@@ -54,17 +54,26 @@ def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, 
 def preferences(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Strength]:
     """Return the strengths of settings from votes between images of two of them.
 
-    A pair that was shown a second time counts once, as do images of one setting never.
+    A pair that was shown a second time counts once, as do images of one setting never. Votes of
+    one prompt and seed are not independent, nor are those of one training (`bradley_terry`).
     """
     comparisons = []
-    columns = ("left_run", "right_run", "winner", "repeat")
-    for left, right, winner, is_repeat in zip(*(votes[name] for name in columns), strict=True):
+    columns = ("left_run", "right_run", "winner", "repeat", "left_prompt", "left_seed")
+    for left, right, winner, is_repeat, *cell in zip(
+        *(votes[name] for name in columns), strict=True
+    ):
         sides = settings.get(str(left)), settings.get(str(right))
         if is_repeat or winner == "skip" or None in sides or sides[0] == sides[1]:
             continue
         won = {"left": "first", "right": "second"}.get(str(winner))
         comparisons.append(
-            Comparison(first=sides[0], second=sides[1], winner=won)  # type: ignore[arg-type]
+            Comparison(
+                first=sides[0],
+                second=sides[1],
+                winner=won,  # type: ignore[arg-type]
+                cell=tuple(map(str, cell)),
+                runs=(str(left), str(right)),
+            )
         )
     return stats.bradley_terry(comparisons)
 
@@ -97,14 +106,19 @@ def agreements(
 ) -> dict[str, Agreement]:
     """Return how alike people and each measure order the settings; of all of them more is better.
 
+    Intervals hold together with 95 %, whatever the number of measures (Bonferroni).
+
     Args:
         human: Each setting's score or strength.
         measures: Of each measure its value for every setting, turned so that more is better.
     """
     alike = {}
+    confidence = 1 - (1 - stats.CONFIDENCE) / max(1, len(measures))
     for name, values in measures.items():
         both: Sequence[str] = [setting for setting in human if setting in values]
-        agreement = stats.rank_agreement([human[s] for s in both], [values[s] for s in both])
+        agreement = stats.rank_agreement(
+            [human[s] for s in both], [values[s] for s in both], confidence=confidence
+        )
         if agreement is not None:
             alike[name] = agreement
     return alike

@@ -12,10 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from optbench import rng
-
 CONFIDENCE = 0.95
-_SEED = 0  # of resampling: a report built twice says the same
 
 Floats = NDArray[np.float64]
 
@@ -65,11 +62,6 @@ def mean_interval(
         half = student_quantile((1 + confidence) / 2, n - 1) * float(means.std(ddof=1))
         low, high = mean - half / math.sqrt(n), mean + half / math.sqrt(n)
     return Interval(mean=mean, low=low, high=high, num_values=len(values), num_blocks=n)
-
-
-def generator(*where: int | str) -> np.random.Generator:
-    """Return the stream of one resampling; equal addresses give equal streams."""
-    return np.random.default_rng(rng.key(_SEED, "bootstrap", *where))
 
 
 @functools.cache

@@ -3,6 +3,9 @@
 P(i over j) = p_i / D, P(tie) = v sqrt(p_i p_j) / D, D = p_i + p_j + v sqrt(p_i p_j), with where
 s_i = log p_i is a strength. A normal prior of deviation 3 on every s_i, and on log v, keeps finite
 the strength of what never lost, and leaves things equal that no vote tells apart.
+
+Votes of the same images, or of LoRAs of the same training, are not independent: intervals are over
+trainings and over cells (a prompt and its seed), as the crossed error of losses is.
 """
 
 from __future__ import annotations
@@ -10,16 +13,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optbench.analysis.stats.intervals import CONFIDENCE, Floats, generator
+from optbench.analysis.stats.intervals import CONFIDENCE, Floats, student_quantile
 
 _PRECISION = 1 / 3**2
-_NUM_RESAMPLES = 300
+_MOST_CELLS = 60  # refits; of more cells several are left out together
+_MANY = 1e6  # degrees of the votes' own variance, which the model gives
 _MAX_STEPS = 60
 _CLOSE = 1e-8
 # Of (s_i, s_j, log v), what the logarithms of "first", "second" and "tie" are made of.
@@ -35,6 +38,8 @@ class Comparison:
     first: Hashable
     second: Hashable
     winner: Literal["first", "second"] | None
+    cell: Hashable = None  # what both images share: prompt and seed
+    runs: tuple[Hashable, Hashable] = (None, None)  # the trainings that made them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,7 @@ class Strength:
     low: float
     high: float
     num_votes: int
+    num_runs: int  # trainings; of one alone the interval knows nothing of another
 
     @property
     def win_share(self) -> float:
@@ -56,41 +62,83 @@ class Strength:
 def bradley_terry(votes: Sequence[Comparison]) -> list[Strength]:
     """Return the strengths, highest first, with intervals.
 
-    Percentiles over resampled votes, or the normal approximation of the posterior where that is
-    wider: of what never lost every resample says the same, and knows no better than its six votes.
+    Their variance is V_cells + V_runs - V_votes, with Student's quantile for its degrees
+    (Satterthwaite): V_cells from fits without one cell at a time (jackknife; Efron and Stein 1981),
+    V_runs from how trainings of one thing differ, pooled over things, V_votes from the posterior,
+    which both others have in them. Where no thing has two trainings, V_cells or V_votes alone.
     """
     names = list(dict.fromkeys(name for vote in votes for name in (vote.first, vote.second)))
-    place = {name: index for index, name in enumerate(names)}
     if not names:
         return []
-    votes_by_kind = Counter(_oriented(place[v.first], place[v.second], v.winner) for v in votes)
-    kinds = np.asarray(list(votes_by_kind), dtype=np.int64)
-    counts = np.asarray(list(votes_by_kind.values()), dtype=np.float64)
+    fitted, own = _fit_votes(votes, names)
+    cells = list(dict.fromkeys(vote.cell for vote in votes))
+    groups = min(len(cells), _MOST_CELLS)
+    variance, degrees = own, np.full(len(names), _MANY)
+    if groups > 1:
+        place = {cell: index % groups for index, cell in enumerate(cells)}
+        without = np.stack(
+            [
+                _fit_votes([vote for vote in votes if place[vote.cell] != group], names)[0]
+                for group in range(groups)
+            ]
+        )
+        spread = ((without - without.mean(axis=0)) ** 2).sum(axis=0)
+        of_cells = (groups - 1) / groups * spread
+        degrees = np.where(of_cells > own, groups - 1.0, _MANY)
+        variance = np.maximum(own, of_cells)
+    runs_of: dict[Hashable, dict[tuple[Hashable, Hashable], None]] = {name: {} for name in names}
+    for vote in votes:
+        for name, run in zip((vote.first, vote.second), vote.runs, strict=True):
+            runs_of[name][name, run] = None
+    num_runs = np.asarray([len(runs_of[name]) for name in names], dtype=float)
+    run_degrees = float((num_runs - 1).sum())
+    if run_degrees:
+        by_run = [
+            Comparison(first=(v.first, v.runs[0]), second=(v.second, v.runs[1]), winner=v.winner)
+            for v in votes
+        ]
+        runs = [run for name in names for run in runs_of[name]]
+        alone, _ = _fit_votes(by_run, runs)
+        strengths = dict(zip(runs, alone, strict=True))
+        squares = 0.0
+        for name in names:
+            values = np.asarray([strengths[run] for run in runs_of[name]])
+            squares += float(((values - values.mean()) ** 2).sum())
+        of_runs = squares / run_degrees / num_runs
+        whole = np.maximum(variance, variance + of_runs - own)
+        f = whole**2 / (variance**2 / degrees + of_runs**2 / run_degrees)
+        degrees = np.where(of_runs > own, f, degrees)
+        variance = whole
+    num_votes = Counter(name for vote in votes for name in (vote.first, vote.second))
+    result = []
+    for index, name in enumerate(names):
+        half = student_quantile((1 + CONFIDENCE) / 2, float(degrees[index]))
+        half *= float(np.sqrt(variance[index]))
+        result.append(
+            Strength(
+                name=name,
+                strength=float(fitted[index]),
+                low=float(fitted[index]) - half,
+                high=float(fitted[index]) + half,
+                num_votes=num_votes[name],
+                num_runs=int(num_runs[index]),
+            )
+        )
+    return sorted(result, key=lambda strength: -strength.strength)
+
+
+def _fit_votes(votes: Sequence[Comparison], names: Sequence[Hashable]) -> tuple[Floats, Floats]:
+    """Return the strengths and their posterior variances about the mean of all, (n,) each."""
+    place = {name: index for index, name in enumerate(names)}
+    by_kind = Counter(_oriented(place[v.first], place[v.second], v.winner) for v in votes)
+    kinds = np.asarray(list(by_kind), dtype=np.int64).reshape(-1, 3)
+    counts = np.asarray(list(by_kind.values()), dtype=np.float64)
     fitted = fit_strengths(kinds, counts, len(names))
-    stream = generator("bradley-terry", len(votes), len(names))
-    resampled = stream.multinomial(len(votes), counts / counts.sum(), size=_NUM_RESAMPLES)
-    refits = [
-        fit_strengths(kinds, resample.astype(float), len(names), fitted) for resample in resampled
-    ]
-    low, high = np.quantile(np.stack(refits), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
-    # About the mean of all: votes say nothing of a strength that all have in common.
+    # Votes say nothing of a strength that all have in common.
     centring = np.eye(len(fitted))
     centring[:-1, :-1] -= 1 / len(names)
     covariance = centring @ np.linalg.inv(_derivatives(fitted, kinds, counts)[1]) @ centring.T
-    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * np.sqrt(np.diag(covariance))
-    low, high = np.minimum(low, fitted - half), np.maximum(high, fitted + half)
-    num_votes = Counter(name for vote in votes for name in (vote.first, vote.second))
-    strengths = [
-        Strength(
-            name=name,
-            strength=float(fitted[index]),
-            low=float(low[index]),
-            high=float(high[index]),
-            num_votes=num_votes[name],
-        )
-        for name, index in place.items()
-    ]
-    return sorted(strengths, key=lambda strength: -strength.strength)
+    return fitted[:-1], np.diag(covariance)[:-1]
 
 
 def fit_strengths(
