@@ -65,7 +65,9 @@ class World:
         """Leave what a finished run leaves."""
         run = rundir.RunDir(plan.run_dir)
         files.write_atomic(run.config_path, config_yaml(plan.config))
-        files.append_rows(run.epochs_path, [{"epoch": 1, "step": 1, "mean_loss": 0.5}])
+        steps = [{"step": step + 1, "epoch": 1, "loss": 0.5} for step in range(plan.total_steps)]
+        files.append_rows(run.steps_path, steps)
+        files.append_rows(run.epochs_path, [{"epoch": 1, "step": len(steps), "mean_loss": 0.5}])
         files.append_rows(run.validation_path, [{"epoch": 1}])
         session = provenance.collect(
             packages=["torch"],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optbench.errors import DamagedFileError, OptbenchError
 from optbench.storage import files, hashing, rundir
-from optbench.storage.provenance import sessions_of
+from optbench.storage.provenance import run_facts
 from optbench.storage.rundir import RunDir
 from optbench.training.lane import RunLane
 from optbench.training.state import (
@@ -164,11 +164,7 @@ def cut_records(run: RunDir, *, num_steps: int | None = None) -> Iterator[str]:
         num_steps: How many updates it has; None: as its provenance says, if it does.
     """
     if num_steps is None:
-        try:
-            sessions = sessions_of(files.read_json(run.provenance_path))
-        except DamagedFileError:
-            sessions = []
-        number = sessions[-1].get("total_steps") if sessions else None
+        number = run_facts(run.provenance_path).get("total_steps")
         num_steps = number if isinstance(number, int) else None
     for path in _records_of(run):
         if path.is_file() and files.is_torn(path):
