@@ -141,6 +141,17 @@ def test_a_run_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["images", "images/epoch-0001", "state", "claims"])
+def test_a_folder_of_a_run_that_is_a_link_is_not_written_into(tmp_path: Path, name: str) -> None:
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run_dir / name).parent.mkdir(parents=True)
+    (run_dir / name).symlink_to(elsewhere)
+    assert guard.guard(run_dir, lambda: done(run_dir)) == "failed"
+    assert f"{name}: found a symbolic link" in rundir.read_status(run_dir).reason
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_a_folder_that_vanishes_under_a_run_is_no_other_worker(tmp_path: Path) -> None:
     import shutil
 

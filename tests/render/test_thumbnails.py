@@ -36,6 +36,17 @@ def test_copies_are_small_keep_their_shape_and_are_made_once(tmp_path: Path) -> 
     ]
 
 
+def test_what_links_lead_to_is_not_copied(tmp_path: Path) -> None:
+    private = picture(tmp_path / "private", "secret")
+    run = tmp_path / "run"
+    image = run / "images" / "epoch-0001" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.symlink_to(private)
+    (run / "images" / "epoch-0002").symlink_to(private.parent)
+    assert make_thumbnails([image, run / "images" / "epoch-0002" / "secret.png"]) == 0
+    assert not (run / "thumbs").exists()
+
+
 def test_a_picture_made_again_gets_another_copy(tmp_path: Path) -> None:
     path = picture(tmp_path)
     make_thumbnails([path])

@@ -53,15 +53,18 @@ def test_text_that_became_a_script_does_not_run_nor_send(browser: Any, index: Pa
     """The second line behind the escaping: the page's Content-Security-Policy."""
     hostile = (
         "<script>window.ran = 'inline'</script><img src=x onerror=\"window.ran = 'handler'\">"
-        "<img src='http://192.0.2.1/leak.png'><iframe src='http://192.0.2.1/'></iframe>"
+        "<img src='http://192.0.2.1/leak.png'>"
     )
     page = index.with_name("hostile.html")
     text = index.read_text().replace("<main>", f"<main>{hostile}")
     page.write_text(text)
     context = browser.new_context()
-    viewer = Viewer(context.new_page()).open(page)
+    viewer = Viewer(context.new_page())
+    refused: list[tuple[str, str]] = []
+    viewer.page.on("requestfailed", lambda request: refused.append((request.url, request.failure)))
+    viewer.open(page)
     assert viewer.page.evaluate("window.ran") is None
-    assert [url for url in viewer.requests if url.startswith("http")] == []
+    assert ("http://192.0.2.1/leak.png", "csp") in refused
     # Without the policy both of them run: the test can fail.
     start = text.index('<meta http-equiv="Content-Security-Policy"')
     page.write_text(text[:start] + text[text.index("\n", start) :])

@@ -310,8 +310,8 @@ def guard(run_dir: Path, work: Callable[[], Status]) -> Status:
         KeyboardInterrupt: After the run is marked as interrupted, so that the sweep stops too.
         StopAskedError: The same, for SIGTERM.
     """
-    if run_dir.is_symlink():
-        return _end_by(OptbenchError(rundir.linked_run(run_dir)), run_dir)
+    if links := rundir.linked_folders(run_dir):
+        return _end_by(OptbenchError(*map(rundir.linked_run, links)), run_dir)
     try:
         # A folder from before there were locks may be in the hands of an older optbench.
         if rundir.read_status(run_dir).status == "running" and not locks.was_ever_locked(run_dir):

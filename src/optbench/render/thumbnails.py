@@ -39,7 +39,7 @@ def make_thumbnails(images: Iterable[Path]) -> int:
     Images that are one file under several names are read once. Where nothing can be written they
     stay without a copy: a missing thumbnail never stops anything.
     """
-    stale = [image for image in images if not _is_current(image)]
+    stale = [image for image in images if not _is_link(image) and not _is_current(image)]
     groups: dict[tuple[int, int], list[Path]] = {}
     for image in stale:
         try:
@@ -65,6 +65,11 @@ def has_thumbnail(image: Path) -> bool:
         return thumbnail_path(image).stat().st_size > len(_DAMAGED)
     except OSError:
         return False
+
+
+def _is_link(image: Path) -> bool:
+    """Return whether an image lies elsewhere: a copy of a private one would travel with the run."""
+    return any(path.is_symlink() for path in (image, image.parent, image.parent.parent))
 
 
 def _is_current(image: Path) -> bool:

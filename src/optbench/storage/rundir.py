@@ -202,13 +202,21 @@ def read_status(run_dir: Path) -> StatusRecord:
     return record
 
 
-def linked_run(run_dir: Path) -> Problem:
-    """Return the refusal of a run's folder that is a symbolic link."""
+def linked_folders(run_dir: Path) -> list[Path]:
+    """Return which of a run's folders are symbolic links: what is written would go elsewhere."""
+    if run_dir.is_symlink():
+        return [run_dir]
+    inside = [*run_dir.glob("*"), *run_dir.glob("images/*"), *run_dir.glob("thumbs/*")]
+    return sorted(path for path in inside if path.is_symlink() and path.is_dir())
+
+
+def linked_run(folder: Path) -> Problem:
+    """Return the refusal of a folder of a run that is a symbolic link."""
     return Problem(
-        str(run_dir),
-        f"a symbolic link to {run_dir.readlink()}",
+        str(folder),
+        f"a symbolic link to {folder.readlink()}",
         "a run's own folder, because runs and reports are written into it",
-        f"remove the link and move the folder here, or link the folder {run_dir.parent} instead",
+        "remove the link and move the folder here, or link the sweep's folder as a whole",
     )
 
 
