@@ -98,8 +98,9 @@ bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
 	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done
 
 .PHONY: docs
-docs: .venv/stamp-dev ## Make docs/optimizers.md from conf/optimizer/ and the figures last measured
+docs: .venv/stamp-dev ## Make docs/optimizers.md and docs/kohya-names.md from recipes, figures and options
 	@$(PYTHON) tests/benchmarks/optimizer_costs.py --page
+	@$(PYTHON) -m tools.kohya_names
 
 .PHONY: wheel-smoke
 wheel-smoke: .venv/stamp-dev ## Build a wheel, install it apart, use it from an empty folder

@@ -342,4 +342,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert export_command.main([str(run.path)]) == 0
     script = capsys.readouterr().out
     assert "--output_name=my-run" in script
+    write_atomic(
+        run.config_path, OmegaConf.to_yaml(OmegaConf.create(tree_of("lr_scheduler=piecewise")))
+    )
+    write_atomic(run.provenance_path, json.dumps({"total_steps": 120}))
+    assert export_command.main([str(run.path)]) == 0
+    assert "1:60,0.1:96,0.01" in capsys.readouterr().out  # shares of the run became steps
     assert export_command.main([str(tmp_path / "absent")]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optbench.analysis import settings
+from optbench.cli import plan
 from optbench.cli.kohya import import_command, option_names
 from optbench.cli.kohya.import_script import PLACEHOLDER_PROMPT, Imported, convert
 from optbench.cli.kohya.option_table import full_name, options
@@ -19,8 +21,10 @@ from optbench.cli.kohya.read_script import read_training
 from optbench.config import rules
 from optbench.errors import ConfigError
 from optbench.schema import RunConfig
+from optbench.storage import resources
 from optbench.storage.resources import program
 from tests.builders.kohya import config_of, imported, imported_config, runnable, tree_of
+from tools import kohya_names
 
 PARITY = Path(__file__).resolve().parents[1] / "parity"
 COMMAND = (
@@ -62,6 +66,10 @@ def test_the_table_has_every_option_of_the_trainers_own_parser() -> None:
         assert option.meaning
         assert option.how in ("same", "read", "unneeded", "missing")
         assert option.remark or option.how != "unneeded", name
+
+
+def test_the_page_for_people_is_made_from_the_table() -> None:
+    assert kohya_names.PAGE.read_text(encoding="utf-8") == kohya_names.page(), "type make docs"
 
 
 def test_every_setting_has_an_equivalent_or_a_reason_for_none() -> None:
@@ -655,3 +663,70 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "absent.sh" in capsys.readouterr().err
     assert import_command.main([]) == 2
     assert f"write {program()} import FILE" in capsys.readouterr().err
+
+
+# --- the commands of the published comparisons, with their settings (studies A and C) ---
+
+STUDY_A = (
+    "--enable_bucket --bucket_no_upscale --bucket_reso_steps=64 --resolution=1024,1024 "
+    '--pretrained_model_name_or_path="model.safetensors" --vae="" --train_data_dir="{data}" '
+    '--reg_data_dir="{reg}" --caption_extension=.txt --keep_tokens=2 --train_batch_size=2 '
+    "--max_train_epochs=10 --network_module=networks.lora --network_dim=16 --network_alpha=8 "
+    '--network_args "conv_dim=8" "conv_alpha=1" --unet_lr={unet} --text_encoder_lr={te} '
+    "--learning_rate={unet} --lr_scheduler=cosine_with_restarts --lr_scheduler_num_cycles=20 "
+    "--lr_warmup_steps={warmup} --mixed_precision=fp16 --save_precision=fp16 --seed=1234 "
+    "--cache_latents --clip_skip=2 --mem_eff_attn --save_every_n_epochs=1 --output_dir=out "
+    '--sample_prompts="{data}/prompts.txt" --training_comment="" --optimizer_type={kind}'
+)
+STUDY_C = (
+    '--enable_bucket --resolution=512,512 --pretrained_model_name_or_path="model.safetensors" '
+    '--vae="" --train_data_dir="{data}" --reg_data_dir="" --caption_extension=.txt '
+    "--keep_tokens=3 --train_batch_size=6 --max_train_epochs=10 --network_module=networks.lora "
+    "--network_dim=128 --network_alpha=32 --network_args conv_dim=32 conv_alpha=16 "
+    "down_lr_weight=0,0,0,0,1,1,1,1,1,1,1,1 mid_lr_weight=0 up_lr_weight=1,1,1,1,1,1,1,1,1,1,1,1 "
+    "--unet_lr={unet} --text_encoder_lr={te} --learning_rate={unet} --lr_scheduler=cosine "
+    "--multires_noise_iterations=8 --multires_noise_discount=0.3 --scale_weight_norms=1 "
+    "--mixed_precision=fp16 --save_precision=fp16 --seed=1234 --cache_latents --clip_skip=2 "
+    "--xformers --optimizer_type={kind}"
+)
+STUDIES = [
+    (STUDY_A, "AdamW", 1e-4, 5e-5, "adamw", "cosine_with_restarts"),
+    (STUDY_A, "Lion", 1e-4, 5e-5, "lion", "cosine_with_restarts"),
+    (STUDY_A, "AdaFactor", 1e-4, 5e-5, "adafactor_auto", "adafactor"),
+    (STUDY_A, "DAdaptation", 1, 1, "dadaptadampreprint", "cosine_with_restarts"),
+    (STUDY_A, "SGDNesterov", 1e-4, 5e-5, "sgdnesterov", "cosine_with_restarts"),
+    (STUDY_C, "Lion", 1e-4, 5e-5, "lion", "cosine"),
+    (STUDY_C, "DAdaptLion", 1, 1, "dadaptlion", "cosine"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "unet", "te", "recipe", "schedule"), STUDIES)
+def test_the_studies_commands_are_planned_as_imported(
+    text: str,
+    kind: str,
+    unet: float,
+    te: float,
+    recipe: str,
+    schedule: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, reg = tmp_path / "data", tmp_path / "reg"
+    images = resources.asset("mirelle") / "5_mirelle"
+    for folder, name in ((data, "2_mychar"), (reg, "1_girl")):
+        shutil.copytree(images, folder / name)
+    warmup = 0 if kind == "AdaFactor" else 10
+    options_ = text.format(data=data, reg=reg, unet=unet, te=te, warmup=warmup, kind=kind)
+    found = imported(options_)
+    config = config_of(*runnable(found.overrides))
+    assert (config.optimizer.name, config.lr_scheduler.name) == (recipe, schedule)
+    assert config.train.max_grad_norm == 1.0
+    assert "is a placeholder" in sentences(found)
+    # As printed, but for the checkpoint, which is the embedded base.
+    overrides = [
+        override.replace("base=sd15", "base=tiny")
+        for override in found.overrides
+        if not override.startswith("base.path=")
+    ]
+    assert plan.main([*overrides, "train.mixed_precision=no"]) == 0
+    assert recipe in capsys.readouterr().out

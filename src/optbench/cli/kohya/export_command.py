@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optbench.cli.command import DONE, one_path, refuse
 from optbench.cli.kohya.export_script import export
 from optbench.errors import OptbenchError, Problem
+from optbench.storage.provenance import run_facts
 from optbench.storage.rundir import RunDir, read_config
 
 
@@ -20,7 +21,9 @@ def main(arguments: Sequence[str]) -> int:
             raise OptbenchError(
                 Problem(str(run_dir), found, "a run's folder", "give runs/SWEEP/RUN")
             )
-        exported = export(read_config(run), name=run_dir.resolve().name)
+        total_steps = run_facts(run.provenance_path).get("total_steps")
+        config, name = read_config(run), run_dir.resolve().name
+        exported = export(config, name=name, total_steps=total_steps)
     except OptbenchError as error:
         return refuse(error.problems)
     print(exported.script, end="")
