@@ -35,6 +35,11 @@ def main(arguments: list[str]) -> int:
             __import__(library)
     results: Counter[str] = Counter()
     survivors = []
+    # Tests that fail without a mutant would kill every one.
+    for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+        if _fails(ROOT, tests):
+            print(f"these tests fail on the code as it is: {' '.join(tests)}")
+            return 1
     for number, mutant in enumerate(mutants, 1):
         started = time.monotonic()
         result = _result(mutant)
@@ -90,6 +95,8 @@ def _run_tests(tree: Path, tests: tuple[str, ...]) -> int:
     sys.path[:0] = [str(tree / "src"), str(tree)]
     os.environ["PYTHONPATH"] = f"{tree / 'src'}:{tree}"
     options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "600"]
+    # Of the libraries that are imported already.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *tests]))
 
 
