@@ -95,7 +95,10 @@ def test_an_alpha_of_zero_stands_for_dim() -> None:
 
 
 def test_rates_that_were_chosen_on_the_base_are_said() -> None:
-    assert chosen_rates_sentence(["adamw", "lion"], "tiny") == ""
     assert chosen_rates_sentence(["came", "muon"], "sd15") == ""
+    assert "chosen by eye with AdamW and Lion" in chosen_rates_sentence(["adamw"], "tiny")
+    assert "third" not in chosen_rates_sentence(["adamw"], "tiny")
     sentence = chosen_rates_sentence(["adamw", "muon", "came"], "tiny")
-    assert sentence.startswith("The default rates of came and muon were cut to a third")
+    assert sentence.endswith(
+        "came and muon: their rates were besides cut to a third for the loss here."
+    )

@@ -22,6 +22,7 @@ from optbench.report.charts.training import training_charts
 from optbench.report.exports import write_tables
 from optbench.report.findings import make_findings
 from optbench.report.links import address
+from optbench.report.wording import decimal_text
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 
@@ -215,3 +216,8 @@ def test_addresses_are_relative_and_mean_the_file_whatever_it_is_called(tmp_path
     report = tmp_path / "report"
     assert address(tmp_path / "a b#1?x%41.png", report) == "../a%20b%231%3Fx%2541.png"
     assert address(report / "javascript:alert(1)", report).startswith("./")
+
+
+def test_small_numbers_are_read_without_an_exponent() -> None:
+    texts = [decimal_text(value, 2) for value in (0.000063, 0.00032, 0.1, 12.3, -0.0011, 0.0)]
+    assert texts == ["0.000063", "0.00032", "0.1", "12", "-0.0011", "0"]

@@ -13,7 +13,7 @@ from optbench.analysis.evidence import SweepEvidence
 from optbench.analysis.next_steps import NextStep, Reason, next_steps
 from optbench.analysis.rates import RATES
 from optbench.analysis.standings import Setting, Standings
-from optbench.report.wording import about, number_text, times
+from optbench.report.wording import about, decimal_text, times
 from optbench.storage import resources
 from optbench.storage.nested import flatten
 from optbench.storage.provenance import sessions_of, training_sessions
@@ -91,8 +91,8 @@ def _text(step: NextStep, trainings: SweepEvidence, standings: Standings) -> str
         if step.smallest_difference is None:
             return f"{text} Two seeds of a setting measure luck, and with it what can be seen:"
         now = standings.smallest_difference()
-        before = "" if now is None else f" ({number_text(_rounded(now))} now)"
-        seen = number_text(_rounded(step.smallest_difference))
+        before = "" if now is None else f" ({decimal_text(now, 2)} now)"
+        seen = decimal_text(step.smallest_difference, 2)
         return f"{text} A difference of {seen} would be seen{before}:"
     return text
 
@@ -101,10 +101,6 @@ def _cost(num_runs: int | None, seconds: float | None) -> str:
     if not num_runs:
         return ""
     return times(num_runs, "run") + ("" if seconds is None else f", {about(seconds)}")
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.2g}")
 
 
 def _typed_commands(trainings: SweepEvidence) -> list[tuple[str, ...]]:

@@ -18,7 +18,7 @@ from optbench.report.advice import Advice, advise
 from optbench.report.cautions import caution_sentence, superseded_sentences
 from optbench.report.image_flags import flagged_leaders, warning
 from optbench.report.rates import chosen_rates_sentence, rank_trap_sentence
-from optbench.report.wording import bytes_text, listed, seconds_text, times
+from optbench.report.wording import bytes_text, decimal_text, listed, seconds_text, times
 
 _MAX_NAMED = 6
 _MAX_PRICED = 3
@@ -474,11 +474,11 @@ def _named(settings: Sequence[Setting]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return decimal_text(value, 3)
 
 
 def _rounded(value: float) -> str:
-    return f"{value:.2g}"
+    return decimal_text(value, 2)
 
 
 def _interval(gap: Interval) -> str:

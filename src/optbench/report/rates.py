@@ -44,12 +44,15 @@ def rank_trap_sentence(trap: RankTrap) -> str:
 
 
 def chosen_rates_sentence(recipes: Sequence[str], base: str) -> str:
-    """Return which recipes' default rates were chosen on this base model; or nothing."""
-    chosen = sorted(CHOSEN_ON.get(base, frozenset()) & {*recipes})
-    if not chosen:
+    """Return which default rates were chosen by looking at this base model; or nothing."""
+    if base not in CHOSEN_ON:
         return ""
-    are, rates = ("was", "rate") if len(chosen) == 1 else ("were", "rates")
-    return (
-        f"The default {rates} of {listed(chosen)} {are} cut to a third after seeing the training "
-        f"loss on base={base}; those of the other recipes were not chosen here."
+    sentence = (
+        f"On base={base} all default rates are multiplied by base.lr_scale, which was chosen by "
+        "eye with AdamW and Lion."
     )
+    chosen = sorted(CHOSEN_ON[base] & {*recipes})
+    if not chosen:
+        return sentence
+    own = "Its rate was" if len(chosen) == 1 else "Their rates were"
+    return f"{sentence} {listed(chosen)}: {own.lower()} besides cut to a third for the loss here."

@@ -18,6 +18,15 @@ def number_text(value: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
+def decimal_text(value: float, digits: int) -> str:
+    """Return a small number without an exponent, with so many digits that count: 0.00032."""
+    if value == 0 or not 1e-7 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def seconds_text(seconds: float | None) -> str:
     """Return a duration: 84.1 ms, 1.23 s, 45.6 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):
