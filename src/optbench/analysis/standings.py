@@ -535,7 +535,7 @@ def compare_settings(frames: Frames) -> pd.DataFrame:
                     "num_broken": setting.num_broken,
                     "num_unfinished": setting.num_unfinished,
                     "broken": "; ".join(setting.broken),
-                    "is_rate_tuned": tuning.is_tuned if tuning else None,
+                    "is_rate_tuned": tuning is not None and tuning.is_tuned,
                     "num_rates": tuning.num_rates if tuning else 0,
                     "rate_edge": (tuning.position or "") if tuning and is_edge else "",
                     "is_on_frontier": setting.label in front,
