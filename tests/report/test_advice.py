@@ -164,3 +164,20 @@ def test_advice_says_what_it_costs(tmp_path: Path) -> None:
         "Run every setting with 3 seeds, without images: 2 runs, about 60 s. A difference of "
     )
     assert seeds.text.endswith(" now):")
+
+
+def test_a_run_that_was_measured_later_is_repeated_by_the_command_that_trained_it() -> None:
+    command = ["-m", "optimizer=adamw,lion", "train.epochs=2"]
+    plan = compose(command)
+    for number, run in enumerate(plan.runs):
+        make(run, 0.001 * number, command)
+        path = RunDir(run.run_dir).provenance_path
+        content = files.read_json(path)
+        trained = {"command": content.pop("command"), "from_step": 0, "to_step": 2}
+        measured = {"command": ["optbench", "measured=later"], "from_step": 2, "to_step": 2}
+        files.write_json(path, {**content, "sessions": [trained, measured]})
+    sweep = read_sweep(plan.sweep_dir)
+    answer = make_findings(sweep, run_styles(sweep)).answer
+    assert answer is not None
+    assert answer.next_steps
+    assert all("train.epochs=2" in step.command for step in answer.next_steps)

@@ -138,7 +138,9 @@ def test_of_tied_settings_those_with_flagged_images_are_named(tmp_path: Path) ->
 def test_one_setting_has_nothing_beside_it(tmp_path: Path) -> None:
     text = said(findings_of(tmp_path, {("adamw", 8): [-0.02]}))
     assert text.startswith("One setting is finished: there is nothing to compare it with.")
-    assert "It is 0.02 below the untouched base model (17 % of its loss)." in text
+    assert (
+        "It is 0.02 below the untouched base model (17 % of the base model's loss there)." in text
+    )
     assert "optimizer=adamw,lion seeds=3" in text
 
 

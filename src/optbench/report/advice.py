@@ -12,11 +12,10 @@ import yaml
 from optbench.analysis.evidence import SweepEvidence
 from optbench.analysis.next_steps import NextStep, Reason, next_steps
 from optbench.analysis.rates import RATES
-from optbench.analysis.standings import Setting, Standings
+from optbench.analysis.standings import DONE, Setting, Standings
 from optbench.report.wording import about, decimal_text, times
 from optbench.storage import resources
 from optbench.storage.nested import flatten
-from optbench.storage.provenance import sessions_of, training_sessions
 from optbench.storage.secrets import hide_in_arguments
 
 _MAX_COMMANDS = 4
@@ -110,10 +109,11 @@ def _typed_commands(trainings: SweepEvidence) -> list[tuple[str, ...]]:
     """
     commands: dict[tuple[str, ...], None] = {}
     for run in sorted(trainings.runs, key=lambda run: run.number):
-        sessions = training_sessions(run.provenance) or sessions_of(run.provenance)
-        words = sessions[0].get("command") if sessions else None
+        words = run.provenance.get("command")
         if not isinstance(words, list) or not words:
-            return []
+            if run.row["status"] == DONE:
+                return []
+            continue  # it has only just started
         commands[tuple(_overrides([str(word) for word in words]))] = None
     return list(commands) if len(commands) <= _MAX_COMMANDS else _as_one_list([*commands])
 
@@ -174,8 +174,10 @@ def _with_changes(words: Sequence[str], changes: Sequence[str], folder: str) -> 
 
 
 def _quoted(value: str) -> str:
-    """Return a value that Hydra reads as one text."""
-    return value if _PLAIN_VALUE.fullmatch(value) else "'" + value.replace("'", "\\'") + "'"
+    """Return a value that Hydra reads as one text, and not as a list of values."""
+    if _PLAIN_VALUE.fullmatch(value.replace(",", "")):
+        return value.replace(",", "\\,")
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _value_of(words: Sequence[str], key: str) -> str | None:

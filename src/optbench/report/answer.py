@@ -264,10 +264,10 @@ def _scale(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         gain, forgetting = (lowest.medians.get(f"validation_{n}") for n in ("held_out", "others"))
         if gain is not None and forgetting is not None:
             yield (
-                f"{lowest.label} gains {_short(-gain)}{_share(trainings, 'held_out', gain)} on "
-                f"held-out images and {'adds' if forgetting >= 0 else 'takes'} "
-                f"{_short(abs(forgetting))} {'to' if forgetting >= 0 else 'from'} the loss on "
-                "other subjects (forgetting), against the base model."
+                f"{lowest.label} gains {_short(-gain)} on held-out images"
+                f"{_share(trainings, 'held_out', gain)} and "
+                f"{'adds' if forgetting >= 0 else 'takes'} {_short(abs(forgetting))} "
+                f"{'to' if forgetting >= 0 else 'from'} the loss on other subjects (forgetting)."
             )
         return
     mean = lowest.mean
@@ -288,7 +288,8 @@ def _share(trainings: SweepEvidence, split: str, difference: float) -> str:
     """Return how much of the base model's own loss a difference is."""
     rows = trainings.frames.validation
     base = rows.loc[rows["split"] == split, "base_loss"].mean() if len(rows) else 0.0
-    return f" ({100 * abs(difference) / base:.0f} % of its loss)" if base > 0 else ""
+    share = 100 * abs(difference) / base if base > 0 else 0.0
+    return f" ({share:.0f} % of the base model's loss there)" if base > 0 else ""
 
 
 def _luck(standings: Standings) -> str:
