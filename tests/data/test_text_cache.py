@@ -68,7 +68,9 @@ def test_what_changes_the_answer_is_asked_anew(change: dict[str, Any]) -> None:
 
 
 def test_the_longest_unused_captions_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_cache, "_MAX_BYTES", 2 * (4 * 4 + 1))  # two answers of 4 floats, and a letter
+    monkeypatch.setattr(
+        text_cache, "_MAX_BYTES", 2 * (4 * 4 + 1)
+    )  # two answers of 4 floats, and a letter
     base = Counting()
     cache = TextCache(base)
     for caption in ("a", "b", "a", "c", "a", "b"):
