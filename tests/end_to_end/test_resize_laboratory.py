@@ -20,7 +20,8 @@ from tests.end_to_end.conftest import Command, one_run
 @pytest.fixture
 def trained(command: Command, tmp_path: Path) -> Path:
     """Return a finished run, validated, whose LoRA changes pictures."""
-    extra = ["validate=default", "validate.timesteps=[200,700]", "lr_mult=30", "sweep_name=both"]
+    extra = ["validate.every_n_epochs=1", "validate.timesteps=[200,700]"]
+    extra += ["lr_mult=30", "sweep_name=both"]
     command.run(tmp_path / "runs", extra)
     return one_run(tmp_path / "runs")
 
