@@ -44,6 +44,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         files.write_rows(run_dir / "epochs.jsonl", [{"epoch": 1}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
+        files.write_atomic(run_dir / "validation.jsonl", b"")
         rundir.write_status(run_dir, "done", made_as=made_as(plan))
         return {}
 
