@@ -92,15 +92,16 @@ def test_what_was_measured_unlike_is_named(tmp_path: Path) -> None:
     assert {found.verdict(setting) for setting in found.settings} == {"not_compared"}
 
 
-def test_a_product_of_tied_values_names_what_is_free(tmp_path: Path) -> None:
+def test_a_value_is_judged_at_the_best_of_the_others(tmp_path: Path) -> None:
     gains = {
         (optimizer, dim): [base + 0.002 * seed * (1 if dim == 8 else -1) for seed in (-1, 0, 1)]
         for optimizer, base in (("adamw", -0.03), ("lion", -0.01))
         for dim in (8, 16)
     }
-    tied = standings_of(tmp_path / "s", gains).tied_values
-    assert tied is not None
-    assert (dict(tied.decisive), tied.indifferent) == ({"optimizer": ("adamw",)}, ("network.dim",))
+    optimizer, dim = standings_of(tmp_path / "s", gains).by_factor
+    assert [s.is_worse for s in optimizer.standings] == [False, True]
+    assert [s.is_tied for s in dim.standings] == [False, True]
+    assert optimizer.num_tried == {"adamw": 2, "lion": 2}
 
 
 def test_the_best_at_the_last_rate_tried_is_at_the_edge(tmp_path: Path) -> None:

@@ -129,14 +129,6 @@ class FactorStanding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TiedValues:
-    """What to choose of each factor at the best of the others, and what no test tells apart."""
-
-    decisive: Mapping[str, tuple[str, ...]]  # of each factor with a worse value, the others
-    indifferent: tuple[str, ...]  # factors of which every value is tied with the best
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
     """Everything that is known about which settings are better.
 
@@ -271,23 +263,6 @@ class Standings:
         """The first contender that is shown to be worse than the lead."""
         worse = (s for s in self.contenders if s.standing and s.standing.is_worse)
         return next(worse, None)
-
-    @property
-    def tied_values(self) -> TiedValues | None:
-        """What to choose by each factor's own test; None with fewer than two factors."""
-        if len(self.factors) < 2:
-            return None
-        worse = {
-            factor.factor: tuple(str(s.name) for s in factor.standings if not s.is_worse)
-            for factor in self.by_factor
-            if any(standing.is_worse for standing in factor.standings)
-        }
-        tied = tuple(
-            factor.factor
-            for factor in self.by_factor
-            if len(factor.standings) > 1 and all(s.is_best or s.is_tied for s in factor.standings)
-        )
-        return TiedValues(decisive=worse, indifferent=tied)
 
     def smallest_difference(self, num_seeds: int | None = None) -> float | None:
         """Return the smallest true difference that is seen in four of five sweeps like this one.
