@@ -31,10 +31,10 @@ def main(arguments: Sequence[str]) -> int:
             for folder in folders_only(folders, default="runs")
             for run_dir in runs_in(folder)
         ]
+        started = time.perf_counter()
+        tally = measure_runs(run_dirs, options)
     except OptbenchError as error:
         return refuse(error.problems)
-    started = time.perf_counter()
-    tally = measure_runs(run_dirs, options)
     for notice in tally.notices:
         tell(notice)
     seconds = time.perf_counter() - started
