@@ -42,6 +42,8 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         steps = [{"step": step, "epoch": 1} for step in range(1, plan.total_steps + 1)]
         files.write_rows(run_dir / "steps.jsonl", steps)
         files.write_rows(run_dir / "epochs.jsonl", [{"epoch": 1}])
+        if config.validate.enabled:
+            files.write_rows(run_dir / "validation.jsonl", [{"epoch": 1, "loss": 0.1}])
         for path in guard.image_paths(rundir.RunDir(run_dir), config):
             files.write_atomic(path, b"")
         files.write_atomic(run_dir / "validation.jsonl", b"")
