@@ -137,6 +137,8 @@ def test_gpus_go_round_and_a_free_one_is_used_next(
     plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,MIG-7")
+    on_gpu = replace(plan.config.train, device="cuda")  # what auto comes to where there is one
+    plan = replace(plan, config=replace(plan.config, train=on_gpu))
     made = make(plan, tmp_path / "s", [""] * 4, monkeypatch, workers=2)
     assert {gpu for _, gpu, _ in made[:2]} == {"4", "MIG-7"}
     assert {gpu for _, gpu, _ in made[2:]} == {"4", "MIG-7"}
@@ -191,7 +193,8 @@ def test_gpus_are_found_without_torch(
 
 
 def test_when_a_run_gets_a_process(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = plan.config
+    # What auto comes to where there is a GPU.
+    config = replace(plan.config, train=replace(plan.config.train, device="cuda"))
 
     def options(isolation: Any, workers: int | None = None) -> LaunchOptions:
         return LaunchOptions(isolation=isolation, workers=workers)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
+import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +48,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return own
 
 
+@pytest.fixture(autouse=True)
+def standard_error_comes_back() -> Iterator[None]:
+    before = sys.stderr
+    yield
+    sys.stderr = before
+
+
 @pytest.fixture
 def log(clock: Clock) -> io.StringIO:
     """Return what stands for a file that standard error goes to."""
@@ -64,9 +72,9 @@ def watch(file: io.StringIO, name: str = NAME, **changes: Any) -> RunProgress:
     settings: dict[str, Any] = {
         "num_steps": 40, "num_steps_done": 0, "run_index": 0, "num_runs": 1,
     }  # fmt: skip
-    # pytest puts its own standard error in place between a fixture and its test.
-    with contextlib.redirect_stderr(file):
-        return RunProgress(name, **(settings | changes))
+    # Here and not in a fixture: pytest puts its own in place between a fixture and its test.
+    sys.stderr = file
+    return RunProgress(name, **(settings | changes))
 
 
 def record(step: int, loss: float = 0.5, **rates: float) -> StepRecord:

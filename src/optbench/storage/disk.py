@@ -84,9 +84,16 @@ def read_text(path: Path, *, encoding: str = "utf-8") -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, each name of them on the disk when this returns."""
-    missing = []
+    """Make a folder and its parents, each name of them on the disk when this returns.
+
+    Raises:
+        OSError: Where the disk takes none, or a file is in its place or in that of a parent.
+    """
+    missing: list[Path] = []
     while not folder.is_dir():
+        # Asked again: another worker may have made it meanwhile.
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         missing.append(folder)
         if folder.parent == folder:
             break
