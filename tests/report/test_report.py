@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from io import BufferedReader
@@ -24,6 +25,7 @@ from optbench.report import build_report, sheets
 from optbench.report.wording import bytes_text, seconds_text
 from optbench.storage import files, images, rundir
 from optbench.storage.rundir import RunDir
+from tests.builders.fabricated_sweep import Shape, make_sweep
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 HOSTILE = '<img src=x onerror="alert(1)">\'&<script>alert(2)</script>'
@@ -216,6 +218,21 @@ def test_the_viewer_knows_every_picture_and_where_one_is_missing(page: Page, swe
     assert broken_off["reason"] == "loss is nan"
     assert whole["epochSteps"] == [[1, 4], [2, 8]]
     assert (sweep / "adamw-dim4" / "thumbs" / "epoch-0002" / "a-64x96-s112233.webp").is_file()
+
+
+def test_a_run_that_renders_nothing_is_no_row_of_empty_cells(tmp_path: Path) -> None:
+    with_images, without = make_sweep(tmp_path, Shape(num_optimizers=1))
+    shutil.rmtree(without.path / "images")
+    config = yaml.safe_load(without.config_path.read_text())
+    config["render"]["enabled"] = False
+    without.config_path.write_text(yaml.safe_dump(config))
+    report = build_report(tmp_path).parent
+    labels = [run["label"] for run in viewer_data(report)["runs"]]
+    assert labels == ["network.dim=4"]
+    assert len(pd.read_csv(report / "runs.csv")) == 2
+    shutil.rmtree(with_images.path / "images")
+    build_report(tmp_path)
+    assert len(viewer_data(report)["runs"]) == 1  # its images may come
 
 
 def test_a_report_reads_no_picture_twice(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

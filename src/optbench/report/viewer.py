@@ -21,6 +21,7 @@ from optbench.report.links import address
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
 from optbench.storage.files import write_atomic
+from optbench.storage.nested import section
 
 SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
 _SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"
@@ -43,7 +44,13 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
 
     Small copies that are missing or out of date are made first.
     """
-    runs = by_settings(sweep)
+    # Seeds that only say how sure a loss is render nothing, and would be rows of empty cells.
+    with_images = {str(name) for name in sweep.frames.images["run"]}
+    runs = [
+        run
+        for run in by_settings(sweep)
+        if run.name in with_images or section(run.config, "render").get("enabled") is not False
+    ] or by_settings(sweep)
     images = _find_images(sweep, runs)
     # Runs may differ in a prompt's text.
     texts = [(p.name, p.text, p.negative) for run in runs for p in run.prompts]
