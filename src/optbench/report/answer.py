@@ -136,7 +136,11 @@ def people_prefer(strengths: Sequence[Strength]) -> Judgement | None:
     if first is None or first.low <= 0:
         return None
     share = f"{100 * first.win_share:.0f} % of votes against the average setting"
-    return Judgement(label=str(first.name), words=f"{share}, {times(first.num_votes, 'vote')}")
+    trainings = "one training" if first.num_runs < 2 else f"{first.num_runs} trainings"
+    return Judgement(
+        label=str(first.name),
+        words=f"{share}, {times(first.num_votes, 'vote')} on {trainings} of it",
+    )
 
 
 def _headline(standings: Standings, judged: Judgement | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench import analysis
@@ -92,11 +92,21 @@ def ratings_section(trainings: SweepEvidence, standings: Standings) -> RatingsSe
                 human, _measured(trainings, standings)
             ).items()
         ),
-        caution=f"{num_votes} votes are few: with 5 settings and 100 votes a preference of 60 to "
-        "40 is not visible yet."
-        if strengths and num_votes < _FEW_VOTES
-        else "",
+        caution=" ".join(_cautions(list(strengths.values()), num_votes)),
     )
+
+
+def _cautions(strengths: Sequence[Strength], num_votes: int) -> Iterator[str]:
+    if strengths and num_votes < _FEW_VOTES:
+        yield (
+            f"{num_votes} votes are few: with 5 settings and 100 votes a preference of 60 to 40 is "
+            "not visible yet."
+        )
+    if any(strength.num_runs < 2 for strength in strengths):
+        yield (
+            "Votes on one training of a setting are about that LoRA file: the intervals know "
+            "nothing of what another seed would give."
+        )
 
 
 def _rated(means: Mapping[str, Interval], strengths: Mapping[str, Strength]) -> list[RatedSetting]:
