@@ -189,3 +189,22 @@ def test_agreement_has_an_interval_where_things_are_enough() -> None:
     assert unlike.low is not None
     assert unlike.high is not None
     assert unlike.low < 0 < unlike.high
+
+
+def test_what_stands_apart_says_nothing_of_the_others_luck() -> None:
+    draw = np.random.default_rng(4)
+    seeds = range(3)
+    values = {
+        name: {seed: 0.1 * seed + float(draw.normal()) * 1e-4 for seed in seeds} for name in "abcd"
+    }
+    noisy = {seed: 0.5 + 0.1 * seed + 1e-3 * (-1) ** seed for seed in seeds}
+    alone = stats.fit_two_way(values)
+    told = stats.fit_two_way({**values, "broken": noisy}, apart={"broken"})
+    untold = stats.fit_two_way({**values, "broken": noisy})
+    assert told.deviation == pytest.approx(alone.deviation, rel=1e-3)
+    assert untold.deviation is not None
+    assert told.deviation is not None
+    assert untold.deviation > 2 * told.deviation
+    assert told.is_wild == (False, False, False, False, True)
+    # Where all stand apart there is no other luck to go by.
+    assert stats.fit_two_way(values, apart=set(values)).deviation == alone.deviation

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from optbench.analysis import stats
-from optbench.analysis.outcome_model import failed_settings, fit_outcomes
+from optbench.analysis.comparisons import known_records
+from optbench.analysis.outcome_model import failed_settings, fit_outcomes, forgetful_settings
 from optbench.analysis.outcomes import SPEED, SPLITS, Outcome, last_validation, outcomes, varied
 from optbench.analysis.stats import Interval, TwoWay
 
@@ -99,9 +100,11 @@ def noise_floor(runs: pd.DataFrame, validation: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for sweep, part in runs.groupby("sweep", sort=False):
-        failed = failed_settings(part, varied(part))
+        names = varied(part)
+        failed = failed_settings(part, names)
+        forgetful = forgetful_settings(known_records(part), names)
         for measure, run_outcomes in outcomes(part, validation).items():
-            model = fit_outcomes(run_outcomes, failed, measure)
+            model = fit_outcomes(run_outcomes, failed, measure, forgetful=forgetful)
             if model is None:
                 continue
             unit = math.log if measure == SPEED else float
@@ -132,9 +135,10 @@ def effects(pairs: pd.DataFrame, runs: pd.DataFrame, validation: pd.DataFrame) -
         changes = pairs[(pairs["sweep"] == sweep) & (pairs["setting"] != "seed")]
         names = varied(part)
         failed = failed_settings(part, names)
+        forgetful = forgetful_settings(known_records(part), names)
         for measure, run_outcomes in outcomes(part, validation).items():
             of_run = {outcome.run: outcome for outcome in run_outcomes}
-            model = fit_outcomes(run_outcomes, failed, measure)
+            model = fit_outcomes(run_outcomes, failed, measure, forgetful=forgetful)
             columns = ("setting", "from_value", "to_value", "from_run", "to_run")
             groups: dict[tuple[str, str, str], list[tuple[Outcome, Outcome]]] = {}
             for setting, from_value, to_value, from_run, to_run in zip(

@@ -14,9 +14,7 @@ from typing import Any, Literal
 from optbench.analysis.comparisons import TRAINING, known_records
 from optbench.analysis.frames import Frames
 from optbench.analysis.image_metrics import BACKGROUND_LOST, image_flags
-from optbench.analysis.outcomes import SPLITS
-
-FORGETTING_PER_GAIN = 0.6  # more of the loss that is gained on held-out images is added on others
+from optbench.analysis.outcomes import FORGETTING_PER_GAIN, is_forgetful, number_of
 
 Kind = Literal["forgetting", "background", "blank", "noise"]
 _KINDS: Mapping[str, Kind] = {"lost_background": "background", "blank": "blank", "noise": "noise"}
@@ -64,7 +62,7 @@ def broken(frames: Frames) -> tuple[Broken, ...]:
         row = finished.get((flag.sweep, flag.run))
         if row is None or not flag.is_last or flag.kind not in _KINDS:
             continue
-        if flag.kind != "lost_background" or _number(row, "others") is None:
+        if flag.kind != "lost_background" or number_of(row, "others") is None:
             reasons.append(
                 Broken(
                     sweep=flag.sweep,
@@ -87,17 +85,10 @@ def broken_runs(frames: Frames) -> dict[str, str]:
 
 def _forgetting(row: Mapping[str, Any]) -> Broken | None:
     """Return a reason if a run adds more loss on other subjects than its gain is worth."""
-    added, difference = _number(row, "others"), _number(row, "held_out")
-    if added is None or difference is None:
+    added, difference = number_of(row, "others"), number_of(row, "held_out")
+    if added is None or difference is None or not is_forgetful(row):
         return None
     limit = FORGETTING_PER_GAIN * max(0.0, -difference)
-    if added <= limit:
-        return None
     return Broken(
         sweep=str(row["sweep"]), run=str(row["run"]), kind="forgetting", value=added, limit=limit
     )
-
-
-def _number(row: Mapping[str, Any], split: str) -> float | None:
-    value = row.get(SPLITS[split])
-    return float(value) if isinstance(value, (int, float)) else None

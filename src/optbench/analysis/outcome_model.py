@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from optbench.analysis import stats
 from optbench.analysis.comparisons import shown
-from optbench.analysis.outcomes import SPEED, Outcome, Unlike, unlike
+from optbench.analysis.outcomes import SPEED, Outcome, Unlike, is_forgetful, unlike
 from optbench.analysis.stats import Images, TwoWay
 
 DONE = "done"
@@ -26,8 +27,20 @@ def failed_settings(runs: pd.DataFrame, names: Sequence[str]) -> set[Settings]:
     }
 
 
+def forgetful_settings(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> set[Settings]:
+    """Return the values of the settings with a LoRA that is broken by what it forgets.
+
+    Their noise is another one, ten times as large on the embedded base model.
+    """
+    return {tuple(shown(row.get(name)) for name in names) for row in rows if is_forgetful(row)}
+
+
 def fit_outcomes(
-    run_outcomes: Sequence[Outcome], failed: Collection[Settings], measure: str
+    run_outcomes: Sequence[Outcome],
+    failed: Collection[Settings],
+    measure: str,
+    *,
+    forgetful: Collection[Settings] = (),
 ) -> TwoWay | None:
     """Return the model of all settings that are compared, by their values; None without any.
 
@@ -35,6 +48,7 @@ def fit_outcomes(
     is left out, unless all did: what breaks for one seed of three is no winner, however low the
     other two are. Runs share a block that have one seed and may be compared; two of one setting
     and block, as of a folder that was copied, count once. Of times the logarithms are compared.
+    What luck does to `forgetful` settings says nothing of the others.
     """
     alike, _ = _measured_alike(run_outcomes)
     all_failed = alike <= {*failed}
@@ -50,7 +64,7 @@ def fit_outcomes(
             if math.isfinite(value):
                 values.setdefault(key, {})[block] = value
                 images.setdefault(key, {})[block] = outcome.images
-    return stats.fit_two_way(values, images) if values else None
+    return stats.fit_two_way(values, images, apart=forgetful) if values else None
 
 
 def unlike_others(run_outcomes: Sequence[Outcome]) -> tuple[Unlike, ...]:

@@ -50,6 +50,7 @@ SPLITS: Mapping[str, str] = {
     "others": "validation_others",
     "training": "validation_training",
 }
+FORGETTING_PER_GAIN = 0.6  # a LoRA that adds more than this share of its gain to others is broken
 # Detail needs little noise, composition much; thirds of the 1000 timesteps.
 BANDS: Mapping[str, tuple[int, int]] = {
     "low noise: detail": (0, 333),
@@ -277,3 +278,17 @@ def _times(factor: float, images: Images) -> dict[str, dict[str, float]]:
         kind: {image: factor * value for image, value in of_kind.items()}
         for kind, of_kind in images.items()
     }
+
+
+def is_forgetful(row: Mapping[str, Any]) -> bool:
+    """Return whether a run adds more loss on other subjects than its gain is worth."""
+    added, difference = number_of(row, "others"), number_of(row, "held_out")
+    if added is None or difference is None:
+        return False
+    return added > FORGETTING_PER_GAIN * max(0.0, -difference)
+
+
+def number_of(row: Mapping[str, Any], split: str) -> float | None:
+    """Return what a row of the runs frame says of a kind of validation images."""
+    value = row.get(SPLITS[split])
+    return float(value) if isinstance(value, (int, float)) else None

@@ -19,7 +19,7 @@ from optbench.analysis.frames import Frames
 from optbench.analysis.gate import broken_runs
 from optbench.analysis.outcome_model import BROKEN as BROKEN
 from optbench.analysis.outcome_model import DONE as DONE
-from optbench.analysis.outcome_model import fit_outcomes, unlike_others
+from optbench.analysis.outcome_model import fit_outcomes, forgetful_settings, unlike_others
 from optbench.analysis.outcomes import MEASURES, SPLITS, Outcome, Unlike, outcomes, varied
 from optbench.analysis.rates import RATES as RATES
 from optbench.analysis.rates import Rung, Tuning, rate_of, tunings
@@ -368,7 +368,8 @@ def rank_outcomes(
     for outcome in run_outcomes:
         outcomes_of.setdefault(outcome.settings, []).append(outcome)
     failed = {key for key, of_key in rows_of.items() if any(r["status"] in BROKEN for r in of_key)}
-    model = fit_outcomes(run_outcomes, failed, measure)
+    forgetful = forgetful_settings(rows, names)
+    model = fit_outcomes(run_outcomes, failed, measure, forgetful=forgetful)
     reasons = broken or {}
     settings = []
     for key, of_key in rows_of.items():

@@ -11,7 +11,7 @@ as random as the blocks (a crossed design; Cornfield and Tukey 1956, Ann. Math. 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,7 @@ class TwoWay:
     num_shared: Floats  # (S, S), blocks that both have
     deviation: float | None  # of one run, with its block's effect taken out, pooled
     residual_degrees: float  # 0: nothing is known of luck
-    is_wild: tuple[bool, ...]  # much noisier than the others, and not pooled with them
+    is_wild: tuple[bool, ...]  # much noisier than the others or known to be unlike: not pooled
     num_images: int  # that the intervals are about, as a sample of others; 0: blocks alone
     mean_errors: Floats  # (S,), standard errors of single means, the block's luck included
     mean_degrees: Floats  # (S,)
@@ -144,6 +144,7 @@ def fit_two_way(
     values: Mapping[Hashable, Mapping[Hashable, float]],
     images: Mapping[Hashable, Mapping[Hashable, Images]] | None = None,
     *,
+    apart: Collection[Hashable] = (),
     confidence: float = CONFIDENCE,
 ) -> TwoWay:
     """Return all settings compared; blocks may be missing, and settings share none.
@@ -156,6 +157,7 @@ def fit_two_way(
         images: Of each value its parts by image: the value is the sum over kinds of the mean over
             images. The images of a kind are taken as a sample of all such images where every value
             has the same ones. Where each block has images of its own, its luck has theirs in it.
+        apart: Settings known to be unlike the others, whose variance says nothing of theirs.
         confidence: Of all intervals together.
     """
     names = tuple(values)
@@ -164,7 +166,8 @@ def fit_two_way(
     Y = Y.reshape(len(names), len(blocks))
     present = np.isfinite(Y)
     num_blocks = present.sum(axis=1).astype(float)
-    rest = _residual_variances(Y, present)
+    is_apart = np.asarray([name in apart for name in names])
+    rest = _residual_variances(Y, present, is_apart & ~is_apart.all())
     design = _Design(present, np.maximum(_LEAST_WEIGHT, rest.common / rest.of_settings))
     means, residuals = design.solve(Y)
     squared = rest.common * _of_pairs(design.covariance)
@@ -177,9 +180,9 @@ def fit_two_way(
     of_mean = np.maximum(total, rest.of_settings) / num_blocks
     mean_f = np.full(len(names), total_degrees)
     # Nor is anything else known where no two settings share two blocks.
-    is_apart = (design.parts[:, None] != design.parts) | (rest.num_degrees == 0)
-    squared = np.where(is_apart, of_mean[:, None] + of_mean, squared)
-    f = np.where(is_apart, total_degrees, f)
+    is_unconnected = (design.parts[:, None] != design.parts) | (rest.num_degrees == 0)
+    squared = np.where(is_unconnected, of_mean[:, None] + of_mean, squared)
+    f = np.where(is_unconnected, total_degrees, f)
     num_images = 0
     if images is not None and rest.num_degrees:
         for X in _image_arrays(images, names, blocks, present):
@@ -187,7 +190,7 @@ def fit_two_way(
             pairs, alone = _image_variances(X, design)
             squared, f = pairs.added_to(squared, f)
             of_mean, mean_f = alone.added_to(of_mean, mean_f)
-    is_known = np.where(is_apart, total_degrees, rest.num_degrees) > 0
+    is_known = np.where(is_unconnected, total_degrees, rest.num_degrees) > 0
     errors = np.where(is_known, np.sqrt(squared), math.nan)
     half = np.full(errors.shape, math.nan)
     if len(names) > 1:
@@ -281,9 +284,10 @@ class _Rest:
     is_wild: Flags  # (S,)
 
 
-def _residual_variances(Y: Floats, present: Flags) -> _Rest:
+def _residual_variances(Y: Floats, present: Flags, is_apart: Flags) -> _Rest:
     S = len(Y)
-    is_wild = _find_wild(Y, present)
+    is_wild = is_apart.copy()
+    is_wild[~is_apart] = _find_wild(Y[~is_apart], present[~is_apart])
     # Wild settings say nothing of the blocks' effects.
     design = _Design(present, np.where(is_wild, _LEAST_WEIGHT, 1.0))
     squares = (design.solve(Y)[1] ** 2).sum(axis=1)
