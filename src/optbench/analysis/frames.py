@@ -422,13 +422,20 @@ def _records(
     folders: Sequence[_RunFolder], name: str, *, columns: Sequence[str] = ("sweep", "run", "epoch")
 ) -> pd.DataFrame:
     rows = [
-        place | row | place
+        # Integers beyond 64 bits: nothing here wrote them, and not every pandas takes them.
+        place
+        | {key: str(value) if _is_huge(value) else value for key, value in row.items()}
+        | place
         for folder in folders
         for place in [{"sweep": folder.row["sweep"], "run": folder.run.name}]
         for row in getattr(folder, name)
     ]
     frame = pd.DataFrame(rows, columns=None if rows else list(columns))
     return _with_numbers(frame.assign(**dict.fromkeys(set(columns) - set(frame.columns))))
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
