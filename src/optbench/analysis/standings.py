@@ -265,7 +265,7 @@ class Standings:
         return next(worse, None)
 
     def smallest_difference(self, num_seeds: int | None = None) -> float | None:
-        """Return the smallest true difference that is seen in four of five sweeps like this one.
+        """Return the smallest true difference that is seen in most sweeps like this one.
 
         None where nothing is known of luck.
 

@@ -307,7 +307,7 @@ def _luck(standings: Standings) -> str:
     seen = (
         ""
         if smallest is None
-        else f" A difference of {_rounded(smallest)} is seen in four of five sweeps like this one."
+        else f" A difference of {_rounded(smallest)} is seen in most sweeps like this one."
     )
     return (
         f"Luck moves one run by {_rounded(standings.deviation or 0.0)} (standard deviation, "
