@@ -19,6 +19,7 @@ from pathlib import Path
 
 _NUM_DIGITS = 16
 _OURS = "optbench"  # its version and commit are recorded
+_INSTALLED_IN = frozenset({"site-packages", "dist-packages"})
 
 
 def source_fingerprint(target: str) -> str | None:
@@ -67,7 +68,10 @@ def _modules(dotted: str) -> Iterator[tuple[str, Path]]:
         if not rest or places is None:
             return
         name = f"{name}.{rest.pop(0)}"
-        spec = importlib.machinery.PathFinder.find_spec(name, list(places))
+        try:
+            spec = importlib.machinery.PathFinder.find_spec(name, list(places))
+        except (ImportError, KeyError):  # KeyError: inside a package without an __init__.py
+            return
 
 
 def _imports(name: str, file: Path) -> Iterator[str]:
@@ -89,6 +93,9 @@ def _imports(name: str, file: Path) -> Iterator[str]:
 
 def _is_installed(file: Path) -> bool:
     resolved = file.resolve()
+    # Another environment's packages, which a .pth file may name, are installed as well.
+    if _INSTALLED_IN.intersection(resolved.parts):
+        return True
     return any(resolved.is_relative_to(place) for place in _package_folders())
 
 
