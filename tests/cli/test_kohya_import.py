@@ -268,7 +268,7 @@ def test_any_options_have_the_trainers_values_or_are_named(
         option = options()[name]
         if (
             option.how in ("missing", "unneeded")
-            and value != option.default
+            and str(value) != str(option.default)
             and value not in ("", 0)
         ):
             is_kept = name == "max_data_loader_n_workers"
