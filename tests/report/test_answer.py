@@ -9,7 +9,8 @@ import pytest
 
 from optbench.analysis.evidence import read_sweep
 from optbench.analysis.image_metrics import Flag
-from optbench.report.answer import Answer, make_answer
+from optbench.analysis.stats import Strength
+from optbench.report.answer import Answer, make_answer, people_prefer
 from optbench.report.charts.styles import run_styles
 from optbench.report.findings import Findings, make_findings
 from optbench.report.image_flags import by_setting
@@ -301,3 +302,71 @@ def test_commands_are_safe_to_type(tmp_path: Path) -> None:
     assert "seed=1,2 seed=" not in said(found)
     assert f"{program()} -m optimizer=adamw,lion 'note" in said(found)
     assert "rm -rf x)' seed=1,2,3,4,5,6 render=off" in said(found)
+
+
+FORGETFUL = {"splits": ("held_out", "others"), "forgetting": 0.05}
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_where_every_setting_is_broken_none_is_recommended(tmp_path: Path, num_seeds: int) -> None:
+    gains = {key: values[:num_seeds] for key, values in CLEAR.items()}
+    found = findings_of(tmp_path, gains, **FORGETFUL)
+    assert found.answer is not None
+    assert found.answer.headline == (
+        "Every setting is broken, so none is recommended. Lower learning rates are worth a try: "
+        "lr_mult=0.3."
+    )
+    assert {row.verdict for row in found.settings} == {"broken"}
+    assert len(found.broken) == 2
+
+
+def test_a_broken_setting_is_not_recommended_however_low_its_loss(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", {("lion", 8): CLEAR["lion", 8]}, **FORGETFUL)
+    sound = {"splits": ("held_out", "others"), "forgetting": 0.001}
+    others = {("adamw", 8): CLEAR["adamw", 8], ("came", 8): [-0.010, -0.011, -0.009]}
+    found = findings_in(make_sweep(sweep, others, **sound))
+    assert found.answer is not None
+    assert found.answer.headline.startswith("adamw has the lowest")
+    assert {row.label: row.verdict for row in found.settings} == {
+        "adamw": "lowest", "came": "worse", "lion": "broken",
+    }  # fmt: skip
+
+
+def strength(name: str, value: float, *, num_runs: int = 1) -> Strength:
+    return Strength(
+        name=name,
+        strength=value,
+        low=value - 0.5,
+        high=value + 0.5,
+        num_votes=40,
+        num_runs=num_runs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("preferred", "words"),
+    [
+        ("lion", "and the loss does not disagree. lion has"),
+        ("adamw", "but the loss disagrees. lion"),
+    ],
+)
+def test_what_people_prefer_comes_first_and_a_loss_may_disagree(
+    tmp_path: Path, preferred: str, words: str
+) -> None:
+    found = findings_of(tmp_path, CLEAR)
+    other = "adamw" if preferred == "lion" else "lion"
+    judged = people_prefer([strength(preferred, 1.0), strength(other, -1.0)])
+    answer = make_answer(read_sweep(tmp_path / "s"), found.standings, {}, judged=judged)
+    assert answer is not None
+    assert answer.headline.startswith(
+        f"People prefer {preferred} (73 % of votes against the average setting, 40 votes on one "
+        f"training of it), {words}"
+    )
+
+
+def test_votes_that_show_nothing_and_several_trainings_are_said_so() -> None:
+    assert people_prefer([]) is None
+    assert people_prefer([strength("lion", 0.4), strength("adamw", -0.4)]) is None
+    judged = people_prefer([strength("lion", 1.0, num_runs=3)])
+    assert judged is not None
+    assert judged.words.endswith("40 votes on 3 trainings of it")

@@ -31,6 +31,17 @@ def test_what_is_installed_or_not_there_has_none(target: str) -> None:
     assert source_fingerprint(target) is None
 
 
+def test_packages_of_another_environment_are_installed_too(mine: Path) -> None:
+    place = mine / "other" / "lib" / "site-packages"
+    place.mkdir(parents=True)
+    (place / "their_optimizer.py").write_text("class Theirs: lr = 1\n")
+    sys.path.insert(0, str(place))
+    try:
+        assert source_fingerprint("their_optimizer.Theirs") is None
+    finally:
+        sys.path.remove(str(place))
+
+
 def test_it_follows_the_bytes_of_the_file(mine: Path) -> None:
     (mine / "my_optimizer.py").write_text("class Mine: lr = 1\n")
     first = source_fingerprint("my_optimizer.Mine")

@@ -30,7 +30,8 @@ def failed_settings(runs: pd.DataFrame, names: Sequence[str]) -> set[Settings]:
 def forgetful_settings(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> set[Settings]:
     """Return the values of the settings with a LoRA that is broken by what it forgets.
 
-    Their noise is another one, ten times as large on the embedded base model.
+    Their noise is another one: on the embedded base model three times that of the noisiest sound
+    one.
     """
     return {tuple(shown(row.get(name)) for name in names) for row in rows if is_forgetful(row)}
 

@@ -41,6 +41,7 @@ Verdict = Literal[
 ]
 Conclusion = Literal[
     "nothing_finished",
+    "all_broken",  # nothing that could be recommended
     "one_setting",  # nothing to compare it with
     "not_comparable",  # no more than half of the settings were measured alike
     "one_left",  # nothing else came to its end with every seed
@@ -220,9 +221,12 @@ class Standings:
 
     @property
     def best(self) -> tuple[Setting, ...]:
-        """The contenders that nothing shows to be worse than the lead; all where none is ranked."""
+        """The contenders that nothing shows to be worse than the lead; all where none is ranked.
+
+        Never one that is broken.
+        """
         if not self.is_ranked:
-            return self.finished
+            return tuple(setting for setting in self.finished if not setting.broken)
         return tuple(
             setting
             for setting in self.contenders
@@ -236,6 +240,8 @@ class Standings:
         """The result of the comparison, in one word."""
         if not self.finished:
             return "nothing_finished"
+        if all(setting.broken for setting in self.finished):
+            return "all_broken"
         if len(self.finished) == 1:
             return "one_setting"
         if not self.is_comparable:

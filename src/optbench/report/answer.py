@@ -159,6 +159,12 @@ def _headline(standings: Standings, judged: Judgement | None) -> str:
 def _headline_by_loss(standings: Standings) -> str:
     best, measure = standings.best, _MEASURES[standings.measure]
     match standings.conclusion:
+        case "all_broken":
+            every = "The only setting" if len(standings.finished) == 1 else "Every setting"
+            return (
+                f"{every} is broken, so none is recommended. Lower learning rates are worth a try: "
+                "lr_mult=0.3."
+            )
         case "one_setting":
             only = "One setting" if len(standings.settings) == 1 else f"Only {_named(best)}"
             return f"{only} is finished: there is nothing to compare it with."
