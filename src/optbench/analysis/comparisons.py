@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -161,7 +161,9 @@ def followers(runs: pd.DataFrame) -> dict[str, str]:
     otherwise than it ships follows nothing.
     """
     varied = _varied(runs)
-    set_by_hand = set().union(*(_changed(record) or () for record in _records(runs)))
+    records, names = _records(runs), settings_of(runs)
+    set_by_hand = set().union(*(_changed(record) or () for record in records))
+    configured = [record for record in records if _has_config(record, names)]
     leader_of: dict[str, str] = {}
     for column in varied:
         if column in set_by_hand:
@@ -169,7 +171,7 @@ def followers(runs: pd.DataFrame) -> dict[str, str]:
         group = column.partition(".")[0]
         leaders = [_COMPUTED_FROM.get(column, ""), group if group != column else ""]
         for leader in leaders:
-            if leader in varied and _is_function_of(runs, column, leader):
+            if leader in varied and _is_function_of(configured, column, leader):
                 leader_of[column] = leader
                 break
     return leader_of
@@ -408,12 +410,10 @@ def _varied(runs: pd.DataFrame) -> list[str]:
     ]
 
 
-def _is_function_of(runs: pd.DataFrame, column: str, leader: str) -> bool:
-    names = settings_of(runs)
+def _is_function_of(records: Sequence[Mapping[str, Any]], column: str, leader: str) -> bool:
     values: dict[str, set[str]] = {}
-    for record in _records(runs):
-        if _has_config(record, names):
-            values.setdefault(_spelled(record[leader]), set()).add(_spelled(record[column]))
+    for record in records:
+        values.setdefault(_spelled(record[leader]), set()).add(_spelled(record[column]))
     return all(len(of_leader) == 1 for of_leader in values.values())
 
 
