@@ -23,8 +23,8 @@ from PIL import Image
 
 from optbench import analysis
 from optbench.analysis.score_files import read_scores
-from optbench.cli.kohya.import_script import convert
-from optbench.cli.kohya.read_script import read_training
+from optbench.cli.trainers.kohya.import_script import convert
+from optbench.cli.trainers.kohya.read_script import read_training
 from optbench.config import sweep
 from optbench.data import read_dataset
 from optbench.data.captions import draw_caption, longest_forms

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from optbench.cli.kohya import option_names
-from optbench.cli.kohya.option_table import Option, options
+from optbench.cli.trainers.kohya import option_names
+from optbench.cli.trainers.options import Option, options
 from optbench.storage import resources
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "kohya-names.md"
@@ -34,7 +34,7 @@ Names and meanings are the same where nothing is said; **defaults are not**: the
 without effect is refused (huber_c without huber, keep_tokens without shuffling); there it is ignored.
 `loss=min_snr`, `loss=huber` and `loss=multires` are usual choices under one name; `null` switches an option off.
 
-This page is made from `src/optbench/cli/kohya/options.csv`: `make docs`.
+This page is made from `src/optbench/cli/trainers/tables/kohya.csv`: `make docs`.
 """
 _MORE = """\
 ## What decides a run's schedule, optimizer and sizes

@@ -13,8 +13,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, open_dict
 
-from optbench.cli.kohya.import_script import Imported, convert
-from optbench.cli.kohya.read_script import read_training
+from optbench.cli.trainers.imported import Imported
+from optbench.cli.trainers.kohya.import_script import convert
+from optbench.cli.trainers.kohya.read_script import read_training
 from optbench.config.build import build_config, config_tree
 from optbench.config.compose import compose_tree, hydra_session
 from optbench.errors import Problem

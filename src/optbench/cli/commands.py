@@ -196,7 +196,7 @@ COMMANDS: dict[str, CommandInfo] = {
         groups=("metric",),
     ),
     "import": CommandInfo(
-        module="optbench.cli.kohya.import_command",
+        module="optbench.cli.trainers.import_command",
         line="a command or TOML of kohya's trainer -> a command of optbench",
         usage="FILE",
         about=(
@@ -207,7 +207,7 @@ COMMANDS: dict[str, CommandInfo] = {
         examples=(("", "import train.sh"),),
     ),
     "export": CommandInfo(
-        module="optbench.cli.kohya.export_command",
+        module="optbench.cli.trainers.export_command",
         line="a run -> a script for kohya's trainer",
         usage="RUN_DIR",
         about="Prints a shell script that trains the same LoRA with kohya's sd-scripts.",

@@ -7,46 +7,33 @@ equivalent, what was ignored, what was filled in.
 
 from __future__ import annotations
 
-import ast
-import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
-from optbench.cli.kohya import option_names
-from optbench.cli.kohya.option_table import options
-from optbench.cli.kohya.read_script import KohyaTraining, pairs
+from optbench.cli.trainers.imported import (
+    Imported,
+    Translation,
+    hydra_value,
+    literal,
+    pairs,
+    shipped,
+    shown,
+)
+from optbench.cli.trainers.kohya import option_names
+from optbench.cli.trainers.kohya.read_script import KohyaTraining
+from optbench.cli.trainers.options import options
 from optbench.errors import ConfigError, Problem
 from optbench.models.files.families import FAMILIES
 from optbench.optim.schedules import settings_in_use
 from optbench.storage import resources
 from optbench.storage.disk import read_text
 
-PLACEHOLDER_PROMPT = "a portrait"
-
-_PLAIN_TEXT = re.compile(r"[\w./:\\+-]+( +[\w./:\\+-]+)*")
-_OTHER_TYPE = re.compile(r"[-+.\d_]+(e[-+]?\d+)?|true|false|null|inf|nan", re.IGNORECASE)
 _SHAPE = re.compile(r"(sine|cosine|linear|reverse_linear|zeros)(\+[0-9.]+)?")
-_SHIPPED = {"dataset": "folder", "network": "lora", "train": "default", "loss": "default"}
 _PROMPT_OPTION = re.compile(r" --(\w+)\s+")
 _ERROR_THERE = "which is an error in kohya's trainer"
-
-
-@dataclass(slots=True)
-class Imported:
-    """Overrides for a training, and what a person should know about them."""
-
-    overrides: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what to look at before training
-    lost: list[str] = field(default_factory=list)  # what has no equivalent
-    ignored: list[str] = field(default_factory=list)  # what kohya's trainer does not look at
-    assumed: list[str] = field(default_factory=list)  # its own defaults that were written out
-    not_needed: list[str] = field(default_factory=list)
 
 
 def convert(training: KohyaTraining, *, folder: Path = Path()) -> Imported:
@@ -95,13 +82,13 @@ def _problems(given: Mapping[str, Any]) -> Iterator[Problem]:
             )
 
 
-class _Import:
-    """One training on its way: `args` has every option's value, `given` those that were written."""
+class _Import(Translation):
+    """One training of kohya's trainer on its way."""
 
     def __init__(self, training: KohyaTraining, folder: Path) -> None:
-        self.imported = Imported(lost=list(training.unknown), not_needed=list(training.elsewhere))
-        self.given = training.options
-        self.args = {name: option.default for name, option in options().items()} | self.given
+        super().__init__("kohya", options(), training.options)
+        self.imported.lost += training.unknown
+        self.imported.not_needed += training.elsewhere
         self.folder = folder
         self.family = "sdxl" if training.is_sdxl else "sd2" if self.args["v2"] else "sd15"
         self.imported.overrides += [f"base={self.family}", "dataset=folder", "prompts=folder"]
@@ -120,27 +107,6 @@ class _Import:
         self._trackers()
         self._prompts()
         self._say_others()
-
-    def _set(self, key: str, value: Any, *names: str) -> None:
-        """Add an override; `names` are the options it comes from.
-
-        Where none of them was given the value is the trainer's default: left out if it is ours
-        too, else said.
-        """
-        override = f"{key}={hydra_value(value)}"
-        if not any(name in self.given for name in names):
-            if _is_shipped(key, value):
-                return
-            self.imported.assumed.append(override)
-        self.imported.overrides.append(override)
-
-    def _same(self, *names: str) -> None:
-        for name in names:
-            self._set(options()[name].ours, self.args[name], name)
-
-    def _ignore(self, name: str, why: str) -> None:
-        if name in self.given and self.given[name] != options()[name].default:
-            self.imported.ignored.append(f"{name}={_shown(self.given[name])}: {why}")
 
     def _base(self) -> None:
         if self.family == "sdxl" and self.args["v2"]:
@@ -530,20 +496,7 @@ class _Import:
                     "optimizer_args relative_step=False: warmup_init=True switches it on"
                 )
                 given["relative_step"] = "True"
-        overrides = self.imported.overrides
-        overrides.append(f"optimizer={recipe}")
-        if target:
-            overrides += [f"optimizer._target_={target}", f"optimizer.name={written.lower()}"]
-        shipped = _shipped("optimizer", recipe)["args"]
-        forced = {"nesterov", "momentum"} if recipe.startswith("sgdnesterov") else set()
-        for name in shipped:
-            # Without it the class's own default holds, as there; fused computes the same faster.
-            keeps = name in forced or (name == "fused" and not target)
-            if name not in given and not keeps:
-                overrides.append(f"~optimizer.args.{name}")
-        for name, value in given.items():
-            plus = "" if name in shipped else "+"
-            overrides.append(f"{plus}optimizer.args.{name}={_from_literal(value)}")
+        self._set_optimizer(recipe, given, target=target)
         rates = self._rates()
         if is_relative:
             for name in ("learning_rate", "unet_lr", "text_encoder_lr"):
@@ -551,13 +504,13 @@ class _Import:
         else:
             self._set("optimizer.lr", args["learning_rate"], "learning_rate")
             for name, rate in rates.items():
-                overrides.append(f"optimizer.{name}={hydra_value(rate or None)}")
+                self.imported.overrides.append(f"optimizer.{name}={hydra_value(rate or None)}")
             if len(set(args["text_encoder_lr"] or ())) > 1:
                 self.imported.ignored.append(
-                    f"text_encoder_lr={_shown(args['text_encoder_lr'])}: networks.lora takes the "
+                    f"text_encoder_lr={shown(args['text_encoder_lr'])}: networks.lora takes the "
                     "first for all text encoders"
                 )
-        traits = _shipped("optimizer", recipe)["traits"]
+        traits = shipped("optimizer", recipe)["traits"]
         if traits["stepping"] == "closure":
             self.imported.lost.append(
                 f"optimizer_type={written}: here it gets the loss at every step, which kohya's "
@@ -571,7 +524,7 @@ class _Import:
             return option_names.RECIPES[written.lower()], ""
         by_class: dict[str, str] = {}
         for file in sorted((resources.conf_dir() / "optimizer").glob("*.yaml")):
-            if path := _shipped("optimizer", file.stem).get("_target_"):
+            if path := shipped("optimizer", file.stem).get("_target_"):
                 if path in (written, f"torch.optim.{written}"):
                     return file.stem, ""
                 by_class.setdefault(path.rpartition(".")[2], file.stem)
@@ -583,7 +536,7 @@ class _Import:
             return "adamw", f"torch.optim.{class_name}"
         if "." in written and class_name in by_class:
             recipe = by_class[class_name]
-            path = _shipped("optimizer", recipe)["_target_"]
+            path = shipped("optimizer", recipe)["_target_"]
             self.imported.lost.append(
                 f"optimizer_type={written}: {path} here, which may differ from it"
             )
@@ -633,7 +586,7 @@ class _Import:
                 lost.append(f"{option}={value}: a number with a point is a share of the run there")
             elif key == "min_lr_ratio" and name == "polynomial":
                 self._ignore(option, "polynomial has none")
-                last = float(_literal(given.get("lr_end", option_names.SMALLEST_POLYNOMIAL_RATE)))
+                last = float(literal(given.get("lr_end", option_names.SMALLEST_POLYNOMIAL_RATE)))
                 if last >= args["learning_rate"]:
                     lost.append(f"polynomial: its last rate {last:g} is no smaller, {_ERROR_THERE}")
                 else:
@@ -654,7 +607,7 @@ class _Import:
             lost.append(f"lr_scheduler_num_cycles={cycles}: the decay is half a cosine here")
         for key, text in given.items():
             if key == "step_rules" and name == "piecewise":
-                rules = str(_literal(text))
+                rules = str(literal(text))
                 self.imported.overrides.append(f"lr_scheduler.step_rules='{rules}'")
             elif not (key == "lr_end" and name == "polynomial"):
                 lost.append(f"lr_scheduler_args {key}={text}: no such setting here")
@@ -687,42 +640,8 @@ class _Import:
                 prompts = list(dict.fromkeys(_read_prompts(read_text(file, encoding="utf-8-sig"))))
             except (OSError, ValueError) as error:
                 self.imported.notes.append(f"sample_prompts: {file} cannot be read: {error}")
-        if not prompts:
-            self.imported.overrides.append(
-                f"prompts.prompts.a.text={hydra_value(PLACEHOLDER_PROMPT)}"
-            )
-            where = f", and sample_prompts={named} was not read" if named else ""
-            self.imported.notes.append(
-                f"prompts.prompts.a.text: {PLACEHOLDER_PROMPT!r} is a placeholder{where}; write "
-                "what the LoRA is to show, or render=off"
-            )
-            return
-        for number, (text, negative, width, height) in enumerate(prompts):
-            name = chr(ord("a") + number) if number < 26 else f"p{number}"
-            values = {"text": text, "negative": negative, "width": width, "height": height}
-            if number == 0:
-                self.imported.overrides += [
-                    f"prompts.prompts.a.{key}={hydra_value(value)}" for key, value in values.items()
-                ]
-            else:
-                inner = ",".join(f"{key}:{hydra_value(value)}" for key, value in values.items())
-                self.imported.overrides.append(f"+prompts.prompts.{name}={{{inner}}}")
-
-    def _say_others(self) -> None:
-        """Say every given option that changes something and that nothing above has read."""
-        by_remark: dict[str, list[str]] = {}
-        for name, value in self.given.items():
-            option = options()[name]
-            if value in (option.default, "", [], None) or value is False:
-                continue
-            if option.how == "missing":
-                remark = f"; {option.remark}" if option.remark else ""
-                self.imported.lost.append(f"{name}={_shown(value)}: {option.meaning}{remark}")
-            elif option.how == "unneeded":
-                by_remark.setdefault(option.remark, []).append(name)
-        self.imported.not_needed += [
-            f"{', '.join(names)}: {remark}" for remark, names in by_remark.items()
-        ]
+        where = f", and sample_prompts={named} was not read" if named else ""
+        self._set_prompts(prompts, where)
 
 
 def _read_prompts(text: str) -> Iterator[tuple[str, str, int, int]]:
@@ -736,63 +655,9 @@ def _read_prompts(text: str) -> Iterator[tuple[str, str, int, int]]:
         yield words.strip(), values.get("n", "").strip(), sides[0], sides[1]
 
 
-@functools.cache
-def _shipped(group: str, option: str) -> DictConfig:
-    loaded = OmegaConf.load(resources.conf_dir() / group / f"{option}.yaml")
-    assert isinstance(loaded, DictConfig)
-    return loaded
-
-
-def _is_shipped(key: str, value: object) -> bool:
-    """Return whether a setting has this value where an imported command says nothing of it."""
-    section, _, name = key.partition(".")
-    if section not in _SHIPPED:
-        return False
-    shipped = _shipped(section, _SHIPPED[section])
-    if name not in shipped or OmegaConf.is_interpolation(shipped, name):
-        return False
-    return bool(shipped[name] == value)
-
-
 def _ints(text: str) -> list[int]:
     return [int(item) for item in text.split(",")]
 
 
 def _floats(text: str) -> list[float]:
     return [float(item) for item in text.split(",")]
-
-
-def _literal(text: Any) -> Any:
-    """Return the value of a Python literal, or the text where it is none."""
-    try:
-        return ast.literal_eval(str(text))
-    except (SyntaxError, ValueError):
-        return text
-
-
-def _from_literal(text: str) -> str:
-    """Return a Python literal as Hydra's grammar spells it; what is none is left to Hydra."""
-    value = _literal(text)
-    is_bare = value is text and _PLAIN_TEXT.fullmatch(text)
-    return text if is_bare else hydra_value(value)
-
-
-def hydra_value(value: Any) -> str:
-    """Return a value as Hydra's grammar wants it, in quotes where it could mean something else."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(hydra_value(item) for item in value)}]"
-    if isinstance(value, int | float):
-        return repr(value)
-    text = str(value)
-    if _PLAIN_TEXT.fullmatch(text) and not _OTHER_TYPE.fullmatch(text):
-        return text
-    escaped = text.replace("'", r"\'").replace("${", r"\${")
-    return f"'{escaped}'"
-
-
-def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

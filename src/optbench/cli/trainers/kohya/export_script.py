@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench.cli.kohya import option_names
-from optbench.cli.kohya.option_table import options
+from optbench.cli.trainers.kohya import option_names
+from optbench.cli.trainers.options import options
 from optbench.lora.blocks import block_numbers
 from optbench.models.files.families import FAMILIES
 from optbench.optim.schedules import settings_in_use

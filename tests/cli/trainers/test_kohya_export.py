@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from optbench.cli.kohya import export_command, option_names
-from optbench.cli.kohya.export_script import Exported, export
-from optbench.cli.kohya.import_script import convert
-from optbench.cli.kohya.option_table import options
-from optbench.cli.kohya.read_script import read_training
+from optbench.cli.trainers import export_command
+from optbench.cli.trainers.kohya import option_names
+from optbench.cli.trainers.kohya.export_script import Exported, export
+from optbench.cli.trainers.kohya.import_script import convert
+from optbench.cli.trainers.kohya.read_script import read_training
+from optbench.cli.trainers.options import options
 from optbench.config import rules
 from optbench.optim.schedules import multiplier
 from optbench.storage import resources
@@ -30,7 +31,7 @@ SAME = ("dataset", "network", "lr_scheduler", "train", "loss", "seed")
 OURS_ALONE = ("device", "num_threads", "name")
 RECIPES = sorted(path.stem for path in (resources.conf_dir() / "optimizer").glob("*.yaml"))
 SCHEDULES = sorted(path.stem for path in (resources.conf_dir() / "lr_scheduler").glob("*.yaml"))
-PARSER = json.loads((Path(__file__).resolve().parents[1] / "parity" / "options.json").read_text())[
+PARSER = json.loads((Path(__file__).resolve().parents[2] / "parity" / "options.json").read_text())[
     "cases"
 ]
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from optbench.analysis import settings
 from optbench.cli import plan
-from optbench.cli.kohya import import_command, option_names
-from optbench.cli.kohya.import_script import PLACEHOLDER_PROMPT, Imported, convert
-from optbench.cli.kohya.option_table import full_name, options
-from optbench.cli.kohya.read_script import read_training
+from optbench.cli.trainers import import_command
+from optbench.cli.trainers.imported import PLACEHOLDER_PROMPT, Imported
+from optbench.cli.trainers.kohya import option_names
+from optbench.cli.trainers.kohya.import_script import convert
+from optbench.cli.trainers.kohya.read_script import read_training
+from optbench.cli.trainers.options import full_name, options
 from optbench.config import rules
 from optbench.errors import ConfigError
 from optbench.schema import RunConfig
@@ -26,7 +28,7 @@ from optbench.storage.resources import program
 from tests.builders.kohya import config_of, imported, imported_config, runnable, tree_of
 from tools import kohya_names
 
-PARITY = Path(__file__).resolve().parents[1] / "parity"
+PARITY = Path(__file__).resolve().parents[2] / "parity"
 COMMAND = (
     "--pretrained_model_name_or_path=model.safetensors --train_data_dir=data "
     "--caption_extension=.txt --network_module=networks.lora --network_dim=8 --network_alpha=4 "

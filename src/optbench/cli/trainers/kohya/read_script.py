@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from optbench.cli.kohya.option_table import full_name, options
+from optbench.cli.trainers.options import full_name, options
 from optbench.errors import ConfigError, Problem, shorten
 from optbench.storage.disk import read_text
 
@@ -488,10 +488,3 @@ def _unreadable(path: Path, found: str) -> ConfigError:
             "copy the command you train with into a file, and name that file",
         )
     )
-
-
-def pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield name and value of every `name=value`."""
-    for word in words:
-        name, _, value = word.partition("=")
-        yield name.strip(), value.strip()

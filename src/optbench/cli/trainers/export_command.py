@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optbench.cli.command import DONE, one_path, refuse
-from optbench.cli.kohya.export_script import export
+from optbench.cli.trainers.kohya.export_script import export
 from optbench.errors import OptbenchError, Problem
 from optbench.storage.provenance import run_facts
 from optbench.storage.rundir import RunDir, read_config

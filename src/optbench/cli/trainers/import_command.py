@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optbench.cli.command import DONE, one_path, refuse
-from optbench.cli.kohya.import_script import convert
-from optbench.cli.kohya.read_script import read_training
+from optbench.cli.trainers.kohya.import_script import convert
+from optbench.cli.trainers.kohya.read_script import read_training
 from optbench.errors import OptbenchError
 from optbench.storage.resources import command_line
 from optbench.terminal import say, tell
