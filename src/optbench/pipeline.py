@@ -50,12 +50,13 @@ from optbench.training.trackers import tracked
 
 
 def run(plans: Sequence[RunPlan], session: Session) -> dict[str, Exception]:
-    """Train the planned runs to their end in one pass, each resumed from its own folder.
+    """Train the planned runs in one pass, each resumed from its own folder, as far as it is to go.
 
     The caller holds the lock of every run's folder (launch/guard.py).
 
     Returns:
-        What ended a run before its end, by the run's name; every other run is "done".
+        What ended a run before its time, by the run's name; every other run is "done", or
+        "stopped" where it is to be continued.
 
     Raises:
         OptbenchError: If what all of them share fails: base, data, device.
@@ -119,7 +120,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
     )
     progress = RunProgress(
         plan.name,
-        num_steps=plan.total_steps,
+        num_steps=plan.last_step,
         run_index=plan.run_index,
         num_runs=plan.num_runs,
         has_bar=has_bar,
@@ -180,7 +181,7 @@ def _check_folder(plan: RunPlan, run: RunDir) -> None:
 
 
 def train_pass(lanes: Sequence[ImageLane], shared: Shared) -> Iterator[Event[ImageLane]]:
-    """Return the events of training the lanes to their end, over the batches they share."""
+    """Return the events of training the lanes as far as they go now, over shared batches."""
     if not lanes:
         return iter(())
     plan, config = lanes[0].plan, lanes[0].plan.config
@@ -261,10 +262,23 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
 
 
 def finish(lane: ImageLane) -> None:
-    """Draw the sheets of a run that is trained to its end, and write that it is done."""
+    """Draw the sheets of a run that is trained to its end, and write that it is done.
+
+    One that is to be continued later is stopped instead, and says where.
+    """
     if lane.error is not None:
         return
-    config = lane.plan.config
+    plan, config = lane.plan, lane.plan.config
+    if lane.step < plan.total_steps:
+        rundir.write_status(
+            lane.run.path,
+            "stopped",
+            f"stopped at epoch {lane.finished.epoch} of {plan.num_epochs}",
+            made_as=lane.made_as,
+            epoch=lane.finished.epoch,
+            step=lane.step,
+        )
+        return
     if config.render.enabled:
         with lane.progress.doing("drawing the sheets"):
             run_images.draw_run_sheets(

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Part = Literal["unet", "text_encoder"]
 UnetSide = Literal["down", "mid", "up"]
 ModelVersion = Literal["sd_v1", "sd_v1_v", "sd_v2", "sd_v2_v", "sdxl_base_v1-0"]  # kohya's words
-Status = Literal["running", "done", "diverged", "out_of_memory", "failed", "skipped", "interrupted"]
+# `stopped`: trained as far as it was asked to, and to be continued from there.
+Status = Literal[
+    "running", "done", "stopped", "diverged", "out_of_memory", "failed", "skipped", "interrupted"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

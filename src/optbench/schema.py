@@ -432,6 +432,7 @@ class LaunchOptions(Options):
 
     isolation: Isolation  # auto: a process per run where a GPU is used
     workers: Count | None  # runs at a time, each in its process; None: one per GPU, else one
+    until_epoch: Count | None  # trained so far and left to be continued; None: to the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,9 +77,7 @@ def measure(*, is_tuned: bool) -> None:
         [Lane(network=network, optimizer=optimizer)],
         lambda epoch, first: batches,
         options=config.train,
-        plan=TrainingPlan(
-            seed=0, loss=config.loss, steps_per_epoch=num_steps, total_steps=num_steps
-        ),
+        plan=TrainingPlan(seed=0, loss=config.loss, steps_per_epoch=num_steps, last_step=num_steps),
         accelerator=Accelerator(cpu=True),
         captions=TextCache(base),
     )

@@ -368,7 +368,7 @@ def events_of(
             lambda epoch, first: itertools.islice(epoch_batches(epoch), first, None),
             options=options,
             plan=TrainingPlan(
-                seed=seed, loss=loss, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+                seed=seed, loss=loss, steps_per_epoch=steps_per_epoch, last_step=total_steps
             ),
             accelerator=accelerator,
             captions=TextCache(base) if captions is None else captions,

@@ -197,7 +197,7 @@ def test_when_a_run_gets_a_process(plan: RunPlan, monkeypatch: pytest.MonkeyPatc
     config = replace(plan.config, train=replace(plan.config.train, device="cuda"))
 
     def options(isolation: Any, workers: int | None = None) -> LaunchOptions:
-        return LaunchOptions(isolation=isolation, workers=workers)
+        return LaunchOptions(isolation=isolation, workers=workers, until_epoch=None)
 
     on_cpu = replace(config, train=replace(config.train, device="cpu"))
     for visible, wanted, number in (("", False, 1), ("0,1", True, 2)):

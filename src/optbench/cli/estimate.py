@@ -43,7 +43,7 @@ class Cost:
 
 def estimate(plan: RunPlan) -> Cost:
     """Return the cost of a run from its settings, its data, and earlier runs in its runs folder."""
-    num_steps = plan.total_steps
+    num_steps = plan.last_step
     num_epochs = math.ceil(num_steps / max(1, plan.steps_per_epoch))
     return Cost(
         num_steps_per_epoch=plan.steps_per_epoch,

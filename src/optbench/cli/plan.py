@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     for title in ("run", "state", "steps", "epochs", "time", "disk"):
         table.add_column(title, justify="left" if title in ("run", "state") else "right")
     for run, cost, is_unfinished in zip(plan.runs, costs, is_open, strict=True):
-        state: str = rundir.read_status(run.run_dir).status
+        record = rundir.read_status(run.run_dir)
+        state: str = record.reason if record.status == "stopped" else record.status
         if state == "pending":
             state = "to do"
         elif state == "done" and is_unfinished:

@@ -24,11 +24,11 @@ class UnfinishedRun:
 
 
 def unfinished_runs(run_dirs: Iterable[Path]) -> list[UnfinishedRun]:
-    """Return the runs that are not done, each with its reason and what to do about it."""
+    """Return the runs that have not come as far as they were to, each with its reason and a fix."""
     unfinished = []
     for run_dir in run_dirs:
         record = rundir.read_status(run_dir)
-        if record.status == "done":
+        if record.status in ("done", "stopped"):
             continue
         reason, *more = record.reason.splitlines() or [""]
         fix = next((line.strip() for line in more if line.strip().startswith("->")), "")

@@ -22,7 +22,8 @@ from optbench.terminal import errors, output
 from optbench.training.recovery import DAMAGED, damage_of
 
 _CORRUPT = 1
-_ENDED = ("done", "diverged", "failed", "out_of_memory", "skipped", "interrupted")
+_WHOLE = ("done", "stopped")  # what nothing is left to do about, until it is read
+_ENDED = ("done", "stopped", "diverged", "failed", "out_of_memory", "skipped", "interrupted")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,12 +64,14 @@ def main(arguments: Sequence[str]) -> int:
             console.print(f"{run.name}: {record.status}, not read")
             continue
         damage = is_corrupt(run.name, damage_of(run))
-        if damage and record.status == "done":
+        if damage and record.status in _WHOLE:
             reason = f"{DAMAGED}{'; '.join(damage)}; the same command makes it again"
             try:
                 rundir.write_status(run.path, "interrupted", reason, **record.facts)
             except OSError as error:
-                errors().print(f"{run.name}: still called done, for it cannot be marked: {error}")
+                errors().print(
+                    f"{run.name}: still called {record.status}, for it cannot be marked: {error}"
+                )
         num_corrupt += bool(damage)
     for folder in image_folders:
         num_corrupt_images += len(is_corrupt(str(folder), _corrupt_images(folder)))

@@ -142,8 +142,9 @@ def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
     if problems:
         raise ConfigError(*problems)
     num_runs = len(sweep.runs) if sweep.is_complete else 0
+    until_epoch = None if sweep.launch is None else sweep.launch.until_epoch
     runs = [
-        dataclasses.replace(run, run_index=index, num_runs=num_runs)
+        dataclasses.replace(run, until_epoch=until_epoch, run_index=index, num_runs=num_runs)
         for index, run in enumerate(sweep.runs)
     ]
     if sweep.is_local:

@@ -25,7 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from optbench.config import messages
-from optbench.config.build import build_config, config_tree, register_resolvers
+from optbench.config.build import (
+    LAUNCH,
+    build_config,
+    build_group,
+    config_tree,
+    register_resolvers,
+)
 from optbench.config.compose import CONFIG_NAME, SweepPlan
 from optbench.config.composer import VERSION_BASE
 from optbench.config.identity import on_this_machine, plan_run
@@ -39,7 +45,7 @@ from optbench.lora.initial_weights import ReadWeights
 from optbench.models.device import free_memory
 from optbench.records import Status
 from optbench.render.prompts import cells_of
-from optbench.schema import RunConfig
+from optbench.schema import LaunchOptions, RunConfig
 from optbench.storage import disk, files, locks, nested, provenance, resources, rundir
 from optbench.storage.rundir import read_config
 from optbench.storage.secrets import hide_in_arguments, hide_in_settings
@@ -97,10 +103,12 @@ class RunTask:
                 return plan
         job, read = hydra_config.job, ReadWeights()
         config = build_config(tree, read)
+        options = build_group(LaunchOptions, LAUNCH, tree)
         return dataclasses.replace(
             on_this_machine(
                 plan_run(config, sweep_dir=self.sweep_dir, overrides=overrides, read=read)
             ),
+            until_epoch=options.until_epoch,
             run_index=0 if OmegaConf.is_missing(job, "num") else int(job.num),
             num_runs=0,
         )
@@ -236,12 +244,21 @@ def _hydra_raises() -> Iterator[None]:
 def is_finished(plan: RunPlan) -> bool:
     """Return whether nothing is left to do: trained, measured and rendered as the plan says now.
 
+    A run that is to go until an epoch may be stopped there, or have gone further.
+
     An image somebody deleted counts as left to do; a LoRA file does not, for it takes room. So do
     losses and images that were made from something else than they would be made from now.
     """
     run, config = rundir.RunDir(plan.run_dir), plan.config
     record = rundir.read_status(run.path)
-    if record.status != "done" or not is_current(record.facts, made_as(plan)):
+    num_steps = plan.total_steps
+    if record.status == "stopped" and plan.until_epoch is not None:
+        if int(record.facts.get("epoch", 0)) < plan.until_epoch:
+            return False
+        num_steps = int(record.facts.get("step", 0))
+    elif record.status != "done":
+        return False
+    if not is_current(record.facts, made_as(plan)):
         return False
     if provenance.belongs_to_another(run.provenance_path, plan.weights_fingerprint):
         return False
@@ -252,10 +269,15 @@ def is_finished(plan: RunPlan) -> bool:
     try:
         stored = read_config(run)
         # Read once, so that damage is noticed; a file that older versions lack has no rows.
-        for path in (run.steps_path, run.layers_path, run.validation_path, run.files_path):
+        for path in (run.steps_path, run.layers_path, run.files_path):
             files.read_rows(path)
-        if any(recovery.cut_records(run, num_steps=plan.total_steps)):
+        losses = files.read_rows(run.validation_path)
+        if any(recovery.cut_records(run, num_steps=num_steps)):
             return False
+        if config.validate.enabled and plan.until_epoch is not None:
+            epoch = min(plan.until_epoch, plan.num_epochs)
+            if all(row.get("epoch") != epoch for row in losses):
+                return False
         return all(stored.get(name) == settings[name] for name in groups) and all(
             path.is_file() for path in image_paths(run, config)
         )
@@ -296,7 +318,7 @@ def run_guarded(plan: RunPlan, session: Session) -> Status:
 
         for error in run([plan], session).values():
             raise error
-        return "done"
+        return "stopped" if rundir.read_status(plan.run_dir).status == "stopped" else "done"
 
     return guard(plan.run_dir, train)
 

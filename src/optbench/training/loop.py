@@ -45,7 +45,7 @@ class TrainingPlan:
     seed: int
     loss: LossOptions
     steps_per_epoch: int
-    total_steps: int
+    last_step: int  # at which it ends now, whether or not the run is over then
 
     @classmethod
     def of(cls, plan: RunPlan) -> TrainingPlan:
@@ -54,7 +54,7 @@ class TrainingPlan:
             seed=plan.config.seed,
             loss=plan.config.loss,
             steps_per_epoch=plan.steps_per_epoch,
-            total_steps=plan.total_steps,
+            last_step=plan.last_step,
         )
 
 
@@ -259,7 +259,7 @@ def train(
         batches = epoch_batches(epoch, (step - first_step) * accumulation)
         for window in _windows(batches, accumulation):
             running = _running(lanes, plan)
-            if step == plan.total_steps or not running:
+            if step == plan.last_step or not running:
                 break
             step += 1
             stepping = [lane for lane in running if lane.step == step - 1]
@@ -272,13 +272,13 @@ def train(
                     yield StepDone(lane, result)
                 else:
                     yield LaneEnded(lane, result)
-            is_inside = step < min(first_step + plan.steps_per_epoch, plan.total_steps)
+            is_inside = step < min(first_step + plan.steps_per_epoch, plan.last_step)
             if is_inside and interrupt.is_asked():
                 for lane in stepping:
                     if lane.error is None:
                         yield StopAsked(lane)
                 interrupt.raise_if_asked()
-        assert step == min(first_step + plan.steps_per_epoch, plan.total_steps) or not running
+        assert step == min(first_step + plan.steps_per_epoch, plan.last_step) or not running
         ended: list[tuple[LaneT, EpochRecord]] = []
         for lane in lanes:
             if lane.error is None and lane.step == step and lane.partial.rows:
@@ -294,7 +294,7 @@ def train(
 
 
 def _running(lanes: Sequence[LaneT], plan: TrainingPlan) -> list[LaneT]:
-    return [lane for lane in lanes if lane.error is None and lane.step < plan.total_steps]
+    return [lane for lane in lanes if lane.error is None and lane.step < plan.last_step]
 
 
 def _begin_epoch(lanes: Sequence[Lane], seed: int, epoch: int, first_step: int) -> None:

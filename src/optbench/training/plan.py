@@ -30,6 +30,7 @@ class RunPlan:
     held_out: HeldOut | None = None  # what is not, by validate.holdout
     initial_weights: InitialWeights | None  # the LoRA file that is trained on
     sweep_dir: Path
+    until_epoch: int | None = None  # how far it is trained now; None: to its end
     run_index: int = 0
     num_runs: int = 1  # 0: not known, a sweeper plugin decides
 
@@ -54,6 +55,18 @@ class RunPlan:
         train = self.config.train
         steps = train.epochs * self.steps_per_epoch
         return steps if train.max_steps is None else min(train.max_steps, steps)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run; the last one may be cut short by `train.max_steps`."""
+        return -(-self.total_steps // max(1, self.steps_per_epoch))
+
+    @property
+    def last_step(self) -> int:
+        """Up to which update it is trained now; the schedule is that of the whole run."""
+        if self.until_epoch is None:
+            return self.total_steps
+        return min(self.until_epoch * self.steps_per_epoch, self.total_steps)
 
 
 def holds_out(options: ValidateOptions) -> bool:

@@ -25,7 +25,7 @@ from optbench.training.state import (
     state_files,
 )
 
-DAMAGED = "damaged: "  # begins the reason of a run that was done until it was verified
+DAMAGED = "damaged: "  # begins the reason of a run that was done or stopped until it was verified
 OTHER_BYTES = "other bytes than were written"
 
 
@@ -64,7 +64,7 @@ def restore(lane: RunLane, *, image_folders: Iterable[Path]) -> None:
     for folder in image_folders:
         point.notices += files.set_aside_damaged_images(folder)
     point.notices += set_aside_damaged_partial_state(run)
-    if lane.step < lane.plan.total_steps:
+    if lane.step < lane.plan.last_step:
         restore_partial(run, lane.finished, lane)
     lane.notices += point.notices
 
@@ -132,9 +132,9 @@ def damage_of(run: RunDir) -> Iterator[str]:
 
 
 def _lost_records(run: RunDir) -> Iterator[str]:
-    """Yield a sentence for every record that a finished run must have and has not."""
+    """Yield a sentence for every record that a run must have at its end and has not."""
     record = rundir.read_status(run.path)
-    if record.status != "done" and not record.reason.startswith(DAMAGED):
+    if record.status not in ("done", "stopped") and not record.reason.startswith(DAMAGED):
         return
     try:
         config = rundir.read_config(run)
@@ -151,7 +151,8 @@ def _lost_records(run: RunDir) -> Iterator[str]:
         if not path.is_file():
             yield f"{path.name}: it is gone"
     if is_training:
-        yield from cut_records(run)
+        step = record.facts.get("step")  # of a run that was stopped
+        yield from cut_records(run, num_steps=step if isinstance(step, int) else None)
 
 
 def cut_records(run: RunDir, *, num_steps: int | None = None) -> Iterator[str]:

@@ -149,11 +149,18 @@ def read_samples(
     )
 
 
-def epochs_due(options: ValidateOptions, num_epochs: int, *, is_last: bool) -> list[int]:
-    """Return which of so many trained epochs are to be measured; the last of a run always is."""
+def epochs_due(
+    options: ValidateOptions, num_epochs: int, *, is_last: bool, until_epoch: int | None = None
+) -> list[int]:
+    """Return which of so many trained epochs are to be measured, in order.
+
+    The last of a run always is, and so is the one until which it is trained for now.
+    """
     every = options.every_n_epochs
-    epochs = [epoch for epoch in range(1, num_epochs + 1) if every and epoch % every == 0]
-    return epochs + [num_epochs] * (is_last and num_epochs not in epochs)
+    epochs = {epoch for epoch in range(1, num_epochs + 1) if every and epoch % every == 0}
+    epochs |= {num_epochs} if is_last else set()
+    epochs |= {until_epoch} if until_epoch is not None and until_epoch <= num_epochs else set()
+    return sorted(epochs)
 
 
 def validate_due(lane: RunLane) -> int:
@@ -164,8 +171,12 @@ def validate_due(lane: RunLane) -> int:
     """
     if lane.validator is None:
         return 0
-    is_last = lane.finished.step == lane.plan.total_steps
-    epochs = epochs_due(lane.validator.options, lane.finished.epoch, is_last=is_last)
+    epochs = epochs_due(
+        lane.validator.options,
+        lane.finished.epoch,
+        is_last=lane.finished.step == lane.plan.total_steps,
+        until_epoch=lane.plan.until_epoch,
+    )
     return validate_missing(lane.validator, lane.network, epochs)
 
 
