@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,6 +22,7 @@ from optbench.report.charts.validation import validation_charts
 from optbench.report.findings import make_findings
 from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
+from optbench.report.sections import sections
 from optbench.report.viewer import write_data
 from optbench.report.wording import number_text, seconds_text
 from optbench.storage.files import write_atomic
@@ -65,66 +67,72 @@ def write_page(sweep_dir: Path) -> Path:
     shared_provenance = provenance_section.shared_facts(sweep.runs)
     sheets.draw_run_sheets(sweep.runs)
     title = _title(sweep)
-    page = (
-        _environment()
-        .get_template("index.html.j2")
-        .render(
-            title=title,
-            name=sweep_dir.resolve().name,
-            sweep=sweep,
-            styles=styles,
-            runs_by_name={run.name: run for run in sweep.runs},
-            counts=Counter(run.status for run in sweep.runs).most_common(),
-            undone=[run for run in sweep.runs if run.row["status"] != "done"],
-            # As they are read and not as they are typed.
-            factors={
-                name: [analysis.short(name, value) for value in values]
-                for name, values in sweep.factors.items()
-            },
-            train_command=command_line("", "-m", "optimizer=adamw,lion"),
-            trainings=trainings,
-            resized=resize_section(sweep, styles, report_dir),
-            findings=findings,
-            metrics=findings.metrics,
-            broken_images=[
-                (broken.label, "; ".join(broken.reasons), address(broken.image, report_dir))
-                for broken in findings.broken
-                if broken.image is not None
-            ],
-            main_settings=provenance_section.main_settings(sweep),
-            ranking=tables.ranking(trainings),
-            epoch_times=tables.epoch_times(trainings),
-            num_pictures=write_data(sweep, styles, report_dir, title=title),
-            prompt_sheets=sheets.epoch_sheets(rows, report_dir),
-            sheets_left_out=sheets.left_out(rows),
-            charts=[*training_charts(trainings, styles), *validation_charts(trainings, styles)],
-            changes=tables.change_rows(trainings, findings.tables["effects"]),
-            has_equal_draws=analysis.has_equal_draws(trainings.rows),
-            run_sheets={
-                run.name: [
-                    (name, address(path, report_dir))
-                    for name in dict.fromkeys(prompt.name for prompt in run.prompts)
-                    if (path := run.run.sheets_dir / f"{name}.png").is_file()
-                ]
-                for run in sweep.runs
-            },
-            lora_files={
-                run.name: [
-                    (path.name, address(path, report_dir))
-                    for path in sorted(run.run.lora_dir.glob("*.safetensors"))
-                ]
-                for run in sweep.runs
-            },
-            own_settings=own_settings,
-            shared_settings=shared_settings,
-            own_provenance={
-                run.name: provenance_section.own_facts(run, shared_provenance) for run in sweep.runs
-            },
-            shared_provenance=shared_provenance,
-            recipes=provenance_section.recipes(sweep),
-            files=files,
-        )
-    )
+    context: dict[str, Any] = {
+        "title": title,
+        "name": sweep_dir.resolve().name,
+        "sweep": sweep,
+        "styles": styles,
+        "runs_by_name": {run.name: run for run in sweep.runs},
+        "counts": Counter(run.status for run in sweep.runs).most_common(),
+        "undone": [run for run in sweep.runs if run.row["status"] != "done"],
+        # As they are read and not as they are typed.
+        "factors": {
+            name: [analysis.short(name, value) for value in values]
+            for name, values in sweep.factors.items()
+        },
+        "train_command": command_line("", "-m", "optimizer=adamw,lion"),
+        "trainings": trainings,
+        "resized": resize_section(sweep, styles, report_dir),
+        "findings": findings,
+        "metrics": findings.metrics,
+        "broken_images": [
+            (broken.label, "; ".join(broken.reasons), address(broken.image, report_dir))
+            for broken in findings.broken
+            if broken.image is not None
+        ],
+        "main_settings": provenance_section.main_settings(sweep),
+        "ranking": tables.ranking(trainings),
+        "epoch_times": tables.epoch_times(trainings),
+        "num_pictures": write_data(sweep, styles, report_dir, title=title),
+        "prompt_sheets": sheets.epoch_sheets(rows, report_dir),
+        "sheets_left_out": sheets.left_out(rows),
+        "charts": [*training_charts(trainings, styles), *validation_charts(trainings, styles)],
+        "changes": tables.change_rows(trainings, findings.tables["effects"]),
+        "has_equal_draws": analysis.has_equal_draws(trainings.rows),
+        "run_sheets": {
+            run.name: [
+                (name, address(path, report_dir))
+                for name in dict.fromkeys(prompt.name for prompt in run.prompts)
+                if (path := run.run.sheets_dir / f"{name}.png").is_file()
+            ]
+            for run in sweep.runs
+        },
+        "lora_files": {
+            run.name: [
+                (path.name, address(path, report_dir))
+                for path in sorted(run.run.lora_dir.glob("*.safetensors"))
+            ]
+            for run in sweep.runs
+        },
+        "own_settings": own_settings,
+        "shared_settings": shared_settings,
+        "own_provenance": {
+            run.name: provenance_section.own_facts(run, shared_provenance) for run in sweep.runs
+        },
+        "shared_provenance": shared_provenance,
+        "recipes": provenance_section.recipes(sweep),
+        "files": files,
+    }
+    # What decides whether a section is there, beside what it shows.
+    context |= {
+        "problems": sweep.frames.problems,
+        "has_settings": bool(findings.standings.finished),
+        "people": findings.ratings,
+        "has_trainings": bool(trainings.runs),
+        "has_runs": bool(sweep.runs),
+    }
+    context["sections"] = sections(context)
+    page = _environment().get_template("index.html.j2").render(context)
     path = report_dir / "index.html"
     write_atomic(path, page)
     return path
