@@ -25,11 +25,6 @@ class Point:
     rate: float
     values: tuple[str, ...] = ()  # in the order of `RaceDesign.nuisance`
 
-    @property
-    def label(self) -> str:
-        """As it is said after the arm's name: `x1.5`, and the other values."""
-        return " ".join((f"x{self.rate:g}", *self.values))
-
 
 @dataclass(frozen=True, slots=True)
 class Axis:
@@ -112,6 +107,13 @@ class RaceDesign:
         rates = (1.0,) if arm in self.rateless else self.rates
         combinations = itertools.product(*(axis.values for axis in self.nuisance))
         return tuple(Point(rate, values) for values in combinations for rate in rates)
+
+    def label(self, point: Point) -> str:
+        """Return a point as it is said after the arm's name: `x1.5`, and its nuisance values."""
+        words = [
+            f"{axis.name}={value}" for axis, value in zip(self.nuisance, point.values, strict=True)
+        ]
+        return " ".join((f"x{point.rate:g}", *words))
 
     def cost(self, arm: str, num_epochs: float, *, finishes: bool = False) -> float:
         """Return what epochs of an arm cost in the budget's unit, and a finalist's end."""
