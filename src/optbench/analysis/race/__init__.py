@@ -10,6 +10,17 @@ was killed goes on with the same decisions.
     verdict = verdicts(design, results)  # who was stopped where and why, and who leads
 """
 
+from optbench.analysis.race.budget import (
+    More,
+    PlanRow,
+    RacePlan,
+    fit_budget,
+    plan_race,
+    smallest_difference,
+    spent_by_arm,
+    what_more_buys,
+)
+from optbench.analysis.race.curves import ExpectedBest, best_of, expected_best, optimism
 from optbench.analysis.race.decisions import next_steps, verdicts
 from optbench.analysis.race.design import (
     Axis,
@@ -22,26 +33,39 @@ from optbench.analysis.race.design import (
 )
 from optbench.analysis.race.record import RaceRecord, RunPlace, read_race, write_race
 from optbench.analysis.race.results import read_results
-from optbench.analysis.race.verdict import ArmTuning, Fate, Look, RaceVerdict, Tried
+from optbench.analysis.race.verdict import ArmTuning, ArmVerdict, Fate, Look, RaceVerdict, Tried
 
 __all__ = [
     "ArmTuning",
+    "ArmVerdict",
     "Axis",
+    "ExpectedBest",
     "Fate",
     "Look",
+    "More",
+    "PlanRow",
     "Point",
     "RaceDesign",
+    "RacePlan",
     "RaceRecord",
     "RaceVerdict",
     "Result",
     "RunPlace",
     "Step",
     "Tried",
+    "best_of",
+    "expected_best",
+    "fit_budget",
     "next_steps",
+    "optimism",
+    "plan_race",
     "rate_ladder",
     "read_race",
     "read_results",
     "rung_epochs",
+    "smallest_difference",
+    "spent_by_arm",
     "verdicts",
+    "what_more_buys",
     "write_race",
 ]

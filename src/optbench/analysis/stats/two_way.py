@@ -105,7 +105,13 @@ class TwoWay:
         )
         return self._interval(mean, mean - half, mean + half, at, at)
 
-    def detectable(self, num_blocks: int | None = None, *, power: float = POWER) -> float | None:
+    def detectable(
+        self,
+        num_blocks: int | None = None,
+        *,
+        power: float = POWER,
+        confidence: float = CONFIDENCE,
+    ) -> float | None:
         """Return the smallest true difference of two settings that is seen with this probability.
 
         None where nothing is known of luck.
@@ -113,6 +119,7 @@ class TwoWay:
         Args:
             num_blocks: Of each setting; None: those that there are.
             power: How often it would be seen.
+            confidence: Of all intervals together.
         """
         pairs = np.triu(np.isfinite(self.errors), 1)
         if not pairs.any() or self.deviation is None:
@@ -126,7 +133,7 @@ class TwoWay:
             of_images = max(0.0, variance - of_blocks)
             variance = 2 * self.deviation**2 / num_blocks + of_images
             f = max(1.0, f * (num_blocks - 1) / max(1.0, shared - 1))
-        critical = range_quantile(CONFIDENCE, len(self.names), round(f, 1)) / math.sqrt(2)
+        critical = range_quantile(confidence, len(self.names), round(f, 1)) / math.sqrt(2)
         return (critical + student_quantile(power, f)) * math.sqrt(variance)
 
     def _interval(self, mean: float, low: float, high: float, i: int, j: int) -> Interval:
