@@ -19,6 +19,7 @@ from optbench.errors import LockLostError
 from optbench.launch import guard
 from optbench.records import Status
 from optbench.storage import checksums, files, locks, process, rundir
+from optbench.storage.partial import partial_path
 
 SOURCE = Path(locks.__file__).parents[2]
 RACERS = 6
@@ -369,3 +370,17 @@ def test_lock_files_name_no_machine(run: Path) -> None:
         texts: Sequence[str] = [lock.path.read_text()]
     for secret in (os.uname().nodename, str(Path.home())):
         assert all(secret not in text for text in texts)
+
+
+def test_the_next_worker_removes_what_a_dead_one_could_not(run: Path) -> None:
+    """A disk that fails from one moment on refuses to remove a lock's candidate, too."""
+    first = locks.acquire(run)
+    assert first is not None
+    living = partial_path(first.path, ".new")
+    of_dead = living.with_name(living.name.replace(f".{os.getpid()}-", ".4194305-"))
+    for path in (living, of_dead):
+        path.touch()
+    first.release()
+    assert locks.acquire(run) is not None
+    assert living.is_file()
+    assert not of_dead.is_file()

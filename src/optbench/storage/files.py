@@ -8,18 +8,12 @@ Files of older versions have none and are read all the same.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-import re
-import secrets
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from optbench.errors import DamagedFileError, Problem
 from optbench.storage import checksums, locks
@@ -30,13 +24,11 @@ from optbench.storage.disk import (
     read_bytes,
     sync_folder,
 )
-from optbench.storage.process import place
+from optbench.storage.partial import partial_path, remove_abandoned
 
 Row = dict[str, Any]
 
 _TMP_SUFFIX = ".tmp"
-_PARTIAL_NAME = re.compile(r"\.(?P<pid>\d+)-(?P<place>[0-9a-f]{8})[0-9a-f]*\.tmp$")
-_ABANDONED_SECONDS = 86_400.0  # no file takes a day to be written
 _DAMAGED_SUFFIX = ".damaged"
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK_BYTES = 2**20
@@ -296,31 +288,11 @@ def _partial(path: Path) -> Path:
     make_folder(folder)
     if folder not in _SWEPT:
         _SWEPT.add(folder)
-        _remove_abandoned(folder)
-    # The place, too: two machines may have processes of one number.
-    unique = f"{_PLACE or secrets.token_hex(4)}{next(_COUNTER):04x}"
-    return path.with_name(f"{path.name}.{os.getpid()}-{unique}{_TMP_SUFFIX}")
+        remove_abandoned(folder, _TMP_SUFFIX)
+    return partial_path(path, _TMP_SUFFIX)
 
 
-_PLACE = place()[:8]  # of this boot and PID namespace; empty where there is none to tell
-_COUNTER = itertools.count()  # of the files of this process, all of its threads
 _SWEPT: set[Path] = set()  # folders where this process has removed what others abandoned
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for partial in folder.glob(f"*{_TMP_SUFFIX}"):
-        match = _PARTIAL_NAME.search(partial.name)
-        if match is None:
-            continue  # not ours
-        try:
-            if match["place"] == _PLACE:
-                is_abandoned = not psutil.pid_exists(int(match["pid"]))
-            else:  # another machine's, or an older version's
-                is_abandoned = time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS
-            if is_abandoned:
-                partial.unlink()
-        except OSError:
-            continue  # its process has finished it, or this folder may not be written to
 
 
 def _rows(path: Path) -> Iterator[Row]:

@@ -25,6 +25,7 @@ from typing import Any
 from optbench.errors import LockLostError, Problem
 from optbench.storage import checksums, process
 from optbench.storage.disk import make_folder, read_text, sync_folder
+from optbench.storage.partial import partial_path, remove_abandoned
 
 STALE_SECONDS = 600.0  # a worker of another machine without a heartbeat for so long counts as dead
 _HEARTBEAT_SECONDS = 60.0
@@ -60,7 +61,7 @@ class RunLock:
         with contextlib.suppress(OSError):
             if self.is_lost():
                 return
-            partial = self.path.with_name(f"{self.token}{_CANDIDATE_SUFFIX}")
+            partial = partial_path(self.path, _CANDIDATE_SUFFIX)
             try:
                 _write(partial, _content(self.token, released=_now()))
                 partial.replace(self.path)
@@ -138,7 +139,7 @@ def acquire(run_dir: Path) -> RunLock | None:
     lock = RunLock(run_dir=run_dir, number=last + 1, token=secrets.token_hex(8))
     make_folder(lock.path.parent)
     content = _content(lock.token)
-    candidate = lock.path.with_name(f"{lock.token}{_CANDIDATE_SUFFIX}")
+    candidate = partial_path(lock.path, _CANDIDATE_SUFFIX)
     try:
         _write(candidate, content)
         # Times on a share are the server's: a file written just now is the clock to compare with.
@@ -150,11 +151,7 @@ def acquire(run_dir: Path) -> RunLock | None:
             del _HELD[lock.token]
             return None
         sync_folder(lock.path.parent)
-        # Left behind by workers that were killed right here, long ago.
-        for path in lock.path.parent.glob(f"*{_CANDIDATE_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if now - path.stat().st_mtime >= STALE_SECONDS:
-                    path.unlink()
+        remove_abandoned(lock.path.parent, _CANDIDATE_SUFFIX)
         return lock
     finally:
         candidate.unlink(missing_ok=True)
