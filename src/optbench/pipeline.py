@@ -213,10 +213,9 @@ def catch_up(lane: ImageLane) -> None:
     it after that: the order of an undisturbed run.
     """
     with lane.progress.doing("rendering what is missing"):
-        num_measured = validation.validate_due(lane)
-        num_rendered = run_images.render_missing(
-            lane.images, lane.network, num_epochs=lane.finished.epoch
-        )
+        epochs = range(1, lane.finished.epoch + 1)
+        num_measured = validation.validate_due(lane, epochs=epochs)
+        num_rendered = run_images.render_missing(lane.images, lane.network, epochs=epochs)
         save.end_session_part(lane, num_rendered=num_rendered, num_measured=num_measured)
         if num_rendered or num_measured:
             save.refresh_epoch_records(
@@ -241,10 +240,10 @@ def end_epoch(records: Sequence[tuple[ImageLane, EpochRecord]]) -> None:
         with lane.ends_by_error(), lane.progress.doing(f"rendering epoch {record.epoch}"):
             started = time.perf_counter()
             with interrupt.at_once():
-                num_measured = validation.validate_due(lane)
+                num_measured = validation.validate_due(lane, epochs=[record.epoch])
                 validated = time.perf_counter()
                 num_rendered = run_images.render_missing(
-                    lane.images, lane.network, num_epochs=record.epoch
+                    lane.images, lane.network, epochs=[record.epoch]
                 )
             seconds = {
                 "seconds_save": seconds_save,

@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from optbench import pipeline
 from optbench.config.compose import compose_runs
-from optbench.errors import DamagedFileError, DivergedError
+from optbench.errors import DivergedError
+from optbench.launch.guard import is_finished
 from optbench.records import StepRecord
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
@@ -207,17 +208,26 @@ def test_a_run_without_its_state_is_made_from_its_beginning(plan: RunPlan, tmp_p
     assert rows(killed.epochs_path) == rows(whole.epochs_path)
 
 
-def test_rendering_what_the_folder_lacks_needs_the_lora_file(plan: RunPlan, tmp_path: Path) -> None:
-    """A state ahead of the LoRA files: they are named, not made up, but for the last one."""
+def test_epochs_whose_lora_files_are_gone_are_left_and_named(
+    plan: RunPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deleted to save room: only the last one can be written again, and is rendered."""
     run = make_run(plan, tmp_path / "sweep")
     whole = loras(run)
     run.lora_path(1).unlink()
     run.lora_path(2).unlink()
     render = replace(plan.config.render, enabled=True, seeds=(1,), steps=1)
-    with pytest.raises(DamagedFileError) as caught:
-        make_run(changed(plan, render=render), tmp_path / "sweep")
-    assert caught.value.problems[0].where == str(run.lora_path(1))
+    rendered = changed(plan, render=render)
+    make_run(rendered, tmp_path / "sweep")
+    screen = capsys.readouterr()
+    assert "epoch 1 not rendered: the LoRA file is gone" in screen.out + screen.err
+    assert not run.lora_path(1).is_file()
     assert run.lora_path(2).read_bytes() == whole[run.lora_path(2).name]
+    assert not list(run.images_dir(1).glob("*.png"))
+    assert list(run.images_dir(2).glob("*.png"))
+    assert is_finished(replace(rendered, sweep_dir=tmp_path / "sweep"))
+    next(run.images_dir(2).glob("*.png")).unlink()
+    assert not is_finished(replace(rendered, sweep_dir=tmp_path / "sweep"))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

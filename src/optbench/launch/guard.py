@@ -286,11 +286,16 @@ def is_finished(plan: RunPlan) -> bool:
 
 
 def image_paths(run: rundir.RunDir, config: RunConfig) -> Iterator[Path]:
-    """Yield where every image of a finished run lies."""
+    """Yield where every image of a finished run lies that can be rendered.
+
+    Earlier epochs cannot once somebody has deleted their LoRA files; the last one's file is
+    written again from the run's state.
+    """
     if not config.render.enabled:
         return
     epochs = [row.get("epoch", 0) for row in files.read_rows(run.epochs_path)]
-    for epoch in (0, *epochs):
+    with_lora = [epoch for epoch in epochs[:-1] if run.lora_path(epoch).is_file()]
+    for epoch in (0, *with_lora, *epochs[-1:]):
         for prompt in config.prompts.prompts:
             for cell in cells_of(prompt, config.render, epoch=epoch):
                 yield run.image_path(cell)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -33,7 +33,7 @@ from optbench.storage import files, hashing, locks
 from optbench.storage.disk import make_folder
 from optbench.storage.files import link_or_copy
 from optbench.storage.images import opened_rendered
-from optbench.storage.rundir import RunDir
+from optbench.storage.rundir import RunDir, epochs_named
 
 _FLAT_RANGE = 4  # of 255, in every channel: what an autoencoder makes of a constant
 
@@ -96,16 +96,23 @@ def images_of_run(
     )
 
 
-def render_missing(images: RunImages, network: Network, *, num_epochs: int) -> int:
-    """Render every image of the base and of so many epochs that is not on disk, where requested.
+def render_missing(images: RunImages, network: Network, *, epochs: Sequence[int]) -> int:
+    """Render every image of the base and of these epochs that is not on disk, where requested.
+
+    An epoch whose LoRA file somebody deleted is left as it is, and named.
 
     Returns:
-        How many images of the epochs that were.
+        How many images of the epochs were rendered.
     """
     if not images.options.enabled:
         return 0
     render_base(images)
-    return sum(render_epoch(images, network, epoch=epoch) for epoch in range(1, num_epochs + 1))
+    run = images.run
+    missing = [epoch for epoch in epochs if _missing(images, run.images_dir(epoch), epoch=epoch)]
+    gone = [epoch for epoch in missing if not run.lora_path(epoch).is_file()]
+    if gone:
+        images.say(f"{epochs_named(gone)} not rendered: the LoRA file is gone")
+    return sum(render_epoch(images, network, epoch=epoch) for epoch in missing if epoch not in gone)
 
 
 def render_base(images: RunImages) -> None:

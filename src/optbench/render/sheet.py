@@ -134,11 +134,10 @@ def run_sheet(
         num_epochs: Rows after the base's: the epochs asked for; those not there say why.
         sheet_format: What the file is.
     """
-    reason = _reason(run)
     rows = tuple(
         Row(
             title="base, no LoRA" if epoch == 0 else f"epoch {epoch}",
-            tiles=_tiles(run, prompt, seeds=seeds, epoch=epoch, reason=reason),
+            tiles=_tiles(run, prompt, seeds=seeds, epoch=epoch),
         )
         for epoch in range(num_epochs + 1)
     )
@@ -166,9 +165,7 @@ def epoch_sheet(path: Path, runs: Sequence[SheetRun], *, seeds: Sequence[int], t
         rows=tuple(
             Row(
                 title=row.title,
-                tiles=_tiles(
-                    row.run, row.prompt, seeds=seeds, epoch=row.epoch, reason=_reason(row.run)
-                ),
+                tiles=_tiles(row.run, row.prompt, seeds=seeds, epoch=row.epoch),
             )
             for row in runs
         ),
@@ -235,10 +232,8 @@ def compose_sheet(plan: SheetPlan) -> Image.Image:
     return _draw(plan, _lay_out(plan))
 
 
-def _tiles(
-    run: RunDir, prompt: Prompt, *, seeds: Sequence[int], epoch: int, reason: str
-) -> tuple[Tile, ...]:
-    note = "base not rendered" if epoch == 0 else reason
+def _tiles(run: RunDir, prompt: Prompt, *, seeds: Sequence[int], epoch: int) -> tuple[Tile, ...]:
+    note = _reason(run, epoch)
     tiles = []
     for seed in seeds:
         cell = Cell(
@@ -249,11 +244,14 @@ def _tiles(
     return tuple(tiles)
 
 
-def _reason(run: RunDir) -> str:
-    """Return why an image of this run may be missing."""
+def _reason(run: RunDir, epoch: int) -> str:
+    """Return why an image of this run's epoch may be missing."""
+    if epoch == 0:
+        return "base not rendered"
     record = read_status(run.path)
     if record.status == "done":
-        return "not rendered"
+        is_gone = run.lora_dir.is_dir() and not run.lora_path(epoch).is_file()
+        return "not rendered: LoRA file gone" if is_gone else "not rendered"
     if record.status in ("running", "pending"):
         return "not there yet"
     first_line = record.reason.strip().partition("\n")[0]

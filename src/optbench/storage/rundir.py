@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +140,18 @@ class RunDir:
         """Return the LoRA file of a record of `files_path`; None if it names one elsewhere."""
         name = str(row.get("file"))
         return self.lora_dir / name if Path(name).name == name else None
+
+
+def epochs_named(epochs: Sequence[int]) -> str:
+    """Return some epochs in words, runs of them as "2 to 5"."""
+    parts: list[list[int]] = []
+    for epoch in sorted(epochs):
+        if parts and epoch == parts[-1][-1] + 1:
+            parts[-1].append(epoch)
+        else:
+            parts.append([epoch])
+    words = [f"{part[0]} to {part[-1]}" if part[1:] else str(part[0]) for part in parts]
+    return f"epoch{'s' * (len(epochs) > 1)} {', '.join(words)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from optbench.records import CaptionedImage, Dataset
 from optbench.schema import DatasetOptions, ValidateOptions
 from optbench.storage import files, hashing
 from optbench.storage.files import Row
-from optbench.storage.rundir import RunDir
+from optbench.storage.rundir import RunDir, epochs_named
 from optbench.training.paired_loss import Split, ValidationSample, choose_images, paired_losses
 from optbench.training.plan import RunPlan
 
@@ -163,21 +163,29 @@ def epochs_due(
     return sorted(epochs)
 
 
-def validate_due(lane: RunLane) -> int:
-    """Measure every epoch of a lane so far that is due and has no validation loss yet.
+def validate_due(lane: RunLane, *, epochs: Sequence[int]) -> int:
+    """Measure those of a lane's trained epochs that are due and have no validation loss yet.
+
+    An epoch whose LoRA file somebody deleted is left as it is, and named.
 
     Returns:
-        How many epochs that were.
+        How many epochs were measured.
     """
     if lane.validator is None:
         return 0
-    epochs = epochs_due(
+    due = epochs_due(
         lane.validator.options,
         lane.finished.epoch,
         is_last=lane.finished.step == lane.plan.total_steps,
         until_epoch=lane.plan.until_epoch,
     )
-    return validate_missing(lane.validator, lane.network, epochs)
+    missing = [epoch for epoch in due if epoch in epochs and needs_measuring(lane.validator, epoch)]
+    gone = [epoch for epoch in missing if not lane.run.lora_path(epoch).is_file()]
+    if gone:
+        lane.progress.say(f"{epochs_named(gone)} not validated: the LoRA file is gone")
+    return validate_missing(
+        lane.validator, lane.network, [epoch for epoch in missing if epoch not in gone]
+    )
 
 
 def validate_missing(validator: Validator, network: Network, epochs: Sequence[int]) -> int:
