@@ -39,16 +39,18 @@ class Shape:
     seeds: Sequence[int] = SEEDS
     size: tuple[int, int] = (64, 96)
     texts: dict[str, str] | None = None
+    train_seeds: Sequence[int] = (1234,)
     are_linked: bool = False  # one file under many names: thousands of pictures in seconds
 
 
 def make_sweep(path: Path, shape: Shape) -> list[RunDir]:
-    """Make the runs of every optimizer and dim; all of them are done."""
+    """Make the runs of every optimizer, dim and training seed; all of them are done."""
     looks: dict[tuple[int, str], Path] = {}
     return [
-        _make_run(path, shape, optimizer=number, dim=dim, looks=looks)
+        _make_run(path, shape, optimizer=number, dim=dim, seed=seed, looks=looks)
         for number in range(shape.num_optimizers)
         for dim in shape.dims
+        for seed in shape.train_seeds
     ]
 
 
@@ -71,10 +73,17 @@ def cut_short(run: RunDir, *, epoch: int, status: Any, reason: str = "") -> None
 
 
 def _make_run(
-    sweep: Path, shape: Shape, *, optimizer: int, dim: int, looks: dict[tuple[int, str], Path]
+    sweep: Path,
+    shape: Shape,
+    *,
+    optimizer: int,
+    dim: int,
+    seed: int,
+    looks: dict[tuple[int, str], Path],
 ) -> RunDir:
     name = name_of(optimizer)
-    run = RunDir(sweep / f"{name}-dim{dim}-{optimizer:04x}{dim:04x}")
+    of_seed = f"-seed{seed}" if len(shape.train_seeds) > 1 else ""
+    run = RunDir(sweep / f"{name}-dim{dim}{of_seed}-{optimizer:04x}{dim:04x}")
     texts = TEXTS | (shape.texts or {})
     width, height = shape.size
     prompts = {
@@ -88,15 +97,15 @@ def _make_run(
         "train": {"epochs": shape.num_epochs, "batch_size": 1},
         "prompts": {"name": "mirelle", "prompts": prompts},
         "render": {"seeds": list(shape.seeds)},
-        "seed": 1234,
+        "seed": seed,
     }
     files.write_atomic(run.config_path, yaml.safe_dump(config))
     files.write_json(run.provenance_path, {"num_cpus": 2, "changed": ["network.dim"]})
     for epoch in range(shape.num_epochs + 1):
         for place, prompt in enumerate(shape.prompts):
-            for index, seed in enumerate(shape.seeds):
+            for index, image_seed in enumerate(shape.seeds):
                 look = 7 * epoch + 3 * optimizer + dim + 5 * index if epoch else 11 * index
-                cell = Cell(prompt=prompt, width=width, height=height, seed=seed, epoch=epoch)
+                cell = Cell(prompt=prompt, width=width, height=height, seed=image_seed, epoch=epoch)
                 _picture(run.image_path(cell), shape, (look % _NUM_LOOKS, str(place)), looks)
     files.append_rows(run.steps_path, _steps(shape, optimizer, dim))
     files.append_rows(run.epochs_path, _epochs(shape, optimizer, dim))

@@ -30,6 +30,15 @@ def chromium() -> Iterator[Any]:
             browser.close()
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """Wait for a condition in a page whose policy forbids polling inside it."""
+    for _ in range(300):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not within 15 s: {condition}")
+
+
 class Viewer:
     """One open report."""
 
@@ -80,3 +89,11 @@ class Viewer:
 
     def rows(self) -> list[str]:
         return [text.split("\n")[0] for text in self.page.locator(".vg-rowhead").all_inner_texts()]
+
+
+def download(viewer: Viewer, button: str, folder: Path) -> str:
+    with viewer.page.expect_download() as waiting:
+        viewer.page.get_by_role("button", name=button).click()
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from optbench.records import Cell
 from optbench.report import build_report
 from tests.builders.fabricated_sweep import SEEDS, Shape, cut_short, make_sweep
-from tests.builders.viewer_page import Viewer, chromium, needs_chromium
+from tests.builders.viewer_page import Viewer, chromium, download, needs_chromium, wait_until
 
 pytestmark = needs_chromium
 
@@ -38,15 +39,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damaged = Cell(prompt="b", width=64, height=96, seed=SEEDS[1], epoch=3)
     runs[0].image_path(damaged).write_bytes(b"no picture")
     return build_report(sweep)
-
-
-def wait_until(page: Any, condition: str) -> None:
-    """Wait for a condition in a page whose policy forbids polling inside it."""
-    for _ in range(300):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"not within 15 s: {condition}")
 
 
 @pytest.fixture
@@ -257,6 +249,63 @@ def test_filters_leave_what_was_asked_for(viewer: Viewer) -> None:
     assert viewer.rows() == ["base, no LoRA", "adamw network.dim=4"]
 
 
+def test_filters_reach_what_an_axis_is_made_of_and_the_slider(viewer: Viewer) -> None:
+    viewer.page.get_by_role("button", name="all images").click()
+    assert len(viewer.cells()) == 5 * 4
+    viewer.page.locator(".vw-filter summary").click()
+    chip = viewer.page.locator(".vw-chip")
+    chip.filter(has_text="b").filter(has_not_text="run").get_by_text("b", exact=True).click()
+    heads = viewer.page.locator(".vg-colhead").all_inner_texts()
+    assert heads == ["a, seed 112233", "a, seed 101011111212"]
+    chip.get_by_text("seed 112233", exact=True).click()
+    assert viewer.page.locator(".vg-colhead").all_inner_texts() == ["a, seed 101011111212"]
+    assert all("101011111212" in cell for cell in viewer.cells() if "prompt a" in cell)
+    # An axis without a place shows what is left, too.
+    viewer.page.get_by_role("button", name="runs x epochs").click()
+    assert viewer.cells()[1].endswith("prompt a, seed 101011111212")
+    viewer.page.get_by_role("button", name="all images").click()
+    chip.get_by_text("epoch 3", exact=True).click()
+    assert viewer.cells()[1] == "adamw network.dim=4, epoch 2, prompt a, seed 101011111212"
+    chip.get_by_text("epoch 1", exact=True).click()
+    slider = viewer.page.locator(".vw-slider input")
+    assert slider.get_attribute("max") == "1", "the base and epoch 2"
+    viewer.page.locator(".vg-cell").first.focus()
+    viewer.press(",", ".", ".")
+    assert slider.get_attribute("aria-valuetext") == "epoch 2"
+    viewer.press("l")
+    for _ in range(4):
+        viewer.page.wait_for_timeout(500)
+        assert slider.get_attribute("aria-valuetext") in ("epoch 2", "base, no LoRA")
+    viewer.press("l")
+
+
+def test_no_button_loses_its_words_under_the_pointer(viewer: Viewer) -> None:
+    viewer.page.locator(".vw-filter summary").click()
+    viewer.page.locator(".vg-cell").nth(4).click()
+    for scheme in ("light", "dark"):
+        viewer.page.emulate_media(color_scheme=scheme)
+        buttons = viewer.page.locator("#viewer button:enabled:visible")
+        assert buttons.count() > 20
+        for place in range(buttons.count()):
+            button = buttons.nth(place)
+            button.hover(force=True)
+            colours = button.evaluate(
+                "(button) => { const style = getComputedStyle(button);"
+                " return [style.color, style.backgroundColor]; }"
+            )
+            assert contrast_of(*colours) >= 4.5, (scheme, button.inner_text(), colours)
+
+
+def contrast_of(one: str, other: str) -> float:
+    """Return the contrast of two colours as a browser gives them, as WCAG 2 works it out."""
+    lights = []
+    for colour in (one, other):
+        parts = [float(part) / 255 for part in re.findall(r"[\d.]+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
 def test_a_point_of_a_curve_leads_to_its_epoch(viewer: Viewer) -> None:
     viewer.page.locator(".vg-cell").nth(4).click()
     curve = viewer.page.locator(".vp-svg").first
@@ -275,14 +324,6 @@ def test_a_reference_says_how_others_differ(viewer: Viewer) -> None:
     assert "minus reference" in viewer.page.locator('[data-part="details"]').inner_text()
     viewer.press("Enter")
     assert viewer.page.locator(".vc-name").count() == 2
-
-
-def download(viewer: Viewer, button: str, folder: Path) -> str:
-    with viewer.page.expect_download() as waiting:
-        viewer.page.get_by_role("button", name=button).click()
-    path = folder / waiting.value.suggested_filename
-    waiting.value.save_as(path)
-    return path.read_text(encoding="utf-8")
 
 
 def test_scores_survive_a_reload_and_leave_as_files(
@@ -305,6 +346,8 @@ def test_scores_survive_a_reload_and_leave_as_files(
     run = "adamw-dim4-00000004"
     cell = {"run": run, "epoch": 3, "prompt": "a", "seed": 112233, "width": 64, "height": 96}
     nothing = dict.fromkeys(("epoch", "prompt", "seed", "width", "height"))
+    assert len(content.pop("report")) == 32
+    assert [type(score.pop("at")) for score in content["scores"]] == [int, int]
     assert content == {
         "format": "optbench scores 1",
         "sweep": "optimizer,network.dim",
@@ -314,6 +357,7 @@ def test_scores_survive_a_reload_and_leave_as_files(
             {"run": run, **nothing, "score": 100, "note": ""},
         ],
         "votes": [],
+        "undone": [],
     }
     rows = list(csv.DictReader(download(viewer, "as CSV", tmp_path).splitlines()))
     assert rows[0]["note"] == f"'{note}"
@@ -339,55 +383,7 @@ def test_a_file_of_scores_is_taken_in_and_a_wrong_one_is_not(
         viewer.page.set_input_files(".vs-file", [good, bad])
         viewer.page.get_by_text("bad.json was not imported").wait_for()
     assert "1 scores and notes, 1 votes" in message.inner_text()
-    assert "good.json: 1 scores and 0 votes imported, 3 of other runs" in message.inner_text()
-
-
-def test_blind_votes_tell_no_name(viewer: Viewer, index: Path, tmp_path: Path) -> None:
-    labels = ["adamw", "lion", "dim", "seed", "epoch"]
-    viewer.page.locator(".vg-cell").nth(5).click()
-    viewer.press("p", "b")
-    for key in ("ArrowLeft", "ArrowRight", "ArrowDown", "s", "t", "ArrowLeft"):
-        wait_until(viewer.page, "document.querySelectorAll('.vb canvas[data-drawn]').length === 2")
-        dialog = viewer.page.locator("dialog.vb[open]").evaluate("(dialog) => dialog.outerHTML")
-        seen = viewer.page.evaluate("document.body.innerText")
-        shown = f"{dialog} {seen} {viewer.page.title()} {viewer.hash()}".lower()
-        assert not [label for label in labels if label in shown]
-        assert viewer.page.locator(".vb img, .vb a").count() == 0
-        viewer.press(key)
-    viewer.page.get_by_role("button", name="finish").click()
-    summary = viewer.page.locator("dialog.vb").inner_text()
-    assert "6 pairs" in summary
-    assert "adamw network.dim=4" in summary
-    viewer.press("Escape")
-    assert "pin=" in viewer.hash()
-    assert viewer.page.title() != "blind comparison"
-
-    votes = json.loads(download(viewer, "save as JSON", tmp_path))["votes"]
-    winners = ["left", "right", "tie", "skip", "tie", "left"]
-    assert [vote["winner"] for vote in votes] == winners
-    for vote in votes:
-        left, right = dict(vote["left"]), dict(vote["right"])
-        assert left.pop("run") != right.pop("run")
-        assert left == right, "matched in everything but the run"
-
-
-def test_a_tenth_of_the_pairs_comes_again_and_sides_are_chance(viewer: Viewer) -> None:
-    votes = viewer.page.evaluate(
-        """() => {
-          const { app } = optbench;
-          app.blind.start(app.layout.runs);
-          for (let count = 0; count < 600; count += 1) { app.blind.vote("left"); }
-          return app.scores.votes;
-        }"""
-    )
-    assert 0.05 < sum(vote["repeat"] for vote in votes) / 600 < 0.15
-    on_the_left = sum(vote["left"]["run"] < vote["right"]["run"] for vote in votes)
-    assert 0.4 < on_the_left / 600 < 0.6
-    for place, vote in enumerate(votes):
-        if vote["repeat"]:
-            pair = {json.dumps(vote["left"]), json.dumps(vote["right"])}
-            before = [{json.dumps(v["left"]), json.dumps(v["right"])} for v in votes[:place]]
-            assert pair in before
+    assert "good.json: 0 new scores and 0 new votes, 3 of other runs" in message.inner_text()
 
 
 def test_hostile_words_are_text_everywhere(browser: Any, tmp_path: Path) -> None:

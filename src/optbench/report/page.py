@@ -38,7 +38,9 @@ _VIEWER_SCRIPTS = (
     "viewer_details.js",
     "viewer_compare.js",
     "viewer_scores.js",
-    "viewer_blind.js",
+    "viewer_score_form.js",
+    "viewer_preference.js",
+    "viewer_vote.js",
     "viewer_controls.js",
     "viewer.js",  # starts it all, so it comes last
 )
@@ -93,7 +95,9 @@ def write_page(sweep_dir: Path) -> Path:
         "main_settings": provenance_section.main_settings(sweep),
         "ranking": tables.ranking(trainings),
         "epoch_times": tables.epoch_times(trainings),
-        "num_pictures": write_data(sweep, styles, report_dir, title=title),
+        "num_pictures": write_data(
+            sweep, styles, report_dir, title=title, settings=findings.standings.settings
+        ),
         "prompt_sheets": sheets.epoch_sheets(rows, report_dir),
         "sheets_left_out": sheets.left_out(rows),
         "charts": [*training_charts(trainings, styles), *validation_charts(trainings, styles)],

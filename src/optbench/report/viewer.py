@@ -7,6 +7,8 @@ prompt at a size with a seed), and the path follows from those names.
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +16,19 @@ from typing import Any
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.standings import Setting
 from optbench.records import Cell
 from optbench.render import thumbnails
 from optbench.report.charts.styles import Style, Styles
 from optbench.report.links import address
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
+from optbench.storage.disk import read_text
 from optbench.storage.files import write_atomic
 from optbench.storage.nested import section
 
-SCHEMA = 1  # of data.js; raise it when viewer.js could not read older files
+SCHEMA = 2  # of data.js; raise it when viewer.js could not read older files
+_ID = re.compile(r"[0-9a-f]{32}")
 _SHOWN, _DAMAGED, _ABSENT = "1", "x", "0"
 _MAX_REASON = 2000
 _MAX_PLANNED_EPOCHS = 1000  # a config may say anything
@@ -39,7 +44,14 @@ class _Images:
     num_pictures: int
 
 
-def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title: str) -> int:
+def write_data(
+    sweep: SweepEvidence,
+    styles: Styles,
+    report_dir: Path,
+    *,
+    title: str,
+    settings: Sequence[Setting],
+) -> int:
     """Return how many images the viewer can show, after writing what it reads.
 
     Small copies that are missing or out of date are made first.
@@ -56,8 +68,14 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
     texts = [(p.name, p.text, p.negative) for run in runs for p in run.prompts]
     prompts = {key: place for place, key in enumerate(dict.fromkeys(texts))}
     bases = list(dict.fromkeys(run.base_name for run in runs))
+    # People vote on settings; resized LoRAs alone, which no setting has, are voted on one by one.
+    of_run = {name: setting.label for setting in settings for name in setting.runs} or {
+        run.name: run.label for run in runs
+    }
+    labels = list(dict.fromkeys(of_run.values()))
     data = {
         "schema": SCHEMA,
+        "id": report_id(report_dir),
         "name": sweep.path.resolve().name,
         "title": title,
         "factors": [
@@ -72,10 +90,12 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
             for prompt, width, height, seed in images.shots
         ],
         "bases": bases,
+        "settings": labels,
         "runs": [
             {
                 **_run_facts(run, styles[run.name], report_dir),
                 "base": bases.index(run.base_name),
+                "setting": labels.index(of_run[run.name]) if run.name in of_run else None,
                 "values": [analysis.shown(run.row.get(name)) for name in sweep.factors],
                 "prompts": [
                     prompts[prompt.name, prompt.text, prompt.negative] for prompt in run.prompts
@@ -91,6 +111,23 @@ def write_data(sweep: SweepEvidence, styles: Styles, report_dir: Path, *, title:
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     write_atomic(report_dir / "data.js", f"window.optbenchReport={text};\n")
     return images.num_pictures
+
+
+def report_id(report_dir: Path) -> str:
+    """Return what tells this report from all others: random, and the same after every rebuild.
+
+    A browser stores scores and votes under it. All pages from disk share one store, and folders of
+    equal names are common.
+    """
+    path = report_dir / "id"
+    try:
+        identity = read_text(path).strip()
+    except (OSError, ValueError):
+        identity = ""
+    if not _ID.fullmatch(identity):
+        identity = secrets.token_hex(16)
+        write_atomic(path, f"{identity}\n")
+    return identity
 
 
 def _find_images(sweep: SweepEvidence, runs: Sequence[RunEvidence]) -> _Images:

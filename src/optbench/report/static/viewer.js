@@ -6,21 +6,22 @@
   const HELP = [["arrow keys, Page Up and Down, Home, End", "go through the table"], ["Enter", "open the image large, beside the reference if there is one"],
     ["x, or Shift and click", "mark for comparing, up to four"], ["v", "compare the marked images"], ["w, f, d, s while comparing", "wipe, flicker, difference, side by side"],
     ["p", "set or clear the reference"], [", and .", "slider back and forward"], ["l", "play and stop"], ["+ and -", "larger and smaller images"], ["/", "go to the filter"],
-    ["r and n", "go to the score and to the note"], ["b", "compare blindly"], ["Esc", "close what is open"], ["?", "this list"]];
+    ["r and n", "go to the score and to the note"], ["b", "vote for two minutes"], ["Esc", "close what is open"], ["?", "this list"]];
 
   ob.App = class {
     constructor(data, root) {
       this.model = new ob.Model(data);
       this.root = root;
       this.part = (name) => root.querySelector(`[data-part="${name}"]`);
-      this.scores = new ob.Scores(this.model);
+      this.scores = new ob.Scores(this.model, () => this.render());
       this.state = new ob.State(this.model, () => this.render());
       root.hidden = false;
       this.grid = new ob.Grid(this.part("grid"), this);
       this.curves = new ob.Curves(this.part("curves"), this);
       this.form = new ob.ScoreForm(this.part("scores"), this);
       this.compare = new ob.Compare(this.part("compare"), this);
-      this.blind = new ob.Blind(this.part("blind"), this);
+      this.voting = new ob.VoteView(this.part("vote"), { model: this.model, scores: this.scores, afterwards: ob.AFTERWARDS, save: () => this.form.save(true),
+        closed: () => { this.render(); this.grid.focus(); } });
       this.controls = new ob.Controls(this);
       this.makeHelp();
       root.addEventListener("keydown", (event) => this.onKey(event));
@@ -96,14 +97,17 @@
       if (marks.length > 1) { this.state.change({ open: marks }); } else { this.openLarge(); }
     }
 
-    startBlind() {
+    // The epoch that is shown; of the last one, or the base, which all share, each run's own last.
+    startVote() {
       this.stop();
-      this.blind.start(this.layout.runs);
+      const at = Number(this.layout.rest.epoch || this.state.value.at.epoch), last = this.model.data.epochs[this.model.data.epochs.length - 1];
+      this.voting.start(this.layout.runs, at > 0 && at < last ? at : 0);
     }
 
     // One value on or back; stays at the ends unless it plays.
     slide(step, isRound) {
-      const { slider, at } = this.state.value, keys = this.model.axes.get(slider).values.map((one) => one.key);
+      const { slider, at } = this.state.value, keys = this.layout.visible.get(slider).map((one) => one.key);
+      if (keys.length === 0) { return; }
       const now = keys.indexOf(this.layout.rest[slider]);
       const then = isRound ? (now + step + keys.length) % keys.length : Math.min(keys.length - 1, Math.max(0, now + step));
       this.state.change({ at: { ...at, [slider]: keys[then] } }, true);
@@ -128,7 +132,7 @@
       if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select, dialog")) { return; }
       const isInTable = target.closest(".vg-cell") !== null;
       const acts = { ",": () => this.slide(-1), ".": () => this.slide(1), l: () => this.play(), x: () => this.mark(), v: () => this.openMarked(),
-        p: () => this.pin(), b: () => this.startBlind(), "/": () => this.controls.goToFilter(), r: () => this.form.number.focus(), n: () => this.form.note.focus(),
+        p: () => this.pin(), b: () => this.startVote(), "/": () => this.controls.goToFilter(), r: () => this.form.number.focus(), n: () => this.form.note.focus(),
         "+": () => this.resize(1.2), "=": () => this.resize(1.2), "-": () => this.resize(1 / 1.2) };
       if (isInTable) { acts.Enter = acts[" "] = () => this.openLarge(); }
       if (acts[key]) {
@@ -164,7 +168,7 @@
     const root = document.getElementById("viewer"), data = window.optbenchReport;
     if (!root) { return; }
     const problem = !data ? "The file data.js was not found beside this page, so there are no images to choose from: copy the whole folder, or rebuild the report."
-      : data.schema !== 1 ? `data.js has schema ${data.schema} and this page reads 1: rebuild the report.` : "";
+      : data.schema !== 2 ? `data.js has schema ${data.schema} and this page reads 2: rebuild the report.` : "";
     if (problem) {
       root.before(element("p", { class: "note" }, problem));
     } else if (data.shots.length && data.epochs.length) {

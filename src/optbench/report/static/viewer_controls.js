@@ -69,7 +69,7 @@
       place.append(this.button("\u25c0", () => this.app.slide(-1), "back, key ,"), this.slider, this.button("\u25b6", () => this.app.slide(1), "on, key ."), this.playing, this.now);
       place.querySelectorAll("button").forEach((button) => button.setAttribute("aria-label", button.title || button.textContent));
       const move = (isPassing) => {
-        const { slider, at } = this.value, { key } = this.app.model.axes.get(slider).values[Number(this.slider.value)];
+        const { slider, at } = this.value, { key } = this.app.layout.visible.get(slider)[Number(this.slider.value)];
         this.change({ at: { ...at, [slider]: key } }, isPassing);
       };
       this.slider.addEventListener("input", () => move(true));
@@ -132,7 +132,7 @@
       place.append(element("label", {}, "image size ", this.size), element("label", {}, this.base, " base without LoRA"),
         this.button("mark", () => app.mark(), "mark this image for comparing, key x"), this.compare,
         this.button("reference", () => app.pin(), "compare the others with this image, key p"),
-        this.button("compare blindly", () => app.startBlind(), "key b"),
+        this.button("Vote for two minutes", () => app.startVote(), "which of two is better, without their names; key b"),
         this.button("keys", () => app.part("help").showModal(), "key ?"), this.count);
     }
 
@@ -145,13 +145,14 @@
       const { app, value } = this;
       this.places.forEach(([place, select]) => { select.value = value[place]; });
       this.showRest();
-      const axis = app.model.axes.get(value.slider), keys = axis.values.map((one) => one.key), at = keys.indexOf(app.layout.rest[value.slider]);
-      this.slider.max = keys.length - 1;
+      const axis = app.model.axes.get(value.slider), left = app.layout.visible.get(value.slider), key = app.layout.rest[value.slider];
+      const at = Math.max(0, left.findIndex((one) => one.key === key)), { label } = left[at] || axis.values.find((one) => one.key === key);
+      this.slider.max = Math.max(0, left.length - 1);
       this.slider.value = at;
-      this.slider.disabled = keys.length < 2;
+      this.slider.disabled = left.length < 2;
       this.slider.setAttribute("aria-label", axis.title);
-      this.slider.setAttribute("aria-valuetext", visible(axis.values[at].label));
-      this.now.replaceChildren(axis.kind === "run" || axis.kind === "shot" ? `${axis.title}: ` : "", element("bdi", {}, axis.values[at].label));
+      this.slider.setAttribute("aria-valuetext", visible(label));
+      this.now.replaceChildren(axis.kind === "run" || axis.kind === "shot" ? `${axis.title}: ` : "", element("bdi", {}, label));
       this.playing.textContent = app.timer ? "stop" : "play";
       for (const [field, name] of [[this.text, "q"], [this.min, "min"], [this.max, "max"]]) {
         if (document.activeElement !== field) { field.value = value[name]; }

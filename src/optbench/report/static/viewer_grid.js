@@ -11,14 +11,17 @@
       this.state = state;
       this.runs = model.runs.filter((run) => this.passes(run));
       this.number = model.data.numbers.find((number) => number.name === state.num) || null;
+      this.visible = model.visible(state.hide, this.runs);
+      const shots = this.visible.get("shot").map((one) => one.key);
+      this.isShown = (shot) => shots.includes(model.nameOf(shot));
       const placed = [state.rows, state.cols, state.blocks, state.slider];
       this.rest = {};
       for (const [id, axis] of model.axes) {
+        const keys = this.visible.get(id).map((one) => one.key), at = state.at[id];
         if (id === state.slider) {
-          const keys = axis.values.map((one) => one.key);
-          this.rest[id] = keys.includes(state.at[id]) ? state.at[id] : keys[0];
+          this.rest[id] = keys.includes(at) ? at : this.nearest(axis, keys, at);
         } else if (!placed.includes(id) && !(placed.includes("shot") && axis.kind === "shot")) {
-          this.rest[id] = state.at[id] || "";
+          this.rest[id] = !at || keys.includes(at) ? at || "" : this.nearest(axis, keys, at);
         }
       }
       const kindOf = (id) => model.axes.get(id).kind;
@@ -29,6 +32,13 @@
         const rows = this.levels(state.rows, true, block.choice).map((row) => ({ ...row, block }));
         this.rows.push(...rows);
       }
+    }
+
+    // Of a value that the filters took away the one that is left and stands nearest; the last of those before it.
+    nearest(axis, keys, key) {
+      const all = axis.values.map((one) => one.key), at = all.indexOf(key);
+      const left = keys.map((one) => all.indexOf(one)).sort((one, other) => Math.abs(one - at) - Math.abs(other - at));
+      return left.length ? all[left[0]] : key || all[0];
     }
 
     passes(run) {
@@ -53,8 +63,7 @@
 
     // The values of an axis as rows or columns; the base alone comes first where runs are compared.
     levels(id, withBase, within) {
-      const { model, state } = this, axis = model.axes.get(id), hidden = state.hide[id] || [];
-      const shown = axis.values.filter((one) => !hidden.includes(one.key));
+      const { model, state } = this, axis = model.axes.get(id), shown = this.visible.get(id);
       if (axis.kind === "epoch") {
         return shown.filter((one) => state.base || one.key !== "0").map((one) => ({ label: one.label, choice: { [id]: one.key } }));
       }
@@ -62,14 +71,14 @@
       const levels = shown.map((one) => ({ label: one.label, choice: { [id]: one.key } })).filter((level) =>
         model.runsFor({ ...this.rest, ...within, ...level.choice }, this.runs).length > 0);
       if (levels.length === 1 && id === "run") { levels[0].run = levels[0].choice.run; }
-      if (!withBase || !state.base || !model.data.epochs.includes(0)) { return levels; }
+      if (!withBase || !state.base || !this.visible.get("epoch").some((one) => one.key === "0")) { return levels; }
       const bases = [...new Set(this.runs.filter((run) => run.pictures["0"]).map((run) => run.base))].sort();
       return [...bases.map((base) => ({ label: model.baseLabel(base), choice: { base } })), ...levels];
     }
 
     cellAt(rowIndex, colIndex) {
       const row = this.rows[rowIndex], col = this.cols[colIndex];
-      return row && col ? this.model.cellFor({ ...this.rest, ...row.block.choice, ...row.choice, ...col.choice }, this.runs) : null;
+      return row && col ? this.model.cellFor({ ...this.rest, ...row.block.choice, ...row.choice, ...col.choice }, this.runs, this.isShown) : null;
     }
 
     isFiltered(cell) {

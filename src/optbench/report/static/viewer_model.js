@@ -84,6 +84,21 @@ window.optbench = {};
       return axis.id === "seed" ? String(shot.seed) === key : this.sizeOf(shot) === key;
     }
 
+    // The values of every axis that the filters {axis id: [hidden keys]} leave, given the runs that pass them. An axis that
+    // is made of others, or made of what others take away, has the filters of those too.
+    visible(hide, runs) {
+      const shots = this.data.shots.filter((shot) => Object.entries(hide).every(([id, keys]) =>
+        this.axes.get(id).kind !== "shot" || !keys.some((key) => this.shotHas(shot, this.axes.get(id), key))));
+      const left = new Map();
+      for (const [id, axis] of this.axes) {
+        const hidden = hide[id] || [];
+        const isLeft = { run: (key) => runs.some((run) => this.runHas(run, axis, key)), shot: (key) => shots.some((shot) => this.shotHas(shot, axis, key)),
+          epoch: () => true }[axis.kind];
+        left.set(id, axis.values.filter((one) => !hidden.includes(one.key) && isLeft(one.key)));
+      }
+      return left;
+    }
+
     // Runs and shots that fit {axis id: key}; an axis that is absent or "" fits all.
     runsFor(choice, runs) {
       const wanted = Object.entries(choice).filter(([id, key]) => key !== "" && this.axes.get(id).kind === "run");
@@ -103,13 +118,13 @@ window.optbench = {};
     }
 
     // The cell that a choice means: the first of the runs and shots that has its image.
-    cellFor(choice, runs) {
+    cellFor(choice, runs, isShown) {
       const base = choice.base;
       const plain = { ...choice };
       delete plain.base;
       const epoch = base === undefined ? Number(choice.epoch) : 0;
       const found = base === undefined ? this.runsFor(plain, runs) : this.runs.filter((run) => run.base === base);
-      const shots = this.shotsFor(plain);
+      const shots = this.shotsFor(plain).filter((index) => !isShown || isShown(this.data.shots[index]));
       if (found.length === 0 || shots.length === 0) { return null; }
       const wanted = (letter) => {
         for (const run of found) {

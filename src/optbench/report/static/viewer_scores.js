@@ -1,28 +1,79 @@
 "use strict";
-// Scores, notes and votes: stored in this browser, saved as files that `optbench report` reads.
+// Scores, notes and votes of one report, stored in this browser. What is stored is merged and never
+// replaced: another tab, a report of the same name or a rebuilt one takes nothing away.
 (function (ob) {
-  const { element } = ob;
-  const FORMAT = "optbench scores 1", LONGEST_NOTE = 4000, LARGEST_FILE = 50e6;
+  const FORMAT = "optbench scores 1", STORE = "optbench report ";
   const COLUMNS = ["run", "epoch", "prompt", "seed", "width", "height", "score", "note", "image_key"];
-  const withKey = (entry, key) => (key ? { ...entry, image_key: key } : entry);
+  const WINNERS = ["left", "right", "tie", "skip"], OLDEST = 1;  // ms; of what does not say when it was given
+  ob.LONGEST_NOTE = 4000;
 
   ob.Scores = class {
-    constructor(model) {
+    constructor(model, onChange) {
       this.model = model;
-      this.key = `${FORMAT}: ${model.data.name}`;
+      this.key = STORE + model.data.id;
       this.rater = "";
-      this.scores = new Map();
-      this.votes = [];
+      this.raterAt = 0;
+      this.scores = new Map();  // of an image and a rater; without score and note once they are taken back
+      this.votes = new Map();  // by id
+      this.undone = new Map();  // ids of votes taken back, and when
+      this.savedAt = 0;  // what is newer is in no file
+      this.clock = 0;
       this.isKept = true;
       try {
-        const kept = JSON.parse(localStorage.getItem(this.key) || "null");
-        if (kept) { this.take(kept, true); }
+        const stored = localStorage.getItem(this.key);
+        if (stored) { this.mergeStored(stored); } else if (this.adopt()) { this.keep(); }
       } catch (error) {
-        this.isKept = false;  // storage is switched off, or holds what we never wrote
+        this.isKept = false;  // storage is switched off
+      }
+      window.addEventListener("storage", (event) => {
+        if (event.key !== this.key || event.newValue === null) { return; }
+        this.mergeStored(event.newValue);
+        // Another tab wrote without having seen what this one knows.
+        if (JSON.stringify(this.stored()) !== event.newValue) { this.keep(); }
+        onChange();
+      });
+    }
+
+    mergeStored(text) {
+      try {
+        this.merge(JSON.parse(text));
+      } catch (error) {
+        localStorage.setItem(`${this.key} unreadable`, text);  // not ours, and not ours to delete
       }
     }
 
-    get(id) { return this.scores.get(id); }
+    // What older pages stored under the folder's name, and reports whose folder was deleted: scores and votes of
+    // the very images that this report has. They stay where they are too.
+    adopt() {
+      let num = 0;
+      for (let place = 0; place < localStorage.length; place += 1) {
+        const key = localStorage.key(place), isByName = key === `${FORMAT}: ${this.model.data.name}`;
+        if (!isByName && !key.startsWith(STORE)) { continue; }
+        const isOurs = (entry) => {
+          const run = entry && this.model.runByName.get(entry.run);
+          return Boolean(run) && (entry.image_key ? entry.image_key === run.imageKey : isByName);
+        };
+        let content = null;
+        try { content = JSON.parse(localStorage.getItem(key)); } catch (error) { continue; }
+        if (!content || content.format !== FORMAT) { continue; }
+        const listed = (list) => (Array.isArray(list) ? list : []);
+        num += this.merge({ ...content, savedAt: 0, scores: listed(content.scores).filter(isOurs),
+          votes: listed(content.votes).filter((vote) => vote && isOurs(vote.left) && isOurs(vote.right)) }).read;
+      }
+      return num;
+    }
+
+    now() {
+      this.clock = Math.max(Date.now(), this.clock + 1);
+      return this.clock;
+    }
+
+    get(id) {
+      const entry = this.scores.get(id);
+      return entry && this.says(entry) ? entry : undefined;
+    }
+
+    says(entry) { return entry.score !== null || entry.note !== ""; }
 
     cellEntry(cell, isWhole) {
       const { prompt, seed, width, height } = cell.shot;
@@ -33,71 +84,143 @@
 
     // A score is of the image it was given to: one of the same place with another key is not shown with it.
     idOf(entry) {
-      return JSON.stringify([entry.run, entry.epoch, entry.prompt, entry.seed, entry.width, entry.height, entry.image_key || null]);
+      return JSON.stringify([entry.run, entry.epoch, entry.prompt, entry.seed, entry.width, entry.height, entry.image_key || null, ...(entry.rater ? [entry.rater] : [])]);
     }
 
     set(entry, patch) {
       const id = this.idOf(entry);
-      const merged = { ...entry, score: null, note: "", ...this.scores.get(id), ...patch };
-      if (merged.score === null && merged.note === "") { this.scores.delete(id); } else { this.scores.set(id, merged); }
+      this.scores.set(id, this.cleaned({ ...entry, score: null, note: "", ...this.scores.get(id), ...patch, at: this.now() }));
       this.keep();
     }
 
+    setRater(name) {
+      this.rater = name;
+      this.raterAt = this.now();
+      this.keep();
+    }
+
+    // Returns the vote's id, by which it can be taken back.
     vote(left, right, winner, repeat) {
-      this.votes.push({ left, right, winner, repeat });
+      const id = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
+      this.votes.set(id, { id, at: this.now(), left, right, winner, repeat });
+      this.keep();
+      return id;
+    }
+
+    undo(id) {
+      this.votes.delete(id);
+      this.undone.set(id, this.now());
       this.keep();
     }
 
     keep() {
       try {
-        localStorage.setItem(this.key, JSON.stringify(this.content()));
+        const stored = localStorage.getItem(this.key);
+        if (stored) { this.mergeStored(stored); }
+        localStorage.setItem(this.key, JSON.stringify(this.stored()));
         this.isKept = true;
       } catch (error) {
         this.isKept = false;
       }
     }
 
-    content() {
-      return { format: FORMAT, sweep: this.model.data.name, rater: this.rater,
-        scores: [...this.scores.values()], votes: this.votes };
+    given() { return [...this.scores.values()].filter((entry) => this.says(entry)); }
+
+    // Every change that no saved file has.
+    numUnsaved() {
+      const times = [...this.scores.values(), ...this.votes.values()].map((entry) => entry.at);
+      return [...times, ...(this.savedAt ? this.undone.values() : [])].filter((at) => at > this.savedAt).length;
     }
 
-    // Take in what a file or the browser holds; returns how much of it was understood.
-    take(content, isOwn) {
+    markSaved() {
+      this.savedAt = this.now();
+      this.keep();
+    }
+
+    stored() {
+      const byTime = ([one, first], [other, second]) => (first.at || first) - (second.at || second) || (one < other ? -1 : 1);
+      return { format: FORMAT, sweep: this.model.data.name, rater: this.rater, raterAt: this.raterAt, savedAt: this.savedAt,
+        scores: [...this.scores].sort(byTime).map(([, entry]) => entry), votes: [...this.votes].sort(byTime).map(([, vote]) => vote),
+        undone: [...this.undone].sort(byTime) };
+    }
+
+    content() {
+      const { scores, votes } = this.stored();
+      return { format: FORMAT, sweep: this.model.data.name, report: this.model.data.id, rater: this.rater, scores, votes,
+        undone: [...this.undone.keys()].sort() };
+    }
+
+    // Take in a file; returns how much of it was understood, and is of this report.
+    open(content) {
       if (!content || content.format !== FORMAT) { throw new Error(`no file of the format "${FORMAT}"`); }
-      const count = { scores: 0, votes: 0, unknown: 0 };
-      for (const entry of Array.isArray(content.scores) ? content.scores : []) {
+      const name = typeof content.rater === "string" ? content.rater.slice(0, 100) : "";
+      const isNew = this.scores.size + this.votes.size === 0 && this.rater === "", wasSaved = this.numUnsaved() === 0;
+      if (isNew && name) { this.setRater(name); }
+      // Their words stay theirs when this browser saves them too.
+      const whose = (entry) => ({ ...entry, rater: [entry.rater, name].find((one) => typeof one === "string" && one && one !== this.rater) });
+      const known = (entry) => entry && typeof entry === "object" && this.model.runByName.has(entry.run);
+      const scores = Array.isArray(content.scores) ? content.scores : [], votes = Array.isArray(content.votes) ? content.votes : [];
+      const count = this.merge({ ...content, rater: undefined, raterAt: undefined, savedAt: undefined,
+        scores: scores.filter(known).map(whose), votes: votes.filter((vote) => vote && known(vote.left) && known(vote.right)).map(whose) });
+      if (wasSaved) { this.markSaved(); } else { this.keep(); }
+      return { ...count, unknown: scores.length + votes.length - count.read };
+    }
+
+    // The later word counts, and a vote that was taken back anywhere is taken back.
+    merge(content) {
+      const count = { scores: 0, votes: 0, read: 0 };
+      const listed = (list) => (Array.isArray(list) ? list : []);
+      for (const entry of listed(content.scores)) {
         const score = this.cleaned(entry);
-        if (score === null) { count.unknown += 1; continue; }
-        this.scores.set(this.idOf(score), score);
+        if (score === null) { continue; }
+        count.read += 1;
+        const id = this.idOf(score), mine = this.scores.get(id);
+        this.clock = Math.max(this.clock, score.at);
+        if (mine && (mine.at > score.at || (mine.at === score.at && JSON.stringify(mine) >= JSON.stringify(score)))) { continue; }
+        this.scores.set(id, score);
         count.scores += 1;
       }
-      const known = new Set(this.votes.map((vote) => JSON.stringify(vote)));
-      for (const vote of Array.isArray(content.votes) ? content.votes : []) {
-        const left = this.cleaned(vote && vote.left), right = this.cleaned(vote && vote.right);
-        if (!left || !right || !["left", "right", "tie", "skip"].includes(vote.winner)) { count.unknown += 1; continue; }
-        const cell = ({ run, epoch, prompt, seed, width, height, image_key: key }) => withKey({ run, epoch, prompt, seed, width, height }, key);
-        const taken = { left: cell(left), right: cell(right), winner: vote.winner, repeat: vote.repeat === true };
-        if (!isOwn && known.has(JSON.stringify(taken))) { continue; }  // the same file a second time
-        this.votes.push(taken);
-        count.votes += 1;
+      for (const one of listed(content.undone)) {
+        const [id, at] = Array.isArray(one) ? one : [one, OLDEST];
+        if (typeof id === "string") { this.undone.set(id.slice(0, 500), Math.max(this.undone.get(id) || 0, time(at))); }
       }
-      if (typeof content.rater === "string" && (isOwn || !this.rater)) { this.rater = content.rater.slice(0, 100); }
-      if (!isOwn) { this.keep(); }
+      const seen = new Map();  // older files give votes no id: equal ones in one file are several, in two files the same
+      for (const vote of listed(content.votes)) {
+        const left = this.cleaned(vote && vote.left), right = this.cleaned(vote && vote.right);
+        if (!left || !right || !WINNERS.includes(vote.winner)) { continue; }
+        count.read += 1;
+        const cell = ({ run, epoch, prompt, seed, width, height, image_key: key }) => withKey({ run, epoch, prompt, seed, width, height }, key);
+        const said = { left: cell(left), right: cell(right), winner: vote.winner, repeat: vote.repeat === true, ...by(vote.rater) };
+        const text = JSON.stringify(said);
+        seen.set(text, (seen.get(text) || 0) + 1);
+        const id = typeof vote.id === "string" && vote.id ? vote.id.slice(0, 500) : `${text} ${seen.get(text)}`.slice(-500);
+        if (!this.votes.has(id)) {
+          this.votes.set(id, { id, at: time(vote.at), ...said });
+          this.clock = Math.max(this.clock, time(vote.at));
+          count.votes += 1;
+        }
+      }
+      for (const id of this.undone.keys()) { this.votes.delete(id); }
+      if (typeof content.rater === "string" && time(content.raterAt) > this.raterAt) {
+        this.rater = content.rater.slice(0, 100);
+        this.raterAt = time(content.raterAt);
+      }
+      if (Number.isFinite(content.savedAt)) { this.savedAt = Math.max(this.savedAt, content.savedAt); }
+      this.clock = Math.max(this.clock, this.savedAt);
       return count;
     }
 
-    // An entry with the right types and a run of this report, or null.
+    // An entry with the right types, or null. Its run may be one that is not here any more.
     cleaned(entry) {
-      if (!entry || typeof entry !== "object" || !this.model.runByName.has(entry.run)) { return null; }
+      if (!entry || typeof entry !== "object" || typeof entry.run !== "string" || !entry.run) { return null; }
       const number = (value) => (Number.isFinite(value) ? value : null);
-      const score = number(entry.score);
+      const score = number(entry.score), run = this.model.runByName.get(entry.run);
       // Older files do not say which image they are of.
-      const key = typeof entry.image_key === "string" && entry.image_key ? entry.image_key.slice(0, 100) : this.model.runByName.get(entry.run).imageKey;
-      return withKey({ run: entry.run, epoch: number(entry.epoch), prompt: typeof entry.prompt === "string" ? entry.prompt : null,
+      const key = typeof entry.image_key === "string" && entry.image_key ? entry.image_key.slice(0, 100) : run && run.imageKey;
+      return { ...withKey({ run: entry.run, epoch: number(entry.epoch), prompt: typeof entry.prompt === "string" ? entry.prompt : null,
         seed: number(entry.seed), width: number(entry.width), height: number(entry.height),
         score: score === null ? null : Math.min(100, Math.max(0, score)),
-        note: typeof entry.note === "string" ? entry.note.slice(0, LONGEST_NOTE) : "" }, key);
+        note: typeof entry.note === "string" ? entry.note.slice(0, ob.LONGEST_NOTE) : "" }, key), ...by(entry.rater), at: time(entry.at) };
     }
 
     csv() {
@@ -107,110 +230,16 @@
         if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) { text = `'${text}`; }
         return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
       };
-      const rows = [...this.scores.values()].map((entry) => COLUMNS.map((name) => field(entry[name])).join(","));
-      return `${[COLUMNS.join(","), ...rows].join("\r\n")}\r\n`;
+      const entries = this.given(), columns = entries.some((entry) => entry.rater) ? [...COLUMNS, "rater"] : COLUMNS;
+      const rows = entries.map((entry) => columns.map((name) => field(name === "rater" ? entry.rater || this.rater : entry[name])).join(","));
+      return `${[columns.join(","), ...rows].join("\r\n")}\r\n`;
     }
   };
 
-  ob.download = function (name, type, text) {
-    const link = element("a", { download: name });
-    link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  };
+  function withKey(entry, key) { return key ? { ...entry, image_key: key } : entry; }
 
-  // The fields beside the table: a score and a note for the selected image, or for its whole run.
-  ob.ScoreForm = class {
-    constructor(place, app) {
-      this.app = app;
-      this.isWhole = false;
-      this.slider = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "score from 0 to 100" });
-      this.number = element("input", { type: "number", min: 0, max: 100, step: 1, "aria-label": "score", placeholder: "-" });
-      this.note = element("textarea", { rows: 3, maxlength: LONGEST_NOTE, "aria-label": "note", placeholder: "a note" });
-      this.rater = element("input", { type: "text", maxlength: 100, "aria-label": "your name", placeholder: "your name" });
-      this.clear = this.button("no score", () => this.set({ score: null }));
-      const radio = (words, isWhole) => {
-        const input = element("input", { type: "radio", name: "score-of", checked: !isWhole });
-        input.addEventListener("change", () => { this.isWhole = isWhole; this.show(this.cell); });
-        return element("label", {}, input, ` ${words}`);
-      };
-      const file = element("input", { type: "file", accept: ".json,application/json", multiple: true, class: "vs-file", "aria-label": "scores to import" });
-      file.addEventListener("change", () => this.read(file));
-      this.message = element("p", { class: "hint", role: "status" });
-      place.append(element("h3", {}, "Your score"), element("div", { class: "vs-line" }, radio("this image", false), radio("its whole run", true)),
-        element("div", { class: "vs-line" }, this.slider, this.number, this.clear), this.note,
-        element("div", { class: "vs-line" }, this.rater, this.button("save as JSON", () => this.save(true)), this.button("as CSV", () => this.save(false)),
-          element("label", { class: "vs-open" }, "open a file", file)), this.message);
-      this.slider.addEventListener("input", () => this.set({ score: Number(this.slider.value) }));
-      this.number.addEventListener("change", () => this.setNumber());
-      this.note.addEventListener("input", () => this.set({ note: this.note.value }));
-      this.rater.addEventListener("input", () => { app.scores.rater = this.rater.value; app.scores.keep(); });
-    }
+  function time(value) { return Number.isFinite(value) && value > 0 ? value : OLDEST; }
 
-    button(words, act) {
-      const made = element("button", { type: "button" }, words);
-      made.addEventListener("click", act);
-      return made;
-    }
-
-    show(cell) {
-      this.cell = cell;
-      const { scores } = this.app;
-      const entry = cell ? scores.get(scores.idOf(scores.cellEntry(cell, this.isWhole))) : undefined;
-      const score = entry ? entry.score : null;
-      for (const field of [this.slider, this.number, this.note]) { field.disabled = cell === null; }
-      this.clear.disabled = score === null;
-      this.slider.value = score === null ? 50 : score;
-      this.slider.classList.toggle("unset", score === null);
-      if (document.activeElement !== this.number) { this.number.value = score === null ? "" : score; }
-      const note = entry ? entry.note : "";
-      if (this.note.value !== note) { this.note.value = note; }
-      if (document.activeElement !== this.rater) { this.rater.value = scores.rater; }
-      this.say();
-    }
-
-    setNumber() {
-      const text = this.number.value.trim(), value = Number(text);
-      this.set({ score: text === "" || !Number.isFinite(value) ? null : Math.min(100, Math.max(0, value)) });
-      this.number.value = text === "" ? "" : Math.min(100, Math.max(0, value));
-    }
-
-    set(patch) {
-      if (!this.cell) { return; }
-      const { scores } = this.app;
-      scores.set(scores.cellEntry(this.cell, this.isWhole), patch);
-      this.app.render();
-    }
-
-    say(extra) {
-      const { scores } = this.app;
-      const where = scores.isKept ? "stored in this browser" : "NOT stored: this browser stores nothing for files, so save them before you leave";
-      this.message.textContent = `${extra ? `${extra} ` : ""}${scores.scores.size} scores and notes, ${scores.votes.length} votes, ${where}. ` +
-        `Put the JSON file into the folder "scores" beside the runs and rebuild the report to include it.`;
-    }
-
-    save(isJson) {
-      const { scores } = this.app;
-      const name = `scores-${(scores.rater || "rater").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40)}`;
-      if (isJson) { ob.download(`${name}.json`, "application/json", `${JSON.stringify(scores.content(), null, 1)}\n`); }
-      else { ob.download(`${name}.csv`, "text/csv", scores.csv()); }
-    }
-
-    async read(input) {
-      const said = [];
-      for (const file of [...input.files].slice(0, 20)) {
-        try {
-          if (file.size > LARGEST_FILE) { throw new Error("larger than 50 MB"); }
-          const count = this.app.scores.take(JSON.parse(await file.text()), false);
-          said.push(`${file.name}: ${count.scores} scores and ${count.votes} votes imported` +
-            `${count.unknown ? `, ${count.unknown} of other runs or damaged were left out` : ""}.`);
-        } catch (error) {
-          said.push(`${file.name} was not imported: ${error.message}.`);
-        }
-      }
-      input.value = "";
-      this.app.render();
-      this.say(ob.visible(said.join(" ")));
-    }
-  };
+  // Whose word it is, where it is another's.
+  function by(name) { return typeof name === "string" && name ? { rater: name.slice(0, 100) } : {}; }
 }(window.optbench));
