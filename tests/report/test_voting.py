@@ -1,4 +1,4 @@
-"""Scores and votes in a real browser: none is lost, none is cast by accident, and they find the truth."""
+"""Scores and votes in a browser: none is lost, none is cast by accident, and they find the truth."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def num_votes(viewer: Viewer) -> int:
     return int(viewer.page.evaluate("optbench.app.scores.votes.size"))
 
 
-def test_reports_of_equal_names_keep_their_scores(context: Any, index: Path, tmp_path: Path) -> None:
+def test_reports_of_equal_names_keep_their_scores(
+    context: Any, index: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "demo"
     make_sweep(other, Shape(num_epochs=1, num_optimizers=1))
     first = Viewer(context.new_page()).open(index)
@@ -99,9 +101,7 @@ def test_tabs_of_one_report_know_of_each_other(context: Any, index: Path) -> Non
         assert scores(viewer) == [50, 60, 70]
     # What is taken back in one tab does not return from the other.
     viewer = first
-    viewer.page.evaluate(
-        "optbench.app.scores.set(optbench.app.scores.given()[0], { score: null })"
-    )
+    viewer.page.evaluate("optbench.app.scores.set(optbench.app.scores.given()[0], { score: null })")
     wait_until(second.page, "optbench.app.scores.given().length === 2")
     give(second, 10, cell=12)
     assert scores(Viewer(context.new_page()).open(index)) == [10, 60, 70]
@@ -206,7 +206,8 @@ def test_a_pair_waits_until_both_images_are_drawn(viewer: Viewer) -> None:
         "() => { const { address } = optbench.app.model; let num = 0;"
         " optbench.app.model.address = function (cell, isSmall) {"
         " num += isSmall ? 0 : 1;"
-        " return !isSmall && num === 2 ? 'data:image/png;base64,' : address.call(this, cell, isSmall);"
+        " const lost = !isSmall && num === 2;"
+        " return lost ? 'data:image/png;base64,' : address.call(this, cell, isSmall);"
         " }; const { prototype } = HTMLImageElement;"
         " Object.defineProperty(prototype, 'onerror', { set() {} }); }"
     )
@@ -343,9 +344,7 @@ def vote_by_taste(viewer: Viewer, num: int, taste: list[str], certainty: float) 
 
 
 @pytest.mark.slow
-def test_a_hundred_votes_find_a_known_preference(
-    browser: Any, tmp_path: Path
-) -> None:
+def test_a_hundred_votes_find_a_known_preference(browser: Any, tmp_path: Path) -> None:
     sweep = tmp_path / "known"
     shape = Shape(
         num_epochs=1,
