@@ -200,7 +200,7 @@ def viewer_data(report: Path) -> dict[str, Any]:
 
 def test_the_viewers_runs_follow_the_settings_and_not_the_measured_times(page: Page) -> None:
     data = viewer_data(page.folder)
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert [run["label"] for run in data["runs"]] == [
         "adamw network.dim=4",
         "lion network.dim=4",

@@ -1,4 +1,4 @@
-"""Scores and votes in a browser: none is lost, none is cast by accident, and they find the truth."""
+"""Votes and scores in a browser: none is lost, none cast by accident, and they find the truth."""
 
 from __future__ import annotations
 
