@@ -22,7 +22,7 @@ from optbench.lora.blocks import network_notices
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.lora.warm_start import begin_network
 from optbench.optim.build import build_optimizer
-from optbench.optim.recipes import departures, unwise
+from optbench.optim.recipes import departures, rate_notices, unwise
 from optbench.records import EpochRecord
 from optbench.render import run_images
 from optbench.render.notices import text_notices
@@ -148,6 +148,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         lr_scheduler=config.lr_scheduler,
         max_grad_norm=config.train.max_grad_norm,
     )
+    lane.notices += rate_notices(config.optimizer, config.base)
     if holds_out(config.validate):
         lane.notices.append(holdout_notice(plan.dataset, plan.held_out))
     write_sealed_text(run.config_path, config_yaml(config))

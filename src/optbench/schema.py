@@ -7,7 +7,7 @@ at once. The names are kohya's wherever kohya has the option.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf, Predicate
@@ -169,7 +169,11 @@ class BaseOptions(Options):
     path: Place  # a folder in diffusers layout, a file in original layout, or a hub id
     vae: Place | None  # a separate autoencoder, folder or file; None: the one in `path`
     v_parameterization: bool | None  # what the unet predicts; None: what the checkpoint says
-    lr_scale: Positive  # recipes' default rates are for SD1.x; this times as much suits this base
+    # Recipes' default rates are for SD1.x; this times as much suits this base. What scales a rate
+    # makes no other base model: files decide whether two are equal.
+    lr_scale: Positive = field(compare=False)
+    # The scale that a race found on this base, by recipe; None: none did. A run has its own alone.
+    lr_scales: Mapping[str, Positive | None] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

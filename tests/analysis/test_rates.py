@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from optbench.analysis.rates import Rung, Tuning, rank_trap, tunings
-from optbench.report.rates import chosen_rates_sentence, rank_trap_sentence, tuning_badge
+from optbench.analysis.rates import Rung, Tuning, rank_trap, rate_source, tunings
+from optbench.report.rates import rank_trap_sentence, rate_sources_sentence, tuning_badge
 
 
 def ladder(recipe: str, losses: dict[float, float], lr_role: str = "manual") -> list[Rung]:
@@ -94,11 +94,43 @@ def test_an_alpha_of_zero_stands_for_dim() -> None:
     assert trap.ratio == 1
 
 
-def test_rates_that_were_chosen_on_the_base_are_said() -> None:
-    assert chosen_rates_sentence(["came", "muon"], "sd15") == ""
-    assert "chosen by eye with AdamW and Lion" in chosen_rates_sentence(["adamw"], "tiny")
-    assert "third" not in chosen_rates_sentence(["adamw"], "tiny")
-    sentence = chosen_rates_sentence(["adamw", "muon", "came"], "tiny")
-    assert sentence.endswith(
-        "came and muon: their rates were besides cut to a third for the loss here."
-    )
+def test_what_no_race_found_is_said_of_a_base_that_was_raced() -> None:
+    assert rate_sources_sentence({"adamw": {"usual"}, "lion": {"typed"}}, "sd15") == ""
+    both = rate_sources_sentence({"lion": {"raced"}, "adamw": {"raced"}, "soap": {"scaled"}}, "x")
+    assert "base=x the rates of adamw and lion come from races" in both
+    assert "No race has found the rate of soap on base=x" in both
+
+
+def test_a_single_rate_says_where_it_comes_from() -> None:
+    (tuning,) = tunings(ladder("came", {1.0: 0.5})).values()
+    assert tuning_badge(tuning, "raced") == "1 rate here, from a race on this base model"
+    assert tuning_badge(tuning, "scaled") == "untuned: 1 rate, never raced on this base model"
+    assert tuning_badge(tuning, "usual") == tuning_badge(tuning, "typed") == "untuned: 1 rate"
+
+
+def config(lr_role: str, scale: float, **scales: float | None) -> dict[str, Any]:
+    return {
+        "base": {"name": "x", "lr_scale": scale, "lr_scales": scales},
+        "optimizer": {"name": "lion", "traits": {"lr_role": lr_role}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("of_run", "changed", "source"),
+    [
+        (config("manual", 40, lion=40), (), "raced"),
+        (config("manual", 10, lion=40), (), "scaled"),  # base.lr_scale=10 was typed
+        (config("manual", 60, lion=None), (), "scaled"),
+        (config("manual", 1), (), "usual"),
+        (config("manual", 40, lion=40), ("optimizer.lr",), "typed"),
+        (config("multiplier", 60, lion=1.5), (), "raced"),
+        (config("multiplier", 60, lion=None), (), "scaled"),
+        (config("automatic", 60), (), "own"),
+        ({"base": {"lr_scale": 60}, "optimizer": {}}, (), None),  # a folder of before
+        ({}, (), None),
+    ],
+)
+def test_where_a_rate_comes_from(
+    of_run: dict[str, Any], changed: tuple[str, ...], source: str | None
+) -> None:
+    assert rate_source(of_run, changed) == source

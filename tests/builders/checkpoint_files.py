@@ -31,7 +31,12 @@ def encoders_of(base: Any) -> tuple[Any, ...]:
 
 
 def options(family: str, path: Path, **changes: Any) -> BaseOptions:
-    settings: dict[str, Any] = {"vae": None, "v_parameterization": None, "lr_scale": 1.0}
+    settings: dict[str, Any] = {
+        "vae": None,
+        "v_parameterization": None,
+        "lr_scale": 1.0,
+        "lr_scales": {},
+    }
     return BaseOptions(name=family, family=family, path=str(path), **{**settings, **changes})
 
 

@@ -251,3 +251,45 @@ def test_many_swept_keys_give_a_name_a_file_system_can_hold() -> None:
     name = compose_runs(["-m", *swept]).sweep_dir.name
     assert name.startswith("network.dim,network.alpha")
     assert len(name) < 140
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        (["base.lr_scales.adamw=30"], 3e-3),
+        (["base.lr_scales.adamw=30", "base.lr_scales.lion=7"], 3e-3),
+        (["base.lr_scales.adamw=null"], 6e-3),  # what suits the base on the whole
+        (["base.lr_scales.adamw=30", "base.lr_scale=10"], 1e-3),  # one scale for all was typed
+        (["base.lr_scales.adamw=30", "optimizer.lr=1.0e-4"], 1e-4),
+        (["optimizer=prodigy", "base.lr_scales.prodigy=null"], 1.0),
+        (["optimizer=prodigy", "base.lr_scales.prodigy=0.5"], 0.5),
+        (["optimizer=dadaptadan", "base.lr_scales.dadaptadan=3"], 1.5),
+        (["optimizer=adafactor_auto"], None),
+    ],
+    ids=str,
+)
+def test_a_base_may_have_a_rate_for_every_recipe(overrides: list[str], rate: float | None) -> None:
+    (run,) = compose_runs(overrides).runs
+    config = run.config
+    assert config.optimizer.lr == (None if rate is None else pytest.approx(rate))
+    assert ("optimizer.lr" in run.changed_settings) == ("optimizer.lr=1.0e-4" in overrides)
+    assert set(config.base.lr_scales) <= {config.optimizer.name}
+    if config.optimizer.name == "adamw":
+        assert rate is not None
+        assert config.optimizer.text_encoder_lr == pytest.approx(rate / 2)
+    # Rates make no other base model, and it is loaded once for all recipes.
+    assert config.base == compose_runs(["optimizer=lion"]).runs[0].config.base
+
+
+def test_the_scale_of_a_recipe_is_part_of_a_run_and_can_be_swept() -> None:
+    runs = compose_runs(["-m", "base.lr_scales.adamw=30,40"]).runs
+    assert len({run.name for run in runs}) == len({run.weights_fingerprint for run in runs}) == 2
+    other = compose_runs(["base.lr_scales.adamw=30", "base.lr_scales.lion=7"]).runs[0]
+    assert other.name == runs[0].name
+
+
+def test_a_mistyped_scale_is_told_by_its_own_name() -> None:
+    (problem,) = problems_of("base.lr_scales.adamw=-1")
+    assert problem.where == "base.lr_scales.adamw"
+    (problem,) = problems_of("base.lr_scales.adam=1")
+    assert "base.lr_scales.adamw" in problem.fix

@@ -66,6 +66,7 @@ def main() -> None:
         vae=None,
         v_parameterization=False if family == "sd2" else None,
         lr_scale=1.0,
+        lr_scales={},
     )
     sys.stdout.write(json.dumps(measured(options, _DTYPES[dtype])) + "\n")
 

@@ -131,6 +131,7 @@ def num_loaded_by_diffusers(family: str, checkpoint: Path, lora: Path) -> int:
         vae=None,
         v_parameterization=False,
         lr_scale=1.0,
+        lr_scales={},
     )
     base: Any = load_base(options, device=torch.device("cpu"), dtype=torch.float16)
     parts: dict[str, Any] = {"unet": base.unet, "vae": base.vae, "scheduler": None}

@@ -62,6 +62,7 @@ def options(family: str, path: Path | str, **changes: Any) -> BaseOptions:
         vae=None,
         v_parameterization=False,
         lr_scale=1.0,
+        lr_scales={},
     )
     return replace(made, **changes)
 

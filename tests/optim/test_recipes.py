@@ -11,8 +11,8 @@ import pytest
 from optbench.config.build import check_value, config_tree
 from optbench.errors import Problem
 from optbench.optim import toy_task
-from optbench.optim.recipes import check_recipe, departures, requested_rate, unwise
-from optbench.schema import LrSchedulerOptions, OptimizerOptions, OptimizerTraits
+from optbench.optim.recipes import check_recipe, departures, rate_notices, requested_rate, unwise
+from optbench.schema import BaseOptions, LrSchedulerOptions, OptimizerOptions, OptimizerTraits
 
 CONSTANT = toy_task.schedule("constant")
 WARM = toy_task.schedule("constant_with_warmup", 0.1)
@@ -274,3 +274,31 @@ def test_plain_recipe_departs_in_nothing() -> None:
 def test_each_departure_is_said(trait: str, value: object, words: str) -> None:
     (sentence,) = departures(recipe(**{trait: value}))
     assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("lr_role", "scale", "scales", "words"),
+    [
+        ("manual", 60.0, {"mine": None}, "60 times the recipe's usual one"),
+        ("manual", 60.0, {}, "60 times the recipe's usual one"),
+        ("multiplier", 60.0, {"mine": None}, "the recipe's usual factor"),
+        ("manual", 60.0, {"mine": 40.0}, None),
+        ("automatic", 60.0, {}, None),
+        ("manual", 1.0, {}, None),  # what the rates are meant for
+    ],
+)
+def test_a_recipe_that_no_race_gave_a_rate_says_so(
+    lr_role: str, scale: float, scales: dict[str, float | None], words: str | None
+) -> None:
+    base = BaseOptions(
+        name="tiny",
+        family="sd15",
+        path="x",
+        vae=None,
+        v_parameterization=None,
+        lr_scale=scale,
+        lr_scales=scales,
+    )
+    notices = rate_notices(recipe(lr_role=lr_role), base)
+    assert len(notices) == (words is not None)
+    assert words is None or (words in notices[0] and "base=tiny" in notices[0])

@@ -132,7 +132,13 @@ def test_a_single_file_says_by_an_empty_tensor_that_it_predicts_v(tmp_path: Path
 
     def refused(path: Path) -> list[str]:
         base = BaseOptions(
-            name="x", family="sdxl", path=str(path), vae=None, v_parameterization=None, lr_scale=1
+            name="x",
+            family="sdxl",
+            path=str(path),
+            vae=None,
+            v_parameterization=None,
+            lr_scale=1,
+            lr_scales={},
         )
         return [problem.where for problem in check_loss_for_base(base, every)]
 

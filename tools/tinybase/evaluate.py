@@ -87,6 +87,7 @@ def evaluate(
         vae=None,
         v_parameterization=None,
         lr_scale=1.0,
+        lr_scales={},
     )
     base = load_base(options, device=torch.device("cpu"), dtype=torch.float32)
     held_out = [_draw(seed, "held out", index) for index in range(_NUM_DRAWINGS)]

@@ -65,6 +65,7 @@ MEASURED = (
     "optimizer_state_8bit_share",
     "lora_bytes",
     "changed",
+    "rate_source",  # one of `rates.RateSource`; None where a folder does not say
     "started",  # when the first process whose steps are in the weights began
     *IDENTITY,
 )

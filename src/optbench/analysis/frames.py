@@ -17,6 +17,7 @@ import pandas as pd
 from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of, settings_of
 from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
+from optbench.analysis.rates import rate_source
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
 from optbench.storage import files, rundir
@@ -283,6 +284,9 @@ def _read_run(run: RunDir) -> _RunFolder:
         **_measured(run, epochs, steps),
         "changed": " ".join(changed or ()) if is_list else None,
         **identity_facts(provenance),
+        "rate_source": rate_source(
+            config, changed if isinstance(changed, list) and is_list else ()
+        ),
         "validation_key": _stored_key(run.validation_key_path),
         "image_key": _stored_key(run.image_key_path),
         "metric_key": _metric_key(metrics),
@@ -472,6 +476,7 @@ def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
 # Places on this machine, texts about a recipe, what only names the sweep, and who looks on.
 _NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name", "metric", "tracker")
 _TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "prompts.prompts")
+_ONLY_SCALES = ("base.lr_scale",)  # what rates are computed from; the rates are there themselves
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -490,5 +495,5 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: json.dumps(value) if isinstance(value, list) else value
         for key, value in flat.items()
-        if not key.startswith(_TEXT_SETTINGS)
+        if not key.startswith((*_TEXT_SETTINGS, *_ONLY_SCALES))
     }

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from optbench.analysis.comparisons import is_missing
 
 RATES = ("lr_mult", "optimizer.lr", "optimizer.unet_lr", "optimizer.text_encoder_lr")
-# Recipes whose default was cut to a third after their training loss on this base model was seen
-# (lab log, 2026-11-21); those of the others come from their papers and packages.
-CHOSEN_ON: Mapping[str, frozenset[str]] = {"tiny": frozenset({"came", "muon", "emonavi"})}
 _AUTOMATIC = "automatic"  # optimizer.traits.lr_role of a class that finds its own rate
 _SAME = 1e-6  # relative; rates and ratios are typed with fewer digits
 _SIGNIFICANT_DIGITS = 3
 
+# typed: by whoever started the run; raced: the best of a race on its base model; scaled: the
+# recipe's usual one times what suits that base on the whole; usual: the recipe's; own: the class
+# finds it.
+RateSource = Literal["typed", "raced", "scaled", "usual", "own"]
 Position = Literal["inside", "lowest", "highest"]
 
 
@@ -45,6 +46,30 @@ class Tuning:
     def is_tuned(self) -> bool:
         """Whether more than one rate was tried, or none can be."""
         return self.is_automatic or self.num_rates > 1
+
+
+def rate_source(config: Mapping[str, Any], changed: Collection[str]) -> RateSource | None:
+    """Return where a run's rate, but for `lr_mult`, comes from; None where its folder does not say.
+
+    Args:
+        config: As in its config.yaml.
+        changed: The settings that are not as they ship, of its provenance.
+    """
+    base, optimizer = config.get("base"), config.get("optimizer")
+    if not isinstance(base, Mapping) or not isinstance(optimizer, Mapping):
+        return None
+    scales, traits = base.get("lr_scales"), optimizer.get("traits")
+    if not isinstance(scales, Mapping) or not isinstance(traits, Mapping):
+        return None
+    if traits.get("lr_role") == _AUTOMATIC:
+        return "own"
+    if not {"optimizer.lr", "optimizer.unet_lr"}.isdisjoint(changed):
+        return "typed"
+    raced = scales.get(optimizer.get("name"))
+    is_manual = traits.get("lr_role") == "manual"
+    if raced is not None and (not is_manual or raced == base.get("lr_scale")):
+        return "raced"
+    return "usual" if base.get("lr_scale") == 1 else "scaled"
 
 
 def tunings(rungs: Iterable[Rung]) -> dict[str, Tuning]:

@@ -82,6 +82,7 @@ class Setting:
     values: tuple[str, ...]  # in the order of `Standings.factors`
     recipe: str
     lr_role: str  # optimizer.traits.lr_role; "" where a run does not say it
+    rate_source: str  # a `rates.RateSource`; "" where a run does not say it
     runs: tuple[str, ...]
     statuses: Mapping[str, int]  # how many of its runs are done, diverged ...
     outcomes: tuple[Outcome, ...]  # of its finished runs, by the measure that decides
@@ -391,6 +392,7 @@ def rank_outcomes(
                 values=key,
                 recipe=str(of_key[0].get("optimizer") or ""),
                 lr_role=str(of_key[0].get("optimizer.traits.lr_role") or ""),
+                rate_source=str(of_key[0].get("rate_source") or ""),
                 runs=tuple(str(row["run"]) for row in of_key),
                 statuses=Counter(str(row["status"]) for row in of_key),
                 outcomes=tuple(outcomes_of[key]),

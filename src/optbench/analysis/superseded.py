@@ -24,7 +24,7 @@ _COLUMNS: Mapping[Content, tuple[str, re.Pattern[str]]] = {
         "data_fingerprint",
         re.compile(r"dataset(\.(?!num_workers$).*)?|validate\.(enabled|holdout|dir)"),
     ),
-    "base": ("base_fingerprint", re.compile(r"base(\.(?!lr_scale$).*)?")),
+    "base": ("base_fingerprint", re.compile(r"base(\..*)?")),
     "optimizer": ("optimizer_source", re.compile(r"optimizer")),
 }
 

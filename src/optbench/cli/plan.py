@@ -22,7 +22,7 @@ from optbench.launch.guard import is_finished
 from optbench.lora.blocks import network_notices
 from optbench.lora.initial_weights import initial_weights_notices
 from optbench.models.text.tokens import token_counter
-from optbench.optim.recipes import departures, unwise
+from optbench.optim.recipes import departures, rate_notices, unwise
 from optbench.render.notices import cut_notices
 from optbench.report.wording import seconds_text
 from optbench.storage import rundir
@@ -79,10 +79,13 @@ def _print_notes(console: Terminal, plan: SweepPlan) -> None:
     for sentence in dict.fromkeys(
         f"{config.optimizer.name}: {sentence}"
         for config in (run.config for run in plan.runs)
-        for sentence in unwise(
-            config.optimizer,
-            lr_scheduler=config.lr_scheduler,
-            max_grad_norm=config.train.max_grad_norm,
+        for sentence in (
+            *unwise(
+                config.optimizer,
+                lr_scheduler=config.lr_scheduler,
+                max_grad_norm=config.train.max_grad_norm,
+            ),
+            *rate_notices(config.optimizer, config.base),
         )
     ):
         console.print(f"  {sentence}")

@@ -55,11 +55,21 @@ def _shipped_validation(split: str, dataset_dir: str) -> str | None:
     return str(resources.asset("validation") / split) if is_ours else None
 
 
+def _raced(
+    scales: Mapping[str, float | None] | None, otherwise: float, *, _root_: DictConfig
+) -> float:
+    """Return the scale that a race found for the recipe of a tree, else another one."""
+    recipe = OmegaConf.select(_root_, "optimizer.name")
+    scale = scales.get(recipe) if scales and isinstance(recipe, str) else None
+    return otherwise if scale is None else scale
+
+
 # The functions that conf/ calls by name. None of them looks outside of the settings and of what
 # ships with optbench, so files of anyone may call them.
 RESOLVERS: Mapping[str, Callable[..., Any]] = {
     "mul": lambda *factors: math.prod(factors, start=1.0),
     "pick": lambda key, choices: choices.get(key),
+    "raced": _raced,
     "divided": lambda total, by: -(-total // by),
     # A default that only means something where another setting is given.
     "when": lambda given, value: None if given is None else value,
@@ -106,6 +116,10 @@ def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig
     if problems:
         raise ConfigError(*without_repeats(problems))
     values["network"] = sized_by_file(values["network"], initial)
+    name, scales = values["optimizer"].name, values["base"].lr_scales
+    values["base"] = dataclasses.replace(
+        values["base"], lr_scales={name: scales[name]} if name in scales else {}
+    )
     return RunConfig(**values)
 
 
@@ -353,6 +367,9 @@ def _without_consequences(problems: Sequence[Problem], tree: DictConfig) -> list
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, str) or "${" not in value:
             return False
-        return not wrong.isdisjoint(re.findall(r"[A-Za-z_][\w.]*", value))
+        names = re.findall(r"[A-Za-z_][\w.]*", value)
+        return any(
+            place == name or place.startswith(f"{name}.") for place in wrong for name in names
+        )
 
     return [problem for problem in problems if not is_consequence(problem.where)]

@@ -377,7 +377,7 @@ _OPTION_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def compose_recipe(file: Path) -> DictConfig:
-    """Return the tree of a default run with a recipe from any file; base.lr_scale is 1.
+    """Return the tree of a default run with a recipe from any file, at its own rate on SD1.x.
 
     Raises:
         ConfigError: If the file is not there or is no YAML that Hydra can compose.
@@ -396,7 +396,7 @@ def compose_recipe(file: Path) -> DictConfig:
         # Hydra looks for optimizer/NAME.yaml; beside it may lie recipes it is based on.
         (Path(folder) / "optimizer").symlink_to(file.parent.resolve())
         with hydra_session(folder, CONFIG_NAME) as hydra:
-            overrides = [f"optimizer={file.stem}", "base.lr_scale=1.0"]
+            overrides = [f"optimizer={file.stem}", "base.lr_scale=1.0", "base.lr_scales=null"]
             tree, _ = compose_tree(hydra, overrides, problems=problems)
     if problems:
         raise ConfigError(*problems)

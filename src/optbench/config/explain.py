@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -47,6 +47,8 @@ def explain(hint: Any, value: Any, where: str, error: Any) -> Problem:
             if step not in value:
                 return missing(where)
             hint, value = known[step], value[step]
+        elif typing.get_origin(bare) is Mapping and step in value:
+            where, hint, value = f"{where}.{step}", typing.get_args(bare)[1], value[step]
         elif typing.get_origin(bare) is tuple and isinstance(step, int):
             arguments = typing.get_args(bare)
             hint, value = arguments[0 if arguments[-1] is Ellipsis else step], value[step]

@@ -355,16 +355,25 @@ def _shipped_settings(config: RunConfig) -> _Shipped:
         for group, default in _shipped_choices().items()
         if group not in _HASHED_ELSEWHERE
     )
-    return _shipped_options(config.base.lr_scale, options)
+    scales = tuple(config.base.lr_scales.items())
+    return _shipped_options(config.base.lr_scale, scales, options)
 
 
 @functools.lru_cache(maxsize=64)
-def _shipped_options(lr_scale: float, options: tuple[tuple[str, str | None], ...]) -> _Shipped:
+def _shipped_options(
+    lr_scale: float,
+    lr_scales: tuple[tuple[str, float | None], ...],
+    options: tuple[tuple[str, str | None], ...],
+) -> _Shipped:
     register_resolvers()
     root = _shipped("config").config
     assert isinstance(root, DictConfig)
-    # The base is hashed by its content; only the rates' scale enters other settings.
-    base = {"lr_scale": lr_scale, **dict.fromkeys(_BASE_KEYS)}
+    # The base is hashed by its content; only the rates' scales enter other settings.
+    base = {
+        "lr_scale": lr_scale,
+        "lr_scales": dict(lr_scales),
+        **dict.fromkeys(_BASE_KEYS),
+    }
     tree = OmegaConf.create({"seed": root.seed, "lr_mult": root.lr_mult, "base": base})
     for group, option in options:
         file = f"{group}/{option}"

@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from optbench.errors import Problem
 from optbench.records import Part
-from optbench.schema import LrSchedulerOptions, OptimizerOptions
+from optbench.schema import BaseOptions, LrSchedulerOptions, OptimizerOptions
 
 _OWN_RULE = "adafactor"
 _WITHOUT_FALL = ("constant", "constant_with_warmup", _OWN_RULE)
@@ -107,6 +107,25 @@ def unwise(
         ),
     }
     return tuple(sentence for sentence, holds in holds_by_sentence.items() if holds)
+
+
+def rate_notices(options: OptimizerOptions, base: BaseOptions) -> tuple[str, ...]:
+    """Return a sentence if a base's rates are not the usual ones, and no race found the recipe's.
+
+    Nothing for a class that works out its own rates.
+    """
+    is_raced = base.lr_scales.get(options.name) is not None
+    if is_raced or base.lr_scale == 1 or options.traits.lr_role == "automatic":
+        return ()
+    usual = (
+        f"{base.lr_scale:g} times the recipe's usual one (base.lr_scale)"
+        if options.traits.lr_role == "manual"
+        else "the recipe's usual factor"
+    )
+    return (
+        f"no race has found its rate on base={base.name}: unless you give one it is {usual}; "
+        f"lr_mult=0.2,0.3,0.45,0.67,1,1.5,2.2,3.4,5 finds a better one, if there is any",
+    )
 
 
 def check_package(options: OptimizerOptions) -> list[Problem]:

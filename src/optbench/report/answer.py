@@ -17,7 +17,7 @@ from optbench.analysis.superseded import superseded
 from optbench.report.advice import Advice, advise
 from optbench.report.cautions import caution_sentence, superseded_sentences
 from optbench.report.image_flags import flagged_leaders, warning
-from optbench.report.rates import chosen_rates_sentence, rank_trap_sentence
+from optbench.report.rates import rank_trap_sentence, rate_sources_sentence
 from optbench.report.wording import bytes_text, decimal_text, listed, seconds_text, times
 
 _MAX_NAMED = 6
@@ -459,8 +459,10 @@ def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             "than another looks like a better optimizer."
         )
     if len(bases := gaps.fixed.get("base", ())) == 1:
-        recipes = dict.fromkeys(setting.recipe for setting in standings.settings)
-        if sentence := chosen_rates_sentence(list(recipes), bases[0]):
+        sources: dict[str, set[str]] = {}
+        for setting in standings.settings:
+            sources.setdefault(setting.recipe, set()).add(setting.rate_source)
+        if sentence := rate_sources_sentence(sources, bases[0]):
             yield sentence
     if gaps.trap is not None:
         yield rank_trap_sentence(gaps.trap)

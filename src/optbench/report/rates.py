@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 
-from optbench.analysis.rates import CHOSEN_ON, RankTrap, Tuning
+from optbench.analysis.rates import RankTrap, Tuning
 from optbench.report.wording import listed, number_text
 
 _EVEN = 1.15
 
 
-def tuning_badge(tuning: Tuning) -> str:
-    """Return a badge for the best rate of a ladder, nothing for its other rates."""
+_SINGLE_RATE = {
+    "raced": "1 rate here, from a race on this base model",
+    "scaled": "untuned: 1 rate, never raced on this base model",
+}
+
+
+def tuning_badge(tuning: Tuning, source: str = "") -> str:
+    """Return a badge for the best rate of a ladder, nothing for its other rates.
+
+    Args:
+        tuning: How far the rate was tuned in this sweep.
+        source: Where a single rate comes from, one of `analysis.rates.RateSource`.
+    """
     if tuning.is_automatic or (tuning.num_rates > 1 and not tuning.is_best):
         return ""
     if tuning.num_rates == 1:
-        return "untuned: 1 rate"
+        return _SINGLE_RATE.get(source, "untuned: 1 rate")
     words = [f"tuned: {tuning.num_rates} rates"]
     if tuning.spacing is not None:
         least, largest = tuning.spacing
@@ -43,16 +54,27 @@ def rank_trap_sentence(trap: RankTrap) -> str:
     )
 
 
-def chosen_rates_sentence(recipes: Sequence[str], base: str) -> str:
-    """Return which default rates were chosen by looking at this base model; or nothing."""
-    if base not in CHOSEN_ON:
-        return ""
-    sentence = (
-        f"On base={base} all default rates are multiplied by base.lr_scale, which was chosen by "
-        "eye with AdamW and Lion."
-    )
-    chosen = sorted(CHOSEN_ON[base] & {*recipes})
-    if not chosen:
-        return sentence
-    own = "Its rate was" if len(chosen) == 1 else "Their rates were"
-    return f"{sentence} {listed(chosen)}: {own.lower()} besides cut to a third for the loss here."
+def rate_sources_sentence(sources: Mapping[str, Collection[str]], base: str) -> str:
+    """Return which recipes trained at a rate that a race found on a base, and which did not.
+
+    Nothing on a base whose rates are the recipes' usual ones.
+
+    Args:
+        sources: Of each recipe, where its rates come from: of `analysis.rates.RateSource`.
+        base: The base's name.
+    """
+    raced = sorted(recipe for recipe, of_recipe in sources.items() if "raced" in of_recipe)
+    scaled = sorted(recipe for recipe, of_recipe in sources.items() if "scaled" in of_recipe)
+    sentences = []
+    if raced:
+        whose = "the rate of" if len(raced) == 1 else "the rates of"
+        sentences.append(
+            f"On base={base} {whose} {listed(raced)} {'comes' if len(raced) == 1 else 'come'} from "
+            "races at dim 16 on its own character: another size, length or data set wants others."
+        )
+    if scaled:
+        sentences.append(
+            f"No race has found the rate of {listed(scaled)} on base={base}: a default that does "
+            "not suit it looks like a worse optimizer."
+        )
+    return " ".join(sentences)

@@ -127,7 +127,7 @@ def _badges(
 ) -> Iterator[str]:
     if setting.num_seeds == 1:
         yield "n = 1"
-    if tuning is not None and (badge := tuning_badge(tuning)):
+    if tuning is not None and (badge := tuning_badge(tuning, setting.rate_source)):
         yield badge
     if setting.broken:
         yield f"broken: {'; '.join(setting.broken)}"

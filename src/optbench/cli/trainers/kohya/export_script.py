@@ -286,10 +286,14 @@ def _lost(config: Mapping[str, Any], total_steps: int | None) -> Iterator[str]:
 def _lost_files(config: Mapping[str, Any]) -> Iterator[str]:
     base, dataset = config["base"], config["dataset"]
     if base["name"] == "tiny":
+        optimizer = config["optimizer"]
+        scale = base["lr_scale"]
+        if optimizer["traits"]["lr_role"] != "manual":
+            scale = (base.get("lr_scales") or {}).get(optimizer["name"]) or 1
+        divided = f", and divide the rates by {scale:g} unless you gave them yourself"
         yield (
             "base.path: no other trainer loads the embedded base; put your checkpoint behind "
-            "--pretrained_model_name_or_path, and divide the rates by base.lr_scale "
-            f"({base['lr_scale']:g}) unless you gave them yourself"
+            f"--pretrained_model_name_or_path{divided if scale != 1 else ''}"
         )
     if base["v_parameterization"] is None and base["family"] != "sd15":
         yield (

@@ -62,6 +62,7 @@ SPECIAL = (
 # Ours alone, and why a kohya command lacks nothing without it.
 WITHOUT_EQUIVALENT: Mapping[str, str] = {
     "base.lr_scale": "the rates in the command are multiplied by it already",
+    "base.lr_scales": "the rates in the command are multiplied by the recipe's already",
     "render.enabled": "pictures do not change the training",
     "render.batch_size": "pictures do not change the training",
     "render.sheet_format": "sheets are made of finished pictures",
