@@ -77,7 +77,7 @@ def plain(step: Step) -> Result:
 
 
 def test_a_ladder_keeps_a_third_and_ends_at_the_best_rate() -> None:
-    verdict, batches = race(design(near=0.0), plain)
+    verdict, batches = race(design(near=0.0, near_later=0.0), plain)
     sizes = [(len(batch), {step.until_epoch for step in batch}) for batch in batches]
     assert sizes[:3] == [(18, {1}), (6, {2}), (2, {6})]
     assert [tuning.best for tuning in verdict.tunings.values()] == [Point(1.0), Point(2.24)]
@@ -91,7 +91,7 @@ def test_a_ladder_keeps_a_third_and_ends_at_the_best_rate() -> None:
 
 
 def test_nothing_near_the_leader_stops_on_the_first_rung() -> None:
-    _, strict = race(design(near=0.0), plain)
+    _, strict = race(design(near=0.0, near_later=0.0), plain)
     _, lenient = race(design(near=0.1), plain)
     assert len(strict[1]) == 6
     near = {step.point.rate for step in lenient[1] if step.arm == "a"}
@@ -180,7 +180,7 @@ def test_the_next_best_goes_on_where_the_best_breaks_at_the_end() -> None:
         is_broken = step.until_epoch == 6 and step.point.rate > 0.8
         return reached(step, score(step, 1.0), forgetting=0.03 if is_broken else 0.0)
 
-    verdict, batches = race(design("a", near=0.0), late)
+    verdict, batches = race(design("a", near=0.0, near_later=0.0), late)
     assert verdict.tunings["a"].best == Point(0.669)
     reasons = {step.reason for batch in batches for step in batch}
     assert "what was better is broken or failed at the end" in reasons
@@ -288,7 +288,7 @@ def test_nuisance_axes_are_tuned_with_the_rate() -> None:
         worth = 0.9 if step.point.values == ("16",) else 1.0
         return reached(step, worth * score(step, BEST[step.arm], TOP[step.arm]))
 
-    verdict, batches = race(design(nuisance=(axis,), near=0.0), train)
+    verdict, batches = race(design(nuisance=(axis,), near=0.0, near_later=0.0), train)
     assert len(batches[0]) == 36
     assert verdict.tunings["a"].best == Point(1.0, ("32",))
     assert [arm.arm for arm in verdict.arms] == ["a", "b"]
@@ -321,7 +321,15 @@ def test_a_race_never_costs_more_than_its_budget(budget: float) -> None:
 def test_a_budget_counts_hours_by_arm_and_spares_widening_for_the_first_look() -> None:
     best = {"a": 1.0, "b": 9.0}
     hours = {"a": 0.1, "b": 0.2}
-    of = design(budget=9.0, unit="hours", epoch_cost=hours, near=0.0, tie=0.0, finish_cost=0.05)
+    of = design(
+        budget=9.0,
+        unit="hours",
+        epoch_cost=hours,
+        near=0.0,
+        near_later=0.0,
+        tie=0.0,
+        finish_cost=0.05,
+    )
     verdict, _ = race(of, lambda s: reached(s, score(s, best[s.arm], TOP[s.arm])))
     assert verdict.tunings["b"].position == "highest"  # widening would cost more than is left
     assert verdict.looks

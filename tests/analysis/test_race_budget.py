@@ -34,7 +34,7 @@ def test_the_plan_has_the_epochs_of_halving_and_of_every_seed() -> None:
     sizes = [row.smallest_difference or 0.0 for row in confirming]
     assert sizes == sorted(sizes, reverse=True)
     assert plan.plain == 3 * (54 + 36)
-    assert 48 + 36 <= plan.first_look < 48 * 1.3 + 36
+    assert 48 + 36 <= plan.first_look < 48 * 1.5 + 36
 
 
 def test_a_real_race_costs_what_its_plan_says() -> None:
@@ -42,12 +42,12 @@ def test_a_real_race_costs_what_its_plan_says() -> None:
     plan = plan_race(dataclasses.replace(DESIGN, most_widenings=0))
     spent = [race_of([0.0, 30.0, 60.0], drawn, plan.design).run().epochs_tuning for _ in range(15)]
     tuning = plan.first_look - 36
-    assert np.mean(spent) == pytest.approx(tuning, rel=0.12)
+    assert np.mean(spent) == pytest.approx(tuning, rel=0.1)
 
 
 def test_fewer_rates_fit_a_smaller_budget_and_the_own_rate_stays() -> None:
     assert fit_budget(DESIGN) == DESIGN
-    for budget, num in ((100, 9), (85, 7), (75, 5), (64, 3)):
+    for budget, num in ((101, 9), (93, 7), (81, 5), (69, 3)):
         fitted = fit_budget(dataclasses.replace(DESIGN, budget=float(budget)))
         assert len(fitted.rates) == num
         assert 1.0 in fitted.rates

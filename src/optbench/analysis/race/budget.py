@@ -13,7 +13,7 @@ from optbench.analysis.stats import POWER, range_quantile, student_quantile
 
 # What the rule of near scores and ties adds to the epochs of plain halving, in simulations and on
 # the embedded base (docs/evidence.md).
-_NEAR_AND_TIES = 1.15
+_NEAR_AND_TIES = 1.35
 _WIDEST_RATIO = 2.25  # between neighbouring rates: a usable range is half a decade wide
 _FEWEST_RATES = 3
 

@@ -45,7 +45,8 @@ class RaceDesign:
     rateless: tuple[str, ...] = ()  # arms that find their own rate and take no multiple
     eta: int = 3  # one in `eta` goes on from each rung
     near: float = 0.1  # of the leader's score: so near, nothing stops on the first rung
-    tie: float = 0.01  # of the leader's score: so near, a rate counts as equally good
+    near_later: float = 0.03  # the same on the rungs after it
+    tie: float = 0.0025  # of the leader's score: so near, a rate counts as equally good
     most_finalists: int = 2  # of one arm, ties included
     widen_by: int = 2  # rates that every arm gets more where any arm's best is at an end
     most_widenings: int = 2

@@ -173,7 +173,7 @@ class _Ladder:
         ranked = sorted(sound or pool, key=lambda point: (-self._score(point, rung), point))
         lead = self._score(ranked[0], rung) if ranked else -math.inf
         most = math.ceil(len(pool) / self.design.eta)
-        slack = (self.design.near if index == 0 else self.design.tie) * abs(lead)
+        slack = (self.design.near if index == 0 else self.design.near_later) * abs(lead)
         alive = []
         for point in entrants:
             failure = self._failure(point)
