@@ -88,6 +88,42 @@ def test_a_spreadsheet_is_read_too(tmp_path: Path) -> None:
     assert found.problems == ()
 
 
+def test_a_page_saved_twice_gives_each_vote_once(tmp_path: Path) -> None:
+    first, second = ({**vote("a", "b", won), "id": won, "at": 5} for won in ("left", "right"))
+    old = vote("a", "b", "tie")  # of a page that gave votes no id
+    write(tmp_path, "me.json", votes=[first, old, old], scores=[{**cell("a"), "score": 9, "at": 9}])
+    later = {"scores": [{**cell("a"), "score": 1, "at": 5}], "undone": ["right"]}
+    write(tmp_path, "me (1).json", votes=[first, second, old, old, old], **later)
+    found = read_scores(tmp_path, RUNS)
+    assert sorted(row["winner"] for row in found.votes) == ["left", "tie", "tie", "tie"]
+    assert [row["score"] for row in found.scores] == [9], "the latest, whatever its file is called"
+    assert found.problems == ()
+    # A score that was taken back later is none.
+    write(tmp_path, "z.json", scores=[{**cell("a"), "score": None, "note": "", "at": 10}])
+    assert read_scores(tmp_path, RUNS).scores == ()
+
+
+def test_files_of_several_raters_join_and_their_agreement_is_worked_out(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "sweep", {("adamw", 8): [-0.03], ("lion", 8): [-0.02]})
+    left, right = "adamw-dim8-seed1", "lion-dim8-seed1"
+    ana = [vote(left, right, "left", seed=seed) for seed in range(8)]
+    ben = [vote(left, right, "right" if seed < 2 else "left", seed=seed) for seed in range(8)]
+    write(sweep, "ana.json", rater="Ana", votes=ana)
+    # Ben opened Ana's file, and his own has her votes as hers.
+    hers = [{**one, "rater": "Ana"} for one in ana]
+    write(sweep, "ben.json", rater="Ben", votes=[*ben, *hers])
+    votes = analysis.load(sweep).votes
+    assert sorted(votes["rater"]) == ["Ana"] * 8 + ["Ben"] * 8
+    agreed = analysis.rater_agreement(votes, {left: "adamw", right: "lion"})
+    assert [(one.rater, one.num_same, one.num_votes) for one in agreed] == [
+        ("Ana", 8, 8),
+        ("Ben", 6, 8),
+    ]
+    assert analysis.rater_agreement(votes[votes["rater"] == "Ana"], {left: "a", right: "b"}) == []
+    page = build_report(sweep).read_text()
+    assert "6 of 8 votes of Ben go to the setting that the others&#39; votes put higher" in page
+
+
 def test_the_last_word_of_a_rater_counts(tmp_path: Path) -> None:
     write(tmp_path, scores=[{**cell("a"), "score": 10}, {**cell("a"), "score": 90}])
     write(tmp_path, "other.json", rater="you", scores=[{**cell("a"), "score": 50}])

@@ -56,10 +56,12 @@ from optbench.analysis.outcomes import (
 )
 from optbench.analysis.rates import RankTrap, Rung, Tuning, rank_trap, tunings
 from optbench.analysis.ratings import (
+    RaterAgreement,
     SelfAgreement,
     agreements,
     mean_scores,
     preferences,
+    rater_agreement,
     self_agreement,
 )
 from optbench.analysis.resized import ResizedLoss, resized_losses
@@ -92,6 +94,7 @@ __all__ = [
     "Outcome",
     "RESIZE",
     "RankTrap",
+    "RaterAgreement",
     "ResizedLoss",
     "Rung",
     "SPEED",
@@ -137,6 +140,7 @@ __all__ = [
     "preferences",
     "rank_settings",
     "rank_trap",
+    "rater_agreement",
     "resized_losses",
     "runs_in",
     "self_agreement",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +24,20 @@ class SelfAgreement:
     def interval(self) -> tuple[float, float]:
         """Where the true share may be."""
         return stats.proportion_interval(self.num_same, self.num_repeats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterAgreement:
+    """How often a rater prefers what the votes of all others put higher."""
+
+    rater: str
+    num_same: int
+    num_votes: int  # between two settings of which the others' votes put one higher, without ties
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share may be; half of them is no agreement."""
+        return stats.proportion_interval(self.num_same, self.num_votes)
 
 
 def mean_scores(scores: pd.DataFrame, settings: Mapping[str, str]) -> dict[str, Interval]:
@@ -57,25 +71,58 @@ def preferences(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Streng
     A pair that was shown a second time counts once, as do images of one setting never. Votes of
     one prompt and seed are not independent, nor are those of one training (`bradley_terry`).
     """
-    comparisons = []
-    columns = ("left_run", "right_run", "winner", "repeat", "left_prompt", "left_seed")
-    for left, right, winner, is_repeat, *cell in zip(
+    return stats.bradley_terry([comparison for _, comparison in _comparisons(votes, settings)])
+
+
+def rater_agreement(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[RaterAgreement]:
+    """Return for every rater how far the others' votes agree; empty with fewer than two raters.
+
+    The same two images are rarely shown to two people, so votes are compared with the order of the
+    settings that all others' votes give.
+    """
+    by_rater: dict[str, list[Comparison]] = {}
+    for rater, comparison in _comparisons(votes, settings):
+        by_rater.setdefault(rater, []).append(comparison)
+    agreements = []
+    for rater, own in by_rater.items():
+        others = [vote for name, of in by_rater.items() if name != rater for vote in of]
+        strengths = {one.name: one.strength for one in stats.bradley_terry(others)}
+        same = []
+        for vote in own:
+            if vote.winner is None or not {vote.first, vote.second} <= strengths.keys():
+                continue
+            gap = strengths[vote.first] - strengths[vote.second]
+            if gap:
+                same.append((gap > 0) == (vote.winner == "first"))
+        if same:
+            agreements.append(
+                RaterAgreement(rater=rater, num_same=sum(same), num_votes=len(same))
+            )
+    return agreements
+
+
+def _comparisons(
+    votes: pd.DataFrame, settings: Mapping[str, str]
+) -> Iterator[tuple[str, Comparison]]:
+    """Give the rater and the vote of every pair of two settings that was shown for the first time."""
+    columns = ("rater", "left_run", "right_run", "winner", "repeat", "left_prompt", "left_seed")
+    for rater, left, right, winner, is_repeat, *cell in zip(
         *(votes[name] for name in columns), strict=True
     ):
         sides = settings.get(str(left)), settings.get(str(right))
         if is_repeat or winner == "skip" or None in sides or sides[0] == sides[1]:
             continue
         won = {"left": "first", "right": "second"}.get(str(winner))
-        comparisons.append(
+        yield (
+            str(rater),
             Comparison(
                 first=sides[0],
                 second=sides[1],
                 winner=won,  # type: ignore[arg-type]
                 cell=tuple(map(str, cell)),
                 runs=(str(left), str(right)),
-            )
+            ),
         )
-    return stats.bradley_terry(comparisons)
 
 
 def self_agreement(votes: pd.DataFrame) -> SelfAgreement | None:

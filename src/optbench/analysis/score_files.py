@@ -10,7 +10,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ VOTE_COLUMNS = (
     "winner",
     "repeat",
 )
+_TIME = "at"
 _WINNERS = ("left", "right", "tie", "skip")
 _MAX_FILES = 200
 _MAX_BYTES = 16 * 2**20
@@ -57,14 +59,16 @@ def read_scores(sweep_dir: Path, image_keys: Mapping[str, str | None]) -> Scores
 
     A row about a run that is not there is left out, and counted in a problem; so is one about
     images that other prompts or settings have replaced since. Of a rater's rows about the same
-    image the last counts.
+    image the latest counts, and a vote that lies in several files, as when a page was saved twice,
+    counts once; one that was taken back in any of them does not count.
 
     Args:
         sweep_dir: The sweep's folder.
         image_keys: Its runs by name, each with the key of the images it has now, None if unknown.
     """
     scores: dict[tuple[Any, ...], Row] = {}
-    votes: list[Row] = []
+    votes: dict[Hashable, Row] = {}
+    undone: set[str] = set()
     problems: list[str] = []
     folder = sweep_dir / "scores"
     paths = sorted(
@@ -78,22 +82,33 @@ def read_scores(sweep_dir: Path, image_keys: Mapping[str, str | None]) -> Scores
         in_file: list[str] = []
         try:
             content = _csv(path) if path.suffix.lower() == ".csv" else _json(path)
-            for row in _checked(content.get("scores"), content, _score, in_file):
+            for row, entry in _checked(content.get("scores"), content, _score, in_file):
+                row |= {"sweep": sweep_dir.name, _TIME: _time(entry)}
+                place = tuple(row[name] for name in ("rater", *CELL, _KEY))
+                if place not in scores or scores[place][_TIME] <= row[_TIME]:
+                    scores[place] = row
+            # Older files give votes no id: equal ones in one file are several, in two the same.
+            same: Counter[Hashable] = Counter()
+            for row, entry in _checked(content.get("votes"), content, _vote, in_file):
                 row["sweep"] = sweep_dir.name
-                scores[tuple(row[name] for name in ("rater", *CELL, _KEY))] = row
-            votes += [
-                {**row, "sweep": sweep_dir.name}
-                for row in _checked(content.get("votes"), content, _vote, in_file)
-            ]
+                values = tuple(row.values())
+                same[values] += 1
+                votes.setdefault(_vote_id(entry) or (values, same[values]), row)
+            if isinstance(taken_back := content.get("undone"), list):
+                undone |= {name for name in taken_back[:_MAX_ROWS] if isinstance(name, str)}
         except (_DamagedError, OSError, ValueError, RecursionError, csv.Error) as error:
             in_file.append(f"it cannot be read: {str(error)[:200]}")
         problems += [f"{path.name}: {problem}" for problem in in_file[:_MAX_PROBLEMS]]
         if len(in_file) > _MAX_PROBLEMS:
             more = len(in_file) - _MAX_PROBLEMS
             problems.append(f"{path.name}: and {more} more rows like these")
-    known_scores = [row for row in scores.values() if row["run"] in image_keys]
-    known_votes = [row for row in votes if {row["left_run"], row["right_run"]} <= set(image_keys)]
-    num_unknown = len(scores) - len(known_scores) + len(votes) - len(known_votes)
+    given = [row for row in scores.values() if row["score"] is not None or row["note"].strip()]
+    cast = [row for name, row in votes.items() if name not in undone]
+    for row in given:
+        del row[_TIME]
+    known_scores = [row for row in given if row["run"] in image_keys]
+    known_votes = [row for row in cast if {row["left_run"], row["right_run"]} <= set(image_keys)]
+    num_unknown = len(given) - len(known_scores) + len(cast) - len(known_votes)
     if num_unknown:
         problems.append(f"{num_unknown} scores or votes are about runs that are not in this folder")
 
@@ -144,24 +159,28 @@ def _csv(path: Path) -> dict[str, Any]:
 
 def _checked(
     listed: Any, content: Mapping[str, Any], check: Any, problems: list[str]
-) -> Iterator[Row]:
+) -> Iterator[tuple[Row, Mapping[str, Any]]]:
+    """Give every sound row of a file, and what it was made of; say what is wrong with the others."""
     if listed is None:
         return
     if not isinstance(listed, list):
         raise _DamagedError(f"scores and votes are lists, not {type(listed).__name__}")
     if len(listed) > _MAX_ROWS:
         problems.append(f"{len(listed)} rows, of which the first {_MAX_ROWS} are read")
-    rater = _name(content.get("rater") or "someone")
+    file_rater = _name(content.get("rater") or "someone")
     for number, entry in enumerate(listed[:_MAX_ROWS], start=1):
         try:
             if not isinstance(entry, Mapping):
                 raise _DamagedError(f"a {type(entry).__name__}, not named values")
-            row = check(entry, rater)
+            # A page that opened another's file saves their words under their name.
+            row_rater = entry.get("rater")
+            is_named = isinstance(row_rater, str) and row_rater
+            row = check(entry, _name(row_rater) if is_named else file_rater)
         except _DamagedError as error:
             problems.append(f"row {number}: {error}")
             continue
         if row is not None:
-            yield row
+            yield row, entry
 
 
 def _score(entry: Mapping[str, Any], rater: str) -> Row | None:
@@ -169,11 +188,8 @@ def _score(entry: Mapping[str, Any], rater: str) -> Row | None:
     if score is not None and not 0 <= score <= 100:
         raise _DamagedError(f"a score of {score:g}, expected 0 to 100")
     text = _clean(note, _MAX_TEXT) if isinstance(note, str) else ""
-    if score is None and not text.strip():
-        return None
-    row_rater = entry.get("rater")
-    if isinstance(row_rater, str) and row_rater:
-        rater = _name(row_rater)
+    if score is None and not text.strip() and "at" not in entry:
+        return None  # with a time it says that an earlier score was taken back
     return {"rater": rater, **_cell(entry), "score": score, "note": text}
 
 
@@ -188,6 +204,18 @@ def _vote(entry: Mapping[str, Any], rater: str) -> Row:
             raise _DamagedError(f"its {side} side names no image")
         row |= {f"{side}_{name}": value for name, value in _cell(cell).items()}
     return {**row, "winner": winner, "repeat": entry.get("repeat") is True}
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """Return when a score was given, in milliseconds; 0 where a file does not say."""
+    at = entry.get("at")
+    is_number = isinstance(at, (int, float)) and not isinstance(at, bool)
+    return float(at) if is_number and math.isfinite(at) else 0.0
+
+
+def _vote_id(entry: Mapping[str, Any]) -> str | None:
+    name = entry.get("id")
+    return name if isinstance(name, str) and name else None
 
 
 def _cell(entry: Mapping[str, Any]) -> Row:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optbench import analysis
-from optbench.analysis import MEASURES, is_missing
+from optbench.analysis import MEASURES, RaterAgreement, is_missing
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import Standings
 from optbench.analysis.stats import Agreement, Interval, Strength
@@ -54,6 +54,7 @@ class RatingsSection:
     notes: tuple[Note, ...]
     num_notes_left_out: int
     self_agreement: str
+    rater_agreement: str  # nothing with one rater
     agreements: tuple[tuple[str, str], ...]  # a measure, and how far it orders alike
     caution: str
 
@@ -86,6 +87,7 @@ def ratings_section(trainings: SweepEvidence, standings: Standings) -> RatingsSe
         else f"{same.num_same} of {same.num_repeats} pairs shown twice got the same answer "
         f"(the true share is between {100 * same.interval[0]:.0f} and "
         f"{100 * same.interval[1]:.0f} %); three equal answers picked blindly would give 33 %.",
+        rater_agreement=_raters_text(analysis.rater_agreement(votes, of_run)),
         agreements=tuple(
             (name, _agreement_text(agreement))
             for name, agreement in analysis.agreements(
@@ -93,6 +95,16 @@ def ratings_section(trainings: SweepEvidence, standings: Standings) -> RatingsSe
             ).items()
         ),
         caution=" ".join(_cautions(list(strengths.values()), num_votes)),
+    )
+
+
+def _raters_text(raters: Sequence[RaterAgreement]) -> str:
+    """Return how far people agree with one another; nothing with fewer than two."""
+    return "; ".join(
+        f"{agreed.num_same} of {agreed.num_votes} votes of {agreed.rater} go to the setting that the "
+        f"others' votes put higher ({100 * agreed.interval[0]:.0f} to "
+        f"{100 * agreed.interval[1]:.0f} % in truth)"
+        for agreed in raters
     )
 
 
