@@ -95,9 +95,7 @@ def rater_agreement(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Ra
             if gap:
                 same.append((gap > 0) == (vote.winner == "first"))
         if same:
-            agreements.append(
-                RaterAgreement(rater=rater, num_same=sum(same), num_votes=len(same))
-            )
+            agreements.append(RaterAgreement(rater=rater, num_same=sum(same), num_votes=len(same)))
     return agreements
 
 

@@ -173,9 +173,8 @@ def _checked(
             if not isinstance(entry, Mapping):
                 raise _DamagedError(f"a {type(entry).__name__}, not named values")
             # A page that opened another's file saves their words under their name.
-            row_rater = entry.get("rater")
-            is_named = isinstance(row_rater, str) and row_rater
-            row = check(entry, _name(row_rater) if is_named else file_rater)
+            rater = entry.get("rater")
+            row = check(entry, _name(rater) if isinstance(rater, str) and rater else file_rater)
         except _DamagedError as error:
             problems.append(f"row {number}: {error}")
             continue
@@ -209,8 +208,7 @@ def _vote(entry: Mapping[str, Any], rater: str) -> Row:
 def _time(entry: Mapping[str, Any]) -> float:
     """Return when a score was given, in milliseconds; 0 where a file does not say."""
     at = entry.get("at")
-    is_number = isinstance(at, (int, float)) and not isinstance(at, bool)
-    return float(at) if is_number and math.isfinite(at) else 0.0
+    return float(at) if isinstance(at, (int, float)) and math.isfinite(at) else 0.0
 
 
 def _vote_id(entry: Mapping[str, Any]) -> str | None:

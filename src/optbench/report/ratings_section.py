@@ -100,12 +100,14 @@ def ratings_section(trainings: SweepEvidence, standings: Standings) -> RatingsSe
 
 def _raters_text(raters: Sequence[RaterAgreement]) -> str:
     """Return how far people agree with one another; nothing with fewer than two."""
-    return "; ".join(
-        f"{agreed.num_same} of {agreed.num_votes} votes of {agreed.rater} go to the setting that the "
-        f"others' votes put higher ({100 * agreed.interval[0]:.0f} to "
-        f"{100 * agreed.interval[1]:.0f} % in truth)"
-        for agreed in raters
-    )
+    texts = []
+    for agreed in raters:
+        low, high = (f"{100 * share:.0f}" for share in agreed.interval)
+        texts.append(
+            f"{agreed.num_same} of {agreed.num_votes} votes of {agreed.rater} go to the setting "
+            f"that the others' votes put higher ({low} to {high} % in truth)"
+        )
+    return "; ".join(texts)
 
 
 def _cautions(strengths: Sequence[Strength], num_votes: int) -> Iterator[str]:
