@@ -102,7 +102,7 @@ def rater_agreement(votes: pd.DataFrame, settings: Mapping[str, str]) -> list[Ra
 def _comparisons(
     votes: pd.DataFrame, settings: Mapping[str, str]
 ) -> Iterator[tuple[str, Comparison]]:
-    """Give the rater and the vote of every pair of two settings that was shown for the first time."""
+    """Give rater and vote of every pair of two settings that was shown for the first time."""
     columns = ("rater", "left_run", "right_run", "winner", "repeat", "left_prompt", "left_seed")
     for rater, left, right, winner, is_repeat, *cell in zip(
         *(votes[name] for name in columns), strict=True

@@ -160,7 +160,7 @@ def _csv(path: Path) -> dict[str, Any]:
 def _checked(
     listed: Any, content: Mapping[str, Any], check: Any, problems: list[str]
 ) -> Iterator[tuple[Row, Mapping[str, Any]]]:
-    """Give every sound row of a file, and what it was made of; say what is wrong with the others."""
+    """Give every sound row of a file with its entry; say what is wrong with the others."""
     if listed is None:
         return
     if not isinstance(listed, list):
