@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from optbench.report.charts.styles import run_styles
 from optbench.report.charts.training import training_charts
 from optbench.report.charts.validation import validation_charts
 from optbench.report.findings import make_findings
+from optbench.report.inline import content_policy, static_text
 from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
 from optbench.report.sections import sections
@@ -29,7 +28,6 @@ from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STATIC = Path(__file__).parent / "static"
 _STYLES = ("page.css", "viewer.css")
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
@@ -151,11 +149,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(number=number_text, seconds=seconds_text)
-    script, viewer_script = _static("page.js"), _static(*_VIEWER_SCRIPTS)
+    script, viewer_script = static_text("page.js"), static_text(*_VIEWER_SCRIPTS)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
-        policy=Markup(_policy(script, viewer_script)),
-        style=Markup(_static(*_STYLES)),
+        policy=Markup(content_policy((script, viewer_script))),
+        style=Markup(static_text(*_STYLES)),
         script=Markup(script),
         viewer_script=Markup(viewer_script),
         measure_titles=analysis.MEASURES,
@@ -163,30 +161,6 @@ def _environment() -> Environment:
         swatch=line.swatch,
     )
     return environment
-
-
-def _policy(*scripts: str) -> str:
-    """Return a Content-Security-Policy: what runs are our scripts, and nothing leaves the page.
-
-    A second line behind the escaping: text of others that got through as HTML would still not run,
-    load or send anything. `'self'` is data.js and the images beside the page.
-    """
-    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
-    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
-    return "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src 'self' {hashes}",
-            "style-src 'unsafe-inline'",
-            "img-src 'self' file: data: blob:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
-
-
-def _static(*names: str) -> str:
-    return "".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
 def _title(sweep: SweepEvidence) -> str:
