@@ -1,4 +1,4 @@
-"""What pages carry inside: our own scripts and styles, the policy that lets only them run, and data."""
+"""What a page carries inside: scripts and styles, the policy that lets only them run, and data."""
 
 from __future__ import annotations
 
