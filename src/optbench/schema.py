@@ -25,6 +25,8 @@ DynamoBackend = Literal["inductor", "aot_eager", "eager"]
 LossType = Literal["l2", "l1", "huber", "smooth_l1"]
 Holdout = Literal["auto", "none"]
 HuberSchedule = Literal["constant", "exponential", "snr"]
+RungSchedule = Literal["run", "own"]
+RaceImages = Literal["finalists", "all"]
 
 
 def key_of(field: str) -> str:
@@ -130,6 +132,26 @@ Device = Annotated[
     str,
     Predicate(re.compile(r"auto|cpu|mps|cuda(:\d+)?").fullmatch),
     Words("auto, cpu, mps, cuda or cuda:NUMBER", "write {key}=auto"),
+]
+Rung = Annotated[
+    float,
+    Predicate(is_length),
+    Words("whole epochs (1 and more), or a share of the run (below 1)", "write {key}=[1,2]"),
+]
+RateRange = Annotated[
+    str,
+    Predicate(re.compile(r"[0-9.eE+-]+:[0-9.eE+-]+:[0-9]+").fullmatch),
+    Words("LOW:HIGH:NUMBER, multiples of each recipe's own rate", "write {key}=0.2:5:9"),
+]
+SeedRange = Annotated[
+    str,
+    Predicate(re.compile(r"\d+\.\.\d+").fullmatch),
+    Words("LEAST..MOST fresh seeds", "write {key}=2..6"),
+]
+Budget = Annotated[
+    str,
+    Predicate(re.compile(r"\d+(\.\d+)?(h|min|ep)").fullmatch),
+    Words("hours, minutes or epochs", "write {key}=8h, {key}=90min or {key}=120ep"),
 ]
 BlockWeights = Annotated[
     tuple[NotNegative, ...] | NotNegative | str | None,
@@ -437,6 +459,21 @@ class LaunchOptions(Options):
     isolation: Isolation  # auto: a process per run where a GPU is used
     workers: Count | None  # runs at a time, each in its process; None: one per GPU, else one
     until_epoch: Count | None  # trained so far and left to be continued; None: to the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaceOptions(Options):
+    """How a race is run; belongs to the command, and to no run (group `race`)."""
+
+    rates: RateRange
+    rungs: Annotated[tuple[Rung, ...], Len(1)]  # the run's end is the last one in any case
+    rung_schedule: RungSchedule
+    eta: Annotated[int, Ge(2)]
+    confirm: SeedRange
+    alpha: Annotated[float, Gt(0), Lt(1)]
+    budget: Budget | None
+    nuisance: tuple[str, ...]  # keys of swept settings; the rate is one of them in any case
+    render: RaceImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

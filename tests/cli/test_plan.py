@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from optbench.cli import estimate
 from optbench.cli import plan as plan_command
 from optbench.config.build import config_yaml
 from optbench.config.compose import compose_runs
-from optbench.launch import guard
+from optbench.launch import estimate, guard
 from optbench.storage import files, rundir
 from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan

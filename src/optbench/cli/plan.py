@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from optbench.cli.command import DONE, refuse, shown
-from optbench.cli.estimate import Cost, bucket_counts, estimate
 from optbench.config.build import config_tree
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.data import holdout_notice
 from optbench.errors import OptbenchError
 from optbench.launch import processes
+from optbench.launch.estimate import Cost, bucket_counts, estimate
 from optbench.launch.guard import is_finished
 from optbench.lora.blocks import network_notices
 from optbench.lora.initial_weights import initial_weights_notices

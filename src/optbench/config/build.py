@@ -45,6 +45,8 @@ from optbench.storage.secrets import hide_in_settings
 SETTINGS = "settings"  # the key of conf/ that lists a sweep's runs, and that no run has itself
 SEEDS = "seeds"  # the key of conf/ that says how many seeds each setting is trained with
 LAUNCH = "launch"  # the key of conf/ that says how runs are made, and that no run has either
+RACE = "race"  # the key of conf/ that says how a race is run, likewise
+_OF_COMMAND = (SETTINGS, SEEDS, LAUNCH, RACE)
 _ABSENT = object()
 _Options = TypeVar("_Options")
 
@@ -99,7 +101,7 @@ def build_config(tree: DictConfig, read: ReadWeights | None = None) -> RunConfig
     """
     register_resolvers()
     hints = types_of(RunConfig)
-    unknown = [str(key) for key in tree if key not in (*hints, SETTINGS, SEEDS, LAUNCH)]
+    unknown = [str(key) for key in tree if key not in (*hints, *_OF_COMMAND)]
     problems = [unknown_key(key, list(hints)) for key in unknown]
     # Group by group, so that the rules between the intact ones are checked whatever else is wrong.
     values: dict[str, Any] = {}
@@ -154,7 +156,7 @@ def build_options(kind: type[_Options], tree: DictConfig) -> _Options:
     register_resolvers()
     problems: list[Problem] = []
     values = _plain_values(tree, "", problems)
-    for key in (SETTINGS, SEEDS, LAUNCH):
+    for key in _OF_COMMAND:
         values.pop(key, None)
     options, wrong = _validated(kind, values, "", problems)
     if wrong:

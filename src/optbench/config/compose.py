@@ -24,13 +24,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from optbench.config import messages, rules, untrusted
+from optbench.config import messages, race, rules, untrusted
 from optbench.config import sweep as config_sweep
 from optbench.config.build import build_config
 from optbench.config.composer import Composer, hydra_session
 from optbench.config.identity import on_this_machine, plan_run
 from optbench.config.launcher import at_a_time, launcher_options
 from optbench.config.quoting import with_quoted_places
+from optbench.config.race import RACE_SWEEPER, RaceEntries, RacePlan
 from optbench.config.run_rules import Checked, check_device, check_run, check_writable
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
@@ -82,6 +83,9 @@ class CommandPlan(Generic[_Run]):
     launch: LaunchOptions | None  # None: a command that makes all its runs in its own process
     is_local: bool  # True: no launcher plugin, the runs are made here
     at_a_time: int | None = None  # runs a launcher plugin makes at a time; None: unknown
+    # Not None: a race, whose `runs` are one of each arm, at its own rate.
+    raced: RaceEntries | None = None
+    race: RacePlan | None = None  # of a training, the same race planned
 
 
 SweepPlan = CommandPlan[RunPlan]
@@ -151,7 +155,12 @@ def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
         runs = [on_this_machine(run) for run in runs]
         if problems := _check_together(runs):  # device=auto and device=cpu may be the same here
             raise ConfigError(*problems)
-    return dataclasses.replace(sweep, runs=tuple(runs))
+    planned_race = None
+    if sweep.raced is not None:
+        planned_race, problems = race.plan_race(sweep.raced, runs, is_local=sweep.is_local)
+        if problems:
+            raise ConfigError(*problems)
+    return dataclasses.replace(sweep, runs=tuple(runs), race=planned_race)
 
 
 def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Run]:
@@ -169,6 +178,7 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
     with hydra_session(parsed.config_dir, command.config_name) as hydra:
         overrides = config_sweep.parsable(parsed.overrides, problems)
         overrides = config_sweep.with_quoted_texts(overrides, problems)
+        overrides = race.with_lists(overrides)
         overrides = hydra.without_lists(overrides, problems)
         typed = hydra.typed(overrides)
         master, overrides = compose_tree(hydra, overrides, mode=RunMode.MULTIRUN, problems=problems)
@@ -177,19 +187,27 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
             raise ConfigError(messages.sweep_of_another_command(sweep, owner))
         num_seeds = config_sweep.num_seeds(master, problems)
         is_multirun = parsed.multirun or master.hydra.mode == RunMode.MULTIRUN or num_seeds > 1
-        is_complete = str(master.hydra.sweeper._target_) in (_BASIC_SWEEPER, LIST_SWEEPER)
+        sweeper = str(master.hydra.sweeper._target_)
+        is_complete = sweeper in (_BASIC_SWEEPER, LIST_SWEEPER)
+        is_race = is_multirun and sweeper == RACE_SWEEPER
+        problems += [] if is_race else race.without_effect(overrides)
         is_listed = bool(config_sweep.listed_settings(master))
         is_basic_typed = "hydra/sweeper=basic" in overrides
-        if num_seeds > 1 and (is_basic_typed or not is_complete):
+        if num_seeds > 1 and (is_basic_typed or not is_complete) and not is_race:
             problems.append(messages.seeds_with_a_sweeper(num_seeds))
-        if is_listed and not (is_multirun and is_complete and not is_basic_typed):
+        is_expanded = is_multirun and (is_complete or is_race)
+        if is_listed and not (is_expanded and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
         swept: list[str] = []
-        if is_multirun and is_complete:
+        raced = None
+        if is_expanded:
             lines = [*config_sweep.sweep_params(master, problems), *overrides]
             expanded, swept = config_sweep.expand(
                 hydra.hydra.config_loader, master, lines, problems
             )
+            if is_race:
+                raced = race.read_race(master, lines, expanded, swept, problems)
+                expanded = expanded if raced is None else raced.first_runs()
         else:
             expanded, swept = config_sweep.only_run(
                 overrides, problems, is_multirun=is_multirun, command=command.typed or command.name
@@ -221,10 +239,11 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         runs=tuple(runs),
         sweep_dir=runs[0].run_dir.parent,
         is_complete=is_complete,
-        is_listed=is_listed or num_seeds > 1,
+        is_listed=(is_listed or num_seeds > 1) and not is_race,
         launch=launch,
         is_local=is_local,
         at_a_time=at_a_time(master),
+        raced=raced,
     )
 
 

@@ -33,7 +33,7 @@ _SINGLE = "single"
 _PROMPT_TEXT = re.compile(r"\+*prompts\.prompts\.[^.]+\.(text|negative)")
 # What belongs to the whole command line, and to no single entry of a list.
 _NOT_LISTED = re.compile(
-    r"hydra([./].*)?|sweep|settings(\..*)?|seeds|sweep_name|runs_dir|cache_dir|launch(\..*)?"
+    r"hydra([./].*)?|sweep|settings(\..*)?|seeds|sweep_name|runs_dir|cache_dir|launch(\..*)?|race(\..*)?"
 )
 
 

@@ -36,7 +36,7 @@ _TRUSTED = re.compile(
     r"hydra\._internal\.core_plugins\.basic_(launcher|sweeper)\.Basic(Launcher|Sweeper)"
     r"|hydra\.experimental\.callbacks\.\w+"
     r"|hydra_plugins\.hydra_(joblib_launcher|submitit_launcher|ray_launcher|optuna_sweeper)\.\w+\.\w+"
-    r"|hydra_plugins\.optbench_list_sweeper\.ListSweeper"
+    r"|hydra_plugins\.optbench_(list_sweeper\.ListSweeper|race_sweeper\.RaceSweeper)"
     r"|optuna\.(samplers|pruners)\.\w+|optbench\.launch\.optuna\.\w+"
     r"|logging\.(StreamHandler|FileHandler|NullHandler|Formatter)|colorlog\.ColoredFormatter"
 )

@@ -36,6 +36,7 @@ from optbench.config.compose import CONFIG_NAME, SweepPlan
 from optbench.config.composer import VERSION_BASE
 from optbench.config.identity import on_this_machine, plan_run
 from optbench.config.quoting import quoted
+from optbench.config.race import RacePlan
 from optbench.errors import ConfigError, DamagedFileError, LockLostError, OptbenchError, Problem
 from optbench.launch import processes
 from optbench.launch.exit_status import judge
@@ -65,12 +66,15 @@ class RunTask:
     Carries all it needs, because a worker has neither this process's memory nor its folder.
     """
 
-    plans: tuple[RunPlan, ...]  # none where a sweeper plugin makes up the runs as it goes
+    # None where a sweeper plugin makes up the runs as it goes; of a race those that are due.
+    plans: list[RunPlan]
     sweep_dir: Path
     needs_own_process: bool
     command: tuple[str, ...]
     working_dir: str
+    workers: int = 1
     queue: list[RunJob] | None = None  # not None: only queued here, to be run side by side
+    race: RacePlan | None = field(default=None, compare=False)
     session: Session = field(default_factory=Session, compare=False)  # of this process alone
 
     def __call__(self, tree: DictConfig) -> float | None:
@@ -94,6 +98,13 @@ class RunTask:
                 run_guarded(plan, self.session)
         return objective(plan.run_dir)
 
+    def run_queue(self) -> None:
+        """Train what was queued and is not finished, side by side."""
+        if self.queue:
+            unfinished = [job for job in self.queue if not is_finished(job.plan)]
+            self.queue.clear()
+            processes.run_all(unfinished, workers=self.workers)
+
     def _plan(self, tree: DictConfig) -> RunPlan:
         """Return the plan of the run that Hydra has just composed."""
         hydra_config = HydraConfig.get()
@@ -115,7 +126,8 @@ class RunTask:
 
     def __reduce__(self) -> tuple[Callable[..., RunTask], tuple[dict[str, Any]]]:
         """Return how a worker's process makes it again: with what conf/ calls made known."""
-        names = [part.name for part in dataclasses.fields(self) if part.name != "session"]
+        here = ("session", "race")
+        names = [part.name for part in dataclasses.fields(self) if part.name not in here]
         return _unpickled, ({name: getattr(self, name) for name in names},)
 
 
@@ -166,16 +178,19 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     workers = processes.num_workers(sweep.launch, configs)
     needs_own_process = processes.needs_own_process(sweep.launch, configs) or workers > 1
     # Side by side only where all runs are known and nobody waits for the loss of one.
-    is_queued = needs_own_process and sweep.is_local and sweep.is_complete and workers > 1
+    is_known = sweep.is_complete or sweep.race is not None
+    is_queued = needs_own_process and sweep.is_local and is_known and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     placed_arguments = [*arguments, f"hydra.sweep.dir={quoted(str(sweep.sweep_dir))}"]
     task = RunTask(
-        plans=sweep.runs if sweep.is_complete else (),
+        plans=list(sweep.runs) if sweep.is_complete else [],
         sweep_dir=sweep.sweep_dir,
         needs_own_process=needs_own_process,
         command=("optbench", *placed_arguments),
         working_dir=str(Path.cwd()),
+        workers=workers if sweep.is_local else sweep.at_a_time or 1,
         queue=[] if is_queued else None,
+        race=sweep.race,
     )
     is_chosen = any(argument.startswith("hydra/sweeper=") for argument in arguments)
     sweeper = ["hydra/sweeper=list"] if sweep.is_listed and not is_chosen else []
@@ -186,9 +201,7 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
             call_hydra([*placed_arguments, *sweeper], task)
     finally:
         _hide_secrets(sweep.sweep_dir / "multirun.yaml")
-    if task.queue:
-        unfinished = [job for job in task.queue if not is_finished(job.plan)]
-        processes.run_all(unfinished, workers=workers)
+    task.run_queue()
 
 
 def _hide_secrets(file: Path) -> None:

@@ -1,0 +1,307 @@
+"""Run a race: launch what its design asks for next, until it asks for nothing more.
+
+Every decision is a function of what lies on disk (analysis/race): a race that was killed goes on by
+the same command, with the same decisions. `race.json` says which run is which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optbench.analysis.frames import load_runs
+from optbench.analysis.race import (
+    RaceDesign,
+    RaceRecord,
+    RaceVerdict,
+    Result,
+    RunPlace,
+    Step,
+    read_race,
+    read_results,
+    verdicts,
+    write_race,
+)
+from optbench.config.race import RacePlan
+from optbench.errors import DamagedFileError
+from optbench.launch.estimate import estimate
+from optbench.storage import files, rundir
+from optbench.storage.rundir import RunDir
+from optbench.terminal import tell
+from optbench.training.plan import RunPlan
+
+if TYPE_CHECKING:
+    from optbench.launch.guard import RunTask
+
+Launch = Callable[..., Sequence[Any]]  # Hydra's launcher: batches of overrides, the first's number
+_POLL_SECONDS = 5.0
+_AGAIN = ("failed", "out_of_memory", "skipped")  # what the same command tries once more
+_SECONDS = ("seconds_train", "seconds_save", "seconds_validate", "seconds_render")
+_SECONDS_PER_HOUR = 3600
+
+
+@dataclass(slots=True, kw_only=True)
+class RaceOnDisk:
+    """A race and what lies in its folder."""
+
+    plan: RacePlan
+    sweep_dir: Path
+    design: RaceDesign
+    runs: dict[str, RunPlace] = field(default_factory=dict)
+    tried: set[str] = field(default_factory=set)  # names of runs that this process has launched
+
+    @classmethod
+    def open(cls, plan: RacePlan, sweep_dir: Path, *, workers: int) -> RaceOnDisk:
+        """Return a race as its folder has it; of another design's runs those that are this one's.
+
+        A budget in hours keeps the costs it was begun with, so that decisions stay what they were.
+        """
+        race = cls(plan=plan, sweep_dir=sweep_dir, design=plan.design)
+        try:
+            record = read_race(sweep_dir)
+        except DamagedFileError:
+            files.set_aside(sweep_dir / "race.json")
+            record = None
+        if record is not None:
+            race.runs = {
+                name: place
+                for name, place in record.runs.items()
+                if race.is_of_this_race(name, place)
+            }
+        if plan.design.unit == "hours":
+            stored = {} if record is None else record.design.epoch_cost
+            costs = {arm: stored.get(arm) or _hours(plan, arm, workers) for arm in plan.design.arms}
+            known = {arm: cost for arm, cost in costs.items() if cost is not None}
+            race.design = dataclasses.replace(
+                plan.design,
+                epoch_cost=known,
+                finish_cost=_image_hours(plan, workers)
+                if record is None
+                else record.design.finish_cost,
+            )
+        return race
+
+    def is_of_this_race(self, name: str, place: RunPlace) -> bool:
+        """Return whether a recorded run is what this command line would train at its place."""
+        cell = (place.arm, place.point.values)
+        is_known = cell in self.plan.cells and (
+            place.seed == self.design.tuning_seed or place.seed in self.design.fresh_seeds
+        )
+        return is_known and self.plan.run(self._step(place, self.design.length)).name == name
+
+    def write(self) -> None:
+        """Write `race.json`."""
+        write_race(
+            self.sweep_dir,
+            RaceRecord(design=self.design, runs=self.runs, overrides=self.plan.entries.arms),
+        )
+
+    def results(self) -> tuple[Result, ...]:
+        """Return what every run had reached at its rungs.
+
+        What failed by a fault that may be gone by now has no result until it is tried again.
+        """
+        folders = [self.sweep_dir / name for name in self.runs]
+        folders = [folder for folder in folders if (folder / "status.json").is_file()]
+        if not folders:
+            return ()
+        status = {folder.name: rundir.read_status(folder).status for folder in folders}
+        counted = {
+            name: place
+            for name, place in self.runs.items()
+            if status.get(name) not in _AGAIN or name in self.tried
+        }
+        frames = load_runs(self.sweep_dir, folders)
+        results = read_results(frames, RaceRecord(design=self.design, runs=counted))
+        # A recipe whose package is missing came to no result either.
+        skipped = [counted[n] for n in counted if status.get(n) == "skipped"]
+        return (
+            *results,
+            *(
+                Result(arm=place.arm, point=place.point, seed=place.seed, epoch=1, failure="failed")
+                for place in skipped
+            ),
+        )
+
+    def verdict(self) -> RaceVerdict:
+        """Return what the race says so far, and what is due."""
+        return verdicts(self.design, self.results())
+
+    def stale(self) -> list[Step]:
+        """Return the steps that were taken and are no more what they were.
+
+        A killed process left no status, a file was found corrupt, held-out images were edited: a
+        decision must not rest on them.
+        """
+        from optbench.launch.guard import is_finished
+
+        reached: dict[RunPlace, int] = {}
+        by_place = {(place.arm, place.point, place.seed): place for place in self.runs.values()}
+        failed = set()
+        for result in self.results():
+            place = by_place[result.arm, result.point, result.seed]
+            reached[place] = max(result.epoch, reached.get(place, 0))
+            if result.failure:
+                failed.add(place)
+        steps = [
+            self._step(place, epoch) for place, epoch in reached.items() if place not in failed
+        ]
+        return [step for step in steps if not is_finished(self.plan.run(step))]
+
+    def _step(self, place: RunPlace, epoch: int) -> Step:
+        return Step(
+            arm=place.arm,
+            point=place.point,
+            seed=place.seed,
+            until_epoch=epoch,
+            phase="tune" if place.seed == self.design.tuning_seed else "confirm",
+            reason="it is not what it was",
+        )
+
+
+def run_race(task: RunTask, launch: Launch) -> list[Sequence[Any]]:
+    """Launch the steps of a race until none is due, or one cannot be taken; return Hydra's jobs.
+
+    Args:
+        task: What Hydra does with each run; it knows the race.
+        launch: The launcher's.
+    """
+    assert task.race is not None
+    race = RaceOnDisk.open(task.race, task.sweep_dir, workers=task.workers)
+    race.write()  # the report tells by it that this is a race
+    jobs: list[Sequence[Any]] = []
+    steps: Sequence[Step] = race.stale()
+    while steps or (steps := _due(race, workers=task.workers)):
+        plans = [race.plan.run(step) for step in steps]
+        for step, plan in zip(steps, plans, strict=True):
+            race.runs[plan.name] = RunPlace(arm=step.arm, point=step.point, seed=step.seed)
+        race.write()
+        for line in announcement(race.design, steps):
+            tell(line)
+        task.plans[:] = [
+            dataclasses.replace(plan, run_index=index, num_runs=len(plans))
+            for index, plan in enumerate(plans)
+        ]
+        batch = [list(plan.overrides) for plan in plans]
+        returned = launch(batch, initial_job_idx=sum(map(len, jobs)))
+        for job in returned:
+            _ = job.return_value  # raises what a worker raised
+        jobs.append(returned)
+        task.run_queue()
+        _wait_for_others(plans)
+        race.tried |= {plan.name for plan in plans}
+        if _is_blocked(race, steps):
+            break
+        steps = []
+    return jobs
+
+
+def _due(race: RaceOnDisk, *, workers: int) -> Sequence[Step]:
+    """Return the steps that are due; first of all one for every arm whose cost is not known."""
+    design = race.design
+    if design.unit != "hours":
+        return race.verdict().steps
+    costs = dict(design.epoch_cost)
+    costs |= _measured_hours(race, [arm for arm in design.arms if arm not in costs], workers)
+    race.design = dataclasses.replace(design, epoch_cost=costs)
+    if unknown := [arm for arm in design.arms if arm not in costs]:
+        without_end = dataclasses.replace(design, budget=None, unit="epochs", epoch_cost={})
+        due = verdicts(without_end, race.results()).steps
+        steps = []
+        for arm in unknown:
+            of_arm = [step for step in due if step.arm == arm]
+            steps += of_arm[len(of_arm) // 2 :][:1]
+        if steps:
+            return steps
+        # All of its runs failed: it costs nothing more.
+        race.design = dataclasses.replace(
+            design, epoch_cost={**costs, **dict.fromkeys(unknown, 0.0)}
+        )
+    return race.verdict().steps
+
+
+def announcement(design: RaceDesign, steps: Sequence[Step]) -> list[str]:
+    """Return a line for every arm and what it trains next."""
+    groups: dict[tuple[str, int, str, str], list[Step]] = {}
+    for step in steps:
+        groups.setdefault((step.arm, step.until_epoch, step.phase, step.reason), []).append(step)
+    lines = []
+    for (arm, epoch, phase, reason), of_group in groups.items():
+        points = ", ".join(dict.fromkeys(step.point.label for step in of_group))
+        until = f"until epoch {epoch} of {design.length}"
+        seeds = ""
+        if phase == "confirm":
+            numbers = sorted({step.seed for step in of_group})
+            seeds = f" with seed {', '.join(map(str, numbers))}"
+        lines.append(f"race: {arm} {points} {until}{seeds} ({reason})")
+    return lines
+
+
+def _wait_for_others(plans: Iterable[RunPlan]) -> None:
+    """Wait for the runs that other workers have; a race decides when all results are there."""
+    is_said = False
+    while any(rundir.read_status(plan.run_dir).status == "running" for plan in plans):
+        if not is_said:
+            tell("race: waiting for runs that another worker has")
+            is_said = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_blocked(race: RaceOnDisk, steps: Sequence[Step]) -> bool:
+    """Return whether a step was tried and has no result, not even a failure: the race waits."""
+    reached = {(result.arm, result.point, result.seed, result.epoch) for result in race.results()}
+    failed = {
+        (result.arm, result.point, result.seed) for result in race.results() if result.failure
+    }
+    return any(
+        (step.arm, step.point, step.seed, step.until_epoch) not in reached
+        and (step.arm, step.point, step.seed) not in failed
+        for step in steps
+    )
+
+
+def _hours(plan: RacePlan, arm: str, workers: int) -> float | None:
+    """Return the hours of an arm's epoch by earlier runs, all workers busy; None: unknown."""
+    cells = [run for (of_arm, _), run in plan.cells.items() if of_arm == arm]
+    seconds = [
+        cost.seconds / cost.num_epochs
+        for run in cells
+        if (cost := estimate(_without_images(run))).seconds is not None
+    ]
+    return statistics.fmean(seconds) / _SECONDS_PER_HOUR / workers if seconds else None
+
+
+def _image_hours(plan: RacePlan, workers: int) -> float:
+    """Return the hours of images for each fresh run: those of one seed, shared by the first."""
+    hours = []
+    for run in plan.cells.values():
+        whole, without = estimate(run).seconds, estimate(_without_images(run)).seconds
+        if whole is not None and without is not None:
+            hours.append((whole - without) / _SECONDS_PER_HOUR / workers)
+    return statistics.fmean(hours) / plan.design.confirm[0] if hours else 0.0
+
+
+def _without_images(run: RunPlan) -> RunPlan:
+    render = dataclasses.replace(run.config.render, enabled=False)
+    return dataclasses.replace(run, config=dataclasses.replace(run.config, render=render))
+
+
+def _measured_hours(race: RaceOnDisk, arms: Sequence[str], workers: int) -> Mapping[str, float]:
+    """Return the hours of an epoch of each arm that has trained any in this race."""
+    hours = {}
+    for arm in arms:
+        rows = [
+            row
+            for name, place in race.runs.items()
+            if place.arm == arm
+            for row in files.readable_rows(RunDir(race.sweep_dir / name).epochs_path)[0]
+        ]
+        if rows:
+            seconds = sum(float(row.get(part) or 0.0) for row in rows for part in _SECONDS)
+            hours[arm] = seconds / len(rows) / _SECONDS_PER_HOUR / workers
+    return hours
