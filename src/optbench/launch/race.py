@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from optbench.analysis.frames import load_runs
 from optbench.analysis.race import (
+    Point,
     RaceDesign,
     RaceRecord,
     RaceVerdict,
     Result,
     RunPlace,
     Step,
+    fit_budget,
     read_race,
     read_results,
     verdicts,
@@ -76,15 +78,23 @@ class RaceOnDisk:
         if plan.design.unit == "hours":
             stored = {} if record is None else record.design.epoch_cost
             costs = {arm: stored.get(arm) or _hours(plan, arm, workers) for arm in plan.design.arms}
-            known = {arm: cost for arm, cost in costs.items() if cost is not None}
             race.design = dataclasses.replace(
                 plan.design,
-                epoch_cost=known,
+                epoch_cost={arm: cost for arm, cost in costs.items() if cost is not None},
                 finish_cost=_image_hours(plan, workers)
                 if record is None
                 else record.design.finish_cost,
             )
+        if not race.unpriced:
+            race.design = fit_budget(race.design)
         return race
+
+    @property
+    def unpriced(self) -> list[str]:
+        """The arms whose hours nobody knows yet, where the budget is in hours."""
+        design = self.design
+        is_needed = design.budget is not None and design.unit == "hours"
+        return [arm for arm in design.arms if is_needed and arm not in design.epoch_cost]
 
     def is_of_this_race(self, name: str, place: RunPlace) -> bool:
         """Return whether a recorded run is what this command line would train at its place."""
@@ -203,26 +213,23 @@ def run_race(task: RunTask, launch: Launch) -> list[Sequence[Any]]:
 
 def _due(race: RaceOnDisk, *, workers: int) -> Sequence[Step]:
     """Return the steps that are due; first of all one for every arm whose cost is not known."""
-    design = race.design
-    if design.unit != "hours":
+    if not race.unpriced:
         return race.verdict().steps
-    costs = dict(design.epoch_cost)
-    costs |= _measured_hours(race, [arm for arm in design.arms if arm not in costs], workers)
-    race.design = dataclasses.replace(design, epoch_cost=costs)
-    if unknown := [arm for arm in design.arms if arm not in costs]:
-        without_end = dataclasses.replace(design, budget=None, unit="epochs", epoch_cost={})
-        due = verdicts(without_end, race.results()).steps
-        steps = []
-        for arm in unknown:
-            of_arm = [step for step in due if step.arm == arm]
-            steps += of_arm[len(of_arm) // 2 :][:1]
-        if steps:
-            return steps
-        # All of its runs failed: it costs nothing more.
-        race.design = dataclasses.replace(
-            design, epoch_cost={**costs, **dict.fromkeys(unknown, 0.0)}
-        )
-    return race.verdict().steps
+    costs = {**race.design.epoch_cost, **_measured_hours(race, race.unpriced, workers)}
+    race.design = dataclasses.replace(race.design, epoch_cost=costs)
+    without_end = dataclasses.replace(race.design, budget=None, epoch_cost={})
+    due = verdicts(without_end, race.results()).steps
+    steps = []
+    for arm in race.unpriced:
+        of_arm = [step for step in due if step.arm == arm]
+        steps += of_arm[len(of_arm) // 2 :][:1]  # its own rate, which no fitting leaves out
+    if not steps:
+        # Those without a cost have no run that trained an epoch: they cost nothing more.
+        costs |= dict.fromkeys(race.unpriced, 0.0)
+        race.design = fit_budget(dataclasses.replace(race.design, epoch_cost=costs))
+        race.write()
+        return race.verdict().steps
+    return steps
 
 
 def announcement(design: RaceDesign, steps: Sequence[Step]) -> list[str]:
@@ -232,7 +239,7 @@ def announcement(design: RaceDesign, steps: Sequence[Step]) -> list[str]:
         groups.setdefault((step.arm, step.until_epoch, step.phase, step.reason), []).append(step)
     lines = []
     for (arm, epoch, phase, reason), of_group in groups.items():
-        points = ", ".join(dict.fromkeys(step.point.label for step in of_group))
+        points = ", ".join(dict.fromkeys(_spelled(step.point) for step in of_group))
         until = f"until epoch {epoch} of {design.length}"
         seeds = ""
         if phase == "confirm":
@@ -240,6 +247,10 @@ def announcement(design: RaceDesign, steps: Sequence[Step]) -> list[str]:
             seeds = f" with seed {', '.join(map(str, numbers))}"
         lines.append(f"race: {arm} {points} {until}{seeds} ({reason})")
     return lines
+
+
+def _spelled(point: Point) -> str:
+    return " ".join((f"x{point.rate:g}", *point.values))
 
 
 def _wait_for_others(plans: Iterable[RunPlan]) -> None:
