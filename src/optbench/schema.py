@@ -430,6 +430,13 @@ class TrackerOptions(Options):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions(Options):
+    """What the sweep's report shows; changes no result."""
+
+    goal: bool  # a few training images, as small copies; false: none, for private data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(Options):
     """Everything one run is made from."""
 
@@ -445,6 +452,7 @@ class RunConfig(Options):
     validate: ValidateOptions
     metric: MetricOptions
     tracker: TrackerOptions
+    report: ReportOptions
     seed: Seed
     lr_mult: Positive
     sweep_name: FileName | None

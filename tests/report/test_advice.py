@@ -161,7 +161,7 @@ def test_advice_says_what_it_costs(tmp_path: Path) -> None:
     (seeds,) = [step for step in advice if "render=off" in step.command]
     # 2 settings x 1 more seed, 30 s each.
     assert seeds.text.startswith(
-        "Run every setting with 3 seeds, without images: 2 runs, about 60 s. A difference of "
+        "Run every setting with 3 seeds, no images: 2 runs, about 60 s. Gaps of "
     )
     assert seeds.text.endswith(" now):")
 

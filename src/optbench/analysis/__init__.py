@@ -38,7 +38,13 @@ from optbench.analysis.frames import (
     settings,
     sweep_dirs,
 )
-from optbench.analysis.image_metrics import Flag, image_flags, last_metrics, metric_table
+from optbench.analysis.image_metrics import (
+    Flag,
+    image_flags,
+    last_metrics,
+    metric_table,
+    metrics_of_settings,
+)
 from optbench.analysis.next_steps import NextStep, Untested, next_steps, untested
 from optbench.analysis.outcomes import (
     BANDS,
@@ -133,6 +139,7 @@ __all__ = [
     "load_runs",
     "mean_scores",
     "metric_table",
+    "metrics_of_settings",
     "next_steps",
     "no_runs",
     "noise_floor",

@@ -474,7 +474,7 @@ def image_rows(run: RunDir, root: Path) -> Iterator[dict[str, Any]]:
 
 
 # Places on this machine, texts about a recipe, what only names the sweep, and who looks on.
-_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name", "metric", "tracker")
+_NOT_SETTINGS = ("runs_dir", "cache_dir", "sweep_name", "metric", "tracker", "report")
 _TEXT_SETTINGS = ("optimizer.package", "optimizer.paper", "optimizer.note", "prompts.prompts")
 _ONLY_SCALES = ("base.lr_scale",)  # what rates are computed from; the rates are there themselves
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,6 +72,32 @@ def metric_table(frames: Frames) -> pd.DataFrame:
 def last_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a `metric_table` after the last measured epoch of each run."""
     return table[table["epoch"] == table.groupby(["sweep", "run"])["epoch"].transform("max")]
+
+
+def metrics_of_settings(
+    frames: Frames, runs_of: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, float]]:
+    """Return each setting's mean of every metric after the last measured epoch, by its label.
+
+    A mean over its runs, and within a run over prompts, sizes and seeds. A setting or metric that
+    was not measured is not there.
+
+    Args:
+        frames: Of one sweep.
+        runs_of: The names of each setting's runs, by the setting's label.
+    """
+    last = last_metrics(metric_table(frames))
+    label_of = {run: label for label, runs in runs_of.items() for run in runs}
+    means = (
+        last.assign(setting=last["run"].map(label_of))
+        .groupby(["setting", "metric"])["value"]
+        .mean()
+        .reset_index()
+    )
+    by_setting: dict[str, dict[str, float]] = {}
+    for row in means.to_dict("records"):
+        by_setting.setdefault(str(row["setting"]), {})[str(row["metric"])] = float(row["value"])
+    return by_setting
 
 
 def image_flags(frames: Frames) -> list[Flag]:

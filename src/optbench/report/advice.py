@@ -26,9 +26,8 @@ _TEXTS: Mapping[Reason, str] = {
     "diverged": "Try lower rates where runs diverged:",
     "out_of_memory": "Trade a third of the speed for memory:",
     "nothing_to_compare": "Compare it with another optimizer, {seeds} each{cost}:",
-    "few_seeds": "Run every setting with {seeds}, without images{cost}.",
-    "rates_untuned": "Try rates x0.3, x1 and x3 of each default and compare every optimizer at "
-    "its best{cost}:",
+    "few_seeds": "Run every setting with {seeds}, no images{cost}.",
+    "rates_untuned": "Tune each optimizer's learning rate, x0.3, x1 and x3 of its default{cost}:",
     "dim_and_rate": "Tell dim from learning rate with two further arms, a fixed alpha and "
     "rsLoRA{cost}:",
 }
@@ -72,7 +71,7 @@ def _text(step: NextStep, trainings: SweepEvidence, standings: Standings) -> str
     if step.reason == "no_held_out_validation":
         has_folder = any(run.row.get("validate.dir") for run in trainings.runs)
         if has_folder or {run.row.get("dataset") for run in trainings.runs} == {_EMBEDDED_DATASET}:
-            return "Measure the loss on held-out images; nothing is trained again:"
+            return "Add a validation loss on held-out images (nothing is trained again):"
         return (
             f"Hold out a sixth of the images and measure the loss there{cost}; or give images of "
             "the same subject with validate.dir=FOLDER, and nothing is trained again:"
@@ -92,7 +91,7 @@ def _text(step: NextStep, trainings: SweepEvidence, standings: Standings) -> str
         now = standings.smallest_difference()
         before = "" if now is None else f" ({decimal_text(now, 2)} now)"
         seen = decimal_text(step.smallest_difference, 2)
-        return f"{text} A difference of {seen} would be seen{before}:"
+        return f"{text} Gaps of {seen} would then show{before}:"
     return text
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from optbench import analysis
 from optbench.analysis.cautions import cautions
@@ -23,12 +24,25 @@ from optbench.report.wording import bytes_text, decimal_text, listed, seconds_te
 _MAX_NAMED = 6
 _MAX_PRICED = 3
 _SAME_SPEED = 1.05  # a median of one machine says no more
+_MAX_REASONS = 3
+_MAX_TITLE = 60  # letters
 _MEASURES: Mapping[str, str] = {
     "validation_objective": "held-out loss plus a quarter of the forgetting",
     "validation_held_out": "validation loss on held-out images",
     "validation_training": "validation loss on training images",
     "final_loss": "training loss",
 }
+_SHORT_MEASURES: Mapping[str, str] = {
+    "validation_objective": "held-out loss and forgetting",
+    "validation_held_out": "held-out loss",
+    "validation_training": "validation loss",
+    "final_loss": "training loss",
+}
+_COSTS: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
+    ("seconds_total", seconds_text, "of training"),
+    ("peak_memory_bytes", bytes_text, "of memory at its peak"),
+    ("lora_bytes", bytes_text, "as a file"),
+)
 _VALIDATE = "validate=default"
 _VALIDATE_HELD_OUT = "validate.dir=FOLDER"
 # Why losses do not compare, and what would make them comparable.
@@ -47,15 +61,30 @@ _UNLIKE: Mapping[Unlike, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Badge:
+    """How much a verdict is worth, in two or three words."""
+
+    text: str
+    kind: Literal["good", "hint", "bad"]  # settled; open; nothing to recommend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """The answer in plain words; every list may be empty."""
 
-    headline: str
+    verdict: str  # a few words without a full stop
+    badge: Badge
+    basis: str  # what the verdict rests on, in a sentence or two; may be empty
     sure: tuple[str, ...]
     price: tuple[str, ...]
     based_on: tuple[str, ...]
     untested: tuple[str, ...]
     next_steps: tuple[Advice, ...]
+
+    @property
+    def headline(self) -> str:
+        """Verdict and basis as sentences."""
+        return f"{self.verdict}. {self.basis}".rstrip()
 
 
 def make_answer(
@@ -79,8 +108,9 @@ def make_answer(
     if not trainings.runs:
         num_done = sum(run.row["status"] == DONE for run in sweep.runs)
         return Answer(
-            headline=f"{num_done} of {times(len(sweep.runs), 'LoRA file')} resized. The table "
-            "below shows what each keeps of its original, and for how many bytes.",
+            verdict=f"{num_done} of {times(len(sweep.runs), 'LoRA file')} resized",
+            badge=Badge(text="no ranking", kind="hint"),
+            basis="The table below shows what each keeps of its original, and for how many bytes.",
             sure=(
                 "Resizing is deterministic: equal settings make an equal file, so sizes and "
                 "distances are exact. Whether a distance is visible is for your eyes to judge.",
@@ -97,20 +127,27 @@ def make_answer(
     if not standings.finished:
         counts = Counter(run.status for run in trainings.runs)
         statuses = listed([f"{count} {status}" for status, count in counts.most_common()])
-        if all(run.row["status"] in BROKEN for run in trainings.runs):
-            headline = f"No run came to its end ({statuses}), so there is nothing to recommend yet."
-        else:
-            headline = (
-                f"No run is finished yet ({statuses}). Nothing can be said before the first ones "
-                "are."
-            )
+        is_over = all(run.row["status"] in BROKEN for run in trainings.runs)
         return Answer(
-            headline=headline, sure=(), price=price, based_on=(), untested=(), next_steps=advice
+            verdict="No run finished" if is_over else "No run has finished yet",
+            badge=Badge(
+                text="no result" if is_over else "too early", kind="bad" if is_over else "hint"
+            ),
+            basis=f"{statuses[0].upper()}{statuses[1:]}."
+            + ("" if is_over else " The first comparison comes with the first finished runs."),
+            sure=(),
+            price=price,
+            based_on=(),
+            untested=(),
+            next_steps=advice,
         )
     chosen = standings.chosen
     ordered = standings.ordered if standings.is_comparable else ()
+    verdict, badge, basis = _with_votes(standings, judged)
     return Answer(
-        headline=f"{_headline(standings, judged)}{warning(chosen, flagged)}",
+        verdict=verdict,
+        badge=badge,
+        basis=f"{basis}{_out_of_reach(standings)}{warning(chosen, flagged)}".strip(),
         sure=(
             *flagged_leaders(chosen, ordered, flagged),
             *_sureness(trainings, standings, {run.name: run.label for run in trainings.runs}),
@@ -143,58 +180,150 @@ def people_prefer(strengths: Sequence[Strength]) -> Judgement | None:
     )
 
 
-def _headline(standings: Standings, judged: Judgement | None) -> str:
-    """Return the answer in a sentence or two; what people saw comes before what a loss says."""
-    by_loss = _headline_by_loss(standings)
+def _with_votes(standings: Standings, judged: Judgement | None) -> tuple[str, Badge, str]:
+    """Return verdict, badge and basis; what people saw comes before what a loss says."""
+    verdict, badge, basis = _by_loss(standings)
     if judged is None:
-        return by_loss
-    preferred = f"People prefer {judged.label} ({judged.words})"
+        return verdict, badge, basis
+    preferred, by_loss = f"People prefer {judged.label}", f"{verdict}. {basis}"
+    votes = f"{judged.words[0].upper()}{judged.words[1:]}."
     if not standings.is_ranked:
-        return f"{preferred}. {by_loss}"
-    if judged.label in [setting.label for setting in standings.best]:
-        return f"{preferred}, and the loss does not disagree. {by_loss}"
-    return f"{preferred}, but the loss disagrees. {by_loss}"
+        return preferred, Badge(text="by votes", kind="good"), f"{votes} By loss: {by_loss}"
+    if judged.label not in [setting.label for setting in standings.best]:
+        disagree = Badge(text="votes and loss disagree", kind="hint")
+        return f"{preferred}, the loss does not", disagree, f"{votes} By loss: {by_loss}"
+    agrees = len(standings.best) == 1
+    return (
+        f"{preferred}, and {'so does the loss' if agrees else 'the loss does not disagree'}",
+        Badge(text="votes and loss agree" if agrees else "by votes", kind="good"),
+        f"{votes} By loss: {by_loss}",
+    )
 
 
-def _headline_by_loss(standings: Standings) -> str:
+def _by_loss(standings: Standings) -> tuple[str, Badge, str]:
     best, measure = standings.best, _MEASURES[standings.measure]
     match standings.conclusion:
         case "all_broken":
-            every = "The only setting" if len(standings.finished) == 1 else "Every setting"
+            is_one = len(standings.finished) == 1
             return (
-                f"{every} is broken, so none is recommended. Lower learning rates are worth a try: "
-                "lr_mult=0.3."
+                "The only setting is broken" if is_one else "Every setting is broken",
+                Badge(text="nothing to recommend", kind="bad"),
+                "Lower learning rates are worth a try: lr_mult=0.3.",
             )
         case "one_setting":
-            only = "One setting" if len(standings.settings) == 1 else f"Only {_named(best)}"
-            return f"{only} is finished: there is nothing to compare it with."
-        case "not_comparable":
-            loss = "Training" if standings.measure == "final_loss" else "Validation"
-            return f"{loss} losses are not comparable here: {why_unlike(standings.unlike)}"
-        case "one_seed":
-            lowest, *others = [setting for setting in standings.ordered if not setting.broken]
-            gap = f", {_short(others[0].mean - lowest.mean)} below the next" if others else ""
+            is_alone = len(standings.settings) == 1
             return (
-                f"Not known yet: {lowest.label} has the lowest {measure}{gap}, but nothing here "
-                "measures luck. A second seed does."
+                f"{'One setting' if is_alone else f'Only {_named(best)}'} has finished",
+                Badge(text="nothing to compare", kind="hint"),
+                _learned(standings),
+            )
+        case "not_comparable":
+            loss = "training" if standings.measure == "final_loss" else "validation"
+            return (
+                f"No ranking: the {loss} losses are not comparable",
+                Badge(text="not comparable", kind="hint"),
+                _sentence(why_unlike(standings.unlike)),
+            )
+        case "one_seed":
+            usable = [setting for setting in standings.ordered if not _is_out(setting)]
+            lowest, *others = usable or [standings.lowest]
+            gap = (
+                f", {_short(others[0].mean - lowest.mean)} below {others[0].label}"
+                if others
+                else ""
+            )
+            is_single = all(setting.num_seeds == 1 for setting in standings.finished)
+            seeds = "one seed per setting" if is_single else "too few seeds"
+            return (
+                f"No winner yet: {lowest.label} leads, with {seeds}",
+                Badge(text="hint only", kind="hint"),
+                f"Lowest {measure}{gap}. With {seeds}, even equal settings would show a leader.",
             )
         case "one_left":
-            return f"Only {standings.lowest.label} is left: every other setting has a broken run."
+            others = [setting for setting in standings.finished if setting is not standings.lowest]
+            why = "a failed run" if all(s.num_broken for s in others) else "no comparable result"
+            return (
+                f"Only {standings.lowest.label} is left: every other setting has {why}",
+                Badge(text="hint only", kind="hint"),
+                "",
+            )
         case "clear":
             gap = _gap(standings)
-            sure = f", {gap}" if gap else ""
-            return f"{best[0].label} has the lowest {measure}{sure}.{_condition(standings)}"
+            by = _SHORT_MEASURES[standings.measure]
+            return (
+                f"{best[0].label} is best{_of_usable(standings)} by {by}",
+                _badge_of_clear(standings),
+                f"Lowest {measure}{f', {gap}' if gap else ''}.{_condition(standings)}",
+            )
     smallest = standings.smallest_difference()
-    seen = (
-        "" if smallest is None else f" A difference of {_rounded(smallest)} would have been seen."
-    )
-    if standings.conclusion == "all_tied":
-        return f"{_named(best)} cannot be told apart by {measure}.{seen}"
+    seen = "" if smallest is None else f" A gap of {_rounded(smallest)} would have shown."
     gap = _gap(standings)
+    if standings.conclusion == "all_tied":
+        return (
+            f"No winner: {_several(best, standings)} are tied",
+            Badge(text="tied", kind="hint"),
+            f"Their {measure} cannot be told apart.{seen}{_condition(standings)}",
+        )
     return (
-        f"{_named(best)} have the lowest {measure} and cannot be told apart"
-        f"{f'; {gap}' if gap else ''}.{seen}{_condition(standings)}"
+        f"{_several(best, standings)} are tied for best{_of_usable(standings)}",
+        Badge(text="tied", kind="hint"),
+        f"Lowest {measure}{f', {gap}' if gap else ''}.{seen}{_condition(standings)}",
     )
+
+
+def _badge_of_clear(standings: Standings) -> Badge:
+    if standings.measure == "final_loss":
+        return Badge(text="weak: training loss only", kind="hint")
+    if len({setting.recipe for setting in standings.finished}) > 1 and untuned(standings):
+        return Badge(text="clear, at untuned rates", kind="good")
+    return Badge(text="clear", kind="good")
+
+
+def _is_out(setting: Setting) -> bool:
+    return bool(setting.broken or setting.num_broken)
+
+
+def _lower_but_out(standings: Standings) -> list[Setting]:
+    """Return the settings that ended lower than what is recommended, and never are."""
+    leads = standings.chosen
+    if not leads or not standings.is_comparable:
+        return []
+    mean = min(setting.mean for setting in leads)
+    return [s for s in standings.finished if _is_out(s) and s.mean < mean]
+
+
+def _of_usable(standings: Standings) -> str:
+    """Return words that keep "best" true where what ended lower cannot be recommended."""
+    return " of those without a failure" if _lower_but_out(standings) else ""
+
+
+def _out_of_reach(standings: Standings) -> str:
+    """Return a sentence that names what ended lower and why it is not recommended; or nothing."""
+    lower = _lower_but_out(standings)
+    if not lower:
+        return ""
+    reasons = [
+        f"{setting.label} ({setting.num_broken} of {times(len(setting.runs), 'run')} failed)"
+        if setting.num_broken
+        else f"{setting.label} (broken)"
+        for setting in lower[:_MAX_REASONS]
+    ]
+    if len(lower) > _MAX_REASONS:
+        reasons.append(f"{len(lower) - _MAX_REASONS} more")
+    return f" Lower but not recommended: {listed(reasons)}."
+
+
+def _learned(standings: Standings) -> str:
+    """Return what the only finished setting has learned, as far as a validation loss says it."""
+    mean = standings.finished[0].mean
+    if standings.measure == "final_loss":
+        return f"Its {_MEASURES['final_loss']} ended at {_short(mean)}."
+    side = "below" if mean < 0 else "above"
+    return f"Its {_MEASURES[standings.measure]} is {_short(abs(mean))} {side} the base model's."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}" if text else ""
 
 
 def _gap(standings: Standings) -> str:
@@ -240,13 +369,13 @@ def _sureness(
         yield _luck(standings)
     elif len(finished) > 1 and standings.is_comparable:
         yield (
-            f"One seed each: of {len(finished)} settings that are all equally good one would come "
-            "first, too."
+            f"One seed per setting: even if all {len(finished)} were equally good, one would come "
+            "first."
         )
     if len(standings.best) > 1 and standings.is_ranked:
         yield (
-            f"Tied: the interval of the difference to {standings.best[0].label}, the lowest, "
-            "includes 0. They may still differ by less than can be seen."
+            f"Tied means that {times(standings.num_seeds, 'seed')} cannot separate a setting from "
+            f"{standings.best[0].label}, the lowest; not that they are equal."
         )
     if len(finished) > 1 and len(standings.factors) > 1:
         yield from _factor_by_factor(standings)
@@ -313,12 +442,12 @@ def _luck(standings: Standings) -> str:
     seen = (
         ""
         if smallest is None
-        else f" A difference of {_rounded(smallest)} is seen in most sweeps like this one."
+        else f" Gaps of {_rounded(smallest)} or more show in most sweeps like this one."
     )
     return (
-        f"Luck moves one run by {_rounded(standings.deviation or 0.0)} (standard deviation, "
-        f"without what a seed does to all settings alike).{seen} Intervals hold together with "
-        f"95 %, over {images}."
+        f"Changing only the seed moves one run by about {_rounded(standings.deviation or 0.0)} "
+        "(standard deviation, without what a seed does to all settings alike)."
+        f"{seen} Intervals hold together with 95 %, over {images}."
     )
 
 
@@ -371,7 +500,7 @@ def _left_out(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             [f"{s.label} ({s.num_broken} of {len(s.runs)})" for s in broken[:_MAX_NAMED]]
         )
         more = f" and {len(broken) - _MAX_NAMED} more settings" if len(broken) > _MAX_NAMED else ""
-        yield f"Broken runs: {names}{more}. A setting that breaks for one seed is a risk."
+        yield f"Failed: {names}{more}. A setting that fails with one seed is a risk."
 
 
 def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
@@ -380,8 +509,8 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     num_busy = sum(run.was_busy for run in trainings.runs)
     if num_busy:
         yield (
-            "Times are not compared here: the machine was busy with other work during "
-            f"{num_busy} of {times(len(trainings.runs), 'run')}."
+            f"Timings are unreliable: other work ran beside {num_busy} of "
+            f"{times(len(trainings.runs), 'run')}, so they are not compared."
         )
         return
     seconds = {
@@ -395,19 +524,18 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     for setting in [s for s in standings.chosen if s.label in seconds][:_MAX_PRICED]:
         ratio = seconds[setting.label] / seconds[quickest]
         beside = f", {ratio:.2f} x as long as {quickest}" if ratio > _SAME_SPEED else ""
-        yield (
-            f"{setting.label}: {seconds_text(seconds[setting.label])} per step{beside}; "
-            f"{seconds_text(setting.medians.get('seconds_total'))} of training, "
-            f"{bytes_text(setting.medians.get('peak_memory_bytes'))} of memory at its peak, a "
-            f"{bytes_text(setting.medians.get('lora_bytes'))} file."
-        )
+        # A number that is unknown is left out, and not put into words as a dash.
+        costs = [f"{seconds_text(seconds[setting.label])} per step{beside}"]
+        for name, text_of, words in _COSTS:
+            if (value := setting.medians.get(name)) is not None:
+                costs.append(f"{text_of(value)} {words}")
+        yield f"{setting.label}: {', '.join(costs)}."
 
 
 def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     if standings.measure == "final_loss":
         yield (
-            "The mean training loss of the last epoch: the weakest evidence there is, because a "
-            "LoRA that only memorizes its images has a low one, too."
+            "Only the training loss of the last epoch. Weak: memorizing the images lowers it too."
         )
         if standings.num_validated:
             yield (
@@ -455,8 +583,8 @@ def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         every = {setting.recipe for setting in standings.finished} == {*gaps.rates}
         who = "every optimizer" if every and len(gaps.rates) > 1 else listed(gaps.rates)
         yield (
-            f"Other learning rates: {who} ran at one. A default that suits one optimizer better "
-            "than another looks like a better optimizer."
+            f"Other learning rates: {who} ran at one. Without tuning you mostly compare learning "
+            "rates."
         )
     if len(bases := gaps.fixed.get("base", ())) == 1:
         sources: dict[str, set[str]] = {}
@@ -476,7 +604,7 @@ def _untested(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
     if gaps.schedules:
         yield f"Schedules other than {listed(gaps.schedules)}."
     if gaps.ratings:
-        yield "What people see: nobody has scored the images yet."
+        yield "Anyone's opinion: nobody has scored the images yet."
 
 
 def _named(settings: Sequence[Setting]) -> str:
@@ -484,6 +612,15 @@ def _named(settings: Sequence[Setting]) -> str:
     if len(settings) > _MAX_NAMED:
         names.append(f"{len(settings) - _MAX_NAMED} more settings")
     return listed(names)
+
+
+def _several(settings: Sequence[Setting], standings: Standings) -> str:
+    """Return the names of several settings, or how many they are where names fill no one line."""
+    names = listed([setting.label for setting in settings])
+    if len(names) <= _MAX_TITLE:
+        return names
+    num, num_compared = len(settings), len(standings.compared)
+    return f"all {num} settings" if num == num_compared else f"{num} of {num_compared} settings"
 
 
 def _short(value: float) -> str:

@@ -57,6 +57,7 @@ class Findings:
     """A sweep's conclusions as the page shows them, with the tables for spreadsheets."""
 
     answer: Answer | None
+    preferred: str  # the label of the setting that people's votes put first; nothing without one
     broken: tuple[BrokenSetting, ...]
     unlike_losses: str  # why training losses do not compare; nothing where they do
     standings: Standings
@@ -87,8 +88,10 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     tradeoffs = tradeoff_charts(standings, styles, was_busy=was_busy)
     of_run = {run: setting.label for setting in standings.settings for run in setting.runs}
     strengths = analysis.preferences(frames.votes, of_run) if len(frames.votes) else []
+    judged = people_prefer(strengths)
     return Findings(
-        answer=make_answer(sweep, standings, flagged, people_prefer(strengths)),
+        answer=make_answer(sweep, standings, flagged, judged),
+        preferred="" if judged is None else judged.label,
         broken=tuple(_broken(sweep, standings)),
         unlike_losses=why_unlike(
             unlike(outcomes(trainings.rows, frames.validation)["final_loss"])

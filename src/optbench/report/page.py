@@ -18,6 +18,7 @@ from optbench.report.charts.styles import run_styles
 from optbench.report.charts.training import training_charts
 from optbench.report.charts.validation import validation_charts
 from optbench.report.findings import make_findings
+from optbench.report.first_screen import NUM_SHOWN, first_screen
 from optbench.report.inline import content_policy, static_text
 from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
@@ -28,7 +29,7 @@ from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLES = ("page.css", "viewer.css")
+_STYLES = ("page.css", "first_screen.css", "viewer.css")
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
     "viewer_state.js",
@@ -67,6 +68,9 @@ def write_page(sweep_dir: Path) -> Path:
     shared_provenance = provenance_section.shared_facts(sweep.runs)
     sheets.draw_run_sheets(sweep.runs)
     title = _title(sweep)
+    num_pictures = write_data(
+        sweep, styles, report_dir, title=title, settings=findings.standings.settings
+    )
     context: dict[str, Any] = {
         "title": title,
         "name": sweep_dir.resolve().name,
@@ -93,9 +97,7 @@ def write_page(sweep_dir: Path) -> Path:
         "main_settings": provenance_section.main_settings(sweep),
         "ranking": tables.ranking(trainings),
         "epoch_times": tables.epoch_times(trainings),
-        "num_pictures": write_data(
-            sweep, styles, report_dir, title=title, settings=findings.standings.settings
-        ),
+        "num_pictures": num_pictures,
         "prompt_sheets": sheets.epoch_sheets(rows, report_dir),
         "sheets_left_out": sheets.left_out(rows),
         "charts": [*training_charts(trainings, styles), *validation_charts(trainings, styles)],
@@ -132,8 +134,22 @@ def write_page(sweep_dir: Path) -> Path:
         "people": findings.ratings,
         "has_trainings": bool(trainings.runs),
         "has_runs": bool(sweep.runs),
+        "reasons": findings.answer,
     }
     context["sections"] = sections(context)
+    # Last, because it shows the small copies that the viewer's data needed, too.
+    context["first"] = (
+        None
+        if findings.answer is None
+        else first_screen(
+            trainings,
+            findings.answer,
+            findings.standings,
+            styles,
+            report_dir,
+            preferred=findings.preferred,
+        )
+    )
     page = _environment().get_template("index.html.j2").render(context)
     path = report_dir / "index.html"
     write_atomic(path, page)
@@ -148,8 +164,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["num_shown"] = NUM_SHOWN
     environment.filters.update(number=number_text, seconds=seconds_text)
-    script, viewer_script = static_text("page.js"), static_text(*_VIEWER_SCRIPTS)
+    script = static_text("page.js", "first_screen.js")
+    viewer_script = static_text(*_VIEWER_SCRIPTS)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
         policy=Markup(content_policy((script, viewer_script))),

@@ -19,16 +19,17 @@ class Section:
 # The order of the page and of its navigation alike. A section is there where the page's value of
 # the last name has content; "" for always.
 _SECTIONS = (
-    ("undone", "Not finished", "undone.html.j2", "undone"),
-    ("problems", "Could not be read", "problems.html.j2", "problems"),
     ("resized", "Resized LoRAs", "resized.html.j2", "resized"),
     ("pictures", "Images", "viewer.html.j2", "num_pictures"),
+    ("reasons", "How sure is that?", "reasons.html.j2", "reasons"),
     ("settings", "Settings", "settings.html.j2", "has_settings"),
     ("people", "What people see", "people.html.j2", "people"),
     ("metrics", "Image metrics", "metrics.html.j2", "metrics"),
     ("curves", "Curves", "curves.html.j2", "charts"),
     ("pairs", "One change at a time", "pairs.html.j2", "changes"),
     ("ranking", "Speed and cost", "speed.html.j2", "has_trainings"),
+    ("undone", "Not finished", "undone.html.j2", "undone"),
+    ("problems", "Could not be read", "problems.html.j2", "problems"),
     ("runs", "Runs", "runs.html.j2", "has_runs"),
     ("optimizers", "Optimizers", "optimizers.html.j2", "recipes"),
     ("files", "Files and versions", "files.html.j2", ""),
