@@ -325,7 +325,9 @@ def test_hostile_words_are_shown_and_never_run(tmp_path: Path) -> None:
     scripts = [attrs for tag, attrs in page.tags if tag == "script"]
     assert scripts == [{"src": "./data.js"}, {}, {}]
     assert not [attrs for _, attrs in page.tags if any(key.startswith("on") for key in attrs)]
-    assert all(str(attrs["src"]).endswith((".png", ".webp")) for tag, attrs in page.tags if tag == "img")
+    assert all(
+        str(attrs["src"]).endswith((".png", ".webp")) for tag, attrs in page.tags if tag == "img"
+    )
     assert page.text.count(HOSTILE) >= 5
     assert page.missing_targets() == []
 
