@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from optbench.analysis import stats
+from optbench.analysis import load, stats
 from optbench.analysis.stats import Comparison
+from optbench.errors import DatasetError
 from optbench.report import build_report
+from optbench.report.vote_page import vote_page
 from tests.builders.fabricated_sweep import Shape, make_sweep
 from tests.builders.viewer_page import Viewer, chromium, download, needs_chromium, wait_until
 
@@ -372,3 +374,38 @@ def test_a_hundred_votes_find_a_known_preference(browser: Any, tmp_path: Path) -
     assert "People prefer prodigy" in rebuilt
     assert viewer.faults == []
     context.close()
+
+
+def test_others_vote_in_one_file_that_sends_nothing(
+    context: Any, index: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "demo"
+    shutil.copytree(index.parent.parent, sweep)
+    page = tmp_path / "vote.html"
+    page.write_text(vote_page(sweep))
+    assert str(tmp_path) not in page.read_text(), "no paths of the machine"
+    viewer = Viewer(context.new_page())
+    viewer.page.goto(page.as_uri())
+    viewer.page.get_by_label("Your name").fill("Ben")
+    start(viewer)
+    seen = viewer.page.evaluate("document.body.innerText").lower()
+    assert not [label for label in ("adamw", "lion", "dim") if label in seen]
+    viewer.press("ArrowLeft")
+    viewer.page.locator(READY).wait_for()
+    viewer.press("ArrowDown", "Escape")
+    assert "adamw network.dim=4" in viewer.page.locator("dialog.vb").inner_text()
+    text = download(viewer, "save votes as JSON", tmp_path)
+    assert viewer.faults == []
+    assert [url for url in viewer.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    (sweep / "scores").mkdir()
+    (sweep / "scores" / "ben.json").write_text(text)
+    votes = load(sweep).votes
+    assert list(votes["rater"]) == ["Ben", "Ben"]
+    assert list(votes["winner"]) == ["left", "tie"]
+    assert load(sweep).problems == ()
+
+
+def test_a_vote_needs_two_settings(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "one", Shape(num_epochs=1, num_optimizers=1, dims=(4,)))
+    with pytest.raises(DatasetError, match="no two settings"):
+        vote_page(tmp_path / "one")

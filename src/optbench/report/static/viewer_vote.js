@@ -139,17 +139,18 @@
       document.title = "blind comparison";
       history.replaceState(null, "", "#blind");
       document.body.classList.add("is-blind");
+      this.dialog.showModal();
+      this.resume();
+    }
+
+    resume() {
+      // Others after every end, where the names are shown.
       const letters = this.host.model.data.settings.map((_, index) => (index < LETTERS.length ? LETTERS[index] : String(index + 1)));
       for (let last = letters.length - 1; last > 0; last -= 1) {
         const other = Math.floor(Math.random() * (last + 1));
         [letters[last], letters[other]] = [letters[other], letters[last]];
       }
       this.letters = letters;
-      this.dialog.showModal();
-      this.resume();
-    }
-
-    resume() {
       this.endsAt = Date.now() + SESSION * 1000;
       this.show(this.voting.draw());
     }
