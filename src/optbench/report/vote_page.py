@@ -49,13 +49,13 @@ def vote_page(sweep_dir: Path) -> str:
     sweep = read_sweep(sweep_dir)
     trainings = sweep.only(TRAINING)
     settings = [setting for setting in rank_settings(sweep.frames).settings if setting.runs]
-    of_run = {
-        name: place for place, setting in enumerate(settings) for name in setting.runs
-    }
+    of_run = {name: place for place, setting in enumerate(settings) for name in setting.runs}
     by_name = {run.name: run for run in trainings.runs if run.name in of_run}
     table = sweep.frames.images
     table = table[(table["epoch"] > 0) & table["run"].isin(by_name)]
-    last_epochs = {str(name): int(epoch) for name, epoch in table.groupby("run")["epoch"].max().items()}
+    last_epochs = {
+        str(name): int(epoch) for name, epoch in table.groupby("run")["epoch"].max().items()
+    }
     paths: dict[tuple[str, Shot], Path] = {}
     for row in table.to_dict("records"):
         if row["epoch"] == last_epochs[row["run"]]:
