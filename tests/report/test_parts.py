@@ -196,6 +196,19 @@ def test_of_many_epochs_an_even_choice_with_the_last_is_shown(tmp_path: Path) ->
     assert table.rows[0].entries[-1].sort == pytest.approx(100.0)
 
 
+def test_a_table_that_an_earlier_report_had_and_this_one_has_not_is_gone(tmp_path: Path) -> None:
+    make_run(tmp_path / "sweep", "a", [1.0])
+    frames = load(tmp_path / "sweep")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.csv").write_text("a person's")
+    settings = pd.DataFrame({"setting": ["adamw"]})
+    write_tables(frames, tmp_path / "out", {"settings": settings})
+    assert (tmp_path / "out" / "settings.parquet").is_file()
+    names = write_tables(frames, tmp_path / "out", {"settings": settings.iloc[:0]})
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert there == {*names, "mine.csv"}
+
+
 def test_mixed_settings_can_be_written_and_formulas_are_not(tmp_path: Path) -> None:
     settings = {"title": "=cmd()", "knob": 3, "other": "-1", "=cmd|calc!A0": 1}
     make_run(tmp_path / "sweep", "a", [1.0], **settings)

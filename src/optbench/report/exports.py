@@ -23,16 +23,16 @@ def write_tables(
 ) -> tuple[str, ...]:
     """Return the names of the files written: every frame that has columns, in both formats.
 
-    Of `more`, by name, those that are not empty.
+    Of `more`, by name, those that are not empty. A table that an earlier report had and this one
+    has not is removed.
     """
     file_names: list[str] = []
     tables = {name: getattr(frames, name) for name in TABLES}
-    frames_by_name = {
-        name: frame
-        for name, frame in {**tables, **(more or {})}.items()
-        if not frame.empty or (name in tables and name not in _OFTEN_EMPTY)
-    }
-    for name, frame in frames_by_name.items():
+    for name, frame in {**tables, **(more or {})}.items():
+        if frame.empty and (name not in tables or name in _OFTEN_EMPTY):
+            for suffix in (".csv", ".parquet"):
+                (folder / f"{name}{suffix}").unlink(missing_ok=True)
+            continue
         safe = frame.apply(_column) if len(frame.columns) else frame
         buffer = io.BytesIO()
         safe.to_parquet(buffer, index=False)
