@@ -202,6 +202,8 @@ def _print_unfinished(name: str, plan: CommandPlan[_Run], typed: Sequence[str]) 
     if not plan.is_complete:  # a sweeper plugin chose the runs while it went
         run_dirs = sorted(path.parent for path in plan.sweep_dir.glob("*/status.json"))
     unfinished = summary.unfinished_runs(run_dirs)
+    if plan.race is not None:
+        return _print_race(name, plan, typed, unfinished, num_runs=len(run_dirs))
     lines = summary.summary_lines(
         unfinished,
         num_runs=len(run_dirs),
@@ -211,3 +213,35 @@ def _print_unfinished(name: str, plan: CommandPlan[_Run], typed: Sequence[str]) 
     for line in lines:
         tell(line)
     return bool(unfinished) or not run_dirs
+
+
+def _print_race(
+    name: str,
+    plan: CommandPlan[_Run],
+    typed: Sequence[str],
+    unfinished: Sequence[summary.UnfinishedRun],
+    *,
+    num_runs: int,
+) -> bool:
+    """Print how a race ended, or what resumes it; return whether it is not over."""
+    from optbench.cli.race import ending_lines, open_race  # pandas
+
+    assert plan.race is not None
+    race = open_race(plan.race, plan.sweep_dir, workers=1)
+    # A rate that diverges is a result; what failed by a fault may go better the next time.
+    open_runs = [run for run in unfinished if run.name in race.runs and run.status != "diverged"]
+    num_due = len(race.verdict().steps)
+    lines = summary.summary_lines(
+        open_runs,
+        num_runs=num_runs,
+        resume=summary.resume_command(name, typed),
+        width=shutil.get_terminal_size().columns if sys.stderr.isatty() else None,
+    )
+    if num_due and not open_runs:
+        lines = [
+            f"The race is not over: {num_due} runs are due. Go on with:",
+            f"  {summary.resume_command(name, typed)}",
+        ]
+    for line in (*ending_lines(race), *lines):
+        tell(line)
+    return bool(open_runs or num_due)

@@ -43,6 +43,16 @@ def main(arguments: Sequence[str]) -> int:
     except OptbenchError as error:
         return refuse(error.problems)
     console = output()
+    if plan.race is not None:
+        # Imported here, because pandas takes half a second that other plans need not wait for.
+        from optbench.cli.race import print_race
+
+        num_workers, sentence = _workers(plan)
+        print_race(console, plan, workers=num_workers)
+        _print_notes(console, plan)
+        _print_data(console, plan.runs)
+        console.print(f"\nworkers: {sentence}")
+        return DONE
     is_open = [not is_finished(run) for run in plan.runs]
     table = Table(title=str(plan.sweep_dir), title_justify="left", box=None)
     for title in ("run", "state", "steps", "epochs", "time", "disk"):
@@ -216,7 +226,7 @@ def _workers(plan: SweepPlan) -> tuple[int, str]:
     number = processes.num_workers(plan.launch, configs)
     if number == 1 and not processes.needs_own_process(plan.launch, configs):
         return 1, "one run after the other in one process (launch.isolation)"
-    if number > 1 and not plan.is_complete:
+    if number > 1 and not plan.is_complete and plan.race is None:
         number = 1  # the sweeper waits for a loss before it goes on
     devices = processes.gpus()
     on = f", on {len(devices)} GPU{'s' if len(devices) > 1 else ''}" if devices else ""

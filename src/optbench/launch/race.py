@@ -96,6 +96,15 @@ class RaceOnDisk:
         is_needed = design.budget is not None and design.unit == "hours"
         return [arm for arm in design.arms if is_needed and arm not in design.epoch_cost]
 
+    def hours(self, *, workers: int) -> dict[str, float] | None:
+        """Return the hours of an epoch of each arm, as far as anything tells; None: not of all."""
+        measured = _measured_hours(self, self.design.arms, workers)
+        hours = {
+            arm: measured.get(arm) or _hours(self.plan, arm, workers) for arm in self.design.arms
+        }
+        known = {arm: cost for arm, cost in hours.items() if cost is not None}
+        return known if len(known) == len(hours) else None
+
     def is_of_this_race(self, name: str, place: RunPlace) -> bool:
         """Return whether a recorded run is what this command line would train at its place."""
         cell = (place.arm, place.point.values)
