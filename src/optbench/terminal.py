@@ -6,11 +6,16 @@ could move the cursor, hide lines or set the window's title.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 _WIDTH_WITHOUT_TERMINAL = 200  # a name cut at column 80 of a pipe could not be searched for
 _CODES = (
@@ -75,3 +80,52 @@ def say(text: object) -> None:
 def tell(text: object) -> None:
     """Print a line on the standard error, for the person who watches; above a moving bar, too."""
     errors().print(str(text))
+
+
+def link(path: Path) -> str:
+    """Return a page's address, which a terminal makes a link of; its path where none reads it."""
+    return path.resolve().as_uri() if sys.stdout.isatty() else str(path)
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show what takes the time until it is done; yields what shows the next part of it.
+
+    On a terminal it is one line that moves and goes; elsewhere `what` is a line, and no part is.
+    """
+    console = errors()
+    if not console.is_terminal:
+        console.print(what)
+        yield lambda part: None
+        return
+    with console.status(Text(f"{what} ...")) as status:
+        yield lambda part: status.update(Text(f"{part} ..."))
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Hold back what libraries complain of while they are imported; show it if the import fails.
+
+    Most of it is about parts that nobody here uses: bitsandbytes misses a kernel of 4-bit layers
+    wherever diffusers imports it. Errors that a library logs are shown at once.
+    """
+    held: list[str] = []
+
+    class Holding(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.ERROR:
+                tell(record.getMessage())
+            else:
+                held.append(record.getMessage())
+
+    root, handlers = logging.getLogger(), list(logging.getLogger().handlers)
+    root.handlers = [Holding()]
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    except BaseException:
+        for text in (*held, *(str(warning.message) for warning in caught)):
+            tell(text)
+        raise
+    finally:
+        root.handlers = handlers

@@ -17,7 +17,7 @@ from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs
 from optbench.schema import MetricOptions
 from optbench.storage.resources import command_line
-from optbench.terminal import say, tell
+from optbench.terminal import say, tell, working
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
             for run_dir in runs_in(folder)
         ]
         started = time.perf_counter()
-        tally = measure_runs(run_dirs, options)
+        with working(f"measuring the images of {len(run_dirs)} runs") as show:
+            tally = measure_runs(run_dirs, options, show=show)
     except OptbenchError as error:
         return refuse(error.problems)
     for notice in tally.notices:

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -243,10 +243,16 @@ def _measure_or_note(run_dir: Path, metrics: Mapping[str, Metric], tally: Tally)
         tally.note(f"{run_dir.name}: no numbers of its images: {type(error).__name__}: {error}")
 
 
-def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
+def measure_runs(
+    run_dirs: Sequence[Path],
+    options: MetricOptions,
+    *,
+    show: Callable[[str], None] = lambda part: None,
+) -> Tally:
     """Bring every run's metrics.jsonl up to its pictures and return what that came to.
 
     Runs that are being trained right now are left for later. What cannot be measured is a notice.
+    `show` is called with what is measured next, for the person who waits.
 
     Raises:
         ConfigError: If the metrics cannot be built.
@@ -255,7 +261,8 @@ def measure_runs(run_dirs: Iterable[Path], options: MetricOptions) -> Tally:
     if not options.enabled:
         return tally
     metrics = build_metrics(options)
-    for run_dir in run_dirs:
+    for number, run_dir in enumerate(run_dirs, start=1):
+        show(f"measuring the images of run {number} of {len(run_dirs)}: {run_dir.name}")
         if rundir.read_status(run_dir).status == "running":
             tally.note(f"{run_dir.name} is being trained; its pictures can be measured afterwards")
             continue

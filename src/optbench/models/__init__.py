@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from optbench.contracts import BaseModel
 from optbench.schema import BaseOptions
+from optbench.terminal import quiet_imports
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +33,15 @@ def load_base(
     Raises:
         BaseError: If weights are missing, damaged, or of another family.
     """
-    import diffusers
-    import transformers
+    with quiet_imports():
+        import diffusers
+        import transformers
 
-    # No bars, and no names of packages that nobody needs here. Before a family is imported:
-    # transformers speaks of torchvision as soon as diffusers' pipelines are.
-    for library in (transformers, diffusers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
-    module = importlib.import_module(f"optbench.models.{options.family}")
+        # No bars, and no names of packages that nobody needs here. Before a family is imported:
+        # transformers speaks of torchvision as soon as diffusers' pipelines are.
+        for library in (transformers, diffusers):
+            library.utils.logging.set_verbosity_error()
+            library.utils.logging.disable_progress_bar()
+        module = importlib.import_module(f"optbench.models.{options.family}")
     base: BaseModel = module.load(options, device=device, dtype=dtype, cache_dir=cache_dir)
     return base

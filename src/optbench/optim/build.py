@@ -33,6 +33,7 @@ from optbench.optim.schedules import check_schedule, multiplier, num_warmup_step
 from optbench.optim.stepping import RATE_KEYS, BuiltOptimizer
 from optbench.records import ParameterGroup, Part
 from optbench.schema import LrSchedulerOptions, OptimizerOptions
+from optbench.terminal import quiet_imports
 
 # Where an argument is stored that is nowhere under its name: bitsandbytes puts the decay of every
 # moment into betas.
@@ -216,7 +217,8 @@ def _tuples(value: Any) -> Any:
 def _named_class(options: OptimizerOptions) -> Any:
     module_name, _, class_name = options.target.rpartition(".")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # some packages greet whoever imports them
+        # Some packages greet whoever imports them.
+        with quiet_imports(), contextlib.redirect_stdout(io.StringIO()):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise MissingPackageError(missing_package(options)) from error
