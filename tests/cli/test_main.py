@@ -75,7 +75,7 @@ def test_all_done_is_0_and_ends_in_the_reports_path(
 )
 def test_the_flag_of_a_sweep_may_stand_anywhere(arguments: list[str]) -> None:
     assert cli.main(arguments) == 0
-    assert len(list(Path("runs/network.dim,lr_mult").iterdir())) == 4
+    assert len(list(Path("runs/network.dim,lr_mult").glob("*/config.yaml"))) == 4
 
 
 def test_one_not_done_is_1_and_named_with_its_reason(
@@ -110,10 +110,16 @@ def test_ctrl_c_is_130_with_what_is_left_and_the_command_that_goes_on(
     outcome.stop = True
     assert cli.main(["-m", "network.dim=1,2"]) == 130
     captured = capsys.readouterr()
-    assert captured.out == ""
+    # The report of what there is comes all the same, and lists what was to come.
+    assert captured.out.splitlines() == ["runs/network.dim/report/index.html"]
+    assert outcome.reports == [Path("runs/network.dim")]
+    assert len(list(Path("runs/network.dim").glob("*/config.yaml"))) == 2
     lines = captured.err.splitlines()
-    assert lines[0] == "Stopped by Ctrl-C."
-    assert lines[1:3] == ["2 of 2 runs are not done:", "  pending: not started"]
+    stopped = lines.index("Stopped by Ctrl-C.")
+    assert "/report/index.html" in lines[0]
+    unfinished = lines.index("2 of 2 runs are not done:")
+    assert stopped < unfinished
+    assert lines[unfinished + 1] == "  pending: not started"
     assert lines[-1] == f"  {resources.program()} -m network.dim=1,2"
 
 

@@ -40,6 +40,7 @@ def run_command(
     compose: Callable[[Sequence[str]], CommandPlan[_Run]],
     work: Callable[[CommandPlan[_Run]], object],
     finish: Callable[[CommandPlan[_Run]], str | Path | None],
+    conclude: Callable[[CommandPlan[_Run]], str | Path | None] | None = None,
     typed: Sequence[str] | None = None,
 ) -> int:
     """Return the exit code: 0 all runs are done, 1 some are not, 2 bad input, 130 after Ctrl-C.
@@ -52,6 +53,7 @@ def run_command(
         work: Does what is not done yet, each run under `guard`.
         finish: Prints what came of it and returns the last line of the standard output, the path
             that a person goes on with; None if there is nothing to show.
+        conclude: Shows after Ctrl-C what there is so far, and returns the same line.
         typed: The words of the command that resumes; None: `arguments`.
     """
     typed = arguments if typed is None else typed
@@ -69,7 +71,10 @@ def run_command(
         return refuse(error.problems)
     except KeyboardInterrupt as stop:
         code = _stopped(stop)
+        last_line = conclude(plan) if conclude is not None else None
         _print_unfinished(name, plan, typed)
+        if last_line is not None:
+            say(last_line)
         return code
     except OSError as error:
         # What a run itself meets is its status; this is what lies between the runs.

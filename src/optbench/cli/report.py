@@ -10,7 +10,7 @@ from optbench.config.messages import print_problems
 from optbench.errors import OptbenchError, Problem
 from optbench.launch.exit_status import disk_words
 from optbench.report import build_report
-from optbench.terminal import errors, say
+from optbench.terminal import errors, link, say
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
             if not sweeps:
                 raise no_runs(folder)
             for sweep_dir in sweeps:
-                say(build_report(sweep_dir))
+                say(link(build_report(sweep_dir)))
         except OptbenchError as error:
             problems += error.problems
         except OSError as error:

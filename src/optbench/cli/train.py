@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from optbench.cli.command import run_command
+from optbench.cli.live import live_report
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_notices
@@ -13,7 +13,7 @@ from optbench.errors import OptbenchError
 from optbench.launch import guard
 from optbench.metrics.build import build_metrics, foreign_targets
 from optbench.storage.resources import command_line
-from optbench.terminal import errors, say, tell
+from optbench.terminal import errors, link, say, tell, working
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         compose=compose_runs,
         work=lambda plan: _train(plan, arguments),
         finish=_finish,
+        conclude=_conclude,
     )
 
 
@@ -37,31 +38,46 @@ def _train(plan: SweepPlan, arguments: Sequence[str]) -> None:
     if foreign_targets(metrics):
         build_metrics(metrics)  # before hours of training, rather than after
     guard.check_writable(plan)
-    guard.launch(arguments, plan)
+    if plan.is_complete and all(guard.is_finished(run) for run in plan.runs):
+        return
+    with live_report(plan.sweep_dir, plan.runs if plan.is_complete else ()):
+        tell("Loading PyTorch and the base model.")
+        guard.launch(arguments, plan)
 
 
-def _finish(plan: SweepPlan) -> Path | None:
-    """Measure the images, build the report and return its path; None if that is impossible."""
+def _finish(plan: SweepPlan) -> str | None:
+    """Measure the images, build the report and return its address; None if that is impossible."""
     # Imported here: pandas takes half a second that a refusal does not need.
     from optbench.metrics.measure import measure_runs
-    from optbench.report import build_report
 
     run_dirs = [run.run_dir for run in plan.runs]
     if not plan.is_complete:
         run_dirs = sorted(path.parent for path in plan.sweep_dir.glob("*/status.json"))
-    tally = measure_runs(run_dirs, plan.runs[0].config.metric)
-    for notice in tally.notices:
-        tell(notice)
+    metric = plan.runs[0].config.metric
+    if metric.enabled:
+        with working("measuring the images") as show:
+            tally = measure_runs(run_dirs, metric, show=show)
+        for notice in tally.notices:
+            tell(notice)
+        if tally.unwritten and (page := _conclude(plan)) is not None:
+            say(page)
+            num = len(tally.unwritten)
+            tell(f"The images of {num} of {len(run_dirs)} runs are not measured. Then type:")
+            tell(f"  {command_line('metrics', str(plan.sweep_dir))}")
+            return None
+    return _conclude(plan)
+
+
+def _conclude(plan: SweepPlan) -> str | None:
+    """Build the report of what there is, print what it says and return its address."""
+    from optbench.cli.closing import print_closing
+    from optbench.report import build_report
+
     try:
-        page = build_report(plan.sweep_dir)
+        with working("building the report"):
+            page = build_report(plan.sweep_dir)
     except OptbenchError as error:
         print_problems(error.problems, errors(), what="the report was not built")
         return None
-    if not tally.unwritten:
-        return page
-    say(page)
-    tell(
-        f"The images of {len(tally.unwritten)} of {len(run_dirs)} runs are not measured. Then type:"
-    )
-    tell(f"  {command_line('metrics', str(plan.sweep_dir))}")
-    return None
+    print_closing(page, errors())
+    return link(page)

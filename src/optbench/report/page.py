@@ -10,9 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from optbench import analysis
-from optbench.analysis import no_runs
+from optbench.analysis import find_runs, no_runs
 from optbench.analysis.evidence import SweepEvidence, read_sweep
-from optbench.report import exports, provenance_section, sheets, tables
+from optbench.report import REPORT_NAME, exports, provenance_section, sheets, tables
+from optbench.report.built import Build, building
 from optbench.report.charts import line
 from optbench.report.charts.styles import run_styles
 from optbench.report.charts.training import training_charts
@@ -23,13 +24,15 @@ from optbench.report.inline import content_policy, static_text
 from optbench.report.links import address, refuse_links
 from optbench.report.resize_section import resize_section
 from optbench.report.sections import sections
+from optbench.report.summary import write_summary
 from optbench.report.viewer import write_data
 from optbench.report.wording import number_text, seconds_text
 from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLES = ("page.css", "first_screen.css", "viewer.css")
+_STYLES = ("page.css", "first_screen.css", "viewer.css", "live.css")
+_SCRIPTS = ("page.js", "first_screen.js", "live.js")
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
     "viewer_state.js",
@@ -45,8 +48,13 @@ _VIEWER_SCRIPTS = (
 )
 
 
-def write_page(sweep_dir: Path) -> Path:
+def write_page(sweep_dir: Path, *, is_live: bool = False) -> Path:
     """Return the path of the page, after writing it, its sheets and its tables.
+
+    Args:
+        sweep_dir: The sweep's folder.
+        is_live: Leave out the sheets, because the sweep is training; and all of it where another
+            process is at it.
 
     Raises:
         DatasetError: If there is no such folder, or one to write into is a symbolic link.
@@ -54,10 +62,17 @@ def write_page(sweep_dir: Path) -> Path:
     if not sweep_dir.is_dir():
         raise no_runs(sweep_dir)
     report_dir = sweep_dir / "report"
+    run_folders = [run / name for run in find_runs(sweep_dir) for name in ("sheets", "thumbs")]
+    refuse_links([report_dir, *run_folders])
+    with building(report_dir, waits=not is_live) as is_ours:
+        if is_ours:
+            _write(sweep_dir, report_dir, Build(is_live=is_live))
+    return report_dir / REPORT_NAME
+
+
+def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
     sweep = read_sweep(sweep_dir)
     styles = run_styles(sweep)
-    run_folders = [run.run.path / name for run in sweep.runs for name in ("sheets", "thumbs")]
-    refuse_links([report_dir, *run_folders])
     findings = make_findings(sweep, styles)
     files = exports.write_tables(sweep.frames, report_dir, findings.tables)
     trainings = sweep.only(analysis.TRAINING)
@@ -66,12 +81,14 @@ def write_page(sweep_dir: Path) -> Path:
     rows = sweep.only(analysis.TRAINING, analysis.RESIZE) if is_compared else trainings
     shared_settings, own_settings = provenance_section.split_settings(sweep.runs)
     shared_provenance = provenance_section.shared_facts(sweep.runs)
-    sheets.draw_run_sheets(sweep.runs)
+    if not build.is_live:
+        sheets.draw_run_sheets(sweep.runs)
     title = _title(sweep)
     num_pictures = write_data(
         sweep, styles, report_dir, title=title, settings=findings.standings.settings
     )
     context: dict[str, Any] = {
+        "build": build,
         "title": title,
         "name": sweep_dir.resolve().name,
         "sweep": sweep,
@@ -98,7 +115,7 @@ def write_page(sweep_dir: Path) -> Path:
         "ranking": tables.ranking(trainings),
         "epoch_times": tables.epoch_times(trainings),
         "num_pictures": num_pictures,
-        "prompt_sheets": sheets.epoch_sheets(rows, report_dir),
+        "prompt_sheets": [] if build.is_live else sheets.epoch_sheets(rows, report_dir),
         "sheets_left_out": sheets.left_out(rows),
         "charts": [*training_charts(trainings, styles), *validation_charts(trainings, styles)],
         "changes": tables.change_rows(trainings, findings.tables["effects"]),
@@ -151,9 +168,9 @@ def write_page(sweep_dir: Path) -> Path:
         )
     )
     page = _environment().get_template("index.html.j2").render(context)
-    path = report_dir / "index.html"
-    write_atomic(path, page)
-    return path
+    write_summary(report_dir, findings)
+    write_atomic(report_dir / REPORT_NAME, page)
+    build.write(report_dir)
 
 
 def _environment() -> Environment:
@@ -166,8 +183,7 @@ def _environment() -> Environment:
     )
     environment.globals["num_shown"] = NUM_SHOWN
     environment.filters.update(number=number_text, seconds=seconds_text)
-    script = static_text("page.js", "first_screen.js")
-    viewer_script = static_text(*_VIEWER_SCRIPTS)
+    script, viewer_script = static_text(*_SCRIPTS), static_text(*_VIEWER_SCRIPTS)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
         policy=Markup(content_policy((script, viewer_script))),
