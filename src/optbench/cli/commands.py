@@ -197,14 +197,21 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "import": CommandInfo(
         module="optbench.cli.trainers.import_command",
-        line="a command or TOML of kohya's trainer -> a command of optbench",
-        usage="FILE",
+        line="a training of another trainer -> a command of optbench",
+        usage="FILE ... [--yaml]",
         about=(
-            "Reads a training command of kohya's sd-scripts (a shell script, a .bat or a TOML) "
-            "and prints the command that trains the same here. What has no equivalent is listed "
-            "beside it."
+            "Reads what you train with elsewhere and prints the command that trains the same here, "
+            "or with --yaml a sweep's file. Its content says whose it is: a command, TOML or GUI "
+            "preset of kohya's trainer, LoRA_Easy_Training_Scripts, musubi-tuner, OneTrainer, "
+            "ai-toolkit, SimpleTuner, diffusion-pipe, PEFT's comparison, or a LoRA file with "
+            "metadata. Data sets are read from files beside it, or named after it. What means "
+            "something else is translated, and what has no equivalent is listed."
         ),
-        examples=(("", "import train.sh"),),
+        examples=(
+            ("kohya's trainer", "import train.sh"),
+            ("A configuration and its data sets", "import config.json multidatabackend.json"),
+            ("What a LoRA file says of its training", "import my.safetensors"),
+        ),
     ),
     "export": CommandInfo(
         module="optbench.cli.trainers.export_command",

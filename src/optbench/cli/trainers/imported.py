@@ -60,6 +60,7 @@ class Translation:
     ) -> None:
         """Keep a trainer's options and what was given of them, which must all be among them."""
         self.imported = Imported(trainer=trainer)
+        self._decided: set[str] = set()  # keys, written or left out because they are ours already
         self.options = options
         self.given = given
         self.args: dict[str, Any] = {
@@ -73,6 +74,7 @@ class Translation:
         too, else said.
         """
         override = f"{key}={hydra_value(value)}"
+        self._decided.add(key)
         if not any(name in self.given for name in names):
             if _is_shipped(key, value):
                 return
@@ -94,12 +96,10 @@ class Translation:
 
     def _set_the_rest(self) -> None:
         """Set what is on in conf/ and off in a trainer without such an option."""
-        written = {override.partition("=")[0] for override in self.imported.overrides}
+        finds_rates = "optimizer=adafactor_auto" in self.imported.overrides
         for key, value in _OFF_ELSEWHERE.items():
-            automatic = key.startswith("optimizer.") and "optimizer=adafactor_auto" in (
-                self.imported.overrides
-            )
-            if key not in written and not automatic:
+            has_none = finds_rates and key.startswith("optimizer.")
+            if key not in self._decided and not has_none:
                 self._set(key, value)
         self.imported.overrides.append("validate.holdout=none")
 

@@ -56,7 +56,11 @@ class Option:
         Raises:
             ValueError: If it is none of this type.
         """
-        if value is None or self.type in ("list", "table", "any"):
+        if value is None or self.type == "any":
+            return value
+        if self.type in ("list", "table"):
+            if not isinstance(value, list | tuple if self.type == "list" else Mapping):
+                raise ValueError(f"{value!r} for a {self.type}")
             return value
         if self.type in ("strs", "floats"):
             values = value if isinstance(value, list | tuple) else [value]
@@ -112,9 +116,15 @@ def options() -> Mapping[str, Option]:
     return table("kohya")
 
 
-def full_name(name: str) -> str | Sequence[str]:
-    """Return the option of kohya's that a name or the beginning of one means, or all it could."""
-    if name in options():
+def full_name(name: str, known: Mapping[str, Option] | None = None) -> str | Sequence[str]:
+    """Return the option that a name or the beginning of one means, or all it could mean.
+
+    Args:
+        name: Without the dashes.
+        known: The trainer's options; None: kohya's.
+    """
+    known = options() if known is None else known
+    if name in known:
         return name
-    near = [option for option in options() if option.startswith(name)]
+    near = [option for option in known if option.startswith(name)]
     return near[0] if len(near) == 1 else near

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optbench.cli.trainers.families import family, plain
+from optbench.cli.trainers.folders import place, words_of_links
 from optbench.cli.trainers.imported import (
     Imported,
     Translation,
@@ -91,7 +93,17 @@ class _Import(Translation):
         self.imported.not_needed += training.elsewhere
         self.folder = folder
         self.family = "sdxl" if training.is_sdxl else "sd2" if self.args["v2"] else "sd15"
-        self.imported.overrides += [f"base={self.family}", "dataset=folder", "prompts=folder"]
+        base: str = self.family
+        named = training.script.partition("train_network")[0].strip("_")
+        ours, words = family(named or self.family)
+        if ours is None:
+            base = plain(words)
+            self.imported.refused.append(
+                f"{training.script}: {words} cannot be trained here yet (bases are sd15, sd2, "
+                "sdxl); all other settings are below, to be used with a base of those"
+            )
+        self.folders = training.folders
+        self.imported.overrides += [f"base={base}", "dataset=folder", "prompts=folder"]
         # Kohya's trainer trains on every image.
         self.imported.overrides.append("validate.holdout=none")
         if not training.names_script and self.family == "sd15":
@@ -121,17 +133,23 @@ class _Import(Translation):
 
     def _dataset(self) -> None:
         args = self.args
-        if args["train_data_dir"]:
+        placed = place(self.folders)
+        for key, value in placed.settings.items():
+            self._set(key, value, *self.given)
+        if placed.commands:
+            self.imported.notes.append(words_of_links(placed.commands))
+        if args["train_data_dir"] and not self.folders:
             self._same("train_data_dir")
-        else:
+        elif "dataset.dir" not in placed.settings:
             self.imported.notes.append("dataset.dir: give the images, the file names none")
         resolution = args["resolution"] or "512"
         sides = [int(side) for side in str(resolution).strip("[]() ").split(",")]
         if not args["resolution"]:
             self.imported.notes.append(f"resolution: not given, {_ERROR_THERE}; 512 here")
         self._set("dataset.resolution", [sides[0], sides[-1]], "resolution")
-        has_reg = bool(args["reg_data_dir"])
-        if has_reg:
+        self.has_reg = bool(args["reg_data_dir"]) or "dataset.reg_dir" in placed.settings
+        has_reg = self.has_reg
+        if args["reg_data_dir"] and "dataset.reg_dir" not in placed.settings:
             self._same("reg_data_dir")
         for name in ("caption_prefix", "caption_suffix"):
             if not (args[name] or "").strip():
@@ -264,7 +282,7 @@ class _Import(Translation):
 
     def _loss(self) -> None:
         args = self.args
-        is_v, has_reg = args["v_parameterization"], bool(args["reg_data_dir"])
+        is_v, has_reg = args["v_parameterization"], self.has_reg
         is_huber = args["loss_type"] in ("huber", "smooth_l1")
         self._same("loss_type", "debiased_estimation_loss")
         for name in ("huber_schedule", "huber_c"):

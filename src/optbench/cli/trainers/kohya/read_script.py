@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from optbench.cli.trainers.options import full_name, options
+from optbench.cli.trainers.folders import ImageFolder
+from optbench.cli.trainers.options import Option, full_name, options, table
 from optbench.errors import ConfigError, Problem, shorten
 from optbench.storage.disk import read_text
 
 Shell = Literal["sh", "batch", "powershell"]
 
-_SCRIPT = re.compile(r"(?:^|[\\/])(?P<family>sdxl_|)train_network(\.py)?$")
+_SCRIPT = re.compile(
+    r"(?:^|[\\/])(?P<family>(?:sdxl|flux|sd3|lumina|anima|hunyuan_image)_|)train_network(\.py)?$"
+)
 _WINDOWS_PATH = re.compile(r"(?<![\w/])[A-Za-z]:\\")
 _CONTINUED: Mapping[Shell, re.Pattern[str]] = {
     "sh": re.compile(r"[\\^`][ \t]*\n"),  # lists of options are pasted from every shell
@@ -45,27 +48,20 @@ _VARIABLE: Mapping[Shell, re.Pattern[str]] = {
     ),
 }
 _BEFORE_SCRIPT = re.compile(r"\b(accelerate\s+launch|python\d?|py)\b")
-# What the GUI of bmaltais calls otherwise in its JSON files.
-_GUI_NAMES: Mapping[str, str] = {
-    "max_resolution": "resolution",
-    "optimizer": "optimizer_type",
-    "LoRA_network_weights": "network_weights",
-    "network_weights": "network_weights",
-}
-_GUI_NETWORK_ARGS = (
-    *("conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "down_lr_weight"),
-    *("mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold", "block_dims", "block_alphas"),
-    *("conv_block_dims", "conv_block_alphas"),
-)
+
+# Keys of the GUI whose values become an option's by a rule of their own.
+_WORKED_OUT = ("epoch", "lr_warmup", "LoRA_type", "additional_parameters", "xformers")
 
 
 @dataclass(slots=True)
 class KohyaTraining:
-    """What a file asks of kohya's trainer."""
+    """What a file asks of kohya's trainer, or of one whose command line is read like its."""
 
     options: dict[str, Any] = field(default_factory=dict)  # by full name, typed
     is_sdxl: bool = False
     names_script: bool = False  # else `is_sdxl` is not known
+    script: str = ""  # the program's name, where there is one
+    folders: list[ImageFolder] = field(default_factory=list)  # instead of train_data_dir
     unknown: list[str] = field(default_factory=list)  # sentences
     elsewhere: list[str] = field(default_factory=list)  # accelerate's own, sentences
 
@@ -89,11 +85,11 @@ def read_training(path: Path) -> KohyaTraining:
         text = read_text(path, encoding="utf-8-sig")
         if path.suffix.lower() == ".toml":
             training = KohyaTraining()
-            _take_all(training, _flat(tomllib.loads(text), training), path)
+            take_all(training, _flat(tomllib.loads(text), training), path, options())
         elif path.suffix.lower() == ".json":
             training = _from_gui(json.loads(text), path)
         else:
-            training = _from_script(text, path)
+            training = read_command(text, path)
     except FileNotFoundError as error:
         raise _unreadable(path, "no such file") from error
     except (OSError, ValueError) as error:
@@ -103,7 +99,25 @@ def read_training(path: Path) -> KohyaTraining:
     return training
 
 
-def _from_script(text: str, path: Path) -> KohyaTraining:
+def read_command(
+    text: str,
+    path: Path,
+    *,
+    known: Mapping[str, Option] | None = None,
+    script: re.Pattern[str] = _SCRIPT,
+) -> KohyaTraining:
+    """Return the options of a command in a shell, batch or PowerShell script.
+
+    Args:
+        text: The script.
+        path: Its name, which tells the shell, and messages what they are about.
+        known: The trainer's options; None: kohya's.
+        script: Finds the trainer's program among the words.
+
+    Raises:
+        ConfigError: If values are missing or of another type.
+    """
+    known = options() if known is None else known
     text = text.replace("\r\n", "\n")
     shell = _shell_of(text, path)
     # Comments go first: inside a continued command one ends it for the shell, and yet what follows
@@ -114,7 +128,7 @@ def _from_script(text: str, path: Path) -> KohyaTraining:
     starts = [
         index
         for index, line in enumerate(lines)
-        if any(_SCRIPT.search(word.strip("\"'")) for word in re.split(r"[\s=]+", line))
+        if any(script.search(word.strip("\"'")) for word in re.split(r"[\s=]+", line))
         and not _is_assignment(line, shell)
     ]
     if not starts:  # a bare list of options
@@ -122,10 +136,10 @@ def _from_script(text: str, path: Path) -> KohyaTraining:
         if not starts:
             return KohyaTraining()
     start = starts[0]
-    command, end = _paragraph(lines, start, shell)
+    command, end = _paragraph(lines, start, shell, known)
     training = KohyaTraining()
     parsed = _words(command, shell, _variables(lines[:start], shell))
-    given = _given(parsed, training)
+    given = _given(parsed, training, known, script)
     if parsed.missing:
         raise ConfigError(
             *(
@@ -143,7 +157,7 @@ def _from_script(text: str, path: Path) -> KohyaTraining:
         training.unknown.append(
             f"{len(more)} more commands of kohya's trainer in this file: only the first is read"
         )
-    _take_all(training, given, path)
+    take_all(training, given, path, known)
     return training
 
 
@@ -164,7 +178,9 @@ def _shell_of(text: str, path: Path) -> Shell:
     return "sh"
 
 
-def _paragraph(lines: Sequence[str], start: int, shell: Shell) -> tuple[str, int]:
+def _paragraph(
+    lines: Sequence[str], start: int, shell: Shell, known: Mapping[str, Option]
+) -> tuple[str, int]:
     """Return the command around a line, wrapped or not, and the line after it.
 
     A console shows a long command over several lines without a sign of it: what follows belongs
@@ -186,8 +202,8 @@ def _paragraph(lines: Sequence[str], start: int, shell: Shell) -> tuple[str, int
                 continue
             break
         last = (_words(command, shell, {}).words or [""])[-1]
-        option = full_name(last.removeprefix("--")) if last.startswith("--") else ""
-        waits = isinstance(option, str) and option and options()[option].type != "flag"
+        option = full_name(last.removeprefix("--"), known) if last.startswith("--") else ""
+        waits = isinstance(option, str) and option and known[option].type != "flag"
         if not (line.startswith("--") or (waits and "=" not in line.split()[0])):
             break
         command = f"{command} {line}"
@@ -309,13 +325,19 @@ def _value_of(
     return [parts["default"]] if parts.get("default") is not None else None
 
 
-def _given(command: _Command, training: KohyaTraining) -> dict[str, Any]:
+def _given(
+    command: _Command,
+    training: KohyaTraining,
+    known: Mapping[str, Option],
+    script: re.Pattern[str],
+) -> dict[str, Any]:
     """Return the trainer's options among the words; accelerate's are said and left out."""
-    at = next((i for i, word in enumerate(command.words) if _SCRIPT.search(word)), None)
+    at = next((i for i, word in enumerate(command.words) if script.search(word)), None)
     if at is not None:
-        match = _SCRIPT.search(command.words[at])
+        match = script.search(command.words[at])
         training.names_script = True
-        training.is_sdxl = bool(match and match["family"])
+        training.script = re.split(r"[\\/]", command.words[at])[-1]
+        training.is_sdxl = bool(match and "sdxl" in (match.groupdict().get("family") or ""))
         _say_elsewhere(command.words[:at], training)
     given: dict[str, Any] = {}
     name = ""
@@ -328,19 +350,19 @@ def _given(command: _Command, training: KohyaTraining) -> dict[str, Any]:
             continue
         if word.startswith("--"):
             written, equals, value = word.removeprefix("--").partition("=")
-            option = full_name(written)
+            option = full_name(written, known)
             if not isinstance(option, str):
                 name = ""
                 could = f": it could mean {shorten(option)}" if option else ""
-                training.unknown.append(f"{word}: no option of kohya's trainer{could}")
+                training.unknown.append(f"{word}: no option that is known here{could}")
                 continue
-            name, type_ = option, options()[option].type
+            name, type_ = option, known[option].type
             given[name] = (
                 ([value] if equals else []) if type_[-1] == "s" else value if equals else None
             )
             if type_ == "flag" and not equals:
                 given[name] = True
-        elif name and options()[name].type[-1] == "s":
+        elif name and known[name].type[-1] == "s":
             given[name].append(word)
         elif name and given[name] is None:
             given[name] = word
@@ -392,8 +414,17 @@ def _flat(table: Mapping[str, Any], training: KohyaTraining) -> dict[str, Any]:
     return flat
 
 
-def _take_all(training: KohyaTraining, given: Mapping[str, Any], path: Path) -> None:
-    """Add typed options to a training, those of a --config_file first."""
+def take_all(
+    training: KohyaTraining,
+    given: Mapping[str, Any],
+    path: Path,
+    known: Mapping[str, Option],
+) -> None:
+    """Add typed options to a training, those of a --config_file first.
+
+    Raises:
+        ConfigError: If values are of another type than the trainer takes, all of them.
+    """
     given = dict(given)
     if config_file := given.pop("config_file", None):
         named = Path(str(config_file))
@@ -412,9 +443,9 @@ def _take_all(training: KohyaTraining, given: Mapping[str, Any], path: Path) -> 
         given = {**{k: v for k, v in flat.items() if k != "config_file"}, **given}
     problems = []
     for name, value in given.items():
-        option = options().get(name)
+        option = known.get(name)
         if option is None:
-            training.unknown.append(f"{name}={value}: no option of kohya's trainer")
+            training.unknown.append(f"{name}={value}: no option that is known here")
             continue
         try:
             training.options[name] = option.parse(value)
@@ -423,7 +454,7 @@ def _take_all(training: KohyaTraining, given: Mapping[str, Any], path: Path) -> 
                 Problem(
                     f"--{name} in {path}",
                     str(error),
-                    f"a value of type {option.type}, as kohya's trainer wants it",
+                    f"a value of type {option.type}, as that trainer wants it",
                     f"correct it in {path.name}",
                 )
             )
@@ -442,10 +473,14 @@ def _from_gui(tree: object, path: Path) -> KohyaTraining:
     given: dict[str, Any] = {}
     own: list[str] = []
     for key, value in full.items():
-        name = _GUI_NAMES.get(key, key)
-        if key == "sdxl" or (key in _GUI_NETWORK_ARGS and not value):
+        listed = table("kohya-gui").get(key)
+        kohya, _, argument = (listed.ours if listed else "").removeprefix("--").partition(" ")
+        name = kohya if kohya and not argument and key not in _WORKED_OUT else key
+        if key.endswith("_checkbox") and value in (True, "True", "true"):
+            training.script = f"{key.removesuffix('_checkbox')}_train_network.py"
+        if key == "sdxl" or (argument and not value):
             continue
-        if key in _GUI_NETWORK_ARGS:
+        if argument:
             given.setdefault("network_args", []).append(f"{key}={value}")
         elif key == "xformers":
             if value in ("xformers", "sdpa", True):
@@ -456,7 +491,7 @@ def _from_gui(tree: object, path: Path) -> KohyaTraining:
             given[name] = value in (True, 1, "True", "true", "1")
         elif name in options():
             given[name] = value
-        elif key not in ("epoch", "lr_warmup", "LoRA_type", "additional_parameters"):
+        elif key not in _WORKED_OUT:
             own.append(key)
     for name in ("max_train_epochs", "max_train_steps", "max_token_length", "lr_warmup_steps"):
         if str(given.get(name, 1)) in ("0", "75"):
@@ -472,8 +507,8 @@ def _from_gui(tree: object, path: Path) -> KohyaTraining:
             word for word in given.get("network_args", ()) if not word.startswith("conv_")
         ]
     more = _words(str(full.get("additional_parameters", "")), "sh", {})
-    given |= _given(more, training)
-    _take_all(training, given, path)
+    given |= _given(more, training, options(), _SCRIPT)
+    take_all(training, given, path, options())
     if own:
         training.elsewhere.append(f"{shorten(own)}: settings of the GUI alone")
     return training
