@@ -89,6 +89,12 @@ def test_a_run_and_what_is_made_of_it_stand_in_one_report(
     pictures = {path: path.stat().st_mtime_ns for path in sweep.rglob("*.png")}
     assert main(arguments) == 0  # nothing is made twice
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("*.png")} == pictures
+    for record in (original / "likeness.jsonl", small / "layers.jsonl"):
+        whole_rows, content = files.read_rows(record), bytearray(record.read_bytes())
+        content[len(content) // 2] ^= 1
+        record.write_bytes(content)
+        assert main(arguments) == 0  # what is corrupt is, the original's records too
+        assert [row.keys() for row in files.read_rows(record)] == [row.keys() for row in whole_rows]
     capsys.readouterr()
     assert main([*arguments, "render.seeds=[7,8]"]) == 0  # more pictures, the same files
     assert len(list((small / "images" / "epoch-0002").glob("*.png"))) == 4

@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from optbench.cli import main as cli
+from optbench.errors import DamagedFileError
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
 from tests.torture import faults
@@ -268,7 +269,10 @@ def results_of(place: Path) -> dict[str, Any]:
         key = f"{run_dir.path.parent.name}/{run_dir.name}"
         results[f"{key}/status"] = rundir.read_status(run_dir.path).status
         for path in sorted(run_dir.path.glob("*.jsonl")):
-            results[f"{key}/{path.name}"] = _rows(path)
+            try:
+                results[f"{key}/{path.name}"] = _rows(path)
+            except DamagedFileError:
+                results[f"{key}/{path.name}"] = "corrupt"
     for pattern in (
         "runs/*/*/lora/*.safetensors",
         "runs/*/*/images/*/*.png",

@@ -6,6 +6,7 @@ import functools
 import math
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.builders.small_training import (
     ADAMW,
     COSINE,
     DADAPTED,
+    LOSS,
     NOISY,
     SGD,
     SmallBase,
@@ -185,6 +187,27 @@ def test_the_loss_is_formed_in_float32_whatever_the_base_computes_in() -> None:
     exact = float((seen[0].detach().double() - noise_BCHW.double()).square().mean())
     # In bfloat16 the mean would have 8 bits: wrong by up to 0.004 of itself.
     assert record.loss == pytest.approx(exact, rel=1e-6)
+
+
+def test_the_denoiser_is_shown_perturbed_noise_and_learns_the_plain_one() -> None:
+    base = SmallBase()
+    network = make_network(base)
+    batch = make_batch("a", "b")
+    predictions = []
+
+    def keep(predicted: Tensor, call: int) -> Tensor:
+        predictions.append(predicted.detach())
+        return predicted
+
+    base.spoil = keep
+    loss = replace(LOSS, ip_noise_gamma=0.5)
+    (record,), _ = train_one(base, network, make_optimizer(network), lambda _: [batch], loss=loss)
+    plain_BCHW, _ = drawn_by_hand(batch)
+    ((shown_BCHW, _),) = base.draws
+    strength = float((shown_BCHW - plain_BCHW).square().mean().sqrt())
+    assert strength == pytest.approx(0.5, rel=0.2)  # of 144 draws
+    expected = float((predictions[0] - plain_BCHW).square().mean())
+    assert record.loss == pytest.approx(expected, rel=1e-5)
 
 
 # Clipping

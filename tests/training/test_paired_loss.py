@@ -85,6 +85,8 @@ def test_every_picture_meets_noise_of_its_own() -> None:
     (first, _), (second, _) = base.draws
     # One noise for all would make the losses of different pictures move together.
     assert not any(torch.equal(one, other) for one in first for other in second)
+    # And one noise for all timesteps those of one image.
+    assert len(first.flatten(1).unique(dim=0)) == len(TIMESTEPS)
 
 
 def test_the_loss_is_the_mean_squared_error_at_the_draw() -> None:

@@ -201,6 +201,37 @@ def test_a_training_that_goes_on_is_bit_for_bit_the_one_that_never_stopped(
     assert [told(record) for record in first + rest] == [told(record) for record in whole]
 
 
+def test_resuming_inside_an_epoch_goes_on_with_the_batches_that_are_left() -> None:
+    base = SmallBase()
+    straight = make_network(base)
+    train_one(base, straight, make_optimizer(straight), gradient_accumulation=2)
+    resumed = SmallBase()
+    network = make_network(resumed)
+    train_one(resumed, network, make_optimizer(network), step=1, gradient_accumulation=2)
+    (left,) = resumed.draws  # of three batches the first update has taken two
+    assert_equal(left, base.draws[2])
+
+
+def test_training_ends_at_its_last_step_also_inside_an_epoch() -> None:
+    base = SmallBase()
+    network = make_network(base)
+    steps, epochs = train_one(base, network, make_optimizer(network), total_steps=4)
+    assert [record.step for record in steps] == [1, 2, 3, 4]
+    assert [record.epoch for record in epochs] == [1, 2]
+    assert len(base.draws) == 4
+
+
+def test_every_epoch_seeds_the_global_generators_anew() -> None:
+    """What libraries draw is no repetition of the epoch before."""
+    base = SmallBase()
+    network = make_network(base)
+    optimizer = make_optimizer(network, NOISY)
+    drawn: list[Tensor] = []
+    optimizer.optimizer.register_step_pre_hook(lambda *_: drawn.append(torch.get_rng_state()))
+    train_one(base, network, optimizer, epochs=2)
+    assert not torch.equal(drawn[0], drawn[3])
+
+
 def told(record: StepRecord) -> dict[str, Any]:
     return {key: value for key, value in record.as_row().items() if "seconds" not in key}
 

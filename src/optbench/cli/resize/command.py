@@ -50,10 +50,10 @@ def _check_contents(plan: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
     """
     # Imported here and below: torch takes seconds that a mistyped command does not need.
     from optbench.cli.resize.evaluate import ResizeEvaluator, is_embedded, is_evaluated
-    from optbench.cli.resize.run import is_done
+    from optbench.cli.resize.run import is_done, is_original_due
     from optbench.lora.resize.merge import check_sources
 
-    needed = [run for run in plan.runs if not is_done(run)]
+    needed = [run for run in plan.runs if not is_done(run) or is_original_due(run)]
     groups = list(dict.fromkeys(sources for run in needed for sources in run.sources.values()))
     check_sources(groups)
     options = plan.runs[0].options
@@ -73,7 +73,7 @@ def _check_contents(plan: CommandPlan[ResizePlan]) -> ResizeEvaluator | None:
 
 def _resize(plan: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) -> None:
     """Make what is not made, the originals first; one that fails stops no other."""
-    from optbench.cli.resize.run import is_done, is_original_done, make_original, make_resize
+    from optbench.cli.resize.run import is_done, is_original_due, make_original, make_resize
     from optbench.lora.resize.svd_cache import SvdCache, svd_cache_folder
 
     todo = [run for run in plan.runs if not is_done(run)]
@@ -89,10 +89,9 @@ def _resize(plan: CommandPlan[ResizePlan], evaluator: ResizeEvaluator | None) ->
             if counts[sources] > 1 or folder.is_dir():
                 svd_caches[sources] = SvdCache(folder)
     if evaluator is not None:
-        for run in {run.original_dir: run for run in todo}.values():
-            if not is_original_done(run):
-                tell(run.original_dir.name)
-                guard.guard(run.original_dir, partial(make_original, run, evaluator))
+        for run in {run.original_dir: run for run in plan.runs if is_original_due(run)}.values():
+            tell(run.original_dir.name)
+            guard.guard(run.original_dir, partial(make_original, run, evaluator))
     for number, run in enumerate(todo, start=1):
         if rundir.read_status(run.run_dir).status != "running":
             tell(f"{number} of {len(todo)}: {run.run_dir.name}")

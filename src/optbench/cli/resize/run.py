@@ -149,10 +149,14 @@ def is_done(plan: ResizePlan) -> bool:
     return _is_done(run, plan, config_yaml(plan), fingerprint=plan.fingerprint)
 
 
-def is_original_done(plan: ResizePlan) -> bool:
-    """Return whether the source's own images and losses exist already."""
+def is_original_due(plan: ResizePlan) -> bool:
+    """Return whether the source's own images and losses are wanted and not whole on disk."""
     run, fingerprint = RunDir(plan.original_dir), plan.original_fingerprint
-    return _is_done(run, plan, original_yaml(plan), fingerprint=fingerprint)
+    if _is_done(run, plan, original_yaml(plan), fingerprint=fingerprint):
+        return False
+    # A file that does not belong to the base model was resized without either.
+    resized = rundir.read_status(plan.run_dir)
+    return not is_done(plan) or bool(resized.facts.get("is_examined"))
 
 
 def _is_done(run: RunDir, plan: ResizePlan, config: str, *, fingerprint: str) -> bool:
@@ -163,6 +167,8 @@ def _is_done(run: RunDir, plan: ResizePlan, config: str, *, fingerprint: str) ->
         return False  # it was copied or renamed; everything in it is made anew
     try:
         stored = read_config(run)
+        for path in _records_of(run):
+            files.read_rows(path)
     except DamagedFileError:
         return False
     current = yaml.safe_load(config)
@@ -207,11 +213,14 @@ def _begin(run: RunDir, options: ResizeOptions, config: str) -> None:
         tell(notice)
     set_num_threads(options.num_threads)
     # Made anew together: records of two times never lie beside each other.
-    likeness_path = run.path / LIKENESS_FILE
-    records = (run.epochs_path, run.layers_path, run.validation_path, run.files_path, likeness_path)
-    for path in records:
+    for path in _records_of(run):
         path.unlink(missing_ok=True)
     write_sealed_text(run.config_path, config)
+
+
+def _records_of(run: RunDir) -> tuple[Path, ...]:
+    losses = run.validation_path
+    return run.epochs_path, run.layers_path, losses, run.files_path, run.path / LIKENESS_FILE
 
 
 def _record_file(run: RunDir, path: Path, *, epoch: int) -> None:
