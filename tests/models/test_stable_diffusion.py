@@ -145,8 +145,10 @@ def test_no_part_of_a_base_is_in_training_mode(base: StableDiffusion) -> None:
     parts = (*base.text_encoders, base.vae, base.unet)
     assert not any(module.training for part in parts for module in part.modules())
     for part in parts:
-        part.train()  # as whoever hands it in may have left it
+        part.train().requires_grad_()  # as whoever hands it in may have left it
     rebuilt = with_schedule(base)
+    rebuilt_parts = (*rebuilt.text_encoders, rebuilt.vae, rebuilt.unet)
+    assert not any(weight.requires_grad for part in rebuilt_parts for weight in part.parameters())
     assert not any(module.training for module in rebuilt.unet.modules())
     assert not any(module.training for module in rebuilt.text_encoders[0].modules())
 
