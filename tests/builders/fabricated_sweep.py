@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Shape:
     prompts: Sequence[str] = ("a", "b")
     seeds: Sequence[int] = SEEDS
     size: tuple[int, int] = (64, 96)
+    sizes: Mapping[str, tuple[int, int]] | None = None  # of prompts that have another one
     texts: dict[str, str] | None = None
     train_seeds: Sequence[int] = (1234,)
     are_linked: bool = False  # one file under many names: thousands of pictures in seconds
@@ -85,10 +86,10 @@ def _make_run(
     of_seed = f"-seed{seed}" if len(shape.train_seeds) > 1 else ""
     run = RunDir(sweep / f"{name}-dim{dim}{of_seed}-{optimizer:04x}{dim:04x}")
     texts = TEXTS | (shape.texts or {})
-    width, height = shape.size
+    sizes = {prompt: (shape.sizes or {}).get(prompt, shape.size) for prompt in shape.prompts}
     prompts = {
         prompt: {"text": texts[prompt], "negative": "bad", "width": width, "height": height}
-        for prompt in shape.prompts
+        for prompt, (width, height) in sizes.items()
     }
     config = {
         "base": {"name": "tiny"},
@@ -102,11 +103,12 @@ def _make_run(
     files.write_atomic(run.config_path, yaml.safe_dump(config))
     files.write_json(run.provenance_path, {"num_cpus": 2, "changed": ["network.dim"]})
     for epoch in range(shape.num_epochs + 1):
-        for place, prompt in enumerate(shape.prompts):
+        for place, (prompt, (width, height)) in enumerate(sizes.items()):
             for index, image_seed in enumerate(shape.seeds):
                 look = 7 * epoch + 3 * optimizer + dim + 5 * index if epoch else 11 * index
                 cell = Cell(prompt=prompt, width=width, height=height, seed=image_seed, epoch=epoch)
-                _picture(run.image_path(cell), shape, (look % _NUM_LOOKS, str(place)), looks)
+                path = run.image_path(cell)
+                _picture(path, shape, (width, height), (look % _NUM_LOOKS, str(place)), looks)
     files.append_rows(run.steps_path, _steps(shape, optimizer, dim))
     files.append_rows(run.epochs_path, _epochs(shape, optimizer, dim))
     rundir.write_status(run.path, "done")
@@ -139,7 +141,11 @@ def _epochs(shape: Shape, optimizer: int, dim: int) -> Iterator[dict[str, float]
 
 
 def _picture(
-    path: Path, shape: Shape, look: tuple[int, str], looks: dict[tuple[int, str], Path]
+    path: Path,
+    shape: Shape,
+    size: tuple[int, int],
+    look: tuple[int, str],
+    looks: dict[tuple[int, str], Path],
 ) -> None:
     """Draw a figure whose place and colour differ with `look`, with the grain of a rendering."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,14 +155,14 @@ def _picture(
         else:
             path.write_bytes(looks[look].read_bytes())
         return
-    (number, prompt), (width, height) = look, shape.size
+    (number, prompt), (width, height) = look, size
     hue = (number * 37 + int(prompt) * 90) % 256
     image = Image.merge(
         "HSV",
         [
-            Image.new("L", shape.size, hue),
-            Image.new("L", shape.size, 90),
-            Image.linear_gradient("L").resize(shape.size).point(lambda value: 120 + value // 2),
+            Image.new("L", size, hue),
+            Image.new("L", size, 90),
+            Image.linear_gradient("L").resize(size).point(lambda value: 120 + value // 2),
         ],
     ).convert("RGB")
     pen = ImageDraw.Draw(image)
@@ -166,7 +172,7 @@ def _picture(
         (left + width * 0.06, height * 0.42, left + width * 0.34, height * 0.9),
         fill=((number * 53) % 256, 80, 160),
     )
-    grain = Image.effect_noise(shape.size, 14).convert("RGB")
+    grain = Image.effect_noise(size, 14).convert("RGB")
     image = Image.blend(image, grain, 0.12)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)

@@ -44,10 +44,24 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def viewer(browser: Any, index: Path) -> Iterator[Viewer]:
     context = browser.new_context(viewport={"width": 1500, "height": 1300})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
     viewer = Viewer(context.new_page()).open(index)
     yield viewer
     assert viewer.faults == []
     context.close()
+
+
+def view(viewer: Viewer, name: str) -> None:
+    """Choose a ready-made view."""
+    viewer.page.locator(".vw-menu summary", has_text="View").click()
+    viewer.page.get_by_role("button", name=name).click()
+    viewer.press("Escape")
+
+
+def select(viewer: Viewer, place: int) -> None:
+    """Select a cell as the keyboard does: a click opens its image too."""
+    viewer.page.locator(".vg-cell").nth(place).click()
+    viewer.press("Escape")
 
 
 def test_text_that_became_a_script_does_not_run_nor_send(browser: Any, index: Path) -> None:
@@ -120,7 +134,7 @@ def test_the_address_keeps_what_is_shown_and_back_goes_back(viewer: Viewer, inde
     assert viewer.rows() == ["base, no LoRA", "adamw", "lion"]
     assert viewer.cells()[2] == "adamw network.dim=4, epoch 1, prompt a, seed 112233"
 
-    viewer.page.get_by_role("button", name="runs x epochs").click()
+    view(viewer, "runs x epochs")
     assert viewer.rows()[1] == "adamw network.dim=4"
     viewer.page.go_back()
     assert viewer.page.url == address
@@ -156,7 +170,7 @@ def test_an_address_may_say_anything(browser: Any, index: Path) -> None:
 
 
 def mark_two(viewer: Viewer) -> None:
-    viewer.page.locator(".vg-cell").nth(4).click()
+    select(viewer, 4)
     viewer.press("x", "ArrowDown", "x", "v")
     viewer.page.locator("dialog.vc[open] img").last.wait_for()
     wait_until(
@@ -250,9 +264,10 @@ def test_filters_leave_what_was_asked_for(viewer: Viewer) -> None:
 
 
 def test_filters_reach_what_an_axis_is_made_of_and_the_slider(viewer: Viewer) -> None:
-    viewer.page.get_by_role("button", name="all images").click()
+    view(viewer, "all images")
     assert len(viewer.cells()) == 5 * 4
-    viewer.page.locator(".vw-filter summary").click()
+    filters = viewer.page.locator(".vw-filter summary")
+    filters.click()
     chip = viewer.page.locator(".vw-chip")
     chip.filter(has_text="b").filter(has_not_text="run").get_by_text("b", exact=True).click()
     heads = viewer.page.locator(".vg-colhead").all_inner_texts()
@@ -261,9 +276,10 @@ def test_filters_reach_what_an_axis_is_made_of_and_the_slider(viewer: Viewer) ->
     assert viewer.page.locator(".vg-colhead").all_inner_texts() == ["a, seed 101011111212"]
     assert all("101011111212" in cell for cell in viewer.cells() if "prompt a" in cell)
     # An axis without a place shows what is left, too.
-    viewer.page.get_by_role("button", name="runs x epochs").click()
+    view(viewer, "runs x epochs")
     assert viewer.cells()[1].endswith("prompt a, seed 101011111212")
-    viewer.page.get_by_role("button", name="all images").click()
+    view(viewer, "all images")
+    filters.click()
     chip.get_by_text("epoch 3", exact=True).click()
     assert viewer.cells()[1] == "adamw network.dim=4, epoch 2, prompt a, seed 101011111212"
     chip.get_by_text("epoch 1", exact=True).click()
@@ -280,20 +296,35 @@ def test_filters_reach_what_an_axis_is_made_of_and_the_slider(viewer: Viewer) ->
 
 
 def test_no_button_loses_its_words_under_the_pointer(viewer: Viewer) -> None:
-    viewer.page.locator(".vw-filter summary").click()
-    viewer.page.locator(".vg-cell").nth(4).click()
     for scheme in ("light", "dark"):
         viewer.page.emulate_media(color_scheme=scheme)
-        buttons = viewer.page.locator("#viewer button:enabled:visible")
-        assert buttons.count() > 20
-        for place in range(buttons.count()):
-            button = buttons.nth(place)
-            button.hover(force=True)
-            colours = button.evaluate(
-                "(button) => { const style = getComputedStyle(button);"
-                " return [style.color, style.backgroundColor]; }"
-            )
-            assert contrast_of(*colours) >= 4.5, (scheme, button.inner_text(), colours)
+        select(viewer, 4)
+        num = hover_all(viewer, scheme)
+        for menu in ("View", "Measures", "Filter"):
+            viewer.page.locator(".vw-menu summary", has_text=menu).click()
+            num += hover_all(viewer, scheme)
+            viewer.page.locator(".vw-menu summary", has_text=menu).click()
+        select(viewer, 4)
+        viewer.press("x", "ArrowDown", "x", "v", "w")
+        num += hover_all(viewer, scheme)
+        viewer.press("Escape")
+        viewer.press("x", "ArrowUp", "x")
+        assert num > 40
+
+
+def hover_all(viewer: Viewer, scheme: str) -> int:
+    """See that every button in sight can be read under the pointer; return how many there are."""
+    place = "dialog[open]" if viewer.page.locator("dialog[open]").count() else "#viewer"
+    buttons = viewer.page.locator(f"{place} button:enabled:visible")
+    for place_of in range(buttons.count()):
+        button = buttons.nth(place_of)
+        button.hover(force=True)
+        colours = button.evaluate(
+            "(button) => { const style = getComputedStyle(button);"
+            " return [style.color, style.backgroundColor]; }"
+        )
+        assert contrast_of(*colours) >= 4.5, (scheme, button.inner_text(), colours)
+    return int(buttons.count())
 
 
 def contrast_of(one: str, other: str) -> float:
@@ -307,7 +338,7 @@ def contrast_of(one: str, other: str) -> float:
 
 
 def test_a_point_of_a_curve_leads_to_its_epoch(viewer: Viewer) -> None:
-    viewer.page.locator(".vg-cell").nth(4).click()
+    select(viewer, 4)
     curve = viewer.page.locator(".vp-svg").first
     curve.scroll_into_view_if_needed()
     box = curve.bounding_box()
@@ -319,18 +350,159 @@ def test_a_point_of_a_curve_leads_to_its_epoch(viewer: Viewer) -> None:
 
 
 def test_a_reference_says_how_others_differ(viewer: Viewer) -> None:
-    viewer.page.locator(".vg-cell").nth(4).click()
+    select(viewer, 4)
     viewer.press("p", "ArrowDown")
     assert "minus reference" in viewer.page.locator('[data-part="details"]').inner_text()
-    viewer.press("Enter")
+    viewer.press("c")
     assert viewer.page.locator(".vc-name").count() == 2
+    differences = viewer.page.locator(".vl-differences tr").all_inner_texts()
+    settings = {text.split("\t")[0]: text.split("\t")[1:] for text in differences}
+    assert settings["network.dim"] == ["4", "8"]
+    assert "optimizer" not in settings, "only what differs"
+    assert "epoch" not in settings
+
+
+def test_a_click_opens_an_image_with_all_that_is_known_of_it(viewer: Viewer) -> None:
+    viewer.page.locator(".vg-cell").nth(4).click()
+    info = viewer.page.locator(".vc-info")
+    text = info.inner_text()
+    for words in ("adamw network.dim=4", "epoch 3, prompt a, seed 112233", "mirelle, 1girl", "bad"):
+        assert words in text
+    assert "held-out images" in text
+    viewer.page.get_by_label("Your score").fill("70")
+    viewer.press("Tab")
+    assert viewer.page.evaluate("optbench.app.scores.given().map((one) => one.score)") == [70]
+    for name, words in (
+        ("copy prompt", "mirelle, 1girl, solo, blue dress"),
+        ("copy for A1111", "Negative prompt: bad\nSeed: 112233, Size: 64x96"),
+        ("copy settings", "network.dim=4"),
+    ):
+        viewer.page.get_by_role("button", name=name).click()
+        viewer.page.get_by_role("button", name="copied").wait_for()
+        assert words in viewer.page.evaluate("navigator.clipboard.readText()")
+        viewer.page.wait_for_timeout(1600)
+
+
+def test_the_next_image_comes_by_key_click_and_swipe(viewer: Viewer) -> None:
+    viewer.page.locator(".vg-cell").nth(5).click()
+    place = viewer.page.locator(".vl-place")
+    assert "prompt a, seed 101011111212" in place.inner_text()
+    viewer.press("ArrowRight")
+    assert "prompt b, seed 112233" in place.inner_text()
+    viewer.page.get_by_role("button", name="next image").click()
+    # What is damaged is passed over, and a row's end leads to the next row.
+    assert "prompt a, seed 112233" in place.inner_text()
+    assert "network.dim=8" in viewer.page.locator(".vc-info h3").inner_text()
+    viewer.page.get_by_role("button", name="previous image").click()
+    assert "prompt b, seed 112233" in place.inner_text()
+    box = viewer.page.locator(".vc-frame").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    for start, end, words in ((0.7, 0.4, "prompt a, seed 112233"), (0.4, 0.7, "prompt b")):
+        viewer.page.mouse.move(box["x"] + box["width"] * start, middle)
+        viewer.page.mouse.down()
+        viewer.page.mouse.move(box["x"] + box["width"] * end, middle, steps=4)
+        viewer.page.mouse.up()
+        assert words in place.inner_text()
+    viewer.press(",")
+    assert "epoch 2" in place.inner_text()
+    viewer.press("Escape")
+    assert ", epoch 2, prompt b, seed 112233" in viewer.selected(), "the table went along"
+
+
+def test_one_to_one_shows_a_pixel_as_a_pixel(viewer: Viewer) -> None:
+    viewer.page.locator(".vg-cell").nth(4).click()
+    wait_until(viewer.page, "document.querySelector('.vc-layer').naturalWidth > 0")
+    scale = "(() => { const image = document.querySelector('.vc-layer');"
+    scale += " const box = image.getBoundingClientRect();"
+    scale += " return Math.min(box.width / 64, box.height / 96); })()"
+    assert viewer.page.evaluate(scale) > 3, "a small image fills the window"
+    viewer.press("1")
+    assert viewer.page.evaluate(scale) == pytest.approx(1, abs=0.01)
+    viewer.page.get_by_role("button", name="1:1").click()
+    assert viewer.page.evaluate(scale) > 3
+
+
+def test_rows_follow_a_measure_and_cells_show_it(viewer: Viewer) -> None:
+    viewer.page.locator(".vw-menu summary", has_text="Measures").click()
+    viewer.page.get_by_label("Sort by").select_option("seconds_per_step")
+    assert viewer.rows()[:2] == ["base, no LoRA", "adamw network.dim=4"]
+    viewer.page.get_by_label("highest first").check()
+    assert viewer.rows()[0] == "base, no LoRA"
+    assert viewer.rows()[-1] == "adamw network.dim=4"
+    viewer.page.get_by_label("On the cells").select_option("mean_loss")
+    viewer.page.get_by_label("as a colour too").check()
+    values = viewer.page.locator(".vg-badge.value").all_inner_texts()
+    assert "0.1167" in values
+    assert viewer.page.locator(".vg-heat").count() == len(values)
+    address = viewer.hash()
+    assert "sort=seconds_per_step" in address
+    viewer.press("Escape")
+    viewer.page.reload()
+    viewer.page.locator(".vg-cell").first.wait_for()
+    assert viewer.page.locator(".vg-badge.value").all_inner_texts() == values
+    # Against a reference its own cells say 0.
+    select(viewer, 16)
+    viewer.press("p")
+    viewer.page.locator(".vw-menu summary", has_text="Measures").click()
+    viewer.page.get_by_label("minus the reference").check()
+    pinned = viewer.page.locator(".vg-cell.pinned .vg-badge.value")
+    assert pinned.inner_text() == "0"
+
+
+def test_columns_fit_the_window_and_cells_are_equally_high(browser: Any, tmp_path: Path) -> None:
+    sweep = tmp_path / "mixed"
+    make_sweep(sweep, Shape(num_epochs=1, sizes={"b": (96, 64)}))
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    viewer = Viewer(page).open(build_report(sweep))
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.vg-cell')]"
+        ".map((cell) => [cell.clientWidth, cell.clientHeight])"
+    )
+    assert len({height for _, height in sizes}) == 1
+    shapes = {round(width / height, 1) for width, height in sizes}
+    assert shapes == {0.7, 1.5}, "as wide as their images"
+    grid = page.locator(".vg")
+    assert grid.evaluate("(grid) => grid.scrollWidth <= grid.clientWidth")
+    assert viewer.faults == []
+    page.close()
+
+
+def test_seeds_stand_under_their_setting(browser: Any, tmp_path: Path) -> None:
+    sweep = tmp_path / "seeds"
+    make_sweep(sweep, Shape(num_epochs=1, dims=(4,), train_seeds=(1, 2)))
+    page = browser.new_page(viewport={"width": 1440, "height": 1300})
+    viewer = Viewer(page).open(build_report(sweep))
+    view(viewer, "seeds under their setting")
+    assert page.locator(".vg-block").all_inner_texts() == ["adamw", "lion"]
+    assert len([row for row in viewer.rows() if "seed=1" in row]) == 2
+    page.get_by_label("Rows").select_option("setting")
+    assert viewer.rows() == ["base, no LoRA", "adamw", "lion"]
+    assert viewer.faults == []
+    page.close()
+
+
+def test_a_link_arrives_at_the_viewer_and_other_links_keep_its_state(
+    browser: Any, index: Path
+) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    viewer = Viewer(page)
+    page.goto(f"{index.as_uri()}#v=1&rows=set.optimizer&cols=epoch")
+    page.locator(".vg-cell").first.wait_for()
+    top = "document.getElementById('viewer').getBoundingClientRect().top"
+    page.wait_for_timeout(300)
+    assert -5 < page.evaluate(top) < 120
+    page.locator("nav a[href='#runs']").first.click()
+    page.reload()
+    page.locator(".vg-cell").first.wait_for()
+    assert viewer.rows() == ["base, no LoRA", "adamw", "lion"]
+    page.close()
 
 
 def test_scores_survive_a_reload_and_leave_as_files(
     viewer: Viewer, index: Path, tmp_path: Path
 ) -> None:
     note = f'=SUM(1), "{HOSTILE}"'
-    viewer.page.locator(".vg-cell").nth(4).click()
+    select(viewer, 4)
     viewer.press("r")
     viewer.page.keyboard.type("83")
     viewer.press("Tab", "Tab")
@@ -397,7 +569,7 @@ def test_hostile_words_are_text_everywhere(browser: Any, tmp_path: Path) -> None
 
     page = browser.new_page(viewport={"width": 1500, "height": 1300})
     viewer = Viewer(page).open(index)
-    page.locator(".vg-cell").nth(2).click()
+    select(viewer, 2)
     assert HOSTILE in page.locator(".vp-prompt").first.inner_text()
     assert "\u2400" in page.locator(".vp-prompt").first.inner_text(), "NUL is shown"
     assert HOSTILE in page.locator(".vg-absent").first.inner_text()

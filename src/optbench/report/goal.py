@@ -30,12 +30,12 @@ def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, 
     machine, the copies that are already there stay.
     """
     folder = report_dir / FOLDER
-    if any(section(run.config, "report").get("goal") is False for run in sweep.runs):
+    if not shows_training_images(sweep):
         _keep_only(folder, ())
         return []
-    images = _spread(_training_images(sweep))
+    images = _spread(training_images(sweep))
     if images:
-        _keep_only(folder, made := [path for image in images if (path := _copy(image, folder))])
+        _keep_only(folder, made := [path for image in images if (path := small_copy(image, folder))])
     else:
         made = sorted(folder.glob("*.webp")) if folder.is_dir() else []
     shown = []
@@ -45,7 +45,12 @@ def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, 
     return shown
 
 
-def _training_images(sweep: SweepEvidence) -> list[Path]:
+def shows_training_images(sweep: SweepEvidence) -> bool:
+    """Return whether the page may show training images: no run was trained with report.goal=false."""
+    return all(section(run.config, "report").get("goal") is not False for run in sweep.runs)
+
+
+def training_images(sweep: SweepEvidence) -> list[Path]:
     """Return the images that the first training with a folder here was trained on, by name."""
     for run in sorted(sweep.runs, key=lambda run: run.number):
         folder = section(run.config, "dataset").get("dir")
@@ -69,7 +74,7 @@ def _spread(images: Sequence[Path]) -> list[Path]:
     return [images[place] for place in sorted(places[:NUM_SHOWN])]
 
 
-def _copy(image: Path, folder: Path) -> Path | None:
+def small_copy(image: Path, folder: Path) -> Path | None:
     """Return the small copy of an image, made if it is not there; None for what is no image."""
     try:
         stat = image.stat()

@@ -38,6 +38,7 @@ _VIEWER_SCRIPTS = (
     "viewer_state.js",
     "viewer_grid.js",
     "viewer_details.js",
+    "viewer_large.js",
     "viewer_compare.js",
     "viewer_scores.js",
     "viewer_score_form.js",

@@ -21,6 +21,8 @@ from optbench.records import Cell
 from optbench.render import thumbnails
 from optbench.report.charts.styles import Style, Styles
 from optbench.report.links import address
+from optbench.report.nearest import nearest_images
+from optbench.report.provenance_section import split_settings
 from optbench.report.sheets import by_settings
 from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
 from optbench.storage.disk import read_text
@@ -68,6 +70,7 @@ def write_data(
     texts = [(p.name, p.text, p.negative) for run in runs for p in run.prompts]
     prompts = {key: place for place, key in enumerate(dict.fromkeys(texts))}
     bases = list(dict.fromkeys(run.base_name for run in runs))
+    _, own_settings = split_settings(runs)
     # People vote on settings; resized LoRAs alone, which no setting has, are voted on one by one.
     of_run = {name: setting.label for setting in settings for name in setting.runs} or {
         run.name: run.label for run in runs
@@ -96,6 +99,7 @@ def write_data(
                 **_run_facts(run, styles[run.name], report_dir),
                 "base": bases.index(run.base_name),
                 "setting": labels.index(of_run[run.name]) if run.name in of_run else None,
+                "own": {fact.name: fact.value for fact in own_settings[run.name]},
                 "values": [analysis.shown(run.row.get(name)) for name in sweep.factors],
                 "prompts": [
                     prompts[prompt.name, prompt.text, prompt.negative] for prompt in run.prompts
@@ -104,6 +108,7 @@ def write_data(
             }
             for run in runs
         ],
+        "nearest": nearest_images(sweep, runs, images.shots, report_dir),
         "numbers": make_numbers(sweep, runs, images.shots),
         "curves": make_curves(runs),
     }
@@ -178,11 +183,16 @@ def _run_facts(run: RunEvidence, style: Style, report_dir: Path) -> dict[str, An
         for name in dict.fromkeys(prompt.name for prompt in run.prompts)
     ]
     image_key = run.row.get("image_key")
+    render = section(run.config, "render")
+    words = {"steps": "Steps", "sampler": "Sampler", "cfg_scale": "CFG scale"}
     return {
         "name": run.name,
         # Scores and votes carry it: they are of these images, not of later ones in their place.
         "imageKey": image_key if isinstance(image_key, str) else None,
         "folder": address(run.run.path, report_dir),
+        "render": ", ".join(
+            f"{word}: {render[name]}" for name, word in words.items() if render.get(name)
+        ),
         "anchor": style.anchor,
         "label": run.label,
         "kind": run.kind,

@@ -3,8 +3,8 @@
 (function (ob) {
   const { element, visible } = ob;
   const SECONDS_A_PICTURE = 0.8;
-  const HELP = [["arrow keys, Page Up and Down, Home, End", "go through the table"], ["Enter", "open the image large, beside the reference if there is one"],
-    ["x, or Shift and click", "mark for comparing, up to four"], ["v", "compare the marked images"], ["w, f, d, s while comparing", "wipe, flicker, difference, side by side"],
+  const HELP = [["arrow keys, Page Up and Down, Home, End", "go through the table"], ["Enter, or click", "open the image large"], ["c", "compare with the reference"],
+    ["x, or Shift and click", "mark for comparing, up to four"], ["v", "compare the marked images"], ["w, f, d, s while comparing", "wipe, flicker, difference, side by side"], ["left and right arrow, 1, 0 in a large image", "next image, 1:1, fit"],
     ["p", "set or clear the reference"], [", and .", "slider back and forward"], ["l", "play and stop"], ["+ and -", "larger and smaller images"], ["/", "go to the filter"],
     ["r and n", "go to the score and to the note"], ["b", "vote for two minutes"], ["Esc", "close what is open"], ["?", "this list"]];
 
@@ -57,6 +57,25 @@
       if (cell) { this.state.change({ sel: this.layout.keyOf(row, col), open: [this.model.idOf(cell)] }, true); }
     }
 
+    // The next image in reading order, over what has none.
+    walkAlong(step) {
+      const { rows, cols } = this.layout, all = rows.length * cols.length;
+      for (let at = this.grid.rowIndex * cols.length + this.grid.colIndex + step; at >= 0 && at < all; at += step) {
+        const row = Math.floor(at / cols.length), col = at % cols.length, cell = this.layout.cellAt(row, col);
+        if (cell && cell.letter === "1" && !this.layout.isFiltered(cell)) {
+          this.state.change({ sel: this.layout.keyOf(row, col), open: [this.model.idOf(cell)] }, true);
+          this.grid.reveal();
+          return;
+        }
+      }
+    }
+
+    // Which image of the table it is that one has before oneself.
+    placeText() {
+      const { rows, cols } = this.layout;
+      return `Image ${this.grid.rowIndex * cols.length + this.grid.colIndex + 1} of ${rows.length * cols.length}`;
+    }
+
     // From a curve: the cell of that run after that epoch, with the shot of the selected one.
     goTo(run, epoch) {
       const { value } = this.state, { model } = this, at = { ...value.at, epoch: String(epoch) };
@@ -89,7 +108,12 @@
 
     openLarge() {
       const id = this.here(), { pin } = this.state.value;
-      if (id) { this.state.change({ open: pin && pin !== id ? [pin, id] : [id] }); }
+      if (id) { this.state.change({ open: [id] }); }
+    }
+
+    openWithReference() {
+      const { pin } = this.state.value, id = this.here();
+      if (id && pin && pin !== id) { this.state.change({ open: [pin, id] }); }
     }
 
     openMarked() {
@@ -125,14 +149,14 @@
       this.controls.show();
     }
 
-    resize(factor) { this.state.change({ size: Math.min(400, Math.max(48, Math.round(this.state.value.size * factor))) }, true); }
+    resize(factor) { this.state.change({ size: Math.min(600, Math.max(48, Math.round(this.grid.size.height * factor))) }, true); }
 
     onKey(event) {
       const { target, key } = event;
       if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select, dialog")) { return; }
       const isInTable = target.closest(".vg-cell") !== null;
       const acts = { ",": () => this.slide(-1), ".": () => this.slide(1), l: () => this.play(), x: () => this.mark(), v: () => this.openMarked(),
-        p: () => this.pin(), b: () => this.startVote(), "/": () => this.controls.goToFilter(), r: () => this.form.number.focus(), n: () => this.form.note.focus(),
+        p: () => this.pin(), c: () => this.openWithReference(), b: () => this.startVote(), "/": () => this.controls.goToFilter(), r: () => this.form.number.focus(), n: () => this.form.note.focus(),
         "+": () => this.resize(1.2), "=": () => this.resize(1.2), "-": () => this.resize(1 / 1.2) };
       if (isInTable) { acts.Enter = acts[" "] = () => this.openLarge(); }
       if (acts[key]) {
@@ -173,6 +197,12 @@
       root.before(element("p", { class: "note" }, problem));
     } else if (data.shots.length && data.epochs.length) {
       ob.app = new ob.App(data, root);
+      // A link to a view arrives at it, wherever on the page that is.
+      if (ob.app.state.isOurs(location.hash)) {
+        const arrive = () => root.scrollIntoView({ behavior: "instant" });
+        arrive();
+        window.addEventListener("load", arrive);
+      }
     }
   }
   start();

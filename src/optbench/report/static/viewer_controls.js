@@ -9,7 +9,10 @@
       this.app = app;
       this.makeAxes();
       this.makeSlider();
+      this.makeView();
+      this.makeMeasures();
       this.makeFilters();
+      this.makeMenus();
       this.makeActions();
     }
 
@@ -33,13 +36,61 @@
       const titles = [...this.app.model.axes.values()].map((axis) => [axis.id, axis.title]);
       this.places = PLACES.map(([place, words]) => {
         const made = this.select(words, place === "blocks" ? [["", "none"], ...titles] : titles, (id) => this.put(place, id));
-        this.app.part("axes").append(made.label);
+        this.app.part(["rows", "cols"].includes(place) ? "axes" : "view").append(made.label);
         return [place, made.select];
       });
       this.rest = element("span", { class: "vw-rest" });
-      const presets = element("span", { class: "vw-presets", role: "group", "aria-label": "ready-made views" });
+      this.app.part("axes").append(this.rest);
+    }
+
+    // Ready-made views, and how the table looks.
+    makeView() {
+      const place = this.app.part("view"), presets = element("div", { class: "vw-presets", role: "group", "aria-label": "ready-made views" });
       this.presets().forEach(([words, patch]) => presets.append(this.button(words, () => this.change({ ...patch, sel: "" }))));
-      this.app.part("axes").append(this.rest, presets);
+      this.fit = element("input", { type: "checkbox" });
+      this.fit.addEventListener("change", () => this.change({ size: this.fit.checked ? 0 : this.app.grid.size.height }));
+      this.size = element("input", { type: "range", min: 48, max: 600, step: 2, "aria-label": "image height" });
+      this.size.addEventListener("input", () => this.change({ size: Number(this.size.value) }, true));
+      this.base = element("input", { type: "checkbox" });
+      this.base.addEventListener("change", () => this.change({ base: this.base.checked }));
+      place.prepend(presets);
+      place.append(element("label", {}, this.fit, " fit columns to the window"), element("label", {}, element("span", {}, "Image height"), this.size),
+        element("label", {}, this.base, " base without LoRA"));
+    }
+
+    // What is known in numbers: rows in its order, on the cells, as a colour, against the reference.
+    makeMeasures() {
+      const place = this.app.part("measures"), { numbers } = this.app.model.data;
+      const options = numbers.map((number) => [number.name, number.title]);
+      const check = (name, words) => {
+        const input = element("input", { type: "checkbox" });
+        input.addEventListener("change", () => this.change({ [name]: input.checked ? "1" : "" }));
+        return [input, element("label", {}, input, ` ${words}`)];
+      };
+      this.sort = this.select("Sort by", [["", "the sweep's order"], ...options], (name) => {
+        const number = this.app.model.numberOf(name);
+        this.change({ sort: name, down: number && number.better === "higher" ? "1" : "" });
+      });
+      this.show_ = this.select("On the cells", [["", "nothing"], ...options], (show) => this.change({ show }));
+      let heat = null, minus = null, down = null;
+      [this.down, down] = check("down", "highest first");
+      [this.heat, heat] = check("heat", "as a colour too");
+      [this.minus, minus] = check("minus", "minus the reference");
+      place.append(element("div", { class: "vw-line" }, this.sort.label, down), element("div", { class: "vw-line" }, this.show_.label, heat, minus));
+      this.app.part("measures-box").hidden = numbers.length === 0;
+    }
+
+    // One menu is open at a time; a click elsewhere and Esc close it.
+    makeMenus() {
+      const menus = [...this.app.part("bar").querySelectorAll(".vw-menu")];
+      document.addEventListener("click", (event) => menus.forEach((menu) => { if (!menu.contains(event.target) && event.target.isConnected) { menu.open = false; } }));
+      menus.forEach((menu) => menu.addEventListener("keydown", (event) => {
+        if (event.key === "Escape" && menu.open) {
+          menu.open = false;
+          menu.querySelector("summary").focus();
+          event.stopPropagation();
+        }
+      }));
     }
 
     // Put an axis into a place; what it drives out takes the place it came from.
@@ -54,6 +105,7 @@
       const { data } = this.app.model, found = [["all images", { rows: "run", cols: "shot", blocks: "", slider: "epoch" }], ["runs x seeds", { rows: "run", cols: "seed", blocks: "", slider: "epoch" }],
         ["runs x epochs", { rows: "run", cols: "epoch", blocks: "", slider: "prompt" }],
         ["epochs x seeds for each run", { rows: "epoch", cols: "seed", blocks: "run", slider: "prompt" }]];
+      if (this.app.model.axes.has("setting")) { found.push(["seeds under their setting", { rows: "run", cols: "shot", blocks: "setting", slider: "epoch" }]); }
       const varied = data.factors.map((factor) => `set.${factor.name}`);
       if (varied.length > 1) {
         found.push([`${data.factors[0].name} x ${data.factors[1].name}`, { rows: varied[0], cols: varied[1], blocks: "", slider: "epoch" }]);
@@ -65,9 +117,9 @@
       const place = this.app.part("slider");
       this.slider = element("input", { type: "range", min: 0, step: 1 });
       this.now = element("output", { class: "vw-now" });
-      this.playing = this.button("play", () => this.app.play(), "key l");
+      this.playing = this.button("play", () => this.app.play(), "play the slider, key l");
       place.append(this.button("\u25c0", () => this.app.slide(-1), "back, key ,"), this.slider, this.button("\u25b6", () => this.app.slide(1), "on, key ."), this.playing, this.now);
-      place.querySelectorAll("button").forEach((button) => button.setAttribute("aria-label", button.title || button.textContent));
+      place.querySelectorAll("button").forEach((button) => { if (button !== this.playing) { button.setAttribute("aria-label", button.title); } });
       const move = (isPassing) => {
         const { slider, at } = this.value, { key } = this.app.layout.visible.get(slider)[Number(this.slider.value)];
         this.change({ at: { ...at, [slider]: key } }, isPassing);
@@ -123,17 +175,10 @@
 
     makeActions() {
       const { app } = this, place = app.part("actions");
-      this.base = element("input", { type: "checkbox" });
-      this.base.addEventListener("change", () => this.change({ base: this.base.checked }));
-      this.size = element("input", { type: "range", min: 48, max: 400, step: 2 });
-      this.size.addEventListener("input", () => this.change({ size: Number(this.size.value) }, true));
       this.compare = this.button("", () => app.openMarked(), "key v");
       this.count = element("span", { class: "hint", role: "status" });
-      place.append(element("label", {}, "image size ", this.size), element("label", {}, this.base, " base without LoRA"),
-        this.button("mark", () => app.mark(), "mark this image for comparing, key x"), this.compare,
-        this.button("reference", () => app.pin(), "compare the others with this image, key p"),
-        this.button("Vote for two minutes", () => app.startVote(), "which of two is better, without their names; key b"),
-        this.button("keys", () => app.part("help").showModal(), "key ?"), this.count);
+      place.append(this.compare, this.button("Vote for two minutes", () => app.startVote(), "which of two is better, without their names; key b"), this.count);
+      app.part("view").append(ob.copyButton("copy link", () => location.href), this.button("keys", () => app.part("help").showModal(), "key ?"));
     }
 
     goToFilter() {
@@ -162,11 +207,20 @@
       this.showRange();
       this.switches.forEach(([chip, isOn]) => chip.setAttribute("aria-pressed", String(isOn())));
       this.base.checked = value.base;
-      this.size.value = value.size;
-      this.compare.textContent = value.marks.length > 1 ? `compare ${value.marks.length}` : "compare";
-      this.compare.disabled = value.marks.length < 2;
+      this.fit.checked = value.size === 0;
+      this.size.value = app.grid.size.height;
+      [[this.sort, "sort"], [this.show_, "show"]].forEach(([made, name]) => { made.select.value = value[name]; });
+      [[this.down, "down"], [this.heat, "heat"], [this.minus, "minus"]].forEach(([input, name]) => { input.checked = value[name] === "1"; });
+      this.down.disabled = value.sort === "";
+      this.heat.disabled = value.show === "";
+      this.minus.disabled = value.show === "" || value.pin === "";
+      const isUsed = { "view-box": value.blocks !== "" || !value.base, "measures-box": value.sort !== "" || value.show !== "",
+        "filter-box": value.q !== "" || value.num !== "" || value.status.length > 0 || Object.keys(value.hide).some((id) => value.hide[id].length) };
+      Object.entries(isUsed).forEach(([part, isOn]) => app.part(part).classList.toggle("is-used", isOn));
+      this.compare.textContent = `compare ${value.marks.length}`;
+      this.compare.hidden = value.marks.length < 2;
       const { runs } = app.layout, all = app.model.runs.length;
-      this.count.textContent = runs.length === all ? `${all} runs` : `${runs.length} of ${all} runs pass the filters`;
+      this.count.textContent = runs.length === all ? "" : `${runs.length} of ${all} runs pass the filters`;
       app.part("empty").hidden = app.layout.rows.length > 0 && app.layout.cols.length > 0;
     }
 

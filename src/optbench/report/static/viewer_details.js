@@ -24,14 +24,14 @@
       ["prompt", `${cell.shot.prompt}, ${model.sizeOf(cell.shot)}`], ["seed", String(cell.shot.seed)]];
     model.data.factors.forEach((factor, index) => { if (cell.epoch > 0) { facts.push([factor.name, run.values[index]]); } });
     const lines = facts.map(([name, value]) => line(name, value));
-    if (cell.epoch > 0) { lines.push(...numberLines(model, cell, pinned)); }
+    if (cell.epoch > 0) { lines.push(...ob.measureRows(model, cell, pinned)); }
     const [symbol, word, reason] = cell.letter === "1" ? ["", "", ""] : model.absence(cell);
     place.replaceChildren(
       element("h3", {}, cell.epoch > 0 ? app.swatch(run) : "", " ", element("bdi", {}, model.runLabel(cell))),
       cell.epoch > 0 ? element("p", {}, element("span", { class: `status ${run.status}` }, run.status.replaceAll("_", " "))) : "",
       word ? element("p", { class: "note" }, `${symbol} ${word}`, reason ? ": " : "", element("bdi", {}, reason)) : "",
       element("table", { class: "facts" }, element("tbody", {}, lines)),
-      links(cell, model),
+      actions(cell, app), ob.cellLinks(cell, model),
       prompt ? element("p", { class: "text vp-prompt" }, element("bdi", {}, prompt.text)) : "",
       prompt && prompt.negative ? element("p", { class: "text vp-prompt negative" }, element("b", {}, "negative: "), element("bdi", {}, prompt.negative)) : "");
   };
@@ -41,23 +41,20 @@
       other === undefined ? null : element("td", { class: "hint" }, other));
   }
 
-  function numberLines(model, cell, pinned) {
-    const lines = pinned && pinned.epoch > 0 && model.data.numbers.length ? [line("", "here", "minus reference")] : [];
-    for (const number of model.data.numbers) {
-      const value = model.number(number, cell);
-      if (value === null) { continue; }
-      const reference = pinned && pinned.epoch > 0 ? model.number(number, pinned) : null;
-      const text = `${numberText(value)}${number.unit ? ` ${number.unit}` : ""}`;
-      const change = reference === null ? undefined : `${value > reference ? "+" : ""}${numberText(value - reference)}`;
-      const made = line(number.title, text, change);
-      const better = number.better ? `${number.better} is better` : "";
-      if (number.meaning) { made.setAttribute("title", visible([number.meaning, better].filter(Boolean).join("; "))); }
-      lines.push(made);
-    }
-    return lines;
+  function actions(cell, app) {
+    const { value } = app.state, id = app.model.idOf(cell);
+    const made = (words, act, title, isOn) => {
+      const button = element("button", { type: "button", title, "aria-pressed": isOn === undefined ? null : String(isOn) }, words);
+      button.addEventListener("click", act);
+      return button;
+    };
+    const isPinned = value.pin === id;
+    return element("div", { class: "vs-line" }, made("open", () => app.openLarge(), "key Enter"), made("mark", () => app.mark(), "mark for comparing, up to four; key x", value.marks.includes(id)),
+      made("reference", () => app.pin(), "compare the others with this image; key p", isPinned),
+      value.pin && !isPinned ? made("compare with reference", () => app.openWithReference(), "key c") : null);
   }
 
-  function links(cell, model) {
+  ob.cellLinks = function (cell, model) {
     const list = element("ul", { class: "vp-links" }), { run } = cell;
     const add = (href, text) => list.append(element("li", {}, element("a", { href }, text)));
     if (cell.letter === "1") { add(model.address(cell, false), "image at full size (PNG)"); }
@@ -65,7 +62,7 @@
     if (cell.epoch > 0 && run.lora.includes(file)) { add(`${run.folder}/lora/${encodeURIComponent(file)}`, "LoRA file of this epoch"); }
     if (cell.epoch > 0) { add(`#${run.anchor}`, "all settings of this run"); }
     return list;
-  }
+  };
 
   ob.Curves = class {
     constructor(place, app) {

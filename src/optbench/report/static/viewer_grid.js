@@ -2,7 +2,17 @@
 // The table of images. Only what can be seen is in the document, whatever the size of the table.
 (function (ob) {
   const { element, seamed, visible } = ob;
+  const SCROLLBAR = 18, SMALLEST_FIT = 110, LARGEST_FIT = 300;  // px
   const GAP = 6, EDGE = 4, BLOCK_HEIGHT = 36, AROUND = 400;  // px; AROUND: made before it comes into sight
+
+  // From pale to dark blue as a value grows; a difference is orange below 0 and blue above.
+  function heatColour(value, [low, high], isDifference) {
+    if (isDifference) {
+      const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
+      return `hsl(${value < 0 ? 28 : 215} 85% ${Math.round(92 - 52 * Math.abs(value) / reach)}%)`;
+    }
+    return `hsl(215 75% ${Math.round(92 - 62 * (high > low ? (value - low) / (high - low) : 0.5))}%)`;
+  }
 
   // Which rows, columns and blocks there are, and which runs are left by the filters.
   ob.Layout = class {
@@ -29,8 +39,7 @@
       this.rows = [];
       const blocks = state.blocks ? this.levels(state.blocks, false, {}) : [{ label: "", choice: {} }];
       for (const block of blocks) {
-        const rows = this.levels(state.rows, true, block.choice).map((row) => ({ ...row, block }));
-        this.rows.push(...rows);
+        this.rows.push(...this.sorted(this.levels(state.rows, true, block.choice).map((row) => ({ ...row, block }))));
       }
     }
 
@@ -76,9 +85,49 @@
       return [...bases.map((base) => ({ label: model.baseLabel(base), choice: { base } })), ...levels];
     }
 
+    // Rows by the mean of a measure over their cells; the base stays first, and what has no value comes last.
+    sorted(rows) {
+      const { state, model } = this, number = model.numberOf(state.sort);
+      if (!number) { return rows; }
+      const sign = state.down ? -1 : 1;
+      const valued = rows.map((row) => {
+        const values = this.cols.map((col) => this.cellOf(row, col)).filter((cell) => cell && cell.epoch > 0).map((cell) => model.number(number, cell)).filter((value) => typeof value === "number");
+        return { row, isBase: row.choice.base !== undefined, value: values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null };
+      });
+      const order = (one, other) => other.isBase - one.isBase || (one.value === null) - (other.value === null) || sign * (one.value - other.value);
+      return valued.sort(order).map(({ row }) => row);
+    }
+
+    // What the table says of a cell: the chosen measure, or its difference to the reference.
+    shownValue(cell) {
+      const { state, model } = this, number = model.numberOf(state.show);
+      if (!number || cell === null || cell.epoch === 0) { return null; }
+      const value = model.number(number, cell), pinned = state.minus && state.pin ? model.cellById(state.pin) : null;
+      if (!pinned) { return value; }
+      const reference = pinned.epoch > 0 ? model.number(number, pinned) : null;
+      return value === null || reference === null ? null : value - reference;
+    }
+
+    // The range of what is shown, worked out once for a table.
+    shownRange() {
+      if (!this.range) {
+        let low = Infinity, high = -Infinity;
+        this.rows.forEach((row) => this.cols.forEach((col) => {
+          const value = this.shownValue(this.cellOf(row, col));
+          if (typeof value === "number") { low = Math.min(low, value); high = Math.max(high, value); }
+        }));
+        this.range = [low, high];
+      }
+      return this.range;
+    }
+
     cellAt(rowIndex, colIndex) {
       const row = this.rows[rowIndex], col = this.cols[colIndex];
-      return row && col ? this.model.cellFor({ ...this.rest, ...row.block.choice, ...row.choice, ...col.choice }, this.runs, this.isShown) : null;
+      return row && col ? this.cellOf(row, col) : null;
+    }
+
+    cellOf(row, col) {
+      return this.model.cellFor({ ...this.rest, ...row.block.choice, ...row.choice, ...col.choice }, this.runs, this.isShown);
     }
 
     isFiltered(cell) {
@@ -102,12 +151,14 @@
       return [Math.max(0, rowIndex), Math.max(0, colIndex)];
     }
 
-    // Height over width of the tallest image that can be in sight.
-    aspect() {
-      const wide = { ...this.rest };
-      for (const id of [this.state.rows, this.state.cols, this.state.blocks]) { delete wide[id]; }
-      const shots = this.model.shotsFor(wide).map((index) => this.model.data.shots[index]);
-      return Math.min(2, Math.max(0.5, ...shots.map((shot) => shot.height / shot.width)));
+    // Width over height of the widest image that can be in each column: all cells are equally high.
+    aspects() {
+      const { model, state } = this, wide = { ...this.rest };
+      for (const id of [state.rows, state.cols, state.blocks]) { delete wide[id]; }
+      return this.cols.map((col) => {
+        const shots = model.shotsFor({ ...wide, ...(col.choice.base === undefined ? col.choice : {}) }).map((index) => model.data.shots[index]).filter(this.isShown);
+        return Math.min(2.5, Math.max(0.4, ...shots.map((shot) => shot.width / shot.height)));
+      });
     }
   };
 
@@ -122,7 +173,6 @@
       place.addEventListener("scroll", () => this.soon());
       place.addEventListener("keydown", (event) => this.onKey(event));
       place.addEventListener("click", (event) => this.onClick(event));
-      place.addEventListener("dblclick", () => app.openLarge());
       new ResizeObserver(() => this.soon()).observe(place);
     }
 
@@ -133,9 +183,15 @@
     show(layout, selected) {
       this.layout = layout;
       [this.rowIndex, this.colIndex] = selected;
-      const width = layout.state.size, height = Math.round(width * layout.aspect());
       const label = Math.min(230, Math.max(96, Math.round(this.place.clientWidth * 0.2)));
-      this.size = { width, height, label };
+      const aspects = layout.aspects(), across = aspects.reduce((sum, aspect) => sum + aspect, 0);
+      // 0 fits the columns into the window, as long as one still sees something.
+      const room = this.place.clientWidth - label - EDGE - SCROLLBAR - aspects.length * GAP;
+      const height = layout.state.size || Math.min(LARGEST_FIT, Math.max(SMALLEST_FIT, Math.floor(room / Math.max(0.1, across))));
+      const widths = aspects.map((aspect) => Math.round(height * aspect));
+      this.lefts = [0];
+      widths.forEach((width) => this.lefts.push(this.lefts[this.lefts.length - 1] + width + GAP));
+      this.size = { widths, height, label };
       this.tops = [];
       let top = 0;
       layout.rows.forEach((row, index) => {
@@ -146,8 +202,7 @@
         top += height + GAP;
       });
       this.body.style.height = `${top}px`;
-      const across = label + EDGE + layout.cols.length * (width + GAP);
-      this.body.style.width = this.head.style.width = `${across}px`;
+      this.body.style.width = this.head.style.width = `${label + EDGE + this.lefts[widths.length]}px`;
       this.place.style.setProperty("--label", `${label}px`);
       this.place.setAttribute("aria-rowcount", layout.rows.length + 1);
       this.place.setAttribute("aria-colcount", layout.cols.length + 1);
@@ -177,10 +232,10 @@
         if (tops[middle] + size.height < from) { index = middle + 1; } else { high = middle; }
       }
       for (; index < tops.length && tops[index] < to; index += 1) { rows.push(index); }
-      const step = size.width + GAP;
-      const first = all ? 0 : Math.max(0, Math.floor((place.scrollLeft - AROUND / 2) / step));
-      const last = all ? 1e9 : Math.ceil((place.scrollLeft + place.clientWidth + AROUND / 2) / step);
-      for (let col = first; col < Math.min(this.layout.cols.length, last); col += 1) { cols.push(col); }
+      for (let col = 0; col < this.layout.cols.length; col += 1) {
+        const isNear = this.lefts[col + 1] > place.scrollLeft - AROUND / 2 && this.lefts[col] < place.scrollLeft + place.clientWidth + AROUND / 2;
+        if (all || isNear) { cols.push(col); }
+      }
       // What has the focus stays in the document, however far away one scrolls.
       if (this.rowIndex < tops.length && !rows.includes(this.rowIndex)) { rows.push(this.rowIndex); }
       if (this.colIndex < this.layout.cols.length && !cols.includes(this.colIndex)) { cols.push(this.colIndex); }
@@ -197,7 +252,7 @@
       rows.forEach((index) => this.fillRow(index, cols));
     }
 
-    left(col) { return this.size.label + EDGE + col * (this.size.width + GAP); }
+    left(col) { return this.size.label + EDGE + this.lefts[col]; }
 
     fillHead(cols) {
       const { layout, size } = this, { model, state } = layout;
@@ -208,7 +263,7 @@
         const made = element("div", { class: "vg-colhead", role: "columnheader", "aria-colindex": col + 2,
           title: layout.cols[col].label }, element("bdi", {}, layout.cols[col].label));
         made.style.left = `${this.left(col)}px`;
-        made.style.width = `${size.width}px`;
+        made.style.width = `${size.widths[col]}px`;
         return made;
       });
       this.head.replaceChildren(corner, ...heads);
@@ -256,7 +311,7 @@
       const { layout, size } = this, cell = layout.cellAt(rowIndex, colIndex);
       const made = element("div", { class: "vg-cell", role: "gridcell", tabindex: "-1", "aria-colindex": colIndex + 2 });
       made.style.left = `${this.left(colIndex)}px`;
-      made.style.width = `${size.width}px`;
+      made.style.width = `${size.widths[colIndex]}px`;
       made.dataset.row = rowIndex;
       made.dataset.col = colIndex;
       this.dress(made, cell);
@@ -284,8 +339,7 @@
     }
 
     picture(cell) {
-      const { width, height } = this.size;
-      const image = element("img", { width, height, decoding: "async", draggable: "false" });
+      const image = element("img", { decoding: "async", draggable: "false" });
       if (!this.isPrinting) { image.loading = "lazy"; }
       image.addEventListener("error", () => image.replaceWith(this.words("!", "gone", "its thumbnail is missing")));
       this.aim(image, cell);
@@ -311,8 +365,18 @@
     }
 
     badges(cell, id) {
-      const { state } = this.layout, { scores } = this.app, entry = scores.get(scores.idOf(scores.cellEntry(cell, false))), made = [];
+      const { state, model } = this.layout, { scores } = this.app, entry = scores.get(scores.idOf(scores.cellEntry(cell, false))), made = [];
       const mark = (kind, text, words) => made.push(element("span", { class: `vg-badge ${kind}`, title: words }, text));
+      const value = this.layout.shownValue(cell), number = model.numberOf(state.show);
+      if (typeof value === "number") {
+        const isDifference = Boolean(state.minus && state.pin);
+        mark("value", `${isDifference && value > 0 ? "+" : ""}${ob.measureText(value, number.unit)}`, `${number.title}${isDifference ? ", minus the reference" : ""}`);
+        if (state.heat) {
+          const strip = element("span", { class: "vg-heat", "aria-hidden": "true" });
+          strip.style.background = heatColour(value, this.layout.shownRange(), isDifference);
+          made.push(strip);
+        }
+      }
       if (entry && entry.score !== null) { mark("score", String(entry.score), "your score"); }
       if (entry && entry.note) { mark("has-note", "note", entry.note.slice(0, 300)); }
       if (id === state.pin) { mark("pin", "reference", "the others are compared with this one"); }
@@ -330,20 +394,20 @@
     }
 
     reveal() {
-      const { place, size } = this, top = this.tops[this.rowIndex], left = this.colIndex * (size.width + GAP);
+      const { place, size } = this, top = this.tops[this.rowIndex], left = this.lefts[this.colIndex], width = size.widths[this.colIndex];
       if (top === undefined) { return; }
       const room = place.clientHeight - this.head.offsetHeight, across = place.clientWidth - size.label;
       if (top < place.scrollTop) { place.scrollTop = top - GAP; }
       if (top + size.height > place.scrollTop + room) { place.scrollTop = Math.min(top, top + size.height - room + GAP); }
       if (left < place.scrollLeft) { place.scrollLeft = left; }
-      if (left + size.width > place.scrollLeft + across) { place.scrollLeft = left + size.width - across + GAP; }
+      if (left + width > place.scrollLeft + across) { place.scrollLeft = left + width - across + GAP; }
     }
 
     onClick(event) {
       const made = event.target.closest(".vg-cell");
       if (!made) { return; }
       this.app.select(Number(made.dataset.row), Number(made.dataset.col));
-      if (event.shiftKey || event.ctrlKey || event.metaKey) { this.app.mark(); }
+      if (event.shiftKey || event.ctrlKey || event.metaKey) { this.app.mark(); } else { this.app.openLarge(); }
     }
 
     onKey(event) {

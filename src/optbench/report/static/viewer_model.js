@@ -36,6 +36,21 @@ window.optbench = {};
     return String(Number(value.toPrecision(4)));
   };
 
+  // A number with its unit, as people read it.
+  ob.measureText = function (value, unit) {
+    if (value === null || value === undefined) { return "-"; }
+    if (unit === "B") {
+      const units = ["B", "KiB", "MiB", "GiB", "TiB"], step = Math.min(units.length - 1, Math.floor(Math.log2(Math.max(1, Math.abs(value))) / 10));
+      return `${Number((value / 1024 ** step).toPrecision(3))} ${units[step]}`;
+    }
+    if (unit === "s") {
+      const size = Math.abs(value);
+      if (size >= 100) { return `${Math.floor(size / 3600) ? `${value < 0 ? "-" : ""}${Math.floor(size / 3600)} h ` : value < 0 ? "-" : ""}${Math.round(size % 3600 / 60)} min`; }
+      return size < 1 && size > 0 ? `${Number((1000 * value).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
+    }
+    return `${ob.numberText(value)}${unit ? ` ${unit}` : ""}`;
+  };
+
   ob.Model = class {
     constructor(data) {
       this.data = data;
@@ -56,6 +71,10 @@ window.optbench = {};
 
     addRunAxes() {
       this.addAxis("run", "run", "run", this.runs.map((run) => [run.name, run.label]));
+      const settings = [...new Set(this.runs.map((run) => run.setting))].filter((setting) => setting !== null);
+      if (settings.length < this.runs.length) {  // several seeds of one setting
+        this.addAxis("setting", "setting", "run", settings.map((setting) => [String(setting), this.data.settings[setting]]));
+      }
       this.data.factors.forEach((factor, index) => {
         const found = this.runs.map((run) => run.values[index]);
         const values = [...new Set([...factor.values, ...found])].filter((value) => found.includes(value));
@@ -75,6 +94,7 @@ window.optbench = {};
     nameOf(shot) { return `${shot.prompt} ${this.sizeOf(shot)} ${shot.seed}`; }
 
     runHas(run, axis, key) {
+      if (axis.id === "setting") { return String(run.setting) === key; }
       return axis.id === "run" ? run.name === key : run.values[axis.factor] === key;
     }
 
@@ -197,6 +217,15 @@ window.optbench = {};
       const place = cell.run.prompts.find((index) => this.data.prompts[index].name === cell.shot.prompt);
       return place === undefined ? null : this.data.prompts[place];
     }
+
+    // The training image that is nearest by copy distance, or null where that is not known or not shown.
+    nearest(cell) {
+      const { nearest } = this.data, ofRun = nearest ? nearest.of[cell.run.index] : undefined, ofEpoch = ofRun && ofRun[String(cell.epoch)];
+      const place = ofEpoch ? ofEpoch[cell.shotIndex] : null;
+      return place === null || place === undefined ? null : nearest.images[place];
+    }
+
+    numberOf(name) { return this.data.numbers.find((number) => number.name === name) || null; }
 
     // A number of the data for a cell, or null where it is not known.
     number(number, cell) {

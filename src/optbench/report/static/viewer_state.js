@@ -1,7 +1,7 @@
 "use strict";
 // What is shown, kept in the page's address, so that links, reload and the back button bring it back.
 (function (ob) {
-  const WORDS = ["rows", "cols", "blocks", "slider", "q", "num", "min", "max", "sel", "pin", "mode"];
+  const WORDS = ["rows", "cols", "blocks", "slider", "q", "num", "min", "max", "sel", "pin", "mode", "sort", "down", "show", "heat", "minus"];
   const LISTS = ["marks", "open", "status"];
   const MOST_COLUMNS = 12;
   const MODES = ["side", "wipe", "flicker", "difference"];
@@ -10,18 +10,30 @@
     constructor(model, render) {
       this.model = model;
       this.render = render;
-      this.value = this.read(location.hash);
+      this.stored = `optbench view ${model.data.id}`;
+      // A link to another part of the page takes the address away, and not what is shown.
+      this.value = this.read(this.isOurs(location.hash) ? location.hash : this.remembered());
+      this.remember();
       this.settled = location.hash;
       window.addEventListener("popstate", () => {
         if (this.isOurs(location.hash) || location.hash === "") {
           this.value = this.read(location.hash);
           this.settled = location.hash;
+          this.remember();
           this.render();
         }
       });
     }
 
     isOurs(hash) { return hash.startsWith("#v=1"); }
+
+    remembered() {
+      try { return sessionStorage.getItem(this.stored) || ""; } catch (error) { return ""; }
+    }
+
+    remember() {
+      try { sessionStorage.setItem(this.stored, this.hash()); } catch (error) { /* storage is switched off */ }
+    }
 
     defaults() {
       const { axes, data } = this.model;
@@ -33,7 +45,7 @@
       // All images of a run in one row, where they fit; else those of one prompt.
       const cols = data.shots.length <= MOST_COLUMNS && axes.get("prompt").values.length > 1 ? "shot" : "seed";
       return { rows: "run", cols, blocks: "", slider: "epoch", at, hide: {}, status: [], q: "", num: "",
-        min: "", max: "", size: 150, base: true, sel: "", pin: "", marks: [], open: [], mode: "side" };
+        min: "", max: "", sort: "", down: "", show: "", heat: "", minus: "", size: 0, base: true, sel: "", pin: "", marks: [], open: [], mode: "side" };
     }
 
     read(hash) {
@@ -50,7 +62,7 @@
         if (hidden.length) { value.hide[id] = hidden; }
       }
       const size = Number(said.get("size"));
-      if (size >= 48 && size <= 400) { value.size = size; }
+      if (size >= 48 && size <= 600) { value.size = size; }
       value.base = said.get("base") !== "0";
       return this.repaired(value);
     }
@@ -65,7 +77,7 @@
       if ([value.rows, value.cols, value.blocks].includes(value.slider)) {
         value.slider = ["epoch", "prompt", "seed", "run"].find((id) => ![value.rows, value.cols, value.blocks].includes(id));
       }
-      if (!this.model.data.numbers.some((number) => number.name === value.num)) { value.num = ""; }
+      for (const place of ["num", "sort", "show"]) { if (!this.model.numberOf(value[place])) { value[place] = ""; } }
       if (!MODES.includes(value.mode)) { value.mode = "side"; }
       const isCell = (id) => this.model.cellById(id) !== null;
       value.marks = value.marks.filter(isCell).slice(0, 4);
@@ -92,6 +104,7 @@
       Object.assign(this.value, patch);
       this.value = this.repaired(this.value);
       this.render();
+      this.remember();
       clearTimeout(this.timer);
       const hash = this.hash();
       if (isPassing) {
