@@ -475,6 +475,7 @@ def test_seeds_stand_under_their_setting(browser: Any, tmp_path: Path) -> None:
     view(viewer, "seeds under their setting")
     assert page.locator(".vg-block").all_inner_texts() == ["adamw", "lion"]
     assert len([row for row in viewer.rows() if "seed=1" in row]) == 2
+    view(viewer, "all images")
     page.get_by_label("Rows").select_option("setting")
     assert viewer.rows() == ["base, no LoRA", "adamw", "lion"]
     assert viewer.faults == []

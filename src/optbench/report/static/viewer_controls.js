@@ -54,7 +54,7 @@
       this.base = element("input", { type: "checkbox" });
       this.base.addEventListener("change", () => this.change({ base: this.base.checked }));
       place.prepend(presets);
-      place.append(element("label", {}, this.fit, " fit columns to the window"), element("label", {}, element("span", {}, "Image height"), this.size),
+      place.append(element("label", {}, this.fit, " fit to the window"), element("label", {}, element("span", {}, "Image height"), this.size),
         element("label", {}, this.base, " base without LoRA"));
     }
 
