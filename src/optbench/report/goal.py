@@ -35,7 +35,9 @@ def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, 
         return []
     images = _spread(training_images(sweep))
     if images:
-        _keep_only(folder, made := [path for image in images if (path := small_copy(image, folder))])
+        _keep_only(
+            folder, made := [path for image in images if (path := small_copy(image, folder))]
+        )
     else:
         made = sorted(folder.glob("*.webp")) if folder.is_dir() else []
     shown = []
@@ -46,7 +48,7 @@ def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, 
 
 
 def shows_training_images(sweep: SweepEvidence) -> bool:
-    """Return whether the page may show training images: no run was trained with report.goal=false."""
+    """Return whether the page may show training images: no run has report.goal=false."""
     return all(section(run.config, "report").get("goal") is not False for run in sweep.runs)
 
 
