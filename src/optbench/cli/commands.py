@@ -106,13 +106,22 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "report": CommandInfo(
         module="optbench.cli.report",
-        line="build the report of a folder of runs again",
-        usage="[RUNS_DIR ...]",
+        line="build the report of a folder of runs again, or serve it",
+        usage="[RUNS_DIR ...] [--serve [--port N]] [--sheet rows=AXIS,columns=AXIS]",
         about=(
             "Builds tables, sheets and the page again from the files of a sweep, or of every "
-            "sweep in a folder (without one: runs). Trains nothing and needs no torch."
+            "sweep in a folder (without one: runs). Trains nothing and needs no torch. A training "
+            "renews its page by itself. With --serve the page is served to this machine alone, "
+            "and the line for ssh is printed that opens it on another one. With --sheet it draws "
+            "one PNG: the axes are run, epoch, prompt, seed, size or a setting that was varied; "
+            "all others take one value, as in epoch=4."
         ),
-        examples=(("One sweep", "report runs/demo"), ("All of them", "report")),
+        examples=(
+            ("One sweep", "report runs/demo"),
+            ("All of them", "report"),
+            ("From the browser of another machine", "report runs/demo --serve"),
+            ("A table of images", 'report runs/demo --sheet "rows=run,columns=epoch,prompt=a"'),
+        ),
     ),
     "render": CommandInfo(
         module="optbench.cli.render.command",
