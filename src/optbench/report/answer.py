@@ -19,7 +19,14 @@ from optbench.report.advice import Advice, advise
 from optbench.report.cautions import caution_sentence, superseded_sentences
 from optbench.report.image_flags import flagged_leaders, warning
 from optbench.report.rates import rank_trap_sentence, rate_sources_sentence
-from optbench.report.wording import bytes_text, decimal_text, listed, seconds_text, times
+from optbench.report.wording import (
+    bytes_text,
+    decimal_text,
+    listed,
+    reasons_once,
+    seconds_text,
+    times,
+)
 
 _MAX_NAMED = 6
 _MAX_PRICED = 3
@@ -227,11 +234,11 @@ def _by_loss(standings: Standings) -> tuple[str, Badge, str]:
         case "one_seed":
             usable = [setting for setting in standings.ordered if not _is_out(setting)]
             lowest, *others = usable or [standings.lowest]
-            gap = (
-                f", {_short(others[0].mean - lowest.mean)} below {others[0].label}"
-                if others
-                else ""
-            )
+            gap = ""
+            if others:
+                below = others[0].mean - lowest.mean
+                where = f"{_short(below)} below" if abs(below) > 1e-7 else "level with"
+                gap = f", {where} {others[0].label}"
             is_single = all(setting.num_seeds == 1 for setting in standings.finished)
             seeds = "one seed per setting" if is_single else "too few seeds"
             return (
@@ -384,8 +391,8 @@ def _sureness(
         yield f"Not compared: {_named(unlike)}, because {why_unlike(standings.unlike)}"
     for setting in [setting for setting in standings.settings if setting.broken][:_MAX_NAMED]:
         yield (
-            f"{setting.label} is broken: {'; '.join(setting.broken)}. It stays in the tables and "
-            "is never recommended."
+            f"{setting.label} is broken: {reasons_once(setting.broken)}. It stays in the tables "
+            "and is never recommended."
         )
     yield from _left_out(trainings, standings)
     stale = superseded(trainings.rows)

@@ -70,6 +70,12 @@ class Findings:
     metrics: MetricReport | None
     tables: Mapping[str, pd.DataFrame]
 
+    @property
+    def common_badges(self) -> tuple[str, ...]:
+        """What is noted of every setting, where there are several: said once and not per row."""
+        first, *others = [row.badges for row in self.settings] or [()]
+        return tuple(b for b in first if others and all(b in badges for badges in others))
+
 
 def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     """Return the conclusions of a sweep with their charts and tables."""

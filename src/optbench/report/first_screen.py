@@ -17,7 +17,7 @@ from optbench.report.answer import Answer
 from optbench.report.charts.styles import Style, Styles
 from optbench.report.goal import goal_images
 from optbench.report.links import address
-from optbench.report.wording import decimal_text, listed, seconds_text, times
+from optbench.report.wording import decimal_text, listed, reasons_once, seconds_text, times
 
 _Place = tuple[str, int, int, int]  # prompt, width, height, seed
 
@@ -259,14 +259,11 @@ def _row(
 def _reason(setting: Setting, runs: Sequence[RunEvidence]) -> str:
     """Return why a setting is out: once for all its seeds, cut to what a row can hold."""
     failed = [run for run in runs if run.row["status"] in BROKEN]
-    reasons = [
-        *setting.broken,
-        *dict.fromkeys(
-            f"{run.status}: {run.reason.splitlines()[0]}" if run.reason else run.status
-            for run in failed
-        ),
+    of_failed = [
+        f"{run.status}: {run.reason.strip().splitlines()[0]}" if run.reason.strip() else run.status
+        for run in failed
     ]
-    text = "; ".join(reasons)
+    text = "; ".join(filter(None, [reasons_once(setting.broken), *dict.fromkeys(of_failed)]))
     return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 1].rstrip()}\u2026"
 
 

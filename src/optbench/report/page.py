@@ -26,7 +26,7 @@ from optbench.report.resize_section import resize_section
 from optbench.report.sections import sections
 from optbench.report.summary import write_summary
 from optbench.report.viewer import write_data
-from optbench.report.wording import number_text, seconds_text
+from optbench.report.wording import number_text, reasons_once, seconds_text
 from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
@@ -108,13 +108,13 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "findings": findings,
         "metrics": findings.metrics,
         "broken_images": [
-            (broken.label, "; ".join(broken.reasons), address(broken.image, report_dir))
+            (broken.label, reasons_once(broken.reasons), address(broken.image, report_dir))
             for broken in findings.broken
             if broken.image is not None
         ],
         "main_settings": provenance_section.main_settings(sweep),
-        "ranking": tables.ranking(trainings),
-        "epoch_times": tables.epoch_times(trainings),
+        "ranking": tables.ranking(trainings, findings.standings.settings),
+        "epoch_times": tables.epoch_times(trainings, findings.standings.settings),
         "num_pictures": num_pictures,
         "prompt_sheets": [] if build.is_live else sheets.epoch_sheets(rows, report_dir),
         "sheets_left_out": sheets.left_out(rows),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from optbench.report.wording import (
     bytes_text,
     difference_text,
     number_text,
+    reasons_once,
     seconds_text,
     times,
 )
@@ -27,6 +29,12 @@ from optbench.report.wording import (
 _MAX_EPOCH_COLUMNS = 12
 _OF_WHOLE_RUNS = ("seconds_total", "final_loss")  # of shorter runs they compare with nothing
 _EFFECTS = {"lower": "lower", "higher": "higher", "tied": "tied", "unknown": "n = 1"}
+_MEASURES: Mapping[str, str] = {
+    "validation_objective": "held-out loss and forgetting",
+    "validation_held_out": "held-out loss",
+    "validation_training": "validation loss",
+    "final_loss": "training loss",
+}
 _VERDICTS: Mapping[Verdict, str] = {
     "no_result": "no result",
     "not_compared": "not compared",
@@ -130,7 +138,7 @@ def _badges(
     if tuning is not None and (badge := tuning_badge(tuning, setting.rate_source)):
         yield badge
     if setting.broken:
-        yield f"broken: {'; '.join(setting.broken)}"
+        yield f"broken: {reasons_once(setting.broken)}"
     if is_flagged:
         yield "images flagged"
     if setting.num_broken:
@@ -165,18 +173,39 @@ class RunRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettingGroup:
+    """The runs of one setting, and their means."""
+
+    label: str
+    rows: tuple[RunRow, ...]
+    means: tuple[Entry, ...]  # empty for a single run
+    status: str  # of all its runs: 2 done, 1 diverged
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it has one run, which says it all."""
+        return len(self.rows) == 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """Titles and one row per run."""
 
     titles: tuple[str, ...]
     rows: tuple[RunRow, ...]
+    groups: tuple[SettingGroup, ...] = ()  # the same rows by setting; empty: they are not grouped
 
 
-def ranking(sweep: SweepEvidence) -> Table:
-    """Return every run with its settings, costs and loss; fastest step first."""
-    columns: list[tuple[str, str, Callable[[float | None], str]]] = [
+def ranking(sweep: SweepEvidence, settings: Sequence[Setting] = ()) -> Table:
+    """Return every run with its settings, costs and loss; fastest step first.
+
+    Args:
+        sweep: Its runs.
+        settings: By which seeds are grouped; none: they are not.
+    """
+    columns: list[_Column] = [
         ("seconds_per_step", "time per step", seconds_text),
-        ("seconds_optimizer", "of which optimizer", seconds_text),
+        ("seconds_optimizer", "optimizer update", seconds_text),
         ("seconds_total", "training time", seconds_text),
         ("final_loss", "final loss", lambda value: NONE if value is None else number_text(value)),
         ("d_escape_step", "d found at step", lambda v: NONE if v is None else number_text(v)),
@@ -184,35 +213,128 @@ def ranking(sweep: SweepEvidence) -> Table:
         ("optimizer_state_bytes", "optimizer state", bytes_text),
         ("lora_bytes", "LoRA file", bytes_text),
     ]
-    values_of = {
-        name: [value for run in sweep.runs if (value := _float(run.row.get(name))) is not None]
-        for name, _, _ in columns
-    }
-    measured_columns = [column for column in columns if values_of[column[0]]]
+    if not any(run.row.get("device_kind") == "cuda" for run in sweep.runs):
+        # A process that made all runs one after another has one memory: it says nothing of each.
+        columns = [column for column in columns if column[0] != "peak_memory_bytes"]
     # Where one setting is varied, the run's label says its value already.
     factors = tuple(sweep.factors) if len(sweep.factors) > 1 else ()
+    values = [
+        {
+            name: _float(run.row.get(name))
+            for name, _, _ in columns
+            if run.row["status"] == DONE or name not in _OF_WHOLE_RUNS
+        }
+        for run in sweep.runs
+    ]
+    so_far = [
+        {name: _float(run.row.get(name)) for name in _OF_WHOLE_RUNS}
+        if run.row["status"] != DONE
+        else {}
+        for run in sweep.runs
+    ]
+    columns = [
+        column
+        for column in columns
+        if any(of.get(column[0]) is not None for of in (*values, *so_far))
+    ]
+    largest = _largest(columns, values)
     rows = []
-    for run in sweep.runs:
-        entries = []
-        for name in factors:
-            value = run.row.get(name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            text = analysis.shown(value)
-            sort = None if analysis.is_missing(value) else value if is_number else text
-            entries.append(Entry(text=text, sort=sort, is_number=is_number))
-        for name, _, text_of in measured_columns:
-            number, largest = _float(run.row.get(name)), max(values_of[name])
-            if number is not None and name in _OF_WHOLE_RUNS and run.row["status"] != DONE:
-                entries.append(Entry(text=f"{text_of(number)} *", sort=None))
-                continue
-            has_bar = number is not None and largest > 0 and name != "final_loss"
-            share = max(0.0, 100 * (number or 0.0) / largest) if has_bar else 0.0
-            entries.append(Entry(text=text_of(number), sort=number, bar_percent=share))
-        rows.append(RunRow(run=run, entries=tuple(entries)))
-    return Table(titles=(*factors, *(title for _, title, _ in measured_columns)), rows=tuple(rows))
+    for run, known, early in zip(sweep.runs, values, so_far, strict=True):
+        cells = []
+        for column in columns:
+            name, _, text_of = column
+            if (number := early.get(name)) is not None:
+                cells.append(Entry(text=f"{text_of(number)} *", sort=None))
+            else:
+                cells.append(_cost_entry(column, known.get(name), largest))
+        of_factors = [_value_entry(run.row.get(name)) for name in factors]
+        rows.append(RunRow(run=run, entries=(*of_factors, *cells)))
+
+    def means(places: Sequence[int]) -> tuple[Entry, ...]:
+        first = sweep.runs[places[0]].row
+        of_factors = [
+            _value_entry(first.get(name)) if name != "seed" else Entry(text="", sort=None)
+            for name in factors
+        ]
+        of_columns = [
+            _cost_entry(column, _mean(values[place].get(column[0]) for place in places), largest)
+            for column in columns
+        ]
+        return (*of_factors, *of_columns)
+
+    return Table(
+        titles=(*factors, *(title for _, title, _ in columns)),
+        rows=tuple(rows),
+        groups=_grouped(rows, settings, means),
+    )
 
 
-def epoch_times(sweep: SweepEvidence) -> Table | None:
+_Column = tuple[str, str, Callable[[float | None], str]]
+
+
+def _largest(
+    columns: Sequence[_Column], values: Sequence[Mapping[str, float | None]]
+) -> dict[str, float]:
+    """Return by column the value whose bar is whole; columns without bars are not there."""
+    return {
+        name: max((value for of in values if (value := of.get(name)) is not None), default=0.0)
+        for name, _, _ in columns
+        if name not in ("final_loss", "d_escape_step")
+    }
+
+
+def _cost_entry(column: _Column, value: float | None, largest: Mapping[str, float]) -> Entry:
+    name, _, text_of = column
+    top = largest.get(name, 0.0)
+    share = max(0.0, 100 * value / top) if value is not None and top > 0 else 0.0
+    return Entry(text=text_of(value), sort=value, bar_percent=share)
+
+
+def _value_entry(value: Any) -> Entry:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    text = analysis.shown(value)
+    sort = None if analysis.is_missing(value) else value if is_number else text
+    return Entry(text=text, sort=sort, is_number=is_number)
+
+
+def _grouped(
+    rows: Sequence[RunRow],
+    settings: Sequence[Setting],
+    means: Callable[[Sequence[int]], tuple[Entry, ...]],
+) -> tuple[SettingGroup, ...]:
+    """Return rows by setting, in the order of each one's first; nothing where none has two.
+
+    Args:
+        rows: Of runs.
+        settings: What groups them.
+        means: Returns the mean entries of rows, given by their places.
+    """
+    label_of = {run: setting.label for setting in settings for run in setting.runs}
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(label_of.get(row.run.name, row.run.label), []).append(place)
+    if not settings or all(len(of_setting) == 1 for of_setting in places.values()):
+        return ()
+    return tuple(
+        SettingGroup(
+            label=label,
+            rows=tuple(rows[place] for place in of_setting),
+            means=means(of_setting) if len(of_setting) > 1 else (),
+            status=", ".join(
+                f"{count} {status}"
+                for status, count in Counter(rows[p].run.status for p in of_setting).most_common()
+            ),
+        )
+        for label, of_setting in places.items()
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def epoch_times(sweep: SweepEvidence, settings: Sequence[Setting] = ()) -> Table | None:
     """Return the training time to the end of each epoch; of many epochs an even choice."""
     by_run = [
         {
@@ -228,18 +350,24 @@ def epoch_times(sweep: SweepEvidence) -> Table | None:
     )
     if not epochs:
         return None
+    rows = [
+        RunRow(
+            run=run,
+            entries=tuple(
+                Entry(text=seconds_text(ends.get(epoch)), sort=ends.get(epoch)) for epoch in epochs
+            ),
+        )
+        for run, ends in zip(sweep.runs, by_run, strict=True)
+    ]
+
+    def means(places: Sequence[int]) -> tuple[Entry, ...]:
+        of_epochs = [_mean(by_run[place].get(epoch) for place in places) for epoch in epochs]
+        return tuple(Entry(text=seconds_text(mean), sort=mean) for mean in of_epochs)
+
     return Table(
         titles=tuple(f"epoch {epoch}" for epoch in epochs),
-        rows=tuple(
-            RunRow(
-                run=run,
-                entries=tuple(
-                    Entry(text=seconds_text(ends.get(epoch)), sort=ends.get(epoch))
-                    for epoch in epochs
-                ),
-            )
-            for run, ends in zip(sweep.runs, by_run, strict=True)
-        ),
+        rows=tuple(rows),
+        groups=_grouped(rows, settings, means),
     )
 
 
@@ -312,11 +440,11 @@ def change_rows(sweep: SweepEvidence, effects: pd.DataFrame) -> list[ChangeRow]:
 def _effect_rows(effects: pd.DataFrame) -> dict[tuple[str, str, str], tuple[EffectRow, ...]]:
     by_change: dict[tuple[str, str, str], list[EffectRow]] = {}
     for row in effects.to_dict("records"):
-        if row["measure"] not in analysis.MEASURES:
+        if row["measure"] not in _MEASURES:
             continue
         low, high, deviations = (_float(row[n]) for n in ("low", "high", "in_deviations"))
         line = EffectRow(
-            measure=analysis.MEASURES[row["measure"]],
+            measure=_MEASURES[row["measure"]],
             mean=float(row["mean"]),
             text=_with_interval(row["mean"], low, high),
             over=f"{times(int(row['num_pairs']), 'pair')}, {times(int(row['num_seeds']), 'seed')}",

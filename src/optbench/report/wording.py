@@ -79,3 +79,20 @@ def listed(words: Sequence[str]) -> str:
 def times(count: int, word: str) -> str:
     """Return how many there are of something: 1 run, 2 runs."""
     return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def reasons_once(reasons: Sequence[str]) -> str:
+    """Return reasons that several runs have, each kind once with the first run's numbers.
+
+    Args:
+        reasons: Of each run one text, `kind: numbers`, several of them joined by "; ".
+    """
+    kinds: dict[str, list[str]] = {}
+    for reason in (part for text in reasons for part in text.split("; ")):
+        kind, _, numbers = reason.partition(": ")
+        kinds.setdefault(kind, []).append(numbers)
+    words = []
+    for kind, (first, *others) in kinds.items():
+        more = f" (and {times(len(others), 'more run')})" if others else ""
+        words.append(f"{kind}{f': {first}' if first else ''}{more}")
+    return "; ".join(words)
