@@ -148,7 +148,7 @@ def open_lane(plan: RunPlan, shared: Shared, contexts: ExitStack, *, has_bar: bo
         lr_scheduler=config.lr_scheduler,
         max_grad_norm=config.train.max_grad_norm,
     )
-    lane.notices += rate_notices(config.optimizer, config.base)
+    lane.notices += rate_notices(config.optimizer, config.base, lr_mult=config.lr_mult)
     if holds_out(config.validate):
         lane.notices.append(holdout_notice(plan.dataset, plan.held_out))
     write_sealed_text(run.config_path, config_yaml(config))

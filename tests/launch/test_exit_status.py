@@ -59,8 +59,21 @@ def test_the_objective_is_the_best_measured_loss_of_the_last_epoch(tmp_path: Pat
     for index, (key, value) in enumerate(losses.items()):
         known = dict(list(losses.items())[: index + 1])
         assert objective(finished(tmp_path / key.replace("/", "_"), "done", **known)) == value
-    known["validation_loss/others"] = 0.8
-    assert objective(finished(tmp_path / "others", "done", **known)) == pytest.approx(1.2)
+    known |= {"validation_loss/held_out": -1.0, "validation_loss/others": 0.5}
+    assert objective(finished(tmp_path / "others", "done", **known)) == pytest.approx(-0.875)
+
+
+def test_a_broken_lora_has_the_worst_objective_once_it_is_finished(tmp_path: Path) -> None:
+    known = {"mean_loss": 3.0, "validation_loss/held_out": -1.0, "validation_loss/others": 0.7}
+    assert objective(finished(tmp_path / "broken", "done", **known)) == math.inf
+    assert objective(finished(tmp_path / "early", "stopped", **known), 2) == pytest.approx(-0.825)
+
+
+def test_a_rung_has_the_loss_of_its_own_epoch(tmp_path: Path) -> None:
+    run = finished(tmp_path / "stopped", "stopped", mean_loss=3.0)
+    assert math.isnan(objective(run))
+    assert objective(run, 1) == 9
+    assert objective(run, 2) == 3
 
 
 def test_a_run_without_an_end_has_no_objective_and_a_bad_one_the_worst(tmp_path: Path) -> None:

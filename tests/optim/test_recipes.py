@@ -299,6 +299,7 @@ def test_a_recipe_that_no_race_gave_a_rate_says_so(
         lr_scale=scale,
         lr_scales=scales,
     )
-    notices = rate_notices(recipe(lr_role=lr_role), base)
+    assert rate_notices(recipe(lr_role=lr_role), base, lr_mult=0.3) == ()
+    notices = rate_notices(recipe(lr_role=lr_role), base, lr_mult=1.0)
     assert len(notices) == (words is not None)
     assert words is None or (words in notices[0] and "base=tiny" in notices[0])

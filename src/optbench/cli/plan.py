@@ -95,7 +95,11 @@ def _print_notes(console: Terminal, plan: SweepPlan) -> None:
                 lr_scheduler=config.lr_scheduler,
                 max_grad_norm=config.train.max_grad_norm,
             ),
-            *rate_notices(config.optimizer, config.base),
+            *(
+                ()
+                if plan.raced or plan.search
+                else rate_notices(config.optimizer, config.base, lr_mult=config.lr_mult)
+            ),
         )
     ):
         console.print(f"  {sentence}")
@@ -194,7 +198,14 @@ def _print_sum(console: Terminal, plan: SweepPlan, costs: Sequence[Cost]) -> Non
     without = [s for s in seeds if not _renders(plan.runs, seed=s)]
     if plan.is_complete and without and len(without) < len(seeds):
         console.print(f"without images, for the losses alone: seed {', '.join(map(str, without))}")
-    if not plan.is_complete:
+    if plan.search is not None:
+        options = plan.search.options
+        studies = "" if options.studies == 1 else f"{options.studies} studies of "
+        console.print(
+            f"Optuna chooses {', '.join(plan.search.space)}: {studies}{options.trials} trials for "
+            f"each of the runs above, which are examples; {plan.search.num_runs} at most"
+        )
+    elif not plan.is_complete:
         console.print("a sweeper plugin chooses the runs as it goes; the one above is an example")
     known = [cost.seconds for cost in costs if cost.seconds is not None]
     total = sum(known) if len(known) == len(costs) else None

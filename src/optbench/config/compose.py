@@ -33,6 +33,7 @@ from optbench.config.launcher import at_a_time, launcher_options
 from optbench.config.quoting import with_quoted_places
 from optbench.config.race import RACE_SWEEPER, RaceEntries, RacePlan
 from optbench.config.run_rules import Checked, check_device, check_run, check_writable
+from optbench.config.search import OPTUNA_SWEEPER, SearchEntries, read_search
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.lora.initial_weights import ReadWeights
 from optbench.records import Dataset
@@ -85,6 +86,7 @@ class CommandPlan(Generic[_Run]):
     at_a_time: int | None = None  # runs a launcher plugin makes at a time; None: unknown
     # Not None: a race, whose `runs` are one of each arm, at its own rate.
     raced: RaceEntries | None = None
+    search: SearchEntries | None = None  # not None: `runs` are one example of each combination
     race: RacePlan | None = None  # of a training, the same race planned
 
 
@@ -155,6 +157,8 @@ def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
         runs = [on_this_machine(run) for run in runs]
         if problems := _check_together(runs):  # device=auto and device=cpu may be the same here
             raise ConfigError(*problems)
+    if sweep.search is not None and (problems := race.check_losses(runs)):
+        raise ConfigError(*problems)
     planned_race = None
     if sweep.raced is not None:
         planned_race, problems = race.plan_race(sweep.raced, runs, is_local=sweep.is_local)
@@ -190,17 +194,20 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         sweeper = str(master.hydra.sweeper._target_)
         is_complete = sweeper in (_BASIC_SWEEPER, LIST_SWEEPER)
         is_race = is_multirun and sweeper == RACE_SWEEPER
+        is_search = is_multirun and sweeper == OPTUNA_SWEEPER
         problems += [] if is_race else race.without_effect(overrides)
         is_listed = bool(config_sweep.listed_settings(master))
         is_basic_typed = "hydra/sweeper=basic" in overrides
         if num_seeds > 1 and (is_basic_typed or not is_complete) and not is_race:
             problems.append(messages.seeds_with_a_sweeper(num_seeds))
-        is_expanded = is_multirun and (is_complete or is_race)
+        is_expanded = is_multirun and (is_complete or is_race or is_search)
         if is_listed and not (is_expanded and not is_basic_typed):
             problems.append(messages.settings_need_multirun(is_multirun=is_multirun))
-        swept: list[str] = []
-        raced = None
-        if is_expanded:
+        raced, search = None, None
+        if is_search:
+            search = read_search(hydra.hydra.config_loader, master, overrides, problems)
+            expanded, swept = ([], []) if search is None else (search.examples(), search.varied)
+        elif is_expanded:
             lines = [*config_sweep.sweep_params(master, problems), *overrides]
             expanded, swept = config_sweep.expand(
                 hydra.hydra.config_loader, master, lines, problems
@@ -239,11 +246,12 @@ def compose(arguments: Sequence[str], command: Command[_Run]) -> CommandPlan[_Ru
         runs=tuple(runs),
         sweep_dir=runs[0].run_dir.parent,
         is_complete=is_complete,
-        is_listed=(is_listed or num_seeds > 1) and not is_race,
+        is_listed=(is_listed or num_seeds > 1) and is_complete,
         launch=launch,
         is_local=is_local,
         at_a_time=at_a_time(master),
         raced=raced,
+        search=search,
     )
 
 

@@ -10,12 +10,12 @@ from optbench.config.build import LAUNCH, build_group
 from optbench.errors import ConfigError, Problem
 from optbench.schema import LaunchOptions
 
-# Hydra's plugins are found by the folder they bring; each comes with the extra of its name.
-_EXTRAS = {
-    "hydra_joblib_launcher": "joblib",
-    "hydra_submitit_launcher": "slurm",
-    "hydra_ray_launcher": "ray",
-    "hydra_optuna_sweeper": "optuna",
+# What a plugin of Hydra's needs: a module that is to be there, and the extra that brings it.
+_NEEDS = {
+    "hydra_joblib_launcher": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "hydra_submitit_launcher": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "hydra_ray_launcher": ("hydra_plugins.hydra_ray_launcher", "ray"),
+    "optbench_optuna_sweeper": ("optuna", "optuna"),
 }
 
 
@@ -70,15 +70,16 @@ def _missing_plugins(master: DictConfig) -> list[Problem]:
     for part in ("launcher", "sweeper"):
         target = str(master.hydra[part]._target_)
         package = target.split(".")[1] if target.startswith("hydra_plugins.") else ""
-        if package not in _EXTRAS:
+        if package not in _NEEDS:
             continue
-        if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{package}") is None:
+        module, extra = _NEEDS[package]
+        if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
             problems.append(
                 Problem(
                     f"hydra/{part}",
-                    f"the plugin {package}, which is not installed",
+                    f"{module.rpartition('.')[2]}, which is not installed",
                     "an installed one",
-                    f"pip install -c constraints.txt 'optbench[{_EXTRAS[package]}]'",
+                    f"pip install -c constraints.txt 'optbench[{extra}]'",
                 )
             )
     return problems

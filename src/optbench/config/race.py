@@ -181,7 +181,7 @@ def plan_race(
     from optbench.analysis.race import Axis, RaceDesign, rate_ladder, rung_epochs
 
     cells = dict(zip(entries.cells(), runs, strict=True))
-    if problems := [*_check_lengths(cells), *_check_losses(runs)]:
+    if problems := [*_check_lengths(cells), *check_losses(runs)]:
         return None, problems
     options, first = entries.options, runs[0]
     length = first.num_epochs
@@ -334,7 +334,7 @@ def _check_lengths(cells: Mapping[tuple[str, Values], RunPlan]) -> list[Problem]
     ]
 
 
-def _check_losses(runs: Sequence[RunPlan]) -> list[Problem]:
+def check_losses(runs: Sequence[RunPlan]) -> list[Problem]:
     """Return a problem where nothing tells how good a run is on images it was not trained on."""
     if all(
         run.config.validate.enabled
@@ -349,7 +349,7 @@ def _check_losses(runs: Sequence[RunPlan]) -> list[Problem]:
         Problem(
             "validate",
             "off" if is_off else "no held-out images",
-            "images that are not trained on: a race goes by their loss",
+            "images that are not trained on: what is chosen is chosen by their loss",
             "leave validate=off out"
             if is_off
             else "write validate.dir=FOLDER, or leave validate.holdout=none out (12 images and up)",

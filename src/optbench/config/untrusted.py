@@ -30,14 +30,13 @@ from optbench.storage.disk import read_text
 
 # Nodes of `hydra` whose names are called: plugins and callbacks by Hydra, the rest by logging.
 _CALLING = ("callbacks", "launcher", "sweeper", "hydra_logging", "job_logging")
-_CALLED = ("_target_", "()", "class", "custom_search_space")  # the last is the Optuna plugin's
+_CALLED = ("_target_", "()", "class")
 # Every name whole: hydra.utils has functions that import whatever they are given.
 _TRUSTED = re.compile(
     r"hydra\._internal\.core_plugins\.basic_(launcher|sweeper)\.Basic(Launcher|Sweeper)"
     r"|hydra\.experimental\.callbacks\.\w+"
-    r"|hydra_plugins\.hydra_(joblib_launcher|submitit_launcher|ray_launcher|optuna_sweeper)\.\w+\.\w+"
-    r"|hydra_plugins\.optbench_(list_sweeper\.ListSweeper|race_sweeper\.RaceSweeper)"
-    r"|optuna\.(samplers|pruners)\.\w+|optbench\.launch\.optuna\.\w+"
+    r"|hydra_plugins\.hydra_(joblib_launcher|submitit_launcher|ray_launcher)\.\w+\.\w+"
+    r"|hydra_plugins\.optbench_(list_sweeper\.ListSweeper|race_sweeper\.RaceSweeper|optuna_sweeper\.OptunaSweeper)"
     r"|logging\.(StreamHandler|FileHandler|NullHandler|Formatter)|colorlog\.ColoredFormatter"
 )
 _OUTPUT_DIR = "${hydra.runtime.output_dir}/"  # where the log files of Hydra's own settings go

@@ -96,7 +96,7 @@ class RunTask:
         else:
             with _command_line(self.command[1:]):
                 run_guarded(plan, self.session)
-        return objective(plan.run_dir)
+        return objective(plan.run_dir, plan.until_epoch)
 
     def run_queue(self) -> None:
         """Train what was queued and is not finished, side by side."""
@@ -178,7 +178,7 @@ def launch(arguments: Sequence[str], sweep: SweepPlan) -> None:
     workers = processes.num_workers(sweep.launch, configs)
     needs_own_process = processes.needs_own_process(sweep.launch, configs) or workers > 1
     # Side by side only where all runs are known and nobody waits for the loss of one.
-    is_known = sweep.is_complete or sweep.race is not None
+    is_known = sweep.is_complete or sweep.race is not None or sweep.search is not None
     is_queued = needs_own_process and sweep.is_local and is_known and workers > 1
     # Hydra leaves a multirun.yaml in this folder and makes no other.
     placed_arguments = [*arguments, f"hydra.sweep.dir={quoted(str(sweep.sweep_dir))}"]

@@ -14,29 +14,44 @@ _KEYS = (_HELD_OUT, "validation_loss/training", "mean_loss")
 _HOPELESS = ("diverged", "failed", "out_of_memory", "skipped")
 
 
-def objective(run_dir: Path) -> float:
-    """Return a finished run's loss; inf for one that cannot be finished, nan for one not yet.
+def objective(run_dir: Path, until_epoch: int | None = None) -> float:
+    """Return a run's loss; inf for one that cannot be finished or is broken, nan for one not yet.
 
-    The loss is the paired validation loss of the last epoch where it was measured - on images
-    held out, plus a quarter of that on other subjects where it was; else on those trained on - and
-    else the mean training loss of that epoch. Training
-    losses of runs with other batches, dropout or loss functions do not compare; validation ones do.
+    The loss is the paired validation loss where it was measured - on images held out, plus a
+    quarter of that on other subjects where it was; else on those trained on - and else the mean
+    training loss of the epoch. Training losses of runs with other batches, dropout or loss
+    functions do not compare; validation ones do. Broken is a finished run that adds more than 0.6
+    of its gain as loss on others: early on a sound one may have no gain yet.
+
+    Args:
+        run_dir: The run's folder.
+        until_epoch: Of which epoch, for a run that is stopped there; None: of the last.
     """
     status = rundir.read_status(run_dir).status
     if status in _HOPELESS:
         return math.inf
-    if status != "done":
+    if status != "done" and not (status == "stopped" and until_epoch is not None):
         return math.nan
     try:
         rows = files.read_rows(rundir.RunDir(run_dir).epochs_path)
     except DamagedFileError:
         return math.nan
+    if until_epoch is not None:
+        rows = [row for row in rows if int(row["epoch"]) <= until_epoch]
     last = max(rows, key=lambda row: int(row["epoch"]), default={})
     measured = [last[key] for key in _KEYS if last.get(key) is not None]
     if not measured:
         return math.inf
-    from optbench.analysis.outcomes import FORGETTING_WEIGHT  # pandas, only where a program tunes
+    # pandas, only where a program tunes
+    from optbench.analysis.outcomes import FORGETTING_WEIGHT, SPLITS, is_forgetful
 
-    is_held_out = last.get(_HELD_OUT) is not None
-    forgetting = FORGETTING_WEIGHT * (last.get(_OTHERS) or 0.0) if is_held_out else 0.0
-    return float(measured[0]) + forgetting
+    if last.get(_HELD_OUT) is None:
+        return float(measured[0])
+    held_out, others = float(last[_HELD_OUT]), last.get(_OTHERS)
+    if (
+        status == "done"
+        and until_epoch is None
+        and is_forgetful({SPLITS["held_out"]: held_out, SPLITS["others"]: others})
+    ):
+        return math.inf
+    return held_out + FORGETTING_WEIGHT * (others or 0.0)

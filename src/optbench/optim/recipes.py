@@ -109,13 +109,15 @@ def unwise(
     return tuple(sentence for sentence, holds in holds_by_sentence.items() if holds)
 
 
-def rate_notices(options: OptimizerOptions, base: BaseOptions) -> tuple[str, ...]:
+def rate_notices(
+    options: OptimizerOptions, base: BaseOptions, *, lr_mult: float
+) -> tuple[str, ...]:
     """Return a sentence if a base's rates are not the usual ones, and no race found the recipe's.
 
-    Nothing for a class that works out its own rates.
+    Nothing for a class that works out its own rates, or where other rates are tried (`lr_mult`).
     """
     is_raced = base.lr_scales.get(options.name) is not None
-    if is_raced or base.lr_scale == 1 or options.traits.lr_role == "automatic":
+    if is_raced or lr_mult != 1 or base.lr_scale == 1 or options.traits.lr_role == "automatic":
         return ()
     usual = (
         f"{base.lr_scale:g} times the recipe's usual one (base.lr_scale)"
@@ -123,8 +125,8 @@ def rate_notices(options: OptimizerOptions, base: BaseOptions) -> tuple[str, ...
         else "the recipe's usual factor"
     )
     return (
-        f"no race has found its rate on base={base.name}: unless you give one it is {usual}; "
-        f"lr_mult=0.2,0.3,0.45,0.67,1,1.5,2.2,3.4,5 finds a better one, if there is any",
+        f"no race has found its rate on base={base.name}: by default it is {usual}; "
+        f"-m sweep=race optimizer={options.name} finds its own",
     )
 
 
