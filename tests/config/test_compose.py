@@ -98,8 +98,16 @@ def test_a_shipped_sweep_says_what_it_is_and_keeps_its_word(
             needed = [f"network.weights={write_lora(tmp_path / 'a.safetensors', layers=SD_LAYERS)}"]
         monkeypatch.setattr(launcher, "find_spec", lambda name: object())
         asked = compose_runs([f"sweep={path.stem}", *needed])
-        trials = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.n_trials")
-        assert num_runs == (len(asked.runs) if asked.is_complete else trials)
+        planned = len(asked.runs)
+        if asked.race is not None:
+            design = asked.race.design
+            num_rates = sum(
+                1 if arm in design.rateless else len(design.rates) for arm in design.arms
+            )
+            planned = num_rates + len(design.arms) * design.confirm[0]  # at least
+        elif asked.search is not None:
+            planned = asked.search.num_runs
+        assert num_runs == planned
         assert asked.sweep_dir.name == path.stem
     params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params") or {}
     assert all(isinstance(value, str) for value in params.values())
