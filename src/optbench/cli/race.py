@@ -30,7 +30,7 @@ _NUM_EPOCHS_MORE = 60  # what is said to be bought with more, where the budget i
 def open_race(plan: RacePlan, sweep_dir: Path, *, workers: int) -> RaceOnDisk:
     """Return the race of a command line as its folder has it; what failed has failed."""
     race = RaceOnDisk.open(plan, sweep_dir, workers=workers)
-    race.tried |= {*race.runs}
+    race.has_run(race.runs)
     return race
 
 

@@ -153,17 +153,17 @@ def compose_runs(arguments: Sequence[str], *, command: str = "") -> SweepPlan:
         dataclasses.replace(run, until_epoch=until_epoch, run_index=index, num_runs=num_runs)
         for index, run in enumerate(sweep.runs)
     ]
+    planned_race = None
+    if sweep.raced is not None:
+        planned_race, problems = race.plan_race(sweep.raced, runs, is_local=sweep.is_local)
+        if problems:
+            raise ConfigError(*problems)
     if sweep.is_local:
         runs = [on_this_machine(run) for run in runs]
         if problems := _check_together(runs):  # device=auto and device=cpu may be the same here
             raise ConfigError(*problems)
     if sweep.search is not None and (problems := race.check_losses(runs)):
         raise ConfigError(*problems)
-    planned_race = None
-    if sweep.raced is not None:
-        planned_race, problems = race.plan_race(sweep.raced, runs, is_local=sweep.is_local)
-        if problems:
-            raise ConfigError(*problems)
     return dataclasses.replace(sweep, runs=tuple(runs), race=planned_race)
 
 

@@ -77,7 +77,7 @@ class RacePlan:
 
     entries: RaceEntries
     design: RaceDesign
-    cells: Mapping[tuple[str, Values], RunPlan]
+    cells: Mapping[tuple[str, Values], RunPlan]  # one run of each, wherever it is made
     is_local: bool
     _datasets: dict[tuple[DatasetOptions, int], Dataset] = field(default_factory=dict)
     _read: ReadWeights = field(default_factory=dict)

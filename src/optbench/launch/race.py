@@ -56,6 +56,7 @@ class RaceOnDisk:
     design: RaceDesign
     runs: dict[str, RunPlace] = field(default_factory=dict)
     tried: set[str] = field(default_factory=set)  # names of runs that this process has launched
+    _results: tuple[Result, ...] | None = None  # as read last
 
     @classmethod
     def open(cls, plan: RacePlan, sweep_dir: Path, *, workers: int) -> RaceOnDisk:
@@ -124,7 +125,18 @@ class RaceOnDisk:
         """Return what every run had reached at its rungs.
 
         What failed by a fault that may be gone by now has no result until it is tried again.
+        Read once, until `has_run` says that there is more.
         """
+        if self._results is None:
+            self._results = self._read_results()
+        return self._results
+
+    def has_run(self, names: Iterable[str]) -> None:
+        """Note that these runs were tried, well or not."""
+        self.tried |= {*names}
+        self._results = None
+
+    def _read_results(self) -> tuple[Result, ...]:
         folders = [self.sweep_dir / name for name in self.runs]
         folders = [folder for folder in folders if (folder / "status.json").is_file()]
         if not folders:
@@ -213,7 +225,7 @@ def run_race(task: RunTask, launch: Launch) -> list[Sequence[Any]]:
         jobs.append(returned)
         task.run_queue()
         _wait_for_others(plans)
-        race.tried |= {plan.name for plan in plans}
+        race.has_run(plan.name for plan in plans)
         if _is_blocked(race, steps):
             break
         steps = []
