@@ -65,6 +65,7 @@ MEASURED = (
     "optimizer_state_8bit_share",
     "lora_bytes",
     "changed",
+    "race_phase",  # of a race: tune, whose seed is no evidence, or confirm
     "rate_source",  # one of `rates.RateSource`; None where a folder does not say
     "started",  # when the first process whose steps are in the weights began
     *IDENTITY,

@@ -13,6 +13,7 @@ import pandas as pd
 
 from optbench.analysis.comparisons import TRAINING, factors, known_records, labels
 from optbench.analysis.frames import Frames, find_runs, load_runs
+from optbench.analysis.race import RaceRecord, read_race
 from optbench.errors import DamagedFileError
 from optbench.schema import Prompt
 from optbench.storage import files, rundir
@@ -83,6 +84,7 @@ class SweepEvidence:
     frames: Frames
     runs: tuple[RunEvidence, ...]  # fastest step first; those without a measured step last
     factors: Mapping[str, tuple[str, ...]]  # what was varied, and its values
+    race: RaceRecord | None = None  # where the sweep is one
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -142,11 +144,17 @@ def read_sweep(sweep_dir: Path) -> SweepEvidence:
                 was_busy=bool(busy.get(row["run"])),
             )
         )
+    race = None
+    try:
+        race = read_race(sweep_dir)
+    except DamagedFileError as error:
+        problems.append(without_home(str(error)))
     return SweepEvidence(
         path=sweep_dir,
         frames=dataclasses.replace(frames, problems=tuple(problems)),
         runs=tuple(runs),
         factors=factors(frames.runs),
+        race=race,
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of, settings_of
 from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
+from optbench.analysis.raced import TUNE, race_phases
 from optbench.analysis.rates import rate_source
 from optbench.analysis.score_files import SCORE_COLUMNS, VOTE_COLUMNS, read_scores
 from optbench.errors import DamagedFileError, DatasetError, Problem
@@ -119,6 +120,11 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
     """Return the frames of these run folders, which may be none; paths are relative to `root`."""
     folders, copies = _without_copies([_read_run(RunDir(path)) for path in run_dirs])
     validation = _records(folders, "validation")
+    phases = {
+        sweep_dir: race_phases(sweep_dir) for sweep_dir in {f.run.path.parent for f in folders}
+    }
+    for folder in folders:
+        folder.row["race_phase"] = phases[folder.run.path.parent].get(folder.run.name)
     runs = pd.DataFrame([folder.row for folder in folders])
     runs = runs.assign(**dict.fromkeys(name for name in MEASURED if name not in runs))
     # What was measured comes first, then every setting.
@@ -143,7 +149,7 @@ def load_runs(root: Path, run_dirs: Sequence[Path]) -> Frames:
         validation=validation,
         images=pd.DataFrame(images, columns=list(_IMAGE_COLUMNS)),
         metrics=_records(folders, "metrics", columns=_METRIC_COLUMNS),
-        pairs=with_intervals(find_pairs(runs), runs, validation),
+        pairs=with_intervals(find_pairs(runs[runs["race_phase"] != TUNE]), runs, validation),
         scores=pd.DataFrame(
             [row for file in ratings for row in file.scores], columns=[*SCORE_COLUMNS]
         ),

@@ -42,6 +42,7 @@ def fit_outcomes(
     measure: str,
     *,
     forgetful: Collection[Settings] = (),
+    confidence: float = stats.CONFIDENCE,
 ) -> TwoWay | None:
     """Return the model of all settings that are compared, by their values; None without any.
 
@@ -49,7 +50,8 @@ def fit_outcomes(
     is left out, unless all did: what breaks for one seed of three is no winner, however low the
     other two are. Runs share a block that have one seed and may be compared; two of one setting
     and block, as of a folder that was copied, count once. Of times the logarithms are compared.
-    What luck does to `forgetful` settings says nothing of the others.
+    What luck does to `forgetful` settings says nothing of the others. All intervals together hold
+    with this `confidence`.
     """
     alike, _ = _measured_alike(run_outcomes)
     all_failed = alike <= {*failed}
@@ -65,7 +67,11 @@ def fit_outcomes(
             if math.isfinite(value):
                 values.setdefault(key, {})[block] = value
                 images.setdefault(key, {})[block] = outcome.images
-    return stats.fit_two_way(values, images, apart=forgetful) if values else None
+    return (
+        stats.fit_two_way(values, images, apart=forgetful, confidence=confidence)
+        if values
+        else None
+    )
 
 
 def unlike_others(run_outcomes: Sequence[Outcome]) -> tuple[Unlike, ...]:

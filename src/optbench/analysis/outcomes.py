@@ -21,6 +21,7 @@ from optbench.analysis.comparisons import (
     loss_conditions,
     shown,
 )
+from optbench.analysis.raced import TUNE
 from optbench.analysis.stats import Images
 from optbench.analysis.superseded import superseded
 
@@ -85,7 +86,8 @@ def varied(runs: pd.DataFrame) -> list[str]:
 def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Outcome]]:
     """Return by measure the outcomes of the runs that are done and have it; time per step, too.
 
-    Runs that later ones have superseded, with other images under the same name, count nowhere.
+    Runs that later ones have superseded, with other images under the same name, count nowhere; nor
+    do a race's runs of the tuning seed, by which its rates were chosen.
     """
     names = varied(runs)
     old = {(stale.sweep, stale.run) for stale in superseded(runs)}
@@ -103,6 +105,8 @@ def outcomes(runs: pd.DataFrame, validation: pd.DataFrame) -> dict[str, list[Out
     for record in runs.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
         if row["status"] != "done" or (row["sweep"], row["run"]) in old:
+            continue
+        if row.get("race_phase") == TUNE:
             continue
         for measure, of_measure in by_measure.items():
             value: Any = row.get(measure)

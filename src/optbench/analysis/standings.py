@@ -21,10 +21,12 @@ from optbench.analysis.outcome_model import BROKEN as BROKEN
 from optbench.analysis.outcome_model import DONE as DONE
 from optbench.analysis.outcome_model import fit_outcomes, forgetful_settings, unlike_others
 from optbench.analysis.outcomes import MEASURES, SPLITS, Outcome, Unlike, outcomes, varied
+from optbench.analysis.race import read_race, read_results, tuning_of, verdicts
+from optbench.analysis.raced import RACE_NAME, TUNE
 from optbench.analysis.rates import RATES as RATES
 from optbench.analysis.rates import Rung, Tuning, rate_of, tunings
 from optbench.analysis.stats import Interval, TwoWay
-from optbench.errors import DatasetError, Problem
+from optbench.errors import DamagedFileError, DatasetError, Problem
 
 COSTS = ("seconds_per_step", "seconds_total", "peak_memory_bytes", "lora_bytes")
 
@@ -150,6 +152,8 @@ class Standings:
     num_images: int  # that the intervals take as a sample of all such images; 0: of seeds alone
     num_validated: int  # finished runs with a validation loss, where not all have one
     model: TwoWay | None  # by the settings' `values`; None: nothing is compared
+    confidence: float = stats.CONFIDENCE  # of all intervals together; of a race, of one look
+    raced: Mapping[str, Tuning] = dataclasses.field(default_factory=dict)  # of a race's runs
 
     @property
     def finished(self) -> tuple[Setting, ...]:
@@ -181,7 +185,7 @@ class Standings:
     def tunings(self) -> Mapping[str, Tuning]:
         """How far the rate of every finished setting was tuned, by its label."""
         moving = [index for index, name in enumerate(self.factors) if name in RATES]
-        return tunings(
+        ladders = tunings(
             Rung(
                 key=setting.label,
                 rest=(
@@ -194,6 +198,12 @@ class Standings:
             )
             for setting in self.finished
         )
+        # A race tried other rates before, with the tuning seed.
+        return ladders | {
+            setting.label: self.raced[setting.runs[0]]
+            for setting in self.finished
+            if setting.runs[0] in self.raced
+        }
 
     @property
     def lead(self) -> Setting | None:
@@ -279,7 +289,7 @@ class Standings:
         Args:
             num_seeds: Of each setting; None: those that there are.
         """
-        return self.model.detectable(num_seeds) if self.model else None
+        return self.model.detectable(num_seeds, confidence=self.confidence) if self.model else None
 
     def difference(self, first: Setting, second: Setting) -> Interval | None:
         """Return second minus first; None where they are not compared."""
@@ -315,10 +325,14 @@ def _is_out(setting: Setting) -> bool:
 def rank_settings(frames: Frames) -> Standings:
     """Return how the settings of a sweep's finished trainings compare; the sweep may still run.
 
+    Of a race these are the finalists: its runs of the tuning seed chose the rates, and are no
+    evidence for them.
+
     Raises:
         DatasetError: If the frames hold several sweeps; `frames.by_sweep()` has each alone.
     """
     runs = frames.runs[frames.runs["kind"] == TRAINING]
+    runs = runs[runs["race_phase"] != TUNE]
     if runs["sweep"].nunique() > 1:
         raise DatasetError(
             Problem(
@@ -330,6 +344,7 @@ def rank_settings(frames: Frames) -> Standings:
         )
     rows = known_records(runs)
     measure, num_validated = _measure(rows, names := tuple(varied(runs)))
+    raced, confidence = _raced(frames, runs)
     machines = {row["run"]: row for row in known_records(frames.machines)}
     return rank_outcomes(
         names,
@@ -340,7 +355,28 @@ def rank_settings(frames: Frames) -> Standings:
         on_gpu={str(run) for run, machine in machines.items() if machine["has_gpu"]},
         broken=broken_runs(frames),
         num_validated=num_validated,
+        raced=raced,
+        confidence=confidence,
     )
+
+
+def _raced(frames: Frames, runs: pd.DataFrame) -> tuple[dict[str, Tuning], float]:
+    """Return how far a race tuned the rate of each run, and the confidence of one of its looks."""
+    if not runs["race_phase"].notna().any():
+        return {}, stats.CONFIDENCE
+    sweep = str(runs["sweep"].iloc[0])
+    places = (frames.root / sweep, frames.root, frames.root.parent)
+    sweep_dir = next((place for place in places if (place / RACE_NAME).is_file()), frames.root)
+    try:
+        record = read_race(sweep_dir)
+    except DamagedFileError:
+        record = None
+    if record is None:
+        return {}, stats.CONFIDENCE
+    verdict = verdicts(record.design, read_results(frames, record))
+    of_arm = {arm: tuning_of(record.design, tuning) for arm, tuning in verdict.tunings.items()}
+    tunings = {run: of_arm[place.arm] for run, place in record.runs.items() if place.arm in of_arm}
+    return tunings, record.design.look_confidence
 
 
 def rank_outcomes(
@@ -353,6 +389,8 @@ def rank_outcomes(
     on_gpu: Collection[str] = (),
     broken: Mapping[str, str] | None = None,
     num_validated: int = 0,
+    raced: Mapping[str, Tuning] | None = None,
+    confidence: float = stats.CONFIDENCE,
 ) -> Standings:
     """Return how settings compare by the outcomes of their runs.
 
@@ -366,6 +404,8 @@ def rank_outcomes(
         broken: Of runs whose LoRA is broken the reason; such settings stay in every table, and are
             never recommended.
         num_validated: How many finished runs have a validation loss, where not all have one.
+        raced: Of a race's runs, how far their rate was tuned before they ran.
+        confidence: Of all intervals together: of a race, of one of its looks.
     """
     names = tuple(names)
     rows_of: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -376,7 +416,7 @@ def rank_outcomes(
         outcomes_of.setdefault(outcome.settings, []).append(outcome)
     failed = {key for key, of_key in rows_of.items() if any(r["status"] in BROKEN for r in of_key)}
     forgetful = forgetful_settings(rows, names)
-    model = fit_outcomes(run_outcomes, failed, measure, forgetful=forgetful)
+    model = fit_outcomes(run_outcomes, failed, measure, forgetful=forgetful, confidence=confidence)
     reasons = broken or {}
     settings = []
     for key, of_key in rows_of.items():
@@ -425,6 +465,8 @@ def rank_outcomes(
         num_images=model.num_images if model else 0,
         num_validated=num_validated,
         model=model,
+        confidence=confidence,
+        raced=raced or {},
     )
 
 

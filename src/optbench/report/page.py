@@ -12,6 +12,7 @@ from markupsafe import Markup
 from optbench import analysis
 from optbench.analysis import find_runs, no_runs
 from optbench.analysis.evidence import SweepEvidence, read_sweep
+from optbench.analysis.raced import TUNE
 from optbench.report import REPORT_NAME, exports, provenance_section, sheets, tables
 from optbench.report.built import Build, building
 from optbench.report.charts import line
@@ -22,6 +23,7 @@ from optbench.report.findings import make_findings
 from optbench.report.first_screen import NUM_SHOWN, first_screen
 from optbench.report.inline import content_policy, static_text
 from optbench.report.links import address, refuse_links
+from optbench.report.race_section import race_section
 from optbench.report.resize_section import resize_section
 from optbench.report.sections import sections
 from optbench.report.summary import write_summary
@@ -31,7 +33,7 @@ from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLES = ("page.css", "first_screen.css", "viewer.css", "live.css")
+_STYLES = ("page.css", "first_screen.css", "race.css", "viewer.css", "live.css")
 _SCRIPTS = ("page.js", "first_screen.js", "live.js")
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
@@ -96,7 +98,13 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "styles": styles,
         "runs_by_name": {run.name: run for run in sweep.runs},
         "counts": Counter(run.status for run in sweep.runs).most_common(),
-        "undone": [run for run in sweep.runs if run.row["status"] != "done"],
+        # What a race stopped is not unfinished.
+        "undone": [
+            run
+            for run in sweep.runs
+            if run.row["status"] != "done"
+            and (run.row["status"], run.row.get("race_phase")) != ("stopped", TUNE)
+        ],
         # As they are read and not as they are typed.
         "factors": {
             name: [analysis.short(name, value) for value in values]
@@ -104,6 +112,7 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         },
         "train_command": command_line("", "-m", "optimizer=adamw,lion"),
         "trainings": trainings,
+        "race": race_section(sweep),
         "resized": resize_section(sweep, styles, report_dir),
         "findings": findings,
         "metrics": findings.metrics,

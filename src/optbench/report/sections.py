@@ -19,6 +19,7 @@ class Section:
 # The order of the page and of its navigation alike. A section is there where the page's value of
 # the last name has content; "" for always.
 _SECTIONS = (
+    ("race", "The race", "race.html.j2", "race"),
     ("resized", "Resized LoRAs", "resized.html.j2", "resized"),
     ("pictures", "Images", "viewer.html.j2", "num_pictures"),
     ("reasons", "How sure is that?", "reasons.html.j2", "reasons"),

@@ -33,7 +33,15 @@ from optbench.analysis.race.design import (
 )
 from optbench.analysis.race.record import RaceRecord, RunPlace, read_race, write_race
 from optbench.analysis.race.results import read_results
-from optbench.analysis.race.verdict import ArmTuning, ArmVerdict, Fate, Look, RaceVerdict, Tried
+from optbench.analysis.race.verdict import (
+    ArmTuning,
+    ArmVerdict,
+    Fate,
+    Look,
+    RaceVerdict,
+    Tried,
+    tuning_of,
+)
 
 __all__ = [
     "ArmTuning",
@@ -65,6 +73,7 @@ __all__ = [
     "rung_epochs",
     "smallest_difference",
     "spent_by_arm",
+    "tuning_of",
     "verdicts",
     "what_more_buys",
     "write_race",

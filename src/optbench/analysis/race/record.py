@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from optbench.analysis.race.design import Axis, Point, RaceDesign
+from optbench.analysis.raced import RACE_NAME
 from optbench.storage import files
 
-RACE_NAME = "race.json"
 _SCHEMA = 1
 
 

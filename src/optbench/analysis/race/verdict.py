@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optbench.analysis.race.design import Point, Step
-from optbench.analysis.rates import Position
+from optbench.analysis.race.design import Point, RaceDesign, Step
+from optbench.analysis.rates import Position, Tuning
 from optbench.analysis.stats import Interval, TwoWay
 
 Finalist = tuple[str, Point]  # an arm at one of its points
@@ -135,3 +135,14 @@ class RaceVerdict:
     def tied(self) -> Sequence[ArmVerdict]:
         """The arms that are not shown to be worse than the one that leads."""
         return [arm for arm in self.arms if arm.standing == "tied"]
+
+
+def tuning_of(design: RaceDesign, tuning: ArmTuning) -> Tuning:
+    """Return how far a race tuned the rate of an arm, in the words of a ladder of whole runs."""
+    return Tuning(
+        num_rates=max(1, tuning.num_rates),
+        spacing=(design.ratio, design.ratio) if tuning.num_rates > 1 else None,
+        position=tuning.position,
+        is_best=True,
+        is_automatic=tuning.arm in design.rateless,
+    )
