@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 import pytest
 import yaml
 from PIL import Image
@@ -109,7 +111,8 @@ def test_a_phone_shows_the_goal_and_the_best_setting_at_once(phone: Any) -> None
     assert top_of(phone, ".fs-row:not(.fs-goal) img") < 700
     wide = phone.evaluate(
         "[...document.querySelectorAll('body *')].filter((part) =>"
-        " part.getBoundingClientRect().right > innerWidth + 1 && !part.closest('nav, .wide, .vg'))"
+        " part.getBoundingClientRect().right > innerWidth + 1"
+        " && !part.closest('nav, .wide, #viewer'))"
         ".map((part) => part.outerHTML.slice(0, 90))"
     )
     assert wide == []
@@ -191,6 +194,56 @@ def test_text_and_targets_are_large_enough_on_a_phone(phone: Any) -> None:
         ".map((part) => part.outerHTML.slice(0, 80))"
     )
     assert low == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_axe_finds_nothing_serious(
+    browser: Any, index: Path, scheme: str, size: tuple[int, int]
+) -> None:
+    source = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(index.as_uri())
+    page.get_by_role("button", name="Show all").click()
+    page.evaluate(f"{source.read_text(encoding='utf-8')};0")
+    result = page.evaluate("axe.run(document)")
+    assert "color-contrast" in [rule["id"] for rule in result["passes"]]
+    serious = [
+        (rule["id"], [node["html"][:120] for node in rule["nodes"][:3]])
+        for rule in result["violations"]
+        if rule["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+    context.close()
+
+
+def test_tables_group_seeds_filter_rows_and_hide_columns(browser: Any, tmp_path: Path) -> None:
+    runs = make_sweep(tmp_path / "s", Shape(num_optimizers=3, dims=(8, 16, 32)))
+    for run in runs:
+        # The same setting with a second seed.
+        again = tmp_path / "s" / f"{run.name}-seed2"
+        shutil.copytree(run.path, again)
+        config = yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))
+        files.write_atomic(again / "config.yaml", yaml.safe_dump(config | {"seed": 2}))
+    for page in opened(browser, build_report(tmp_path / "s"), DESK):
+        table = page.locator("#ranking table").first
+        body = table.locator("tbody tr:visible")
+        assert body.count() == 9
+        assert "mean of 2" in body.first.inner_text()
+        body.first.locator("button").click()
+        assert body.count() == 11
+        tools = page.locator("#ranking .table-tools").first
+        tools.get_by_label("one row per setting").uncheck()
+        assert body.count() == 18
+        tools.get_by_label("filter rows").fill("lion network.dim=16")
+        assert body.count() == 2
+        tools.get_by_text("Columns").click()
+        head = table.locator("thead th:visible")
+        before = head.count()
+        tools.get_by_label("training time").uncheck()
+        assert head.count() == before - 1
 
 
 def test_copies_of_training_images_carry_nothing_but_pixels(index: Path) -> None:

@@ -28,7 +28,13 @@ from optbench.analysis.rates import Rung, Tuning, rate_of, tunings
 from optbench.analysis.stats import Interval, TwoWay
 from optbench.errors import DamagedFileError, DatasetError, Problem
 
-COSTS = ("seconds_per_step", "seconds_total", "peak_memory_bytes", "lora_bytes")
+COSTS = (
+    "seconds_per_step",
+    "seconds_total",
+    "peak_memory_bytes",
+    "optimizer_state_bytes",
+    "lora_bytes",
+)
 
 Verdict = Literal[
     "no_result",  # no finished run

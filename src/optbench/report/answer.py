@@ -47,7 +47,8 @@ _SHORT_MEASURES: Mapping[str, str] = {
 }
 _COSTS: tuple[tuple[str, Callable[[float | None], str], str], ...] = (
     ("seconds_total", seconds_text, "of training"),
-    ("peak_memory_bytes", bytes_text, "of memory at its peak"),
+    ("peak_memory_bytes", bytes_text, "of GPU memory at its peak"),
+    ("optimizer_state_bytes", bytes_text, "of optimizer state"),
     ("lora_bytes", bytes_text, "as a file"),
 )
 _VALIDATE = "validate=default"
@@ -534,7 +535,9 @@ def _price(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
         # A number that is unknown is left out, and not put into words as a dash.
         costs = [f"{seconds_text(seconds[setting.label])} per step{beside}"]
         for name, text_of, words in _COSTS:
-            if (value := setting.medians.get(name)) is not None:
+            # Without a GPU it is the memory of a process that may have made all runs.
+            is_known = name != "peak_memory_bytes" or setting.has_gpu
+            if is_known and (value := setting.medians.get(name)) is not None:
                 costs.append(f"{text_of(value)} {words}")
         yield f"{setting.label}: {', '.join(costs)}."
 

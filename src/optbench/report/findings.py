@@ -31,6 +31,7 @@ _TEXT_COLUMNS = (
     "forgetting_text",
     "seconds_text",
     "memory_text",
+    "state_text",
     "file_text",
 )
 

@@ -67,8 +67,10 @@ class SettingRow:
     seeds: int
     seconds: float | None
     seconds_text: str
-    memory_bytes: float | None
+    memory_bytes: float | None  # at its peak; None without a GPU: the process's says nothing
     memory_text: str
+    state_bytes: float | None  # of the optimizer
+    state_text: str
     file_bytes: float | None
     file_text: str
     badges: tuple[str, ...]
@@ -86,10 +88,16 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
     for setting in standings.settings:
         against = setting.standing.against_best if setting.standing else None
         mean = setting.mean if setting.outcomes else None
-        seconds, memory, size = (
+        seconds, memory, state, size = (
             setting.medians.get(name)
-            for name in ("seconds_per_step", "peak_memory_bytes", "lora_bytes")
+            for name in (
+                "seconds_per_step",
+                "peak_memory_bytes",
+                "optimizer_state_bytes",
+                "lora_bytes",
+            )
         )
+        memory = memory if setting.has_gpu else None
         held_out, forgetting = (
             setting.medians.get(name) for name in ("validation_held_out", "validation_others")
         )
@@ -115,6 +123,8 @@ def setting_rows(standings: Standings, flagged: Collection[str] = ()) -> list[Se
                 seconds_text=seconds_text(seconds),
                 memory_bytes=memory,
                 memory_text=bytes_text(memory),
+                state_bytes=state,
+                state_text=bytes_text(state),
                 file_bytes=size,
                 file_text=bytes_text(size),
                 badges=tuple(
