@@ -6,10 +6,13 @@ import http.client
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from optbench.report import build_report
 from optbench.report.serve import ReportServer, site_of
+from tests.builders.fabricated_sweep import Shape, make_sweep
 from tests.builders.viewer_page import Viewer, chromium, needs_chromium
 
 TOKEN = "secret-of-the-test"
@@ -146,14 +149,17 @@ def test_sweeps_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert list(site_of(folders).sweeps) == ["demo", "demo-2"]
 
 
-@needs_chromium
-def test_a_served_report_works_as_one_opened_by_double_click(tmp_path: Path) -> None:
-    from optbench.report import build_report
-    from tests.builders.fabricated_sweep import Shape, make_sweep
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
 
+
+@needs_chromium
+def test_a_served_report_works_as_one_opened_by_double_click(browser: Any, tmp_path: Path) -> None:
     make_sweep(tmp_path / "demo", Shape())
     build_report(tmp_path / "demo", is_live=True)
-    with ReportServer(site_of([tmp_path / "demo"]), 0) as served, chromium() as browser:
+    with ReportServer(site_of([tmp_path / "demo"]), 0) as served:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
         viewer = Viewer(browser.new_page())
