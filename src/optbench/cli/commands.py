@@ -123,6 +123,18 @@ COMMANDS: dict[str, CommandInfo] = {
             ("A table of images", 'report runs/demo --sheet "rows=run,columns=epoch,prompt=a"'),
         ),
     ),
+    "share": CommandInfo(
+        module="optbench.cli.share",
+        line="a report as one HTML file with its images inside, and a PNG of them",
+        usage="RUNS_DIR [--training-images]",
+        about=(
+            "Writes the report of one sweep as one HTML file of a few MB that opens by double "
+            "click, and a PNG of the last epoch's images, into the folder `share` of the sweep. "
+            "Weights, tables and places on this machine stay out; so do training images, unless "
+            "--training-images asks for the few small ones that the page shows."
+        ),
+        examples=(("", "share runs/demo"),),
+    ),
     "render": CommandInfo(
         module="optbench.cli.render.command",
         line="images from finished LoRA files, as sheets: an X/Y/Z plot",

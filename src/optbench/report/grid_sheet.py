@@ -66,28 +66,34 @@ def draw_grid(sweep_dir: Path, view: str) -> Path:
         ConfigError: If the view names an axis or a value that is not there.
         DatasetError: If the sweep's folder cannot be used.
     """
-    report_dir = sweep_dir / "report"
-    refuse_links([report_dir])
-    plan = grid_plan(read_sweep(sweep_dir), view, report_dir=report_dir)
     name = re.sub(r"[^\w.=-]+", "_", view)[:100]
-    return write_sheet(report_dir / "grids" / f"{name}.png", plan).path
+    return write_grid(sweep_dir, view, sweep_dir / "report" / "grids" / f"{name}.png")
 
 
-def grid_plan(
-    sweep: SweepEvidence, view: str, *, report_dir: Path, first: Sequence[str] = ()
-) -> SheetPlan:
+def write_grid(sweep_dir: Path, view: str, target: Path) -> Path:
+    """Return `target`, a PNG that shows a view.
+
+    Raises:
+        ConfigError: If the view names an axis or a value that is not there.
+        DatasetError: If the sweep's folder cannot be used.
+    """
+    report_dir = sweep_dir / "report"
+    refuse_links([report_dir, target.parent])
+    return write_sheet(target, grid_plan(read_sweep(sweep_dir), view, report_dir=report_dir)).path
+
+
+def grid_plan(sweep: SweepEvidence, view: str, *, report_dir: Path) -> SheetPlan:
     """Return the sheet of a view.
 
     Args:
         sweep: The sweep.
         view: What is rows and columns, and one value for other axes: `rows=run,columns=seed`.
         report_dir: The report, whose headline the sheet carries.
-        first: Names of runs in the order of their rows; others follow.
 
     Raises:
         ConfigError: If the view names an axis or a value that is not there.
     """
-    images = _images(sweep, first)
+    images = _images(sweep)
     axes = _axes(sweep, images)
     choice = _read(view, axes)
     rows, columns = axes[choice.pop("rows")], axes[choice.pop("columns")]
@@ -130,7 +136,7 @@ def grid_plan(
     places = ", ".join(f"{axes[name].prefix or f'{name} '}{v}" for name, v in choice.items())
     some = next(iter(tiles.values()))
     return SheetPlan(
-        title=f"{sweep.path.resolve().name}: {rows.name} by {columns.name}, {places}".rstrip(", "),
+        title=", ".join(filter(None, [sweep.path.resolve().name, places])),
         text=summary.headline if summary else "",
         columns=tuple(columns.prefix + value for value in column_values),
         rows=tuple(lines),
@@ -139,9 +145,8 @@ def grid_plan(
     )
 
 
-def _images(sweep: SweepEvidence, first: Sequence[str]) -> list[_Image]:
-    places = {name: place for place, name in enumerate(first)}
-    runs = sorted(by_settings(sweep), key=lambda run: places.get(run.name, len(places)))
+def _images(sweep: SweepEvidence) -> list[_Image]:
+    runs = by_settings(sweep)
     order = {run.name: place for place, run in enumerate(runs)}
     images = [
         _Image(
