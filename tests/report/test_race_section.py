@@ -118,6 +118,8 @@ def test_what_was_stopped_stays_and_is_no_unfinished_run(whole: tuple[Path, Race
     page = write_page(whole[0]).read_text()
     assert "stopped at epoch 2 of 6" in page
     assert 'id="undone"' not in page
+    assert "to come" not in page
+    assert "Which optimizer?" in page
 
 
 def test_tuned_and_untuned_are_compared_after_as_many_epochs(

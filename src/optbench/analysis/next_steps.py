@@ -9,6 +9,7 @@ from typing import Any, Literal
 from optbench.analysis.comparisons import TRAINING, differing, known_records
 from optbench.analysis.frames import Frames
 from optbench.analysis.outcomes import OBJECTIVE, SPLITS
+from optbench.analysis.raced import is_stopped_by_race
 from optbench.analysis.rates import RATES, RankTrap, rank_trap
 from optbench.analysis.standings import BROKEN, DONE, Setting, Standings
 from optbench.analysis.superseded import superseded
@@ -62,7 +63,8 @@ class Untested:
 def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
     """Yield the runs to make next, the most useful first."""
     runs = frames.runs[frames.runs["kind"] == TRAINING]
-    rows = known_records(runs)
+    is_race = runs["race_phase"].notna().any()
+    rows = [row for row in known_records(runs) if not is_stopped_by_race(row)]
     statuses = {str(row["status"]) for row in rows}
     pace = _Pace(rows)
     stale = superseded(runs)
@@ -71,6 +73,8 @@ def next_steps(frames: Frames, standings: Standings) -> Iterator[NextStep]:
     if statuses - {DONE, *BROKEN}:
         num_left = sum(row["status"] not in (DONE, *BROKEN) for row in rows)
         yield NextStep(reason="unfinished", num_runs=num_left, seconds=pace.of(num_left))
+    if is_race:
+        return  # its own command continues it, and high rates diverge where a race tries them
     diverged = {str(row.get("optimizer")) for row in rows if row["status"] == "diverged"}
     adjustable = sorted(diverged & _takes_rates(rows))
     if adjustable:

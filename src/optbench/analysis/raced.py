@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from optbench.errors import DamagedFileError
 from optbench.storage import files
@@ -28,3 +29,11 @@ def race_phases(sweep_dir: Path) -> dict[str, RacePhase]:
         }
     except (DamagedFileError, OSError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def is_stopped_by_race(row: Mapping[str, Any]) -> bool:
+    """Return whether a run of the runs frame was stopped while its rate was tuned.
+
+    It is not unfinished: a race goes on with it or not, whatever a person does.
+    """
+    return row.get("status") == "stopped" and row.get("race_phase") == TUNE

@@ -12,6 +12,8 @@ from optbench.analysis.cautions import cautions
 from optbench.analysis.comparisons import Unlike
 from optbench.analysis.evidence import SweepEvidence
 from optbench.analysis.next_steps import untested, untuned
+from optbench.analysis.raced import is_stopped_by_race
+from optbench.analysis.rates import RATES
 from optbench.analysis.standings import BROKEN, DONE, Setting, Standings
 from optbench.analysis.stats import Interval, Strength
 from optbench.analysis.superseded import superseded
@@ -462,8 +464,8 @@ def _luck(standings: Standings) -> str:
 def _factor_by_factor(standings: Standings) -> Iterator[str]:
     """Yield what each varied setting did, every value of it at the best of all others."""
     for factor in standings.by_factor:
-        if len(factor.standings) < 2:
-            continue
+        if len(factor.standings) < 2 or (standings.raced and factor.factor in RATES):
+            continue  # rates of a race were tuned, and nobody asked which is best for all
         best, *others = factor.standings
         for other in others:
             gap = other.against_best
@@ -494,7 +496,11 @@ def _factor_by_factor(standings: Standings) -> Iterator[str]:
 
 
 def _left_out(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
-    unfinished = [run for run in trainings.runs if run.row["status"] not in (DONE, *BROKEN)]
+    unfinished = [
+        run
+        for run in trainings.runs
+        if run.row["status"] not in (DONE, *BROKEN) and not is_stopped_by_race(run.row)
+    ]
     if unfinished:
         yield (
             f"{len(unfinished)} of {times(len(trainings.runs), 'run')} "

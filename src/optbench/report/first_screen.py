@@ -9,6 +9,7 @@ from pathlib import Path
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
+from optbench.analysis.raced import is_stopped_by_race
 from optbench.analysis.standings import BROKEN, DONE, Setting, Standings, Verdict
 from optbench.metrics import METRICS
 from optbench.records import Cell
@@ -469,7 +470,10 @@ def _of_training_images(sweep: SweepEvidence) -> dict[str, float]:
 def _notices(sweep: SweepEvidence) -> Iterator[tuple[str, str]]:
     """Yield what the reader must know beside the verdict: what is missing, and where it is said."""
     failed = sum(run.row["status"] in BROKEN for run in sweep.runs)
-    to_come = sum(run.row["status"] not in (DONE, *BROKEN) for run in sweep.runs)
+    to_come = sum(
+        run.row["status"] not in (DONE, *BROKEN) and not is_stopped_by_race(run.row)
+        for run in sweep.runs
+    )
     if to_come:
         yield f"{to_come} of {times(len(sweep.runs), 'run')} to come", "undone"
     if failed:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from optbench import analysis
 from optbench.analysis import find_runs, no_runs
 from optbench.analysis.evidence import SweepEvidence, read_sweep
-from optbench.analysis.raced import TUNE
+from optbench.analysis.raced import is_stopped_by_race
 from optbench.report import REPORT_NAME, exports, provenance_section, sheets, tables
 from optbench.report.built import Build, building
 from optbench.report.charts import line
@@ -98,12 +98,10 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "styles": styles,
         "runs_by_name": {run.name: run for run in sweep.runs},
         "counts": Counter(run.status for run in sweep.runs).most_common(),
-        # What a race stopped is not unfinished.
         "undone": [
             run
             for run in sweep.runs
-            if run.row["status"] != "done"
-            and (run.row["status"], run.row.get("race_phase")) != ("stopped", TUNE)
+            if run.row["status"] != "done" and not is_stopped_by_race(run.row)
         ],
         # As they are read and not as they are typed.
         "factors": {
@@ -211,8 +209,9 @@ def _title(sweep: SweepEvidence) -> str:
     """Return the question the sweep asks, in plain words."""
     if not sweep.runs:
         return "No runs yet"
-    # The seed is no question, only a way to be surer of the others.
-    names = [name for name in sweep.factors if name != "seed"] or list(sweep.factors)
+    # The seed is no question, only a way to be surer of the others; nor is a rate that is tuned.
+    beside = {"seed"} if sweep.race is None else {"seed", sweep.race.rate_key}
+    names = [name for name in sweep.factors if name not in beside] or list(sweep.factors)
     if not names:
         return sweep.runs[0].label if len(sweep.runs) == 1 else "Runs with equal settings"
     listing = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

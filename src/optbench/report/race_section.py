@@ -95,6 +95,7 @@ class RaceSection:
     spent: str
     optimism: str
     is_widened: bool
+    confidence: str
 
 
 def race_section(sweep: SweepEvidence) -> RaceSection | None:
@@ -145,6 +146,7 @@ def _section(sweep: SweepEvidence, record: RaceRecord, verdict: RaceVerdict) -> 
         optimism=decimal_text(
             optimism(max((t.num_rates for t in verdict.tunings.values()), default=1)), 2
         ),
+        confidence=f"{100 * (1 - design.alpha):g} %",
         is_widened=any(tuning.num_widenings for tuning in verdict.tunings.values()),
     )
 
