@@ -40,9 +40,9 @@ def percent(hits: Sequence[bool]) -> str:
     return f"{share:.0f}" if share >= 10 or share == 0 else f"{share:.1f}"
 
 
-def main(num: int) -> None:
-    """Print the tables."""
-    print(f"Repeats: {num}\n\ntuning: epochs, regret in sigma (median, 90 %, highest)")
+def tuning(num: int) -> None:
+    """Print what rules of stopping cost, and how near they come to the best rate."""
+    print("\ntuning: epochs, regret in sigma (median, 90 %, highest)")
     designs = {
         "9 rates, a third goes on (the default)": DESIGN,
         "... without ties": dataclasses.replace(DESIGN, tie=0.0),
@@ -65,6 +65,10 @@ def main(num: int) -> None:
                 f"{regrets.max():.0f}"
             )
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def wide(num: int) -> None:
+    """Print what widening the bracket costs and helps."""
     print("\nbest rates up to a factor of 8 away, outside of the bracket: as above, widened %")
     for most in (0, 1, 2):
         design = dataclasses.replace(DESIGN, most_widenings=most)
@@ -76,6 +80,10 @@ def main(num: int) -> None:
             f"{percent([r.is_widened for r in results])} |",
             flush=True,
         )
+
+
+def whole(num: int) -> None:
+    """Print how often whole races err, and what they spend."""
     print(
         "\nwhole races: tuning epochs (of 54 an arm), runs of phase 2 (of all six seeds), "
         "false worse %, unfair worse %, right single winner %, best lost %"
@@ -88,7 +96,11 @@ def main(num: int) -> None:
         ("3 all equal", (0.0,) * 3, {"has_equal_curves": True}),
         ("12: 0, 8, then 10 to 50", (0.0, 8.0, *np.linspace(10, 50, 10)), {}),
     ):
-        print(row(name, gaps, repeat(gaps, max(20, num // 2), DESIGN, **options)), flush=True)
+        print(row(name, gaps, repeat(gaps, num, DESIGN, **options)), flush=True)
+
+
+def confirming(num: int) -> None:
+    """Print the same of phase 2 alone."""
     print("\nphase 2 alone, every arm at one rate, as above")
     for name, gaps in (
         ("12: leader 8 sigma ahead, the rest spread to 100", (0.0, *np.linspace(8, 100, 11))),
@@ -119,5 +131,9 @@ def row(name: str, gaps: Sequence[float], results: Sequence[Judged]) -> str:
     )
 
 
+TABLES = {table.__name__: table for table in (tuning, wide, whole, confirming)}
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    print(f"Repeats: {sys.argv[1] if len(sys.argv) > 1 else 400}")
+    for name in sys.argv[2:] or TABLES:
+        TABLES[name](int(sys.argv[1]) if len(sys.argv) > 1 else 400)
