@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from optbench.analysis.race import RaceVerdict, Step
+from optbench.analysis.race import RaceVerdict, Step, read_race
+from optbench.analysis.race.record import RACE_NAME
 from optbench.cli import plan as plan_command
 from optbench.cli.race import ending_lines, open_race
 from optbench.config.build import config_yaml
 from optbench.config.compose import SweepPlan, compose_runs
 from optbench.errors import ConfigError, MissingPackageError, Problem
 from optbench.launch import guard
-from optbench.launch.race import RaceOnDisk
-from optbench.storage import files, rundir
+from optbench.launch.race import RaceOnDisk, run_race
+from optbench.storage import disk, files, rundir
 from optbench.training.made_as import made_as
 from optbench.training.plan import RunPlan
 
@@ -135,9 +136,25 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pipeline:
 
 
 def race(*arguments: str) -> SweepPlan:
-    """Give the command of a race; return its plan."""
+    """Run a race with a launcher that composes nothing again; return its plan."""
     plan = compose_runs(arguments)
-    guard.launch(arguments, plan)
+    task = guard.RunTask(
+        plans=[],
+        sweep_dir=plan.sweep_dir,
+        needs_own_process=False,
+        command=("optbench", *arguments),
+        working_dir=str(Path.cwd()),
+        race=plan.race,
+    )
+
+    def launch(batch: list[list[str]], *, initial_job_idx: int) -> list[Any]:
+        assert [[*run.overrides] for run in task.plans] == batch
+        for run in task.plans:
+            guard.run_guarded(run, task.session)
+        return []
+
+    disk.make_folder(plan.sweep_dir)
+    run_race(task, launch)
     return plan
 
 
@@ -163,7 +180,7 @@ def folder(plan: SweepPlan) -> dict[str, bytes]:
     """Return what a race's folder holds, without what says when and by which process."""
     kept = {}
     for path in sorted(plan.sweep_dir.rglob("*")):
-        if path.is_file() and "lock" not in str(path.relative_to(plan.sweep_dir)):
+        if path.is_file() and path.parent.name != "claims":
             content = path.read_bytes()
             if path.name == "status.json":
                 record = json.loads(content)
@@ -213,6 +230,19 @@ def test_a_run_of_a_race_has_the_name_of_the_same_run_elsewhere() -> None:
     (same,) = compose_runs(typed).runs
     assert (run.name, run.changed_settings) == (same.name, same.changed_settings)
     assert run.config.train == same.config.train
+    # What a launcher on another machine is given makes the same run.
+    of_step = [word for word in run.overrides if not word.startswith(("sweep=", "race."))]
+    assert compose_runs(of_step).runs[0].name == same.name
+
+
+def test_hydra_launches_a_race(pipeline: Pipeline) -> None:
+    arguments = [*RACE, "optimizer=adamw", "race.rates=1:1:1", "race.confirm=2..2"]
+    plan = compose_runs(arguments)
+    guard.launch(arguments, plan)
+    calls = [(call.seed, call.first_epoch, call.until) for call in pipeline.calls]
+    assert calls[:3] == [(1234, 0, 1), (1234, 1, 2), (1234, 2, 6)]
+    assert verdict(plan).is_over
+    assert (plan.sweep_dir / "multirun.yaml").is_file()
 
 
 def test_a_race_that_is_over_trains_nothing_more(pipeline: Pipeline) -> None:
@@ -248,9 +278,13 @@ def test_killed_anywhere_it_goes_on_with_the_same_decisions(
     assert whole(pipeline.calls) == whole(calls)
     assert resumed.keys() == undisturbed.keys()
     for name, content in undisturbed.items():
-        # A config says its own folder, and multirun.yaml the command.
-        if not name.endswith(".yaml"):
+        # A config says its own folder, multirun.yaml and race.json the command.
+        if not name.endswith(".yaml") and name != RACE_NAME:
             assert resumed[name] == content, name
+    ours, theirs = (read_race(tmp_path / which / "race") for which in ("killed", "whole"))
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.design, ours.runs) == (theirs.design, theirs.runs)
 
 
 def test_a_decision_does_not_rest_on_what_was_lost(pipeline: Pipeline) -> None:

@@ -240,10 +240,12 @@ def _due(race: RaceOnDisk, *, workers: int) -> Sequence[Step]:
     race.design = dataclasses.replace(race.design, epoch_cost=costs)
     without_end = dataclasses.replace(race.design, budget=None, epoch_cost={})
     due = verdicts(without_end, race.results()).steps
+    rates = race.design.rates
+    middle = rates[len(rates) // 2]  # which no fitting leaves out
     steps = []
     for arm in race.unpriced:
         of_arm = [step for step in due if step.arm == arm]
-        steps += of_arm[len(of_arm) // 2 :][:1]  # its own rate, which no fitting leaves out
+        steps += sorted(of_arm, key=lambda step: abs(step.point.rate - middle))[:1]
     if not steps:
         # Those without a cost have no run that trained an epoch: they cost nothing more.
         costs |= dict.fromkeys(race.unpriced, 0.0)
