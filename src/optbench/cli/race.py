@@ -71,9 +71,10 @@ def print_race(console: Terminal, plan: SweepPlan, *, workers: int) -> None:
     for sentence in _budget_sentences(design, fitted, is_priced=not race.unpriced):
         console.print(sentence)
     verdict = race.verdict()
-    if race.runs:
+    begun = {(result.arm, result.point, result.seed) for result in race.results()}
+    if begun:
         console.print(
-            f"so far: {len(race.runs)} runs, {verdict.epochs_tuning:.0f} epochs of tuning and "
+            f"so far: {len(begun)} runs, {verdict.epochs_tuning:.0f} epochs of tuning and "
             f"{verdict.epochs_confirming:.0f} of fresh seeds"
         )
         for line in announcement(fitted, verdict.steps):

@@ -24,6 +24,7 @@ from optbench.analysis.race import (
     RunPlace,
     Step,
     fit_budget,
+    plan_race,
     read_race,
     read_results,
     verdicts,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 Launch = Callable[..., Sequence[Any]]  # Hydra's launcher: batches of overrides, the first's number
 _POLL_SECONDS = 5.0
 _AGAIN = ("failed", "out_of_memory", "skipped")  # what the same command tries once more
-_SECONDS = ("seconds_train", "seconds_save", "seconds_validate", "seconds_render")
 _SECONDS_PER_HOUR = 3600
 
 
@@ -98,7 +98,12 @@ class RaceOnDisk:
         return [arm for arm in design.arms if is_needed and arm not in design.epoch_cost]
 
     def hours(self, *, workers: int) -> dict[str, float] | None:
-        """Return the hours of an epoch of each arm, as far as anything tells; None: not of all."""
+        """Return the hours of an epoch of each arm, as far as anything tells; None: not of all.
+
+        Where the budget is in hours, those that it is counted in.
+        """
+        if self.design.unit == "hours" and not self.unpriced:
+            return dict(self.design.epoch_cost)
         measured = _measured_hours(self, self.design.arms, workers)
         hours = {
             arm: measured.get(arm) or _hours(self.plan, arm, workers) for arm in self.design.arms
@@ -301,13 +306,30 @@ def _is_blocked(race: RaceOnDisk, steps: Sequence[Step]) -> bool:
 
 def _hours(plan: RacePlan, arm: str, workers: int) -> float | None:
     """Return the hours of an arm's epoch by earlier runs, all workers busy; None: unknown."""
-    cells = [run for (of_arm, _), run in plan.cells.items() if of_arm == arm]
     seconds = [
-        cost.seconds / cost.num_epochs
-        for run in cells
-        if (cost := estimate(_without_images(run))).seconds is not None
+        seconds
+        for (of_arm, _), run in plan.cells.items()
+        if of_arm == arm and (seconds := _epoch_seconds(run, plan.design)) is not None
     ]
     return statistics.fmean(seconds) / _SECONDS_PER_HOUR / workers if seconds else None
+
+
+def _epoch_seconds(run: RunPlan, design: RaceDesign) -> float | None:
+    """Return the seconds of an epoch, with its part of the validations; None: unknown."""
+    whole = _without_images(run)
+    every = dataclasses.replace(whole.config.validate, every_n_epochs=1)
+    each = dataclasses.replace(whole, config=dataclasses.replace(whole.config, validate=every))
+    cost, dense = estimate(whole), estimate(each)
+    if cost.seconds is None or dense.seconds is None:
+        return None
+    validation = (dense.seconds - cost.seconds) / max(1, cost.num_epochs - 1)
+    return (cost.seconds - validation) / cost.num_epochs + validation * _validations(design)
+
+
+def _validations(design: RaceDesign) -> float:
+    """Return how often a race validates for each epoch it trains: at every rung."""
+    rows = [row for row in plan_race(design).rows if row.is_certain]
+    return sum(row.num_runs for row in rows) / sum(row.num_epochs for row in rows)
 
 
 def _image_hours(plan: RacePlan, workers: int) -> float:
@@ -336,6 +358,14 @@ def _measured_hours(race: RaceOnDisk, arms: Sequence[str], workers: int) -> Mapp
             for row in files.readable_rows(RunDir(race.sweep_dir / name).epochs_path)[0]
         ]
         if rows:
-            seconds = sum(float(row.get(part) or 0.0) for row in rows for part in _SECONDS)
-            hours[arm] = seconds / len(rows) / _SECONDS_PER_HOUR / workers
+            training = [_sum(row, ("seconds_train", "seconds_save")) for row in rows]
+            validations = [v for row in rows if (v := _sum(row, ("seconds_validate",))) > 0]
+            seconds = statistics.fmean(training)
+            if validations:
+                seconds += statistics.median(validations) * _validations(race.design)
+            hours[arm] = seconds / _SECONDS_PER_HOUR / workers
     return hours
+
+
+def _sum(row: files.Row, names: Sequence[str]) -> float:
+    return sum(float(row.get(name) or 0.0) for name in names)
