@@ -99,9 +99,10 @@ bench: .venv/stamp-dev ## Measure speed; prints and asserts nothing
 	@for file in tests/benchmarks/*.py; do $(PYTHON) "$$file"; done
 
 .PHONY: docs
-docs: .venv/stamp-dev ## Make docs/optimizers.md and docs/kohya-names.md from recipes, figures and options
+docs: .venv/stamp-dev ## Make the pages of docs/ that come from recipes, figures and other trainers' options
 	@$(PYTHON) tests/benchmarks/optimizer_costs.py --page
 	@$(PYTHON) -m tools.kohya_names
+	@$(PYTHON) -m tools.coming_from
 
 .PHONY: wheel-smoke
 wheel-smoke: .venv/stamp-dev ## Build a wheel, install it apart, use it from an empty folder

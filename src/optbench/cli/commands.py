@@ -236,10 +236,17 @@ COMMANDS: dict[str, CommandInfo] = {
     ),
     "export": CommandInfo(
         module="optbench.cli.trainers.export_command",
-        line="a run -> a script for kohya's trainer",
-        usage="RUN_DIR",
-        about="Prints a shell script that trains the same LoRA with kohya's sd-scripts.",
-        examples=(("", "export runs/single/RUN > train.sh"),),
+        line="a run -> a script for another trainer",
+        usage="RUN_DIR [--for=kohya|musubi|onetrainer|ai-toolkit|simpletuner|diffusers]",
+        about=(
+            "Prints a shell script that trains the same LoRA with another trainer (without --for: "
+            "kohya's sd-scripts): it writes the files that trainer takes, and starts it. What it "
+            "cannot express is said in comments on top."
+        ),
+        examples=(
+            ("", "export runs/single/RUN > train.sh"),
+            ("OneTrainer", "export runs/single/RUN --for=onetrainer > train.sh"),
+        ),
     ),
     "doctor": CommandInfo(
         module="optbench.cli.doctor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from optbench.data.rules import Findings
 from optbench.errors import ConfigError
 from optbench.storage import resources
 from tests.builders.kohya import config_of, runnable, tree_of
+from tools import coming_from
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "configs"
@@ -152,6 +154,57 @@ def test_the_command_prints_a_command_or_a_sweep(
     assert import_command.main(["--nonsense"]) == 2
 
 
+# What nobody writes on purpose, for options of any type.
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    3.5,
+    "",
+    "x",
+    "1e-4",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[1, 2]],
+    "512",
+    float("inf"),
+]
+OPENING: dict[str, dict[str, Any]] = {
+    "onetrainer": {"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15"},
+    "simpletuner": {"model_family": "sdxl"},
+    "peft": {"peft_type": "LORA"},
+}
+
+
+@given(st.data())
+def test_any_values_are_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    trainer = data.draw(st.sampled_from([*OPENING, "ai-toolkit"]))
+    names = data.draw(st.lists(st.sampled_from(sorted(table(trainer))), max_size=8))
+    tree: dict[str, Any] = {}
+    for name in names:
+        *parents, last = name.split(".")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                break
+        else:
+            inner[last] = data.draw(st.sampled_from(ODD))
+    tree |= OPENING.get(trainer, {})
+    if trainer == "ai-toolkit":
+        sets = tree.pop("datasets", {})
+        tree = {"config": {"process": [tree | ({"datasets": [sets]} if sets else {})]}}
+    path = tmp_path_factory.mktemp("odd") / "x.json"
+    path.write_text(json.dumps(tree))
+    with contextlib.suppress(ConfigError):  # words; anything else is a fault
+        assert len(formats.convert([formats.read(path)])) == 1
+
+
 # --- the tables ---
 
 
@@ -165,6 +218,11 @@ def test_a_table_has_every_option_of_the_trainer(name: str) -> None:
         assert option.meaning
         assert option.how in ("same", "read", "unneeded", "missing")
         assert option.remark or option.how != "unneeded", option.name
+
+
+def test_the_page_for_people_is_made_from_the_tables() -> None:
+    assert coming_from.PAGE.read_text(encoding="utf-8") == coming_from.page(), "type make docs"
+    assert set(coming_from.SECTIONS) == set(READ_AT)
 
 
 def test_every_table_says_what_it_was_read_at() -> None:

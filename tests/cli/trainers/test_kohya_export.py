@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from optbench.cli.trainers import export_command
+from optbench.cli.trainers.exported import Exported
 from optbench.cli.trainers.kohya import option_names
-from optbench.cli.trainers.kohya.export_script import Exported, export
+from optbench.cli.trainers.kohya.export_script import export
 from optbench.cli.trainers.kohya.import_script import convert
 from optbench.cli.trainers.kohya.read_script import read_training
 from optbench.cli.trainers.options import options

@@ -1,9 +1,12 @@
-"""ai-toolkit's jobs as settings of ours."""
+"""ai-toolkit's jobs: from there and to there."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from optbench.cli.trainers.exported import Exported, Run
 from optbench.cli.trainers.folders import ImageFolder
 from optbench.cli.trainers.imported import Imported
 from optbench.cli.trainers.trees import Training, TreeTranslation
@@ -322,3 +325,191 @@ class _AiToolkit(TreeTranslation):
             if item.get("prompt")
         ]
         self._set_prompts(list(dict.fromkeys(prompts)), "")
+
+
+def export(run: Run) -> Exported:
+    """Return a script with one job that starts ai-toolkit."""
+    process = {
+        "type": "sd_trainer",
+        "training_folder": "output",
+        "network": _exported_network(run),
+        "save": _exported_save(run),
+        "datasets": _exported_datasets(run),
+        "train": _exported_train(run),
+        "model": _exported_model(run),
+        "sample": _exported_samples(run),
+    }
+    run.say_base()
+    run.say_unless()
+    run.lost.append(f"seed={run.get('seed')}: there is no such option there")
+    job = {"job": "extension", "config": {"name": run.name, "process": [process]}}
+    return run.script(
+        "ai-toolkit", {"optbench.yaml": OmegaConf.to_yaml(job)}, ["python run.py optbench.yaml"]
+    )
+
+
+def _exported_network(run: Run) -> dict[str, Any]:
+    network = run.get("network")
+    run.lost.append("there the timestep's linear layers of the unet get a LoRA, too")
+    if network["dora"]:
+        run.lost.append("network.dora=true: no such setting there")
+    written: dict[str, Any] = {
+        "type": "lora",
+        "linear": network["dim"],
+        "linear_alpha": float(network["alpha"]),
+    }
+    if network["conv_dim"] is not None:
+        written |= {
+            "conv": network["conv_dim"],
+            "conv_alpha": float(network["conv_alpha"] or 1),
+        }
+    if network["dropout"]:
+        written["dropout"] = network["dropout"]
+    if network["weights"]:
+        written["pretrained_lora_path"] = str(network["weights"])
+    return written
+
+
+def _exported_save(run: Run) -> dict[str, Any]:
+    names = {"float": "float32", "fp16": "float16", "bf16": "bf16"}
+    return {"dtype": names[run.get("train.save_precision")]}
+
+
+def _exported_datasets(run: Run) -> list[dict[str, Any]]:
+    dataset = run.get("dataset")
+    width, height = dataset["resolution"]
+    side = round((width * height) ** 0.5)
+    if width != height:
+        run.lost.append(f"dataset.resolution={width},{height}: a square of its area there")
+    if dataset["keep_tokens"] and dataset["shuffle_caption"]:
+        run.lost.append(
+            f"dataset.keep_tokens={dataset['keep_tokens']}: tags are shuffled all together there"
+        )
+    if dataset["flip_aug"]:
+        run.lost.append("dataset.flip_aug=true: adds a mirrored copy of every image there")
+    if dataset["caption_prefix"]:
+        run.lost.append(
+            f"dataset.caption_prefix={dataset['caption_prefix']}: write it into captions"
+        )
+    run.lost.append("buckets: that trainer chooses among shapes of its own")
+    return [
+        {
+            "folder_path": folder.path,
+            "num_repeats": folder.repeats,
+            "is_reg": folder.is_regularization,
+            "caption_ext": dataset["caption_extension"].removeprefix("."),
+            "caption_dropout_rate": dataset["caption_dropout_rate"],
+            "token_dropout_rate": dataset["caption_tag_dropout_rate"],
+            "shuffle_tokens": dataset["shuffle_caption"],
+            "keep_tokens": dataset["keep_tokens"],
+            "resolution": [side],
+            "buckets": dataset["enable_bucket"],
+            "flip_x": dataset["flip_aug"],
+            "random_crop": dataset["random_crop"],
+            **({"default_caption": folder.class_words} if folder.class_words else {}),
+        }
+        for folder in run.folders()
+    ]
+
+
+def _exported_train(run: Run) -> dict[str, Any]:
+    train, loss, network = run.get("train"), run.get("loss"), run.get("network")
+    unet, text, lr = run.rates
+    name, ours = run.optimizer("ai-toolkit")
+    arguments = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in ours.items()
+        if key not in ("fused", "eps")
+    }
+    if "eps" in ours and ours["eps"] != 1e-6:
+        run.lost.append(f"optimizer.args.eps={ours['eps']}: 1e-06 there, whatever is given")
+    if train["clip_skip"] != 1 and run.get("base.family") != "sdxl":
+        run.lost.append(f"train.clip_skip={train['clip_skip']}: the last layer there")
+    kinds = {ours: theirs for theirs, ours in _LOSSES.items()}
+    if loss["loss_type"] not in kinds:
+        run.lost.append(f"loss.loss_type={loss['loss_type']}: mse is written")
+    for key in ("debiased_estimation_loss", "zero_terminal_snr"):
+        if loss[key]:
+            run.lost.append(f"loss.{key}=true: no such setting there")
+    dtypes = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+    written: dict[str, Any] = {
+        "steps": run.steps("ai-toolkit"),
+        "batch_size": train["batch_size"],
+        "gradient_accumulation": train["gradient_accumulation"],
+        "train_unet": network["train_unet"],
+        "train_text_encoder": network["train_text_encoder"],
+        "gradient_checkpointing": train["gradient_checkpointing"],
+        "noise_scheduler": "ddpm",
+        "optimizer": name,
+        "optimizer_params": arguments,
+        "lr": lr,
+        "unet_lr": unet,
+        "text_encoder_lr": text,
+        "dtype": dtypes[train["mixed_precision"]],
+        "max_grad_norm": train["max_grad_norm"],
+        "loss_type": kinds.get(loss["loss_type"], "mse"),
+        "noise_offset": float(loss["noise_offset"] or 0),
+        "reg_weight": float(loss["prior_loss_weight"]),
+        "max_denoising_steps": _TIMESTEPS - 1 - loss["min_timestep"],
+        "min_denoising_steps": _TIMESTEPS - (loss["max_timestep"] or _TIMESTEPS),
+        **_exported_schedule(run),
+    }
+    if loss["min_snr_gamma"]:
+        written["min_snr_gamma"] = loss["min_snr_gamma"]
+    return written
+
+
+def _exported_schedule(run: Run) -> dict[str, Any]:
+    schedule, lr = run.get("lr_scheduler"), run.rates[2]
+    kind, warmup = schedule["name"], schedule["warmup_steps"]
+    if kind == "constant_with_warmup":
+        updates = warmup if warmup >= 1 else int(warmup * run.steps("ai-toolkit"))
+        return {
+            "lr_scheduler": kind,
+            "lr_scheduler_params": {"num_warmup_steps": int(updates)},
+        }
+    if warmup:
+        run.lost.append(f"lr_scheduler.warmup_steps={warmup}: {kind} has no warm-up there")
+    if kind in ("constant", "cosine"):
+        return {"lr_scheduler": kind}
+    if kind == "linear":
+        factors = {"start_factor": 1.0, "end_factor": 0.0}
+        return {"lr_scheduler": kind, "lr_scheduler_params": factors}
+    if kind == "cosine_with_min_lr" and schedule["num_cycles"] == 1:
+        last = schedule["min_lr_ratio"] * lr
+        return {"lr_scheduler": "cosine", "lr_scheduler_params": {"eta_min": last}}
+    run.lost.append(f"lr_scheduler={kind}: no such schedule there; constant is written")
+    return {"lr_scheduler": "constant"}
+
+
+def _exported_model(run: Run) -> dict[str, Any]:
+    base = run.get("base")
+    written: dict[str, Any] = {
+        "name_or_path": str(base["path"]),
+        "arch": {"sd15": "sd1"}.get(base["family"], base["family"]),
+        "is_v_pred": bool(base["v_parameterization"]),
+    }
+    if base["v_parameterization"] is None and base["family"] != "sd15":
+        run.lost.append(
+            "base.v_parameterization=null: write is_v_pred: true if the base predicts v"
+        )
+    return written | ({"vae_path": str(base["vae"])} if base["vae"] else {})
+
+
+def _exported_samples(run: Run) -> dict[str, Any]:
+    render = run.get("render")
+    return {
+        "sampler": "ddpm",
+        "samples": [
+            {
+                "prompt": prompt["text"],
+                "neg": prompt["negative"],
+                "width": prompt["width"],
+                "height": prompt["height"],
+                "seed": prompt["seed"] % 2**32,
+            }
+            for prompt in run.prompts()
+        ],
+        "guidance_scale": render["cfg_scale"],
+        "sample_steps": render["steps"],
+    }

@@ -73,6 +73,7 @@ class _DiffusionPipe(TreeTranslation):
         )
         if isinstance(largest, list):
             self._set("dataset.resolution", [int(side) for side in largest], *self.given)
+            self._side = int(max(largest))
         else:
             self._square(float(largest))
         is_on = bool(self._one_of("enable_ar_bucket"))

@@ -222,13 +222,29 @@ def convert(documents: Sequence[Document]) -> list[Imported]:
         raise ConfigError(*problems)
     peft_files = [document for document in trainings if document.kind == "peft"]
     others = [document for document in trainings if document.kind != "peft"]
-    imported = [_CONVERTERS[document.kind](document, data) for document in others]
+    imported = [_converted(document, data, _CONVERTERS[document.kind]) for document in others]
     if peft_files:
-        settings: dict[str, Any] = {}
-        for document in peft_files:
-            settings |= document.content
-        imported.append(peft.convert(Training("peft", peft_files[0].path, settings)))
+        imported.append(_converted(peft_files[0], peft_files, _peft))
     return imported
+
+
+def _converted(
+    document: Document,
+    data: Sequence[Document],
+    converter: Callable[[Document, Sequence[Document]], Imported],
+) -> Imported:
+    """Return what a file means; values of a shape that its trainer could not read are refused."""
+    try:
+        return converter(document, data)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            Problem(
+                str(document.path),
+                f"a value of another shape than is read there ({type(error).__name__}: {error})",
+                "a file that its trainer reads",
+                f"start it there once, and correct {document.path.name}",
+            )
+        ) from error
 
 
 def _kohya(document: Document, data: Sequence[Document]) -> Imported:
@@ -325,6 +341,13 @@ def _diffusion_pipe(document: Document, data: Sequence[Document]) -> Imported:
         shared = {key: value for key, value in content.items() if key != "directory"}
         sets += [{**shared, **one} for one in content["directory"]]
     return diffusion_pipe.convert(Training("diffusion-pipe", document.path, settings, sets))
+
+
+def _peft(document: Document, files: Sequence[Document]) -> Imported:
+    settings: dict[str, Any] = {}
+    for one in files:
+        settings |= one.content
+    return peft.convert(Training("peft", document.path, settings))
 
 
 def _lora_file(document: Document, data: Sequence[Document]) -> Imported:

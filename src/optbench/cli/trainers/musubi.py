@@ -1,18 +1,23 @@
-"""musubi-tuner's command lines and TOML files as settings of ours.
+"""musubi-tuner's command lines and TOML files: from there and to there.
 
 Its families cannot be trained here yet, so the base is refused by name and all else is translated.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from optbench.cli.trainers.exported import Exported, Run
 from optbench.cli.trainers.folders import ImageFolder
 from optbench.cli.trainers.imported import Imported, literal, pairs
-from optbench.cli.trainers.kohya.option_names import RECIPES
+from optbench.cli.trainers.kohya.option_names import RECIPES, SPELLED
 from optbench.cli.trainers.trees import Training, TreeTranslation
+from optbench.optim.schedules import settings_in_use
 
 _PROGRAM = re.compile(r"(.+?)_train(_network)?(_self_flow)?(\.py)?$")
 _SCHEDULES = {
@@ -81,6 +86,7 @@ class _Musubi(TreeTranslation):
         size: Any = self._one_of("resolution")
         sides = [int(side) for side in (size if isinstance(size, list) else [size, size])]
         self._set("dataset.resolution", sides, *self.given)
+        self._side = max(sides)
         is_on = bool(self._one_of("enable_bucket"))
         self._buckets(64, enabled=is_on, upscale=not self._one_of("bucket_no_upscale"))
         suffix = self._one_of("caption_extension")
@@ -99,7 +105,9 @@ class _Musubi(TreeTranslation):
             self._set("train.epochs", args["max_train_steps"], "max_train_steps")
         self._same("gradient_accumulation_steps", "gradient_checkpointing", "max_grad_norm")
         self._set("train.mixed_precision", args["mixed_precision"] or "no", "mixed_precision")
-        self._set("train.save_precision", _FILES[args["save_precision"]], "save_precision")
+        self._set(
+            "train.save_precision", _FILES.get(args["save_precision"], "bf16"), "save_precision"
+        )
 
     def _lora(self) -> None:
         args = self.args
@@ -162,3 +170,131 @@ class _Musubi(TreeTranslation):
         if name == "polynomial":
             values["min_lr_ratio"] = _SMALLEST_POLYNOMIAL_RATE / float(args["learning_rate"])
         self._set_schedule(name, values, *names)
+
+
+def export(run: Run) -> Exported:
+    """Return a script with the data sets that starts musubi-tuner, for a family that it has.
+
+    It has none of ours, so the program and its model files are variables that the user gives.
+    """
+    family = run.get("base.family")
+    run.lost.append(
+        f"base={family}: musubi-tuner does not train it; PROGRAM, DIT and NETWORK say which of its "
+        "families is trained instead, and rates may need to be others there"
+    )
+    run.say_base()
+    run.say_unless("network.rank_dropout", "network.module_dropout", "network.scale_weight_norms")
+    if run.get("network.conv_dim") is not None:
+        run.lost.append("network.conv_dim: no LoRA of convolutions there")
+    if run.get("network.train_text_encoder"):
+        run.lost.append("network.train_text_encoder=true: no LoRA of text encoders there")
+    for key in ("min_snr_gamma", "noise_offset", "debiased_estimation_loss", "zero_terminal_snr"):
+        if run.get(f"loss.{key}"):
+            run.lost.append(f"loss.{key}={run.get(f'loss.{key}')}: flow models have none")
+    words = [shlex.quote(word) for word in _exported_words(run)]
+    command = [
+        "accelerate launch --num_cpu_threads_per_process 1 \\",
+        '  "${PROGRAM:?for instance zimage_train_network.py}" \\',
+        '  --dit "${DIT:?the model file}" --network_module "${NETWORK:?networks.lora_zimage}" \\',
+        "  " + " \\\n  ".join(words),
+    ]
+    return run.script("musubi-tuner", {"optbench-data.toml": _exported_data(run)}, command)
+
+
+def _exported_words(run: Run) -> Iterator[str]:
+    train, network, optimizer = run.get("train"), run.get("network"), run.get("optimizer")
+    unet, _, lr = run.rates
+    yield "--dataset_config=optbench-data.toml"
+    if train["max_steps"] is None:
+        yield f"--max_train_epochs={train['epochs']}"
+    else:
+        yield f"--max_train_steps={min(train['max_steps'], run.total_steps or train['max_steps'])}"
+    yield f"--gradient_accumulation_steps={train['gradient_accumulation']}"
+    yield f"--mixed_precision={train['mixed_precision']}"
+    yield f"--save_precision={train['save_precision']}"
+    yield f"--max_grad_norm={train['max_grad_norm']}"
+    yield f"--seed={run.get('seed') % 2**32}"
+    if train["gradient_checkpointing"]:
+        yield "--gradient_checkpointing"
+    yield f"--network_dim={network['dim']}"
+    yield f"--network_alpha={network['alpha']}"
+    if network["dropout"]:
+        yield f"--network_dropout={network['dropout']}"
+    if network["scale_weight_norms"]:
+        yield f"--scale_weight_norms={network['scale_weight_norms']}"
+    if network["weights"]:
+        yield f"--network_weights={network['weights']}"
+    dropouts = [
+        f"{key}={network[key]}" for key in ("rank_dropout", "module_dropout") if network[key]
+    ]
+    if dropouts:
+        yield from ("--network_args", *dropouts)
+    if unet != lr:
+        run.lost.append(f"optimizer.unet_lr={unet:g}: the one rate there")
+    kind = SPELLED.get(optimizer["name"], optimizer["_target_"])
+    arguments = {key: value for key, value in optimizer["args"].items() if key != "fused"}
+    # Only AdamW, its 8-bit form and Adafactor have short names there; others by their class.
+    short = kind if kind in ("AdamW", "AdamW8bit", "Adafactor") else optimizer["_target_"]
+    yield f"--optimizer_type={short}"
+    yield f"--learning_rate={unet!r}"
+    if arguments:
+        yield "--optimizer_args"
+        yield from (f"{key}={value!r}".replace(" ", "") for key, value in arguments.items())
+    yield from _exported_schedule(run)
+    yield from ("--sdpa", "--save_every_n_epochs=1", "--output_dir=.", f"--output_name={run.name}")
+
+
+def _exported_schedule(run: Run) -> Iterator[str]:
+    schedule = run.get("lr_scheduler")
+    kind = schedule["name"]
+    if kind == "adafactor":
+        return
+    if kind not in _SCHEDULES:
+        run.lost.append(f"lr_scheduler={kind}: no such schedule there; constant is written")
+        yield "--lr_scheduler=constant"
+        return
+    yield f"--lr_scheduler={kind}"
+    names = {
+        "warmup_steps": "lr_warmup_steps",
+        "num_cycles": "lr_scheduler_num_cycles",
+        "power": "lr_scheduler_power",
+        "min_lr_ratio": "lr_scheduler_min_lr_ratio",
+        "timescale": "lr_scheduler_timescale",
+        "decay_steps": "lr_decay_steps",
+    }
+    for key in settings_in_use(kind):
+        value = schedule[key]
+        if key == "timescale" and value is not None and value < 1:
+            run.lost.append(f"lr_scheduler.timescale={value}: steps there; left out")
+        elif key == "min_lr_ratio" and kind == "polynomial":
+            run.lost.append(f"lr_scheduler.min_lr_ratio={value}: the last rate is 1e-07 there")
+        elif value is not None:
+            whole = float(value).is_integer() and key not in ("power", "min_lr_ratio")
+            yield f"--{names[key]}={int(value) if whole else value}"
+
+
+def _exported_data(run: Run) -> str:
+    dataset = run.get("dataset")
+    lines = [
+        "[general]",
+        f"resolution = {list(dataset['resolution'])}",
+        f"caption_extension = {json.dumps(dataset['caption_extension'])}",
+        f"batch_size = {run.get('train.batch_size')}",
+        f"enable_bucket = {str(dataset['enable_bucket']).lower()}",
+        f"bucket_no_upscale = {str(dataset['bucket_no_upscale']).lower()}",
+    ]
+    for key in ("shuffle_caption", "caption_dropout_rate", "caption_tag_dropout_rate", "flip_aug"):
+        if dataset[key]:
+            run.lost.append(f"dataset.{key}={dataset[key]}: no such setting there")
+    for number, folder in enumerate(run.folders()):
+        if folder.is_regularization:
+            run.lost.append(f"{folder.path}: no class images there; left out")
+            continue
+        lines += [
+            "",
+            "[[datasets]]",
+            f"image_directory = {json.dumps(folder.path)}",
+            f"cache_directory = {json.dumps(f'cache/{run.name}/{number}')}",
+            f"num_repeats = {folder.repeats}",
+        ]
+    return "\n".join(lines) + "\n"

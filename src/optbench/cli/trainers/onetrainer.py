@@ -1,15 +1,19 @@
-"""OneTrainer's configurations and presets, with their concepts and samples, as settings of ours."""
+"""OneTrainer's configurations and presets, with concepts and samples: from there and to there."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from optbench.cli.trainers.exported import Exported, Run
 from optbench.cli.trainers.folders import ImageFolder
 from optbench.cli.trainers.imported import Imported
 from optbench.cli.trainers.optimizers import optimizers
 from optbench.cli.trainers.trees import Training, TreeTranslation
+from optbench.schema import PIECE_TOKENS
 
 _PRECISIONS = {"FLOAT_32": "no", "TFLOAT_32": "no", "FLOAT_16": "fp16", "BFLOAT_16": "bf16"}
 _SCHEDULES = {
@@ -22,6 +26,13 @@ _SCHEDULES = {
     "ADAFACTOR": "adafactor",
 }
 _TIMESTEPS = 1000
+_FAMILIES = {
+    "sd15": "STABLE_DIFFUSION_15",
+    "sd2": "STABLE_DIFFUSION_21",
+    "sdxl": "STABLE_DIFFUSION_XL_10_BASE",
+}
+_FILES = {"float": "FLOAT_32", "fp16": "FLOAT_16", "bf16": "BFLOAT_16"}
+_VERSION, _CONCEPT_VERSION = 11, 2  # of the files' layout, without which it would be migrated
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -73,6 +84,7 @@ class _OneTrainer(TreeTranslation):
         width, _, height = sides[0].strip().partition("x")
         if height:
             self._set("dataset.resolution", [int(width), int(height)], "resolution")
+            self._side = max(int(width), int(height))
         else:
             self._square(float(width))
         self._buckets(64, enabled=self.args["aspect_ratio_bucketing"])
@@ -371,3 +383,230 @@ class _OneTrainer(TreeTranslation):
             if isinstance(one, Mapping) and one.get("enabled", True) and one.get("prompt")
         ]
         self._set_prompts(list(dict.fromkeys(prompts)), "")
+
+
+def export(run: Run) -> Exported:
+    """Return a script that starts OneTrainer; its one file has concepts and samples in it."""
+    config = {
+        "__version": _VERSION,
+        "training_method": "LORA",
+        "model_type": _FAMILIES[run.get("base.family")],
+        "base_model_name": str(run.get("base.path")),
+        "output_model_destination": f"models/{run.name}.safetensors",
+        "output_model_format": "KOHYA_LORA",
+        "save_every": 1,
+        "save_every_unit": "EPOCH",
+        **_exported_model(run),
+        **_exported_training(run),
+        **_exported_loss(run),
+        **_exported_optimizer(run),
+        "concepts": _exported_concepts(run),
+        "samples": [
+            {
+                "prompt": prompt["text"],
+                "negative_prompt": prompt["negative"],
+                "width": prompt["width"],
+                "height": prompt["height"],
+                "seed": prompt["seed"] % 2**31,
+                "diffusion_steps": run.get("render.steps"),
+                "cfg_scale": run.get("render.cfg_scale"),
+            }
+            for prompt in run.prompts()
+        ],
+        "sample_after": 1,
+        "sample_after_unit": "EPOCH",
+    }
+    run.say_base()
+    run.say_unless()
+    run.lost.append(f"seed={run.get('seed')}: there is no such option there")
+    return run.script(
+        "OneTrainer",
+        {"optbench.json": json.dumps(config, indent=1)},
+        ["python scripts/train.py --config-path optbench.json"],
+    )
+
+
+def _exported_model(run: Run) -> dict[str, Any]:
+    network, base = run.get("network"), run.get("base")
+    unet, text, lr = run.rates
+    del lr
+    train_text = network["train_text_encoder"]
+    skip = run.get("train.clip_skip") - 1
+    parts: dict[str, Any] = {
+        "unet": {
+            "train": network["train_unet"],
+            "learning_rate": unet,
+            "gradient_checkpointing": run.get("train.gradient_checkpointing"),
+        },
+        "text_encoder": {"train": train_text, "learning_rate": text},
+    }
+    if base["family"] == "sdxl":
+        parts["text_encoder_2"] = dict(parts["text_encoder"])
+    else:
+        parts["text_encoder_layer_skip"] = skip
+    if base["vae"]:
+        parts["vae"] = {"model_name": str(base["vae"])}
+    if base["v_parameterization"] is not None:
+        name = "force_v_prediction" if base["v_parameterization"] else "force_epsilon_prediction"
+        parts[name] = True
+    conv = (network["conv_dim"], network["conv_alpha"])
+    is_full = conv == (network["dim"], network["alpha"])
+    if conv[0] is not None and not is_full:
+        run.lost.append(
+            f"network.conv_dim={conv[0]}: 3x3 convolutions have the other layers' rank and alpha "
+            "there, or no LoRA; none is written"
+        )
+    elif is_full:
+        run.lost.append(
+            "layer_filter_preset=full: there the first and last convolution and the timestep's "
+            "layers get a LoRA, too"
+        )
+    if network["weights"]:
+        parts["lora_model_name"] = str(Path(network["weights"]).absolute())
+    return {
+        **parts,
+        "peft_type": "LORA",
+        "lora_rank": network["dim"],
+        "lora_alpha": float(network["alpha"]),
+        "lora_decompose": network["dora"],
+        "lora_decompose_output_axis": False,
+        "dropout_probability": float(network["dropout"] or 0),
+        "layer_filter_preset": "full" if is_full else "attn-mlp",
+    }
+
+
+def _exported_training(run: Run) -> dict[str, Any]:
+    train, dataset = run.get("train"), run.get("dataset")
+    width, height = dataset["resolution"]
+    if train["max_steps"] is not None:
+        run.lost.append(f"train.max_steps={train['max_steps']}: epochs alone decide there")
+    run.lost.append("buckets: that trainer chooses among shapes of its own")
+    precisions = {"no": "FLOAT_32", "fp16": "FLOAT_16", "bf16": "BFLOAT_16"}
+    if train["max_token_length"] != PIECE_TOKENS:
+        run.lost.append(f"train.max_token_length={train['max_token_length']}: 75 there")
+    return {
+        "epochs": train["epochs"],
+        "batch_size": train["batch_size"],
+        "gradient_accumulation_steps": train["gradient_accumulation"],
+        "train_dtype": precisions[train["mixed_precision"]],
+        "output_dtype": _FILES[train["save_precision"]],
+        "clip_grad_norm": train["max_grad_norm"] or None,
+        "resolution": str(width) if width == height else f"{width}x{height}",
+        "aspect_ratio_bucketing": dataset["enable_bucket"],
+    }
+
+
+def _exported_loss(run: Run) -> dict[str, Any]:
+    loss, kind = run.get("loss"), run.get("loss.loss_type")
+    if kind not in ("l1", "l2"):
+        run.lost.append(f"loss.loss_type={kind}: no such loss there; the squared error is written")
+    if loss["prior_loss_weight"] != 1 and run.get("dataset.reg_dir"):
+        run.lost.append(
+            f"loss.prior_loss_weight={loss['prior_loss_weight']:g}: written as the concepts' "
+            "loss_weight"
+        )
+    written: dict[str, Any] = {
+        "mse_strength": float(kind != "l1"),
+        "mae_strength": float(kind == "l1"),
+        "offset_noise_weight": float(loss["noise_offset"] or 0),
+        "rescale_noise_scheduler_to_zero_terminal_snr": loss["zero_terminal_snr"],
+        "min_noising_strength": loss["min_timestep"] / _TIMESTEPS,
+        "max_noising_strength": (loss["max_timestep"] or _TIMESTEPS) / _TIMESTEPS,
+    }
+    if loss["min_snr_gamma"]:
+        written |= {
+            "loss_weight_fn": "MIN_SNR_GAMMA",
+            "loss_weight_strength": float(loss["min_snr_gamma"]),
+        }
+        if loss["debiased_estimation_loss"]:
+            run.lost.append("loss.debiased_estimation_loss=true: one kind of weights there")
+    elif loss["debiased_estimation_loss"]:
+        written["loss_weight_fn"] = "DEBIASED_ESTIMATION"
+    return written
+
+
+def _exported_optimizer(run: Run) -> dict[str, Any]:
+    name, ours = run.optimizer("onetrainer")
+    known = optimizers("onetrainer")[name.lower()].args
+    written: dict[str, Any] = {"optimizer": name}
+    for key, value in ours.items():
+        if key == "betas":
+            written |= {f"beta{number}": beta for number, beta in enumerate(value, start=1)}
+        elif key == "eps" and isinstance(value, list | tuple):
+            written |= {"eps": value[0], "eps2": value[1]}
+        elif key in known:
+            written[key] = value
+        elif key != "fused":
+            run.lost.append(f"optimizer.args.{key}={value}: no such argument there")
+    schedule, accumulated = run.get("lr_scheduler"), run.get("train.gradient_accumulation")
+    warmup = schedule["warmup_steps"]
+    warmup = warmup * accumulated if warmup >= 1 else warmup
+    cycles, floor = float(schedule["num_cycles"]), schedule["min_lr_ratio"] or 0.0
+    kind = schedule["name"]
+    names = {ours: theirs for theirs, ours in _SCHEDULES.items() if ours != "cosine_with_min_lr"}
+    theirs = names.get(kind, "CONSTANT")
+    if kind == "cosine_with_min_lr":
+        theirs = "COSINE" if cycles == 1 else "COSINE_WITH_RESTARTS"
+        cycles /= 2
+    elif kind == "polynomial" and schedule["power"] == 1:
+        theirs = "LINEAR"
+    elif kind not in names and kind != "constant_with_warmup":
+        run.lost.append(f"lr_scheduler={kind}: no such schedule there; CONSTANT is written")
+        floor = 0.0
+    if kind == "rex":
+        run.lost.append("lr_scheduler=rex: there it falls later, (1 - p) / (1 - 0.9 p)")
+    return {
+        "optimizer": written,
+        "learning_rate": run.rates[2],
+        "learning_rate_scheduler": theirs,
+        "learning_rate_warmup_steps": float(warmup),
+        "learning_rate_cycles": cycles,
+        "learning_rate_min_factor": floor,
+    }
+
+
+def _exported_concepts(run: Run) -> list[dict[str, Any]]:
+    dataset = run.get("dataset")
+    dropout, tags = dataset["caption_dropout_rate"], dataset["caption_tag_dropout_rate"]
+    if dropout and tags:
+        run.lost.append(
+            f"dataset.caption_tag_dropout_rate={tags}: captions or tags there, not both"
+        )
+    if dataset["caption_extension"] != ".txt":
+        run.lost.append(f"dataset.caption_extension={dataset['caption_extension']}: .txt there")
+    if dataset["caption_prefix"]:
+        run.lost.append(
+            f"dataset.caption_prefix={dataset['caption_prefix']}: write it into captions"
+        )
+    if dataset["random_crop"]:
+        run.lost.append("dataset.random_crop=true: only a little beside the middle there")
+    text = {
+        "__version": 0,
+        "prompt_source": "sample",
+        "enable_tag_shuffling": dataset["shuffle_caption"],
+        "tag_delimiter": dataset["caption_separator"],
+        "keep_tags_count": dataset["keep_tokens"],
+        "tag_dropout_enable": bool(dropout or tags),
+        "tag_dropout_mode": "FULL" if dropout else "RANDOM",
+        "tag_dropout_probability": float(dropout or tags),
+    }
+    image = {
+        "__version": 0,
+        "enable_crop_jitter": False,
+        "enable_random_flip": dataset["flip_aug"],
+    }
+    return [
+        {
+            "__version": _CONCEPT_VERSION,
+            "name": Path(folder.path).name,
+            "path": folder.path,
+            "balancing": float(folder.repeats),
+            "balancing_strategy": "REPEATS",
+            "loss_weight": float(run.get("loss.prior_loss_weight"))
+            if folder.is_regularization
+            else 1.0,
+            "text": text,
+            "image": image,
+        }
+        for folder in run.folders()
+    ]

@@ -1,11 +1,13 @@
-"""SimpleTuner's configurations and data backends as settings of ours."""
+"""SimpleTuner's configurations and data backends: from there and to there."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from optbench.cli.trainers.exported import Exported, Run
 from optbench.cli.trainers.folders import ImageFolder
 from optbench.cli.trainers.imported import Imported, literal
 from optbench.cli.trainers.trees import Training, TreeTranslation
@@ -331,3 +333,195 @@ class _SimpleTuner(TreeTranslation):
         self._set_prompts(
             [(text, negative, sides[0], sides[1]) for text in dict.fromkeys(texts)], ""
         )
+
+
+def export(run: Run) -> Exported:
+    """Return a script with a configuration and its data backends that starts SimpleTuner."""
+    config = {
+        "model_family": {"sd15": "sd1x", "sd2": "sd2x"}.get(
+            run.get("base.family"), run.get("base.family")
+        ),
+        "model_type": "lora",
+        "lora_type": "standard",
+        "pretrained_model_name_or_path": str(run.get("base.path")),
+        "data_backend_config": "optbench-data.json",
+        "output_dir": f"output/{run.name}",
+        **_exported_training(run),
+        **_exported_optimizer(run),
+        **_exported_samples(run),
+    }
+    backends = _exported_backends(run)
+    run.say_base()
+    run.say_unless("loss.ip_noise_gamma")
+    return run.script(
+        "SimpleTuner",
+        {
+            "optbench-config.json": json.dumps(config, indent=1),
+            "optbench-data.json": json.dumps(backends, indent=1),
+        },
+        ["CONFIG_BACKEND=json CONFIG_PATH=optbench-config.json simpletuner train"],
+    )
+
+
+def _exported_training(run: Run) -> dict[str, Any]:
+    train, loss, network, base = (run.get(key) for key in ("train", "loss", "network", "base"))
+    width, height = run.get("dataset.resolution")
+    if network["train_text_encoder"]:
+        run.lost.append("network.train_text_encoder=true: no LoRA of text encoders there")
+    if network["conv_dim"] is not None:
+        run.lost.append(f"network.conv_dim={network['conv_dim']}: no LoRA of convolutions there")
+    run.lost.append("layers: to_q, to_k, to_v and to_out alone get a LoRA there")
+    if network["dropout"]:
+        run.lost.append(
+            f"network.dropout={network['dropout']}: drops a layer's inputs there; 0 is written"
+        )
+    if base["family"] != "sdxl" and train["clip_skip"] != 1:
+        run.lost.append(f"train.clip_skip={train['clip_skip']}: the last layer there")
+    for key in ("debiased_estimation_loss",):
+        if loss[key]:
+            run.lost.append(f"loss.{key}=true: no such setting there")
+    if loss["min_timestep"] or loss["max_timestep"]:
+        run.lost.append("loss.min_timestep, loss.max_timestep: all timesteps there")
+    kind = loss["loss_type"]
+    if kind == "l1":
+        run.lost.append("loss.loss_type=l1: l2 is written")
+    written: dict[str, Any] = {
+        "lora_rank": network["dim"],
+        "lora_alpha": float(network["alpha"]),
+        "lora_dropout": 0.0,
+        "use_dora": network["dora"],
+        "train_batch_size": train["batch_size"],
+        "gradient_accumulation_steps": train["gradient_accumulation"],
+        "gradient_checkpointing": train["gradient_checkpointing"],
+        "mixed_precision": train["mixed_precision"],
+        "max_grad_norm": train["max_grad_norm"],
+        "grad_clip_method": "norm",
+        "seed": run.get("seed") % 2**32,
+        "resolution": math.sqrt(width * height) / 1.0,
+        "resolution_type": "pixel_area",
+        "caption_dropout_probability": run.get("dataset.caption_dropout_rate"),
+        "aspect_bucket_alignment": "64",
+        "loss_type": "l2" if kind == "l1" else kind,
+    }
+    if width == height:
+        written["resolution"] = width
+    if kind in ("huber", "smooth_l1"):
+        written |= {"huber_schedule": loss["huber_schedule"], "huber_c": loss["huber_c"]}
+        if loss["huber_scale"] not in (None, 1.0):
+            run.lost.append(f"loss.huber_scale={loss['huber_scale']}: 1 there")
+    # Epochs and steps are never both: the shorter one decides, as here.
+    if train["max_steps"] is None:
+        written |= {"num_train_epochs": train["epochs"], "max_train_steps": 0}
+    else:
+        written |= {"num_train_epochs": 0, "max_train_steps": run.steps("SimpleTuner")}
+    if loss["min_snr_gamma"]:
+        written["snr_gamma"] = loss["min_snr_gamma"]
+    if loss["noise_offset"]:
+        written |= {
+            "offset_noise": True,
+            "noise_offset": loss["noise_offset"],
+            "noise_offset_probability": 1.0,
+        }
+    if loss["ip_noise_gamma"]:
+        written["input_perturbation"] = loss["ip_noise_gamma"]
+    if base["v_parameterization"] is not None:
+        written["prediction_type"] = "v_prediction" if base["v_parameterization"] else "epsilon"
+    if loss["zero_terminal_snr"]:
+        written["rescale_betas_zero_snr"] = True
+    if base["vae"]:
+        written["pretrained_vae_model_name_or_path"] = str(base["vae"])
+    if network["weights"]:
+        written["init_lora"] = str(network["weights"])
+    return written
+
+
+def _exported_optimizer(run: Run) -> dict[str, Any]:
+    name, ours = run.optimizer("simpletuner")
+    unet, text, lr = run.rates
+    if unet != lr or (run.get("network.train_text_encoder") and text != lr):
+        run.lost.append(f"optimizer.unet_lr={unet:g}: one rate there, the unet's is written")
+    arguments = {key: value for key, value in ours.items() if key not in ("fused", "betas")}
+    written: dict[str, Any] = {"optimizer": name, "learning_rate": unet}
+    if arguments:
+        written["optimizer_config"] = ",".join(f"{key}={value}" for key, value in arguments.items())
+    if betas := ours.get("betas"):
+        written |= {"optimizer_beta1": betas[0], "optimizer_beta2": betas[1]}
+        if len(betas) > 2:
+            run.lost.append(f"optimizer.args.betas={betas}: two of them there")
+    schedule = run.get("lr_scheduler")
+    kind, warmup = schedule["name"], schedule["warmup_steps"]
+    if kind in _OWN_PERIODS or kind not in _SCHEDULES:
+        run.lost.append(f"lr_scheduler={kind}: no such schedule there; constant is written")
+        return written | {"lr_scheduler": "constant", "lr_warmup_steps": 0}
+    if 0 < warmup < 1:
+        warmup = int(warmup * run.steps("SimpleTuner"))
+    written |= {"lr_scheduler": kind, "lr_warmup_steps": int(warmup)}
+    if kind == "polynomial":
+        written |= {"lr_power": schedule["power"], "lr_end": schedule["min_lr_ratio"] * unet}
+    return written
+
+
+def _exported_samples(run: Run) -> dict[str, Any]:
+    prompts = run.prompts()
+    if not prompts:
+        return {}
+    first = prompts[0]
+    if len({prompt["text"] for prompt in prompts}) > 1:
+        run.lost.append("prompts: the first one alone is written as validation_prompt")
+    return {
+        "validation_prompt": first["text"],
+        "validation_negative_prompt": first["negative"],
+        "validation_resolution": f"{first['width']}x{first['height']}",
+        "validation_seed": first["seed"] % 2**32,
+        "validation_guidance": run.get("render.cfg_scale"),
+        "validation_num_inference_steps": run.get("render.steps"),
+    }
+
+
+def _exported_backends(run: Run) -> list[dict[str, Any]]:
+    dataset = run.get("dataset")
+    width, height = dataset["resolution"]
+    size = width if width == height else math.sqrt(width * height)
+    run.lost.append("buckets: that trainer chooses among shapes of its own")
+    if dataset["caption_tag_dropout_rate"]:
+        run.lost.append("dataset.caption_tag_dropout_rate: no such setting there")
+    if dataset["flip_aug"]:
+        run.lost.append("dataset.flip_aug=true: no such setting there")
+    if dataset["caption_extension"] != ".txt":
+        run.lost.append(f"dataset.caption_extension={dataset['caption_extension']}: .txt there")
+    if dataset["shuffle_caption"]:
+        run.lost.append("dataset.shuffle_caption=true: 10 orders are made beforehand there")
+    backends: list[dict[str, Any]] = []
+    for number, folder in enumerate(run.folders()):
+        if folder.is_regularization:
+            run.lost.append(f"{folder.path}: class images are another thing there; left out")
+            continue
+        backend: dict[str, Any] = {
+            "id": f"{run.name}-{number}",
+            "type": "local",
+            "instance_data_dir": folder.path,
+            "repeats": folder.repeats - 1,
+            "resolution": size,
+            "resolution_type": "pixel_area",
+            "crop": not dataset["enable_bucket"],
+            "crop_aspect": "preserve" if dataset["enable_bucket"] else "square",
+            "crop_style": "random" if dataset["random_crop"] else "center",
+            "caption_strategy": "textfile",
+            "disable_multiline_split": not dataset["enable_wildcard"],
+            "cache_dir_vae": f"cache/{run.name}/{number}",
+        }
+        if dataset["shuffle_caption"]:
+            backend["caption_shuffle"] = {
+                "enable": True,
+                "count": 10,
+                "position_start": dataset["keep_tokens"],
+                "include_original": False,
+            }
+        if dataset["caption_prefix"]:
+            backend |= {
+                "instance_prompt": dataset["caption_prefix"],
+                "prepend_instance_prompt": True,
+            }
+        backends.append(backend)
+    texts = {"id": "texts", "dataset_type": "text_embeds", "default": True, "type": "local"}
+    return [*backends, texts | {"cache_dir": f"cache/{run.name}/texts"}]

@@ -72,6 +72,7 @@ class TreeTranslation(Translation):
             raise ConfigError(*problems)
         super().__init__(training.trainer, known, given)
         self.training = training
+        self._side = 512  # of the resolution, for which buckets are made
         self.title = READ_AT[training.trainer][0]
         self.imported.lost += [
             f"{name}: no option of {self.title}" for name in dict.fromkeys(unknown)
@@ -195,6 +196,7 @@ class TreeTranslation(Translation):
         """Set the pixel budget to a square of this side, a multiple of what buckets allow."""
         whole = max(64, round(side / multiple) * multiple)
         self._set("dataset.resolution", [whole, whole], *self.given)
+        self._side = whole
         if not math.isclose(whole, side):
             self.imported.notes.append(f"resolution: {side:g} becomes {whole}")
 
@@ -208,15 +210,9 @@ class TreeTranslation(Translation):
             )
             self._set("dataset.bucket_reso_steps", step, *self.given)
             if upscale:
-                side = self._bucket_side()
+                side = self._side
                 self._set("dataset.min_bucket_reso", max(64, side // 4 // step * step), *self.given)
                 self._set("dataset.max_bucket_reso", side * 2 // step * step, *self.given)
-
-    def _bucket_side(self) -> int:
-        written = next(
-            item for item in self.imported.overrides if item.startswith("dataset.resolution=")
-        )
-        return int(written.partition("[")[2].partition(",")[0])
 
     def _say_datasets(self) -> None:
         """Say what data sets ask for that is not here."""
@@ -262,6 +258,8 @@ def _typed(
             if not name.rpartition(".")[2].startswith("_"):
                 unknown.append(name)
             continue
+        if value is None and option.default is not None and option.ours != "train.max_grad_norm":
+            continue  # as if it were not there; of the norm it means no clipping
         try:
             typed[name] = option.parse(value)
         except ValueError as error:

@@ -6,10 +6,10 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optbench.cli.trainers.exported import Exported
 from optbench.cli.trainers.kohya import option_names
 from optbench.cli.trainers.options import options
 from optbench.lora.blocks import block_numbers
@@ -46,14 +46,6 @@ _COUNTED = re.compile(r"[1-9]\d*_|0+[1-9]\d*_")
 _LARGEST_SEED = 2**32
 _PROMPT_FILE = "prompts.txt"
 _PROMPT_END = "END_OF_PROMPTS"
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """A shell script for kohya's trainer, and a sentence for each setting it has no option for."""
-
-    script: str
-    lost: tuple[str, ...]
 
 
 def export(config: Mapping[str, Any], *, name: str, total_steps: int | None = None) -> Exported:
