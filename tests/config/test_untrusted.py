@@ -48,6 +48,7 @@ def refused(hydra: str = "", recipe: str = "{}", *, typed: Sequence[str] = ()) -
 def test_what_hydra_brings_along_is_no_stranger() -> None:
     assert refused() == []
     assert refused("sweeper: {_target_: hydra_plugins.optbench_optuna_sweeper.OptunaSweeper}") == []
+    assert refused("sweeper: {_target_: hydra_plugins.optbench_race_sweeper.RaceSweeper}") == []
 
 
 @pytest.mark.parametrize(

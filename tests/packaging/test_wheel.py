@@ -63,6 +63,7 @@ def test_everything_that_is_not_code_is_inside(wheel: Path) -> None:
             inside = file.relative_to(ROOT).as_posix().removeprefix("src/optbench/")
             assert f"optbench/{inside}" in names
     assert "hydra_plugins/optbench_list_sweeper/__init__.py" in names
+    assert "hydra_plugins/optbench_race_sweeper/__init__.py" in names
 
 
 def test_nothing_but_the_product_is_inside(wheel: Path) -> None:
