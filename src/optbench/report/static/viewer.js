@@ -198,7 +198,8 @@
     } else if (data.shots.length && data.epochs.length) {
       ob.app = new ob.App(data, root);
       // A link to a view arrives at it, wherever on the page that is.
-      if (ob.app.state.isOurs(location.hash)) {
+      const [arrival] = performance.getEntriesByType("navigation");
+      if (ob.app.state.isOurs(location.hash) && !(arrival && arrival.type === "reload")) {
         const arrive = () => root.scrollIntoView({ behavior: "instant" });
         arrive();
         window.addEventListener("load", arrive);

@@ -267,7 +267,7 @@
         return element("li", { "data-strength": strength.toFixed(3) }, element("bdi", { class: "vb-name" }, nameOf(index)),
           element("span", { class: "vb-scale", "aria-hidden": "true" }, range, bar), element("span", { class: "hint" }, `${share} %, ${numVotes} ${numVotes === 1 ? "vote" : "votes"}`));
       });
-      return element("aside", { class: "vb-bars", "aria-label": "what the votes say so far" }, element("h3", {}, isBlind ? "So far (names at the end)" : "What the votes say"),
+      return element("aside", { class: "vb-bars", tabindex: "0", "aria-label": "what the votes say so far" }, element("h3", {}, isBlind ? "So far (names at the end)" : "What the votes say"),
         element("ol", {}, rows), element("p", { class: "vb-togo", role: "status" }, ob.toGoText(standing, nameOf)));
     }
 
