@@ -13,6 +13,7 @@ import pytest
 
 from optbench.analysis import load, stats
 from optbench.analysis.stats import Comparison
+from optbench.cli import share
 from optbench.errors import DatasetError
 from optbench.report import build_report
 from optbench.report.vote_page import vote_page
@@ -381,8 +382,8 @@ def test_others_vote_in_one_file_that_sends_nothing(
 ) -> None:
     sweep = tmp_path / "demo"
     shutil.copytree(index.parent.parent, sweep)
-    page = tmp_path / "vote.html"
-    page.write_text(vote_page(sweep))
+    assert share.main(["--vote", str(sweep)]) == 0
+    page = sweep / "share" / "demo-vote.html"
     assert str(tmp_path) not in page.read_text(), "no paths of the machine"
     viewer = Viewer(context.new_page())
     viewer.page.goto(page.as_uri())

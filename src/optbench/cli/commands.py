@@ -126,14 +126,16 @@ COMMANDS: dict[str, CommandInfo] = {
     "share": CommandInfo(
         module="optbench.cli.share",
         line="a report as one HTML file with its images inside, and a PNG of them",
-        usage="RUNS_DIR [--training-images]",
+        usage="RUNS_DIR [--training-images | --vote]",
         about=(
             "Writes the report of one sweep as one HTML file of a few MB that opens by double "
             "click, and a PNG of the last epoch's images, into the folder `share` of the sweep. "
             "Weights, tables and places on this machine stay out; so do training images, unless "
-            "--training-images asks for the few small ones that the page shows."
+            "--training-images asks for the few small ones that the page shows. --vote writes one "
+            "HTML file in which others vote blindly instead: it sends nothing, and `optbench report` "
+            "counts the JSON file that it returns."
         ),
-        examples=(("", "share runs/demo"),),
+        examples=(("", "share runs/demo"), ("", "share --vote runs/demo")),
     ),
     "render": CommandInfo(
         module="optbench.cli.render.command",
