@@ -1,4 +1,4 @@
-"""The viewer, a large image, comparing and voting can be used by everybody: axe-core, sizes, words."""
+"""Everybody can use viewer, large image, comparing and voting: axe-core, sizes, words."""
 
 from __future__ import annotations
 

@@ -132,8 +132,8 @@ COMMANDS: dict[str, CommandInfo] = {
             "click, and a PNG of the last epoch's images, into the folder `share` of the sweep. "
             "Weights, tables and places on this machine stay out; so do training images, unless "
             "--training-images asks for the few small ones that the page shows. --vote writes one "
-            "HTML file in which others vote blindly instead: it sends nothing, and `optbench report` "
-            "counts the JSON file that it returns."
+            "HTML file in which others vote blindly instead: it sends nothing, and `optbench "
+            "report` counts the JSON file that it returns."
         ),
         examples=(("", "share runs/demo"), ("", "share --vote runs/demo")),
     ),
