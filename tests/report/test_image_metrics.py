@@ -14,7 +14,6 @@ from optbench.metrics import Metric
 from optbench.metrics.copies import NearCopy
 from optbench.metrics.measure import Tally, measure_run
 from optbench.metrics.pixels import AcrossSeeds, FromBase, FromPrevious, Surface
-from optbench.report.charts.styles import run_styles
 from optbench.report.image_metrics import MetricReport, metric_report
 from optbench.report.page import write_page
 from optbench.storage import files, rundir
@@ -51,7 +50,7 @@ def sweep_of(folder: Path, kind: str) -> Path:
 
 def report_of(folder: Path) -> MetricReport | None:
     sweep = read_sweep(folder)
-    return metric_report(sweep, run_styles(sweep))
+    return metric_report(sweep, ())
 
 
 @pytest.mark.parametrize(

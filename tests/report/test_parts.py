@@ -1,9 +1,7 @@
-"""Curves, tables and files of the report: what they leave out and what they must not."""
+"""Tables and files of the report: what they leave out and what they must not."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from optbench.analysis import load
 from optbench.analysis.changes import changes
 from optbench.analysis.evidence import SweepEvidence, read_sweep
 from optbench.report import tables
-from optbench.report.charts.line import HEIGHT_PX, Axes, Line, line_chart, smooth
-from optbench.report.charts.styles import Style, run_styles
+from optbench.report.charts.styles import run_styles
 from optbench.report.charts.training import training_charts
 from optbench.report.exports import write_tables
 from optbench.report.findings import make_findings
@@ -25,20 +22,6 @@ from optbench.report.links import address
 from optbench.report.wording import decimal_text
 from optbench.storage import files, rundir
 from optbench.storage.rundir import RunDir
-
-AXES = Axes(x_title="step", y_title="loss")
-LOG = Axes(x_title="step", y_title="rate", is_log_y=True)
-
-
-def line(y: Sequence[float], key: str = "run-1") -> Line:
-    x = [float(step) for step in range(1, len(y) + 1)]
-    return Line(label="<b>", style=Style(key, "#000", ""), x=x, y=y)
-
-
-def heights(svg: str | None) -> list[list[float]]:
-    assert svg is not None
-    paths = re.findall(r' d="M([^"]*)"', svg)
-    return [[float(place.split()[1]) for place in path.split("L")] for path in paths]
 
 
 def make_run(sweep: Path, name: str, losses: Sequence[float], **settings: Any) -> None:
@@ -61,67 +44,23 @@ def sweep_of(tmp_path: Path, **runs: dict[str, Any]) -> SweepEvidence:
     return read_sweep(tmp_path / "sweep")
 
 
-def test_a_lower_loss_is_drawn_lower() -> None:
-    (drawn,) = heights(line_chart([line([3.0, 2.0, 1.0])], AXES))
-    assert drawn == sorted(drawn)
-    assert 0 < drawn[0] < drawn[2] < HEIGHT_PX
-
-
-def test_equal_ratios_are_equal_distances_on_a_log_axis() -> None:
-    (drawn,) = heights(line_chart([line([1e-2, 1e-4, 1e-6])], LOG))
-    assert drawn[1] - drawn[0] == pytest.approx(drawn[2] - drawn[1], abs=0.11)
-
-
-def test_what_cannot_be_drawn_is_left_out_of_the_line() -> None:
-    values = [1.0, math.nan, 2.0, math.inf, 0.0, 3.0]
-    assert len(heights(line_chart([line(values)], AXES))[0]) == 4
-    assert len(heights(line_chart([line(values)], LOG))[0]) == 3
-    assert line_chart([line([1.0]), line([])], AXES) is None
-
-
-def test_one_run_that_explodes_does_not_flatten_the_others() -> None:
-    calm = [1.0 + 0.5 * math.sin(step) for step in range(200)]
-    lines = [line(calm), line([1.0, 1e3, 1e30], key="run-2")]
-    quiet, _ = heights(line_chart(lines, AXES))
-    assert max(quiet) - min(quiet) > HEIGHT_PX / 4
-
-
-def test_long_curves_are_thinned_and_keep_their_ends() -> None:
-    svg = line_chart([line([float(step) for step in range(100_000)])], AXES)
-    assert svg is not None
-    assert len(svg) < 20_000
-    (drawn,) = heights(svg)
-    assert drawn[0] == max(drawn)
-    assert drawn[-1] == min(drawn)
-
-
-def test_labels_are_escaped() -> None:
-    svg = line_chart([line([1.0, 2.0])], AXES)
-    assert svg is not None
-    assert "<b>" not in svg
-    assert "&lt;b&gt;" in svg
-
-
-def test_smoothing_starts_at_the_first_value_and_keeps_a_constant() -> None:
-    assert smooth([2.0, 2.0, 2.0], num_steps=9) == pytest.approx([2.0, 2.0, 2.0])
-    smoothed = smooth([4.0, 0.0], num_steps=3)
-    assert smoothed == pytest.approx([4.0, 4.0 / 3])
-
-
 def titles(sweep: SweepEvidence) -> list[str]:
-    return [chart.title for chart in training_charts(sweep, run_styles(sweep))]
+    return [
+        chart.title
+        for chart in training_charts(sweep, make_findings(sweep, run_styles(sweep)).legend)
+    ]
 
 
 def test_runs_are_compared_step_by_step_only_where_they_saw_the_same(tmp_path: Path) -> None:
     same = sweep_of(
         tmp_path / "same", a={"losses": [1.0, 0.5]}, b={"losses": [2.0, 0.7], "lr_mult": 3.0}
     )
-    assert "Loss against the other runs" in titles(same)
+    assert "Training loss against the other runs" in titles(same)
     other = sweep_of(
         tmp_path / "other", a={"losses": [1.0, 0.5]}, b={"losses": [2.0, 1], "seed": 2}
     )
-    assert "Loss against the other runs" not in titles(other)
-    assert "Training loss by step" in titles(other)
+    assert "Training loss against the other runs" not in titles(other)
+    assert "Training loss" in titles(other)
 
 
 def test_a_setting_that_is_off_in_some_runs_is_a_value_of_its_own(tmp_path: Path) -> None:

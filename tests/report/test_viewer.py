@@ -337,18 +337,6 @@ def contrast_of(one: str, other: str) -> float:
     return (max(lights) + 0.05) / (min(lights) + 0.05)
 
 
-def test_a_point_of_a_curve_leads_to_its_epoch(viewer: Viewer) -> None:
-    select(viewer, 4)
-    curve = viewer.page.locator(".vp-svg").first
-    curve.scroll_into_view_if_needed()
-    box = curve.bounding_box()
-    viewer.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] / 2)
-    assert "epoch 1" in viewer.page.locator(".vp-readout").inner_text()
-    viewer.page.mouse.down()
-    viewer.page.mouse.up()
-    assert ", epoch 1, prompt a, seed 112233" in viewer.selected()
-
-
 def test_a_reference_says_how_others_differ(viewer: Viewer) -> None:
     select(viewer, 4)
     viewer.press("p", "ArrowDown")

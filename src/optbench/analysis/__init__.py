@@ -25,6 +25,7 @@ from optbench.analysis.comparisons import (
     short,
     shown,
 )
+from optbench.analysis.curves import PHASES
 from optbench.analysis.effects import effects, noise_floor
 from optbench.analysis.frames import (
     Frames,
@@ -60,6 +61,7 @@ from optbench.analysis.outcomes import (
     outcomes,
     varied,
 )
+from optbench.analysis.over_seeds import setting_labels
 from optbench.analysis.rates import RankTrap, Rung, Tuning, rank_trap, tunings
 from optbench.analysis.ratings import (
     RaterAgreement,
@@ -97,6 +99,7 @@ __all__ = [
     "ORDERED_AS_THE_EYE",
     "NextStep",
     "ORIGINAL",
+    "PHASES",
     "Outcome",
     "RESIZE",
     "RankTrap",
@@ -152,6 +155,7 @@ __all__ = [
     "runs_in",
     "self_agreement",
     "settings",
+    "setting_labels",
     "settings_of",
     "short",
     "shown",

@@ -7,14 +7,20 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from optbench.analysis.comparisons import MEASURED, find_pairs, kind_of, settings_of
+from optbench.analysis.comparisons import (
+    MEASURED,
+    find_pairs,
+    kind_of,
+    labels,
+    settings_of,
+)
 from optbench.analysis.effects import with_intervals
 from optbench.analysis.outcomes import with_validation
 from optbench.analysis.raced import TUNE, race_phases
@@ -31,6 +37,9 @@ from optbench.storage.provenance import (
     without_home,
 )
 from optbench.storage.rundir import RunDir
+
+if TYPE_CHECKING:
+    from optbench.analysis.image_grid import ImageGrid
 
 NUM_WARMUP_STEPS = 3  # allocator and caches settle; they count in seconds_total only
 _NAME_DIGITS = 8  # of a run's fingerprint, at the end of its name
@@ -84,6 +93,143 @@ class Frames:
             )
             for sweep in self.runs["sweep"].unique()
         }
+
+    def label(self, run: str) -> str:
+        """Return a run's name in words, as the report has it: its recipe and what else differs.
+
+        Raises:
+            KeyError: If there is no such run.
+        """
+        return next(label for (_, name), label in labels(self.runs).items() if name == run)
+
+    def by_setting(self) -> dict[str, Frames]:
+        """Return the same for every setting alone, by its label: its runs differ in the seed.
+
+        Pairs of runs and votes between them are of no setting alone, and left out.
+        """
+        from optbench.analysis.over_seeds import setting_labels
+
+        runs_of: dict[str, set[tuple[str, str]]] = {}
+        for run, label in setting_labels(self.runs).items():
+            runs_of.setdefault(label, set()).add(run)
+        return {label: self._of_runs(runs) for label, runs in runs_of.items()}
+
+    def over_seeds(
+        self,
+        column: str,
+        values: pd.DataFrame | None = None,
+        *,
+        x: str = "step",
+        is_smoothed: bool = False,
+    ) -> pd.DataFrame:
+        """Return a column as mean, lowest and highest over the seeds of each setting, at every x.
+
+        Columns: setting, the x, mean, low, high, num_seeds, is_stopped (a run that ended early, and
+        is in no mean). Empty where nothing was recorded.
+
+        Args:
+            column: What is averaged, for instance `loss`.
+            values: The frame that has it; None: `steps`, or `epochs` where x is the epoch.
+            x: The column that it is a curve over.
+            is_smoothed: Whether each run's values are smoothed first, as in the report.
+        """
+        from optbench.analysis.over_seeds import over_seeds
+
+        if values is None:
+            values = self.epochs if x == "epoch" else self.steps
+        return over_seeds(values, self.runs, column, x=x, is_smoothed=is_smoothed)
+
+    def grid(
+        self,
+        *,
+        rows: Literal["run", "setting", "epoch", "prompt", "seed"] = "setting",
+        columns: Literal["run", "setting", "epoch", "prompt", "seed"] = "epoch",
+        prompt: str | None = None,
+        seed: int | None = None,
+        epoch: int | None = None,
+        height_px: int = 160,
+    ) -> ImageGrid:
+        """Return rendered images as one table, which a notebook shows by itself.
+
+        What is neither rows nor columns is fixed: the first prompt and image seed, the last epoch.
+
+        Args:
+            rows: What a row is. A setting shows its first run.
+            columns: What a column is.
+            prompt: Its name.
+            seed: An image seed, not a run's.
+            epoch: 0 is the base model alone.
+            height_px: Of one image.
+
+        Raises:
+            DatasetError: If no image fits, or one cannot be read.
+        """
+        from optbench.analysis.image_grid import image_grid
+        from optbench.analysis.over_seeds import setting_labels
+
+        of_settings = setting_labels(self.runs)
+        images = self.images
+        if rows == "setting" or columns == "setting":
+            keys = list(zip(images["sweep"].astype(str), images["run"].astype(str), strict=True))
+            images = images.assign(setting=[of_settings.get(key, "") for key in keys])
+            images = images[images["setting"] != ""]
+        fixed = {"prompt": prompt, "seed": seed, "epoch": epoch}
+        for name, value in fixed.items():
+            known = sorted(images[name].unique())
+            if value is None and name not in (rows, columns) and known:
+                value = known[-1] if name == "epoch" else known[0]
+            if value is not None:
+                images = images[images[name] == value]
+        if images.empty:
+            raise DatasetError(
+                Problem(
+                    without_home(str(self.root)),
+                    "no image that fits",
+                    "rendered images",
+                    "look at frames.images: it lists every run, epoch, prompt and image seed",
+                )
+            )
+        names = labels(self.runs)
+
+        def label(axis: str, sweep: str, value: object) -> str:
+            if axis == "run":
+                return names[sweep, str(value)]
+            if axis == "epoch":
+                return f"epoch {value}" if value else "base, no LoRA"
+            return f"seed {value}" if axis == "seed" else str(value)
+
+        return image_grid(
+            images,
+            self.root,
+            rows=rows,
+            columns=columns,
+            label=label,
+            order=list(of_settings),
+            height_px=height_px,
+        )
+
+    def _of_runs(self, runs: Collection[tuple[str, str]]) -> Frames:
+        def of(frame: pd.DataFrame) -> pd.DataFrame:
+            if not {"sweep", "run"} <= set(frame.columns):
+                return frame
+            keys = zip(frame["sweep"].astype(str), frame["run"].astype(str), strict=True)
+            return frame[pd.Series([key in runs for key in keys], index=frame.index, dtype=bool)]
+
+        return dataclasses.replace(
+            self,
+            runs=of(self.runs),
+            epochs=of(self.epochs),
+            steps=of(self.steps),
+            layers=of(self.layers),
+            validation=of(self.validation),
+            images=of(self.images),
+            metrics=of(self.metrics),
+            # Runs of one setting differ in nothing but the seed: there are no pairs.
+            pairs=self.pairs.iloc[:0],
+            scores=of(self.scores),
+            votes=self.votes.iloc[:0],
+            machines=of(self.machines),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from optbench.analysis.outcomes import outcomes, unlike
 from optbench.analysis.standings import DONE, Standings, rank_settings
 from optbench.analysis.targets import Targets, time_to_target
 from optbench.report.answer import Answer, make_answer, people_prefer, why_unlike
-from optbench.report.charts.line import Chart
+from optbench.report.charts.chart import Chart, Key
+from optbench.report.charts.costs import cost_charts, legend_of
 from optbench.report.charts.styles import Styles
-from optbench.report.charts.tradeoffs import rate_charts, tradeoff_charts
 from optbench.report.image_flags import by_setting
 from optbench.report.image_metrics import MetricReport, metric_report
 from optbench.report.ratings_section import RatingsSection, ratings_section
@@ -64,7 +64,8 @@ class Findings:
     standings: Standings
     settings: tuple[SettingRow, ...]
     targets: Targets | None
-    charts: tuple[Chart, ...]
+    charts: tuple[Chart, ...]  # of settings: results, costs, rates
+    legend: tuple[Key, ...]  # of all charts of runs: settings with their runs
     band_titles: tuple[str, ...]
     bands: tuple[BandRow, ...]
     ratings: RatingsSection | None
@@ -85,14 +86,14 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
     standings = rank_settings(frames)
     was_busy = any(run.was_busy for run in trainings.runs)
     bands = analysis.bands(frames.validation)
-    metrics = metric_report(sweep, styles)
+    legend = legend_of(sweep, standings, styles)
+    metrics = metric_report(sweep, legend)
     flagged = by_setting(standings, metrics.flags if metrics else ())
     rows_of_settings = tuple(setting_rows(standings, flagged))
     settings = pd.DataFrame(
         [{**dataclasses.asdict(row), "badges": "; ".join(row.badges)} for row in rows_of_settings]
     )
     titles, rows = _bands(trainings, bands)
-    tradeoffs = tradeoff_charts(standings, styles, was_busy=was_busy)
     of_run = {run: setting.label for setting in standings.settings for run in setting.runs}
     strengths = analysis.preferences(frames.votes, of_run) if len(frames.votes) else []
     judged = people_prefer(strengths)
@@ -109,7 +110,8 @@ def make_findings(sweep: SweepEvidence, styles: Styles) -> Findings:
         standings=standings,
         settings=rows_of_settings,
         targets=time_to_target(frames, standings),
-        charts=(*tradeoffs, *rate_charts(standings)),
+        charts=tuple(cost_charts(trainings, standings, styles, was_busy=was_busy)),
+        legend=legend,
         band_titles=titles,
         bands=rows,
         ratings=ratings_section(trainings, standings),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,20 +10,9 @@ import pandas as pd
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.image_metrics import Flag, image_flags, last_metrics, metric_table
 from optbench.metrics import METRICS
-from optbench.report.charts.line import Axes, Chart, Line, line_chart
-from optbench.report.charts.styles import Styles
+from optbench.report.charts.chart import Chart, Key
+from optbench.report.charts.images import image_charts
 from optbench.report.image_flags import flag_reason, flag_words
-
-_CHARTED = (
-    "resistance",
-    "outfit_leak",
-    "resemblance",
-    "clip_image",
-    "dino_image",
-    "clip_text",
-    "clipped",
-    "change_from_previous",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +46,13 @@ class MetricReport:
     ceilings: tuple[float | None, ...]  # the training images'
 
 
-def metric_report(sweep: SweepEvidence, styles: Styles) -> MetricReport | None:
-    """Return what the page shows, or None where no image was measured."""
+def metric_report(sweep: SweepEvidence, settings: Sequence[Key]) -> MetricReport | None:
+    """Return what the page shows, or None where no image was measured.
+
+    Args:
+        sweep: The runs.
+        settings: The legend of its charts.
+    """
     table = metric_table(sweep.frames)
     tables = {str(run): part for run, part in table.groupby("run")} if len(table) else {}
     runs = [(run, tables[run.name]) for run in sweep.runs if run.name in tables]
@@ -69,19 +64,8 @@ def metric_report(sweep: SweepEvidence, styles: Styles) -> MetricReport | None:
     last_of_all = pd.concat([part for _, part in last])
     all_flags = image_flags(sweep.frames)
     flags = [(run, flag) for run, _ in runs for flag in all_flags if flag.run == run.name]
-    charts = []
-    for name in _CHARTED:
-        lines = []
-        for run, part in runs:
-            rows = part[part["metric"] == name].sort_values("epoch")
-            x, y = rows["epoch"].astype(float).tolist(), rows["value"].astype(float).tolist()
-            lines.append(Line(label=run.label, style=styles[run.name], x=x, y=y))
-        svg = line_chart(lines, Axes(x_title="epoch, 0 is the base", y_title=name))
-        if svg is not None:
-            note = f"{METRICS[name].meaning[0].upper()}{METRICS[name].meaning[1:]}."
-            charts.append(Chart(title=name.replace("_", " "), note=note, svg=svg))
     return MetricReport(
-        charts=tuple(charts),
+        charts=tuple(image_charts(sweep, table, settings)),
         flags=tuple(flag for _, flag in flags),
         flag_rows=tuple(
             FlagRow(run=run, what=flag_words(flag), why=flag_reason(flag)) for run, flag in flags

@@ -15,10 +15,10 @@ from optbench.analysis.evidence import SweepEvidence, read_sweep
 from optbench.analysis.raced import is_stopped_by_race
 from optbench.report import REPORT_NAME, exports, provenance_section, sheets, tables
 from optbench.report.built import Build, building
-from optbench.report.charts import line
+from optbench.report.charts.chart import swatch, write_charts
+from optbench.report.charts.runs import run_facts
 from optbench.report.charts.styles import run_styles
 from optbench.report.charts.training import training_charts
-from optbench.report.charts.validation import validation_charts
 from optbench.report.findings import make_findings
 from optbench.report.first_screen import NUM_SHOWN, first_screen
 from optbench.report.inline import content_policy, static_text
@@ -33,8 +33,16 @@ from optbench.storage.files import write_atomic
 from optbench.storage.resources import command_line
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLES = ("page.css", "first_screen.css", "race.css", "viewer.css", "live.css")
+_STYLES = ("page.css", "first_screen.css", "race.css", "charts.css", "viewer.css", "live.css")
 _SCRIPTS = ("page.js", "first_screen.js", "live.js")
+# Charts that the viewer shows of the run whose image is selected.
+_BESIDE_IMAGES = (
+    "loss",
+    "gain-held-out",
+    "gain-ood",
+    "forgetting",
+    "effective-lr-unet",
+)
 _VIEWER_SCRIPTS = (
     "viewer_model.js",
     "viewer_state.js",
@@ -86,9 +94,27 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
     shared_provenance = provenance_section.shared_facts(sweep.runs)
     if not build.is_live:
         sheets.draw_run_sheets(sweep.runs)
+    resized = resize_section(sweep, styles, report_dir)
+    charts = tuple(training_charts(trainings, findings.legend))
+    write_charts(
+        [
+            *charts,
+            *findings.charts,
+            *(findings.metrics.charts if findings.metrics else ()),
+            *((*resized.charts, *resized.maps) if resized else ()),
+        ],
+        findings.legend,
+        run_facts(sweep),
+        report_dir,
+    )
     title = _title(sweep)
     num_pictures = write_data(
-        sweep, styles, report_dir, title=title, settings=findings.standings.settings
+        sweep,
+        styles,
+        report_dir,
+        title=title,
+        settings=findings.standings.settings,
+        curves=[chart for chart in charts if chart.name in _BESIDE_IMAGES],
     )
     context: dict[str, Any] = {
         "build": build,
@@ -111,7 +137,7 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "train_command": command_line("", "-m", "optimizer=adamw,lion"),
         "trainings": trainings,
         "race": race_section(sweep),
-        "resized": resize_section(sweep, styles, report_dir),
+        "resized": resized,
         "findings": findings,
         "metrics": findings.metrics,
         "broken_images": [
@@ -125,7 +151,7 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "num_pictures": num_pictures,
         "prompt_sheets": [] if build.is_live else sheets.epoch_sheets(rows, report_dir),
         "sheets_left_out": sheets.left_out(rows),
-        "charts": [*training_charts(trainings, styles), *validation_charts(trainings, styles)],
+        "charts": charts,
         "changes": tables.change_rows(trainings, findings.tables["effects"]),
         "has_equal_draws": analysis.has_equal_draws(trainings.rows),
         "run_sheets": {
@@ -191,16 +217,17 @@ def _environment() -> Environment:
     )
     environment.globals["num_shown"] = NUM_SHOWN
     environment.filters.update(number=number_text, seconds=seconds_text)
-    script, viewer_script = static_text(*_SCRIPTS), static_text(*_VIEWER_SCRIPTS)
+    script, chart_script = static_text(*_SCRIPTS), static_text("charts.js")
+    viewer_script = static_text(*_VIEWER_SCRIPTS)
     # Ours, and meant as CSS and script: not to be escaped.
     environment.globals.update(
-        policy=Markup(content_policy((script, viewer_script))),
+        policy=Markup(content_policy((script, chart_script, viewer_script))),
         style=Markup(static_text(*_STYLES)),
         script=Markup(script),
+        chart_script=Markup(chart_script),
         viewer_script=Markup(viewer_script),
         measure_titles=analysis.MEASURES,
-        clip_definition=line.clip_definition(),
-        swatch=line.swatch,
+        swatch=swatch,
     )
     return environment
 

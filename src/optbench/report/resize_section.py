@@ -13,8 +13,7 @@ from optbench.analysis.resized import resized_layers, resized_losses
 from optbench.records import Cell
 from optbench.render import sheet as render_sheet
 from optbench.report.charts import spectra
-from optbench.report.charts.line import Chart
-from optbench.report.charts.scatter import Level, Point, size_chart
+from optbench.report.charts.chart import Axis, Chart, Level, Point, points
 from optbench.report.charts.styles import Styles
 from optbench.report.sheets import PromptSheets, shown_sheet
 from optbench.report.tables import Entry, RunRow, Table
@@ -143,33 +142,43 @@ def _charts(
     sweep: SweepEvidence, styles: Styles, last: Sequence[tuple[RunEvidence, Mapping[str, Any]]]
 ) -> Iterator[Chart]:
     def chart(
+        name: str,
         title: str,
         note: str,
         y_title: str,
         value_of: Callable[[RunEvidence, Mapping[str, Any]], float | None],
         base: float | None = None,
     ) -> Iterator[Chart]:
-        points = [
+        listed = [
             Point(
-                size_bytes=size,
-                value=value,
-                text=_short(run),
                 label=run.label,
                 colour=styles[run.name].colour,
+                marker=styles[run.name].marker,
+                x=size,
+                y=value,
             )
             for run, row in last
             if (size := _size_of(run)) and (value := value_of(run, row)) is not None
         ]
         levels = [] if base is None else [Level(value=base, text="base, no LoRA")]
-        svg = size_chart(points, y_title=y_title, levels=levels) if len(points) > 1 else None
-        if svg is not None:
-            yield Chart(title=title, note=note, svg=svg)
+        drawn = points(
+            name,
+            title,
+            note,
+            x=Axis(title="file size, log scale", is_log=True, unit="bytes"),
+            y=Axis(title=y_title),
+            listed=listed,
+            levels=levels,
+        )
+        if drawn is not None:
+            yield drawn
 
     yield from chart(
+        "resized-distance",
         "Image distance by file size",
         "Mean absolute difference of all pixels from the original's images of the same prompts "
         "and seeds, 0 to 1. The line is the base without any LoRA: nothing left.",
-        "image distance",
+        "mean absolute difference, 0 to 1",
         lambda run, row: _number(row.get("picture_difference")),
         _base_distance(last),
     )
@@ -189,6 +198,7 @@ def _charts(
             return paired.loss if paired else None
 
         yield from chart(
+            f"resized-{split.replace('_', '-')}",
             f"Validation loss by file size, {words}",
             "The same images, noise and timesteps for every file. Lower is nearer to these "
             "images, which is not the same as better images.",
@@ -197,10 +207,11 @@ def _charts(
             base,
         )
     yield from chart(
+        "resized-energy",
         "Retained energy by file size",
         "Share of the sum of all squared singular values of the weight changes that is still "
         "there. It is exact, and says nothing of whether the lost part was seen.",
-        "retained energy",
+        "share of the energy",
         lambda run, row: _number(row.get("retained_energy")),
     )
 
@@ -225,21 +236,25 @@ def _spectra_and_maps(
     for run in sorted(resized, key=lambda run: -(_size_of(run) or 0.0)):
         if by_run.get(run.name):
             by_source.setdefault(_source(run), []).append(run)
-    for runs in by_source.values():
-        svg, legend = spectra.spectrum_chart(by_run[runs[0].name])
-        if svg is None:
-            continue
+    for place, runs in enumerate(by_source.values(), start=1):
         name = "" if len(by_source) == 1 else f" of {Path(_sources(runs[0])[0]).name}"
         note = "The median over all layers of a kind, largest singular value = 1. A steep "
         note += "fall means that few directions do the work, and the rest can go."
-        spectrum = Chart(title=f"Spectrum of the original{name}", note=note, svg=svg, legend=legend)
-        energy_map = spectra.energy_map([(_short(run), by_run[run.name]) for run in runs])
-        title = f"Retained energy of every layer{name}"
-        note = (
-            "White: all of its energy is retained; full colour: none. Point at a cell for numbers."
+        spectrum = spectra.spectrum_chart(
+            f"spectrum-{place}",
+            f"Spectrum of the original{name}",
+            note,
+            by_run[runs[0].name],
         )
-        maps = [] if energy_map is None else [Chart(title=title, note=note, svg=energy_map)]
-        yield spectrum, maps
+        if spectrum is None:
+            continue
+        energy_map = spectra.energy_map(
+            f"energy-{place}",
+            f"Retained energy of every layer{name}",
+            "Pale: all of its energy is retained; full colour: none. Point at a cell for numbers.",
+            [(_short(run), by_run[run.name]) for run in runs],
+        )
+        yield spectrum, [] if energy_map is None else [energy_map]
 
 
 def _last_record(run: RunEvidence) -> Mapping[str, Any]:

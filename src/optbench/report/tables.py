@@ -11,10 +11,10 @@ import pandas as pd
 
 from optbench import analysis
 from optbench.analysis.changes import Change, changes
+from optbench.analysis.curves import thinned
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.rates import Tuning
 from optbench.analysis.standings import DONE, Setting, Standings, Verdict
-from optbench.report.charts.line import thinned
 from optbench.report.rates import tuning_badge
 from optbench.report.wording import (
     NONE,

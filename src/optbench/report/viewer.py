@@ -19,12 +19,13 @@ from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.analysis.standings import Setting
 from optbench.records import Cell
 from optbench.render import thumbnails
+from optbench.report.charts.chart import Chart
 from optbench.report.charts.styles import Style, Styles
 from optbench.report.links import address
 from optbench.report.nearest import nearest_images
 from optbench.report.provenance_section import split_settings
 from optbench.report.sheets import by_settings
-from optbench.report.viewer_numbers import Shot, make_curves, make_numbers
+from optbench.report.viewer_numbers import Shot, make_numbers
 from optbench.storage.disk import read_text
 from optbench.storage.files import write_atomic
 from optbench.storage.nested import section
@@ -53,10 +54,19 @@ def write_data(
     *,
     title: str,
     settings: Sequence[Setting],
+    curves: Sequence[Chart],
 ) -> int:
     """Return how many images the viewer can show, after writing what it reads.
 
     Small copies that are missing or out of date are made first.
+
+    Args:
+        sweep: The runs.
+        styles: How they are drawn.
+        report_dir: The page's folder.
+        title: The page's.
+        settings: What people vote on.
+        curves: The charts that the viewer shows of the selected image's run.
     """
     # Seeds that only say how sure a loss is render nothing, and would be rows of empty cells.
     with_images = {str(name) for name in sweep.frames.images["run"]}
@@ -110,7 +120,7 @@ def write_data(
         ],
         "nearest": nearest_images(sweep, runs, images.shots, report_dir),
         "numbers": make_numbers(sweep, runs, images.shots),
-        "curves": make_curves(runs),
+        "curves": [{"name": chart.name, "title": chart.title} for chart in curves],
     }
     # ASCII only, so that it reads the same whatever a browser takes for the file's encoding.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)

@@ -1,18 +1,15 @@
-"""The numbers that the viewer filters and shows, and the curves linked to its images."""
+"""The numbers that the viewer filters and shows beside its images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optbench.analysis.evidence import RunEvidence, SweepEvidence
 from optbench.metrics import METRICS
-from optbench.report.charts.line import smooth_points, thinned
 
 Shot = tuple[str, int, int, int]  # prompt, width, height, seed
-Points = list[tuple[float, float]]
 
-_MAX_POINTS = 160  # of a curve: the viewer draws it a few hundred pixels wide
 _OF_RUNS = (
     ("final_loss", "final loss", ""),
     ("seconds_per_step", "time per step", "s"),
@@ -59,23 +56,6 @@ def make_numbers(
     ]
 
 
-def make_curves(runs: Sequence[RunEvidence]) -> list[dict[str, Any]]:
-    """Return what is drawn over the steps of each run: loss, rate, validation; thinned."""
-    curves = [
-        _curve(
-            "training loss, smoothed", runs, lambda run: smooth_points(_points(run.steps, "loss"))
-        ),
-        _curve("rate in effect", runs, _rates, is_log=True),
-    ]
-    for split, words in _SPLITS.items():
-
-        def validation(run: RunEvidence, name: str = f"validation_loss/{split}") -> Points:
-            return _points(run.epochs, name)
-
-        curves.append(_curve(f"validation loss, {words}", runs, validation))
-    return [curve for curve in curves if any(points[0] for points in curve["points"])]
-
-
 def _number(name: str, title: str, unit: str, scope: str, values: list[Any]) -> dict[str, Any]:
     return {"name": name, "title": title, "unit": unit, "scope": scope, "values": values}
 
@@ -102,38 +82,6 @@ def _of_images(
             number |= {"meaning": f"{metric.meaning} ({metric.unit})", "better": better}
         numbers.append(number)
     return numbers
-
-
-def _curve(
-    title: str,
-    runs: Sequence[RunEvidence],
-    points: Callable[[RunEvidence], Points],
-    *,
-    is_log: bool = False,
-) -> dict[str, Any]:
-    columns = []
-    for run in runs:
-        drawn_points = thinned(points(run), max_points=_MAX_POINTS)
-        columns.append([[x for x, _ in drawn_points], [_rounded(y) for _, y in drawn_points]])
-    return {"title": title, "log": is_log, "points": columns}
-
-
-def _points(rows: Sequence[Mapping[str, Any]], name: str) -> Points:
-    return [
-        (step, value)
-        for row in rows
-        if isinstance(step := row.get("step"), (int, float))
-        and (value := _rounded(row.get(name))) is not None
-    ]
-
-
-def _rates(run: RunEvidence) -> Points:
-    """Return the rate in effect of the run's first group: of the Unet, where that is trained."""
-    names = sorted(
-        {name for row in run.steps for name in row if name.startswith("effective_lr/")}
-        - {"effective_lr/text_encoder"}
-    ) or ["effective_lr/text_encoder"]
-    return [(step, value) for step, value in _points(run.steps, names[-1]) if value > 0]
 
 
 def _rounded(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Draw a LoRA's singular values and the energy that every layer keeps when it is resized."""
+"""A LoRA's singular values, and the energy that every layer keeps when it is resized."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
+from optbench.report.charts.chart import Axis, Chart, Key, Line, curves
+from optbench.report.charts.styles import numbered_style
 
-from optbench.report.charts.line import Axes, Line, legend, line_chart
-from optbench.report.charts.styles import COLOURS, DASHES, Style
-
-_ROW_PX, _COLUMN_PX, _LABEL_PX, _TITLE_PX = 5, 84, 190, 44
-_MAX_CELLS_WITH_WORDS = 6000
+_ROW_PX, _AXES_PX, _MIN_PX = 5, 90, 220
 _BLOCK = re.compile(r"lora_(te\d?|unet)_(?:text_model_)?(.*)")
 _UNET_BLOCK = re.compile(r"((?:down|up|input|output)_blocks_\d+|mid(?:dle)?_block|conv\w+|time\w+)")
 
 
-def spectrum_chart(layers: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, Markup]:
-    """Return the median over layers of S_i / S_1, by kind of layer, and the lines' legend."""
+def spectrum_chart(
+    name: str, title: str, note: str, layers: Sequence[Mapping[str, Any]]
+) -> Chart | None:
+    """Return the median over layers of S_i / S_1, by kind of layer; None where none is known."""
     groups: dict[str, list[list[float]]] = {}
     for row in layers:
         singular_values = row.get("singular_values")
@@ -32,92 +31,103 @@ def spectrum_chart(layers: Sequence[Mapping[str, Any]]) -> tuple[Markup | None, 
             part = "unet" if str(row.get("layer")).startswith("lora_unet") else "text encoder"
             kind = f"{part}, {'convolutions' if row.get('is_conv') is True else 'linear'}"
             groups.setdefault(kind, []).append([value / values[0] for value in values])
-    lines = []
-    for number, (name, spectra) in enumerate(sorted(groups.items())):
+    lines, keys = [], []
+    for number, (kind, spectra) in enumerate(sorted(groups.items())):
         length = max(map(len, spectra))
         medians = [
             statistics.median([s[index] if index < len(s) else 0.0 for s in spectra])
             for index in range(length)
         ]
-        points = [(index + 1.0, value) for index, value in enumerate(medians) if value > 1e-6]
+        label = f"{kind} ({len(spectra)} {'layer' if len(spectra) == 1 else 'layers'})"
+        style = numbered_style(number, f"spectrum-{number}")
         lines.append(
             Line(
-                label=f"{name} ({len(spectra)} {'layer' if len(spectra) == 1 else 'layers'})",
-                style=Style(
-                    f"spectrum-{number}",
-                    COLOURS[number % len(COLOURS)],
-                    DASHES[number % len(DASHES)],
-                ),
-                x=[x for x, _ in points],
-                y=[y for _, y in points],
+                name=label,
+                points=[
+                    (index + 1.0, value) for index, value in enumerate(medians) if value > 1e-6
+                ],
             )
         )
-    axes = Axes(x_title="singular value", y_title="share of the largest", is_log_y=True)
-    return line_chart(lines, axes), legend(lines)
+        keys.append(
+            Key(label=label, colour=style.colour, dash=style.dash, marker=style.marker, runs=())
+        )
+    return curves(
+        name,
+        title,
+        note,
+        x="fixed",
+        x_axis=Axis(title="singular value, by size"),
+        y=Axis(title="share of the largest", is_log=True),
+        lines=lines,
+        keys=keys,
+    )
 
 
-def energy_map(columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Markup | None:
+def energy_map(
+    name: str,
+    title: str,
+    note: str,
+    columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> Chart | None:
     """Return a map of the energy every layer kept: a row per layer, a column per file.
 
     Args:
+        name: Of the chart's file.
+        title: In words.
+        note: What to know before reading it.
         columns: A file's title and its layers' records; the first file's layers give the rows.
     """
     names = [str(row.get("layer")) for row in columns[0][1]] if columns else []
     if not names:
         return None
-    height = _TITLE_PX + len(names) * _ROW_PX + 4
-    width = _LABEL_PX + len(columns) * _COLUMN_PX
-    parts = [
-        Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            _LABEL_PX + (number + 0.5) * _COLUMN_PX, _TITLE_PX - 10, title
-        )
-        for number, (title, _) in enumerate(columns)
-    ]
-    # A line and a title where each block of the base begins.
-    last, last_y = "", -100.0
-    for index, name in enumerate(names):
-        block = _block(name)
-        if block == last:
-            continue
-        last, top = block, _TITLE_PX + index * _ROW_PX
-        parts.append(
-            Markup('<line class="rule" x1="0" x2="{}" y1="{}" y2="{}"/>').format(width, top, top)
-        )
-        if top - last_y >= 2 * _ROW_PX:
-            parts.append(Markup('<text x="0" y="{}">{}</text>').format(top + 11, block))
-            last_y = top
-    has_words = len(names) * len(columns) <= _MAX_CELLS_WITH_WORDS
-    for number, (_, layers) in enumerate(columns):
+    blocks: list[tuple[int, str]] = []  # where each block of the base begins
+    for index, layer in enumerate(names):
+        if not blocks or _block(layer) != blocks[-1][1]:
+            blocks.append((index, _block(layer)))
+    alphas: list[list[float | None]] = []
+    texts: list[list[str]] = []
+    for _, layers in columns:
         by_name = {str(row.get("layer")): row for row in layers}
-        for index, name in enumerate(names):
-            row = by_name.get(name)
-            if row is not None:
-                parts.append(_cell(row, number, index, has_words=has_words))
-    return Markup(
-        '<svg class="chart map" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img"'
-        ' aria-label="retained energy of every layer">{2}</svg>'
-    ).format(width, height, Markup("").join(parts))
-
-
-def _cell(row: Mapping[str, Any], column: int, index: int, *, has_words: bool) -> Markup:
-    norm = row.get("retained_fro")
-    energy = min(1.0, max(0.0, float(norm) ** 2)) if isinstance(norm, (int, float)) else 0.0
-    words = Markup("")
-    if has_words:
-        words = Markup("<title>{}: {} of energy, dim {} of {}</title>").format(
-            row.get("layer"), f"{energy:.1%}", row.get("new_dim"), row.get("old_dim")
-        )
-    return Markup(
-        '<rect x="{}" y="{}" width="{}" height="{}" fill="#d9541e" fill-opacity="{}">{}</rect>'
-    ).format(
-        _LABEL_PX + column * _COLUMN_PX,
-        _TITLE_PX + index * _ROW_PX,
-        _COLUMN_PX - 2,
-        _ROW_PX,
+        cells = [by_name.get(layer) for layer in names]
+        energies = [None if row is None else _energy(row) for row in cells]
         # The square root: the first per cent that is lost must be seen.
-        f"{(1 - energy) ** 0.5:.3f}",
-        words,
+        alphas.append([None if e is None else round((1 - e) ** 0.5, 3) for e in energies])
+        texts.append(
+            [
+                ""
+                if row is None or energy is None
+                else f"{energy:.1%} of energy, dim {row.get('new_dim')} of {row.get('old_dim')}"
+                for row, energy in zip(cells, energies, strict=True)
+            ]
+        )
+    # Titles of blocks need room.
+    shown = [block for place, block in enumerate(blocks) if place == 0 or _is_apart(blocks, place)]
+    return Chart(
+        name=name,
+        title=title,
+        note=note,
+        kind="map",
+        height_px=max(_MIN_PX, _AXES_PX + _ROW_PX * len(names)),
+        is_wide=True,
+        data={
+            "xAxis": {"title": "file", "log": False, "unit": ""},
+            "y": {"title": "layer", "log": False, "unit": ""},
+            "rows": names,
+            "columns": [title for title, _ in columns],
+            "values": alphas,
+            "texts": texts,
+            "blocks": [list(block) for block in shown],
+        },
     )
+
+
+def _is_apart(blocks: Sequence[tuple[int, str]], place: int) -> bool:
+    return blocks[place][0] - blocks[place - 1][0] >= 3
+
+
+def _energy(row: Mapping[str, Any]) -> float:
+    norm = row.get("retained_fro")
+    return min(1.0, max(0.0, float(norm) ** 2)) if isinstance(norm, (int, float)) else 0.0
 
 
 def _block(name: str) -> str:

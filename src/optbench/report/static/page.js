@@ -99,10 +99,9 @@
     tools(table);
   });
   function follow(run) {
-    document.body.classList.toggle("following", run !== null);
     document.querySelectorAll(".lit").forEach(function (part) { part.classList.remove("lit"); });
     if (run === null) { return; }
-    document.querySelectorAll("path[data-run], tr[data-run]").forEach(function (part) {
+    document.querySelectorAll("tr[data-run]").forEach(function (part) {
       if (part.getAttribute("data-run") === run) { part.classList.add("lit"); }
     });
   }
