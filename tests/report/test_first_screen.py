@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from optbench.cli.report import main
 from optbench.report import build_report
 from optbench.report.goal import FOLDER
 from optbench.storage import files
@@ -267,6 +268,17 @@ def test_training_images_of_private_data_are_left_out(tmp_path: Path) -> None:
     config = yaml.safe_load(runs[0].config_path.read_text(encoding="utf-8"))
     config["report"] = {"goal": False}
     files.write_atomic(runs[0].config_path, yaml.safe_dump(config))
+    build_report(tmp_path / "s")
+    assert 'class="fs-row fs-goal"' not in index.read_text(encoding="utf-8")
+    assert not list((index.parent / FOLDER).glob("*"))
+
+
+def test_training_images_can_be_taken_out_of_a_report_later(tmp_path: Path) -> None:
+    runs = make_sweep(tmp_path / "s", Shape())
+    give_training_images(runs, tmp_path / "data")
+    index = build_report(tmp_path / "s")
+    assert list((index.parent / FOLDER).glob("*"))
+    assert main([str(tmp_path / "s"), "--no-goal"]) == 0
     build_report(tmp_path / "s")
     assert 'class="fs-row fs-goal"' not in index.read_text(encoding="utf-8")
     assert not list((index.parent / FOLDER).glob("*"))

@@ -107,11 +107,12 @@ COMMANDS: dict[str, CommandInfo] = {
     "report": CommandInfo(
         module="optbench.cli.report",
         line="build the report of a folder of runs again, or serve it",
-        usage="[RUNS_DIR ...] [--serve [--port N]] [--sheet rows=AXIS,columns=AXIS]",
+        usage="[RUNS_DIR ...] [--no-goal] [--serve [--port N]] [--sheet rows=AXIS,columns=AXIS]",
         about=(
             "Builds tables, sheets and the page again from the files of a sweep, or of every "
             "sweep in a folder (without one: runs). Trains nothing and needs no torch. A training "
-            "renews its page by itself. With --serve the page is served to this machine alone, "
+            "renews its page by itself. With --no-goal the page shows no training images, now and "
+            "whenever it is built again. With --serve the page is served to this machine alone, "
             "and the line for ssh is printed that opens it on another one. With --sheet it draws "
             "one PNG: the axes are run, epoch, prompt, seed, size or a setting that was varied; "
             "all others take one value, as in epoch=4."

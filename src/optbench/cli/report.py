@@ -1,7 +1,7 @@
 """`optbench report [RUNS_DIR ...]`: tables, sheets and page again, from the files alone.
 
-With `--serve` it hands the pages to a browser of another machine, with `--sheet` it draws a table
-of images as one PNG.
+With `--no-goal` a report shows no training images, now and later. With `--serve` it hands the pages
+to a browser of another machine, with `--sheet` it draws a table of images as one PNG.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optbench.launch.exit_status import disk_words
 from optbench.report import build_report
 from optbench.terminal import errors, link, say, tell, working
 
-_SERVE, _PORT, _SHEET = "--serve", "--port", "--sheet"
+_SERVE, _PORT, _SHEET, _NO_GOAL = "--serve", "--port", "--sheet", "--no-goal"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,6 +44,10 @@ def main(arguments: Sequence[str]) -> int:
 
                     say(draw_grid(sweep_dir, flags[_SHEET]))
                     continue
+                if _NO_GOAL in flags:
+                    from optbench.report.goal import leave_out
+
+                    leave_out(sweep_dir / "report")
                 with working(f"building the report of {sweep_dir}"):
                     page = build_report(sweep_dir)
                 served.append(sweep_dir)
@@ -73,8 +77,8 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     while rest:
         word = rest.pop(0)
         name, has_value, value = word.partition("=")
-        if name == _SERVE and not has_value:
-            flags[_SERVE] = ""
+        if name in (_SERVE, _NO_GOAL) and not has_value:
+            flags[name] = ""
         elif name in (_PORT, _SHEET):
             if not has_value and not rest:
                 example = "8000" if name == _PORT else '"rows=run,columns=seed"'

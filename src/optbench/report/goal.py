@@ -11,12 +11,14 @@ from PIL import Image, ImageOps
 
 from optbench.analysis.evidence import SweepEvidence
 from optbench.data.rules import IMAGE_SUFFIXES
+from optbench.report.links import refuse_links
 from optbench.storage.files import write_atomic
 from optbench.storage.images import opened
 from optbench.storage.nested import section
 
 FOLDER = "goal"  # in the report's own
 NUM_SHOWN = 4
+_LEFT_OUT = "no-goal.txt"
 _SIZE_PX = 320  # of the longer side
 _QUALITY = 82
 _GOLDEN = (5**0.5 - 1) / 2
@@ -25,9 +27,9 @@ _GOLDEN = (5**0.5 - 1) / 2
 def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, int]]:
     """Return address, width and height of the copies of a few training images, after making them.
 
-    None where a run was trained with `report.goal=false`; copies made before are removed then. A
-    copy has pixels alone: no EXIF, no name of its file. Where the training images are not on this
-    machine, the copies that are already there stay.
+    None where they are not to be shown (`shows_training_images`); copies made before are removed
+    then. A copy has pixels alone: no EXIF, no name of its file. Where the training images are not
+    on this machine, the copies that are already there stay.
     """
     folder = report_dir / FOLDER
     if not shows_training_images(sweep):
@@ -48,8 +50,26 @@ def goal_images(sweep: SweepEvidence, report_dir: Path) -> list[tuple[str, int, 
 
 
 def shows_training_images(sweep: SweepEvidence) -> bool:
-    """Return whether the page may show training images: no run has report.goal=false."""
+    """Return whether the page may show training images.
+
+    Not where a run has `report.goal=false`, nor after `leave_out`.
+    """
+    if (sweep.path / "report" / _LEFT_OUT).is_file():
+        return False
     return all(section(run.config, "report").get("goal") is not False for run in sweep.runs)
+
+
+def leave_out(report_dir: Path) -> None:
+    """Keep training images out of a report, now and whenever it is built again.
+
+    Raises:
+        DatasetError: If the folder is a symbolic link, which may lead anywhere.
+    """
+    refuse_links([report_dir])
+    write_atomic(
+        report_dir / _LEFT_OUT,
+        "This report shows no training images. Remove this file to show them again.\n",
+    )
 
 
 def training_images(sweep: SweepEvidence) -> list[Path]:

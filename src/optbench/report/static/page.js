@@ -115,7 +115,13 @@
     var target = location.hash.length > 1 ? document.getElementById(location.hash.slice(1)) : null;
     if (!target) { return; }
     for (var part = target; part; part = part.parentElement) { if (part.tagName === "DETAILS") { part.open = true; } }
-    target.scrollIntoView();
+    // Sections above get their true height only once they come near: then the target has moved.
+    var turns = 0, top = null;
+    (function arrive() {
+      target.scrollIntoView();
+      var now = target.getBoundingClientRect().top;
+      if (turns++ < 20 && (turns < 4 || now !== top)) { top = now; requestAnimationFrame(arrive); }
+    }());
   }
   window.addEventListener("hashchange", open);
   document.addEventListener("click", function (event) {
