@@ -232,6 +232,7 @@ def test_a_finalist_that_breaks_for_one_seed_is_no_winner() -> None:
 
     verdict, _ = race(design(), sometimes)
     assert [(arm.arm, arm.standing) for arm in verdict.arms] == [("b", "lead"), ("a", "broken")]
+    assert verdict.arms[1].reason == "noise with seed 2"
 
 
 def test_losers_are_dropped_at_the_look_that_shows_it_and_ties_get_every_seed() -> None:

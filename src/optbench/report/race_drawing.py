@@ -244,7 +244,7 @@ def draw_expected(lines: Mapping[str, tuple[str, Sequence[ExpectedBest]]]) -> Ma
             f'text-anchor="middle">{number_text(epochs)}</text>'
         )
     parts.append(
-        f'<text x="{x(most) + 10:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs of tuning</text>'
+        f'<text x="{x(most) + 26:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs of tuning</text>'
     )
     for colour, line in known.values():
         upper = [f"{x(p.epochs):.1f},{y(p.high):.1f}" for p in line]

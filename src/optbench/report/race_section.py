@@ -116,12 +116,13 @@ def _section(sweep: SweepEvidence, record: RaceRecord, verdict: RaceVerdict) -> 
         for number, (arm, tuning) in enumerate(verdict.tunings.items())
     ]
     expected = {arm: expected_best(tuning) for arm, tuning in verdict.tunings.items()}
+    is_compared = any(arm.against_lead is not None for arm in verdict.arms)
     num_images = verdict.looks[-1].model.num_images if verdict.looks else 0
     return RaceSection(
         ending=_ending(design, verdict),
         sentences=tuple(_sentences(design, verdict, num_images)),
         more=_more(design, verdict, seconds),
-        forest=forest(verdict.arms, verdict.tunings, design) if verdict.looks else Markup(""),
+        forest=forest(verdict.arms, verdict.tunings, design) if is_compared else Markup(""),
         panels=tuple(
             ArmPanel(
                 arm=entrant.arm,
@@ -211,6 +212,8 @@ def _ending(design: RaceDesign, verdict: RaceVerdict) -> str:
     if verdict.ending == "one_left" and lead is not None:
         if len(design.arms) == 1:
             return f"{lead.arm} has run at its best rate with fresh seeds; nothing raced it."
+        if not any(arm.standing == "worse" for arm in verdict.arms):
+            return f"{lead.arm} is the only one left: the others failed or are broken."
         return f"{lead.arm} wins: every optimizer at its own best rate, with fresh seeds."
     if verdict.ending == "tied" and lead is not None:
         return (
@@ -331,7 +334,10 @@ def _cost_row(
     design: RaceDesign, arm: ArmVerdict, tuning: ArmTuning, seconds: Mapping[str, float]
 ) -> CostRow:
     tuned = untuned = worth = at_epoch = NONE
-    own = [t for t in tuning.tried if math.isclose(t.point.rate, 1.0)]
+    # The recipe's own rate, or the one tried that is nearest to it.
+    nearest = min((abs(math.log(t.point.rate)) for t in tuning.tried), default=math.inf)
+    own = [t for t in tuning.tried if math.isclose(abs(math.log(t.point.rate)), nearest)]
+    own = own if nearest < math.log(design.ratio) else []
     best = next((t for t in tuning.tried if t.point == arm.point), None)
     if best is not None:
         tuned = _score(best.scores.get(design.length))
@@ -341,12 +347,13 @@ def _cost_row(
         if same and common:
             epoch = max(common)
             before, after = same[0].scores[epoch], best.scores[epoch]
-            untuned, at_epoch = _score(before), str(epoch)
+            at_epoch = str(epoch)
+            untuned = f"{_score(before)} (x{same[0].point.rate:g})"
             tuned = _score(after)
             is_own = best is same[0]
             worth = "0, it is the best" if is_own else decimal_text(after - before, 2)
     each = seconds.get(tuning.arm)
-    confirming = design.length * arm.num_seeds
+    confirming = round(arm.epochs)
 
     def time_of(num_epochs: float) -> str:
         return f", {seconds_text(each * num_epochs)}" if each else ""
@@ -389,7 +396,7 @@ def _spent(design: RaceDesign, verdict: RaceVerdict, seconds: Mapping[str, float
     plain = design.length * (num_points + len(design.arms) * design.confirm[1])
     hours = sum(
         seconds.get(arm, 0.0) * tuning.epochs for arm, tuning in verdict.tunings.items()
-    ) + sum(seconds.get(arm.arm, 0.0) * design.length * arm.num_seeds for arm in verdict.arms)
+    ) + sum(seconds.get(arm.arm, 0.0) * arm.epochs for arm in verdict.arms)
     time = f", {seconds_text(hours)} of one run at a time" if hours else ""
     saved = f", {1 - epochs / plain:.0%} less" if epochs < plain else ""
     if not verdict.is_over:

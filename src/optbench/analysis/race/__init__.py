@@ -17,7 +17,6 @@ from optbench.analysis.race.budget import (
     fit_budget,
     plan_race,
     smallest_difference,
-    spent_by_arm,
     what_more_buys,
 )
 from optbench.analysis.race.curves import ExpectedBest, best_of, expected_best, optimism
@@ -72,7 +71,6 @@ __all__ = [
     "read_results",
     "rung_epochs",
     "smallest_difference",
-    "spent_by_arm",
     "tuning_of",
     "verdicts",
     "what_more_buys",

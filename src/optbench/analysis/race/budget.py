@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optbench.analysis.race.design import RaceDesign, rate_ladder
@@ -201,12 +200,3 @@ def what_more_buys(design: RaceDesign, verdict: RaceVerdict, amount: float) -> M
         else None,
         arms=tuple(dict.fromkeys(arm for arm, _ in last.left)),
     )
-
-
-def spent_by_arm(design: RaceDesign, verdict: RaceVerdict) -> Mapping[str, tuple[float, float]]:
-    """Return of every arm the epochs of its tuning, and of its fresh seeds."""
-    looks = {arm.arm: arm.num_seeds for arm in verdict.arms}
-    return {
-        arm: (tuning.epochs, float(design.length * looks.get(arm, 0)))
-        for arm, tuning in verdict.tunings.items()
-    }

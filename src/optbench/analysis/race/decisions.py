@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from optbench.analysis.race.confirmation import Confirmation, confirm
 from optbench.analysis.race.design import Point, RaceDesign, Result, Step
-from optbench.analysis.race.ladder import Climb, climb, is_at_an_end, next_batch
+from optbench.analysis.race.ladder import Climb, climb, failure_words, is_at_an_end, next_batch
 from optbench.analysis.race.verdict import (
     ArmTuning,
     ArmVerdict,
@@ -70,7 +70,7 @@ def verdicts(design: RaceDesign, results: Sequence[Result]) -> RaceVerdict:
     return RaceVerdict(
         tunings=tunings,
         looks=confirmation.looks,
-        arms=_arm_verdicts(design, tunings, confirmation, fresh_runs),
+        arms=_arm_verdicts(tunings, confirmation, fresh_runs, epochs_confirming),
         ending=ending,
         steps=tuple(steps),
         spent=spent,
@@ -135,10 +135,10 @@ def _step_cost(design: RaceDesign, step: Step, runs: _TuningRuns) -> float:
 
 
 def _arm_verdicts(
-    design: RaceDesign,
     tunings: Mapping[str, ArmTuning],
     confirmation: Confirmation,
     fresh_runs: _FreshRuns,
+    epochs: Mapping[str, float],
 ) -> tuple[ArmVerdict, ...]:
     looks = confirmation.looks
     last = looks[-1] if looks else None
@@ -168,7 +168,7 @@ def _arm_verdicts(
             if against is None or against.low is None or against.low <= 0:
                 against = drop.against_lead
             against = against if standing == "worse" else None
-            reason = f"{drop.why} with {len(looks[look_number - 1].seeds)} fresh seeds"
+            reason = _why(drop, looks[look_number - 1].seeds, fresh_runs[drop.finalist])
         num_seeds = max(
             (len(by_seed) for (of_arm, _), by_seed in fresh_runs.items() if of_arm == arm),
             default=0,
@@ -180,6 +180,7 @@ def _arm_verdicts(
                 point=point,
                 against_lead=against,
                 num_seeds=num_seeds,
+                epochs=float(epochs[arm]),
                 dropped_at=look_number,
                 reason=reason,
             )
@@ -200,3 +201,16 @@ def _early(tuning: ArmTuning) -> Standing:
     if tuning.best is not None:
         return "untested"
     return "failed" if all(tried.fate == "failed" for tried in tuning.tried) else "broken"
+
+
+def _why(drop: Dropped, seeds: Sequence[int], by_seed: Mapping[int, Result]) -> str:
+    """Return in words why a look sent an arm home."""
+    if drop.why == "worse":
+        return f"worse with {len(seeds)} fresh seeds"
+    if drop.why == "failed":
+        failed = [(seed, by_seed[seed]) for seed in seeds if seed in by_seed]
+        failed = [(seed, result) for seed, result in failed if not math.isfinite(result.score)]
+        return "; ".join(f"{failure_words(result)} with seed {seed}" for seed, result in failed)
+    flawed = [seed for seed in seeds if seed in by_seed and by_seed[seed].is_broken]
+    reasons = [by_seed[seed].flaw or "forgets other subjects" for seed in flawed]
+    return "; ".join(f"{why} with seed {seed}" for why, seed in zip(reasons, flawed, strict=True))

@@ -180,7 +180,7 @@ class _Ladder:
             score = self._score(point, rung)
             place = ranked.index(point) + 1 if point in ranked else None
             if failure:
-                self._fates[point] = ("failed", failure.epoch, _words(failure))
+                self._fates[point] = ("failed", failure.epoch, failure_words(failure))
             elif is_last and place:
                 self._fates[point] = ("finished", None, "")
             elif place is None:
@@ -245,6 +245,9 @@ def _lowest_diverged(tuning: ArmTuning) -> Point | None:
     return min(tried.point for tried in tuning.tried) if is_all else None
 
 
-def _words(failure: Result) -> str:
+def failure_words(failure: Result) -> str:
+    """Return how a run ended that has no score."""
+    if failure.failure is None:
+        return "has no validation loss"
     what = {"diverged": "diverged", "out_of_memory": "ran out of memory", "failed": "failed"}
-    return f"{what[failure.failure or 'failed']} in epoch {failure.epoch}"
+    return f"{what[failure.failure]} in epoch {failure.epoch}"

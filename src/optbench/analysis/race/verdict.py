@@ -104,6 +104,7 @@ class ArmVerdict:
     point: Point | None  # its best by the fresh seeds; by the tuning seed before there are any
     against_lead: Interval | None  # of -score: above 0 is worse than the lead
     num_seeds: int  # fresh ones that it ran with
+    epochs: float  # that its runs of the fresh seeds have trained
     dropped_at: int | None  # the look
     reason: str
 
