@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -233,6 +234,21 @@ def test_a_run_of_a_race_has_the_name_of_the_same_run_elsewhere() -> None:
     # What a launcher on another machine is given makes the same run.
     of_step = [word for word in run.overrides if not word.startswith(("sweep=", "race."))]
     assert compose_runs(of_step).runs[0].name == same.name
+
+
+def test_a_task_travels_to_other_machines_with_what_is_due_and_without_the_race() -> None:
+    plan = compose_runs(RACE)
+    task = guard.RunTask(
+        plans=[*plan.runs],
+        sweep_dir=plan.sweep_dir,
+        needs_own_process=False,
+        command=("optbench",),
+        working_dir=".",
+        race=plan.race,
+    )
+    arrived = pickle.loads(pickle.dumps(task))
+    assert arrived.race is None
+    assert [run.name for run in arrived.plans] == [run.name for run in plan.runs]
 
 
 def test_hydra_launches_a_race(pipeline: Pipeline) -> None:
