@@ -322,6 +322,32 @@ def test_a_decision_does_not_rest_on_what_was_lost(pipeline: Pipeline) -> None:
     assert validation.read_bytes() == kept
 
 
+def test_runs_that_another_worker_has_are_waited_for_and_taken_over(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = compose_runs([*RACE, "optimizer=adamw"]).runs
+    assert first.until_epoch is None
+    rundir.write_status(first.run_dir, "running")  # of a worker that writes no locks
+
+    def die(seconds: float) -> None:
+        rundir.write_status(first.run_dir, "interrupted", "it died")
+
+    monkeypatch.setattr("optbench.launch.race.time.sleep", die)
+    plan = race(*RACE, "optimizer=adamw")
+    assert verdict(plan).is_over
+    own_rate = [call for call in pipeline.calls if (call.rate, call.seed) == (1.0, 1234)]
+    assert own_rate[0].until == 1
+
+
+def test_a_corrupt_record_of_a_race_is_made_again_from_its_runs(pipeline: Pipeline) -> None:
+    plan = race(*RACE)
+    path = plan.sweep_dir / RACE_NAME
+    path.write_bytes(path.read_bytes()[:-20])
+    num_calls = len(pipeline.calls)
+    assert verdict(race(*RACE)).is_over
+    assert len(pipeline.calls) == num_calls
+
+
 def test_a_nuisance_axis_is_tuned_away_and_others_are_answered_about(pipeline: Pipeline) -> None:
     swept = ["network.dim=8,16", "lr_scheduler=cosine,constant"]
     plan = compose_runs([*RACE, *swept, "race.nuisance=lr_mult,network.dim"])

@@ -68,8 +68,7 @@ class RaceOnDisk:
         try:
             record = read_race(sweep_dir)
         except DamagedFileError:
-            files.set_aside(sweep_dir / "race.json")
-            record = None
+            record = None  # the runs themselves are found again by their names
         if record is not None:
             race.runs = {
                 name: place
@@ -229,9 +228,10 @@ def run_race(task: RunTask, launch: Launch) -> list[Sequence[Any]]:
             _ = job.return_value  # raises what a worker raised
         jobs.append(returned)
         task.run_queue()
-        _wait_for_others(plans)
+        has_waited = _wait_for_others(plans)
         race.has_run(plan.name for plan in plans)
-        if _is_blocked(race, steps):
+        # What another worker could not finish is due once more, and this one's by now.
+        if _is_blocked(race, steps) and not has_waited:
             break
         steps = []
     return jobs
@@ -281,14 +281,15 @@ def _spelled(point: Point) -> str:
     return " ".join((f"x{point.rate:g}", *point.values))
 
 
-def _wait_for_others(plans: Iterable[RunPlan]) -> None:
-    """Wait for the runs that other workers have; a race decides when all results are there."""
-    is_said = False
+def _wait_for_others(plans: Sequence[RunPlan]) -> bool:
+    """Wait for the runs that other workers have, as all results decide; return whether any had."""
+    has_waited = False
     while any(rundir.read_status(plan.run_dir).status == "running" for plan in plans):
-        if not is_said:
+        if not has_waited:
             tell("race: waiting for runs that another worker has")
-            is_said = True
+            has_waited = True
         time.sleep(_POLL_SECONDS)
+    return has_waited
 
 
 def _is_blocked(race: RaceOnDisk, steps: Sequence[Step]) -> bool:
