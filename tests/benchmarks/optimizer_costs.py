@@ -184,8 +184,9 @@ def page(recipes: Sequence[OptimizerOptions], costs: dict[str, Cost]) -> str:
         "",
         "**Rate** is what you set: a rate (manual), a factor of the step size d that the class "
         "estimates itself (semi-automatic, usually 1), or nothing (automatic). Default rates are "
-        "for SD1.x; the embedded base multiplies those of manual recipes by `base.lr_scale`, or any "
-        "recipe's by what was measured for it (`base.lr_scales`). **State** is memory besides the weights, and the share of the weights whose state is in "
+        "for SD1.x; the embedded base multiplies those of manual recipes by `base.lr_scale`, or "
+        "any recipe's by what was measured for it (`base.lr_scales`). "
+        "**State** is memory besides the weights, and the share of the weights whose state is in "
         "8 bits. **Update** is the time of one update relative to `adamw`, "
         f"{baseline * 1e3:.1f} ms for the 528 tensors of a LoRA of dim {DIM} on SD1.x on one CPU "
         f"thread: the fastest of {NUM_REPEATS} times {NUM_UPDATES} updates. A training step on a "
