@@ -391,6 +391,8 @@ def test_what_people_prefer_comes_first_and_a_loss_may_disagree(
 def test_votes_that_show_nothing_and_several_trainings_are_said_so() -> None:
     assert people_prefer([]) is None
     assert people_prefer([strength("lion", 0.4), strength("adamw", -0.4)]) is None
+    # Above 0 by its interval, but the strongest of equals comes there too while one goes on voting.
+    assert people_prefer([strength("lion", 0.6), strength("adamw", -0.6)]) is None
     judged = people_prefer([strength("lion", 1.0, num_runs=3)])
     assert judged is not None
     assert judged.words.endswith("40 votes on 3 trainings of it")

@@ -327,6 +327,10 @@ def test_bars_have_the_report_s_numbers(
     assert [(one["numVotes"], one["numRuns"]) for one in in_page] == [
         (one.num_votes, one.num_runs) for one in in_report
     ]
+    to_go = viewer.page.evaluate(
+        "([votes, num]) => optbench.votesToGo(optbench.strengths(votes), num)", [votes, num]
+    )
+    assert (to_go == 0) == in_report[0].is_preferred, "decided in both or in none"
     for one, other in zip(in_page, in_report, strict=True):
         assert one["strength"] == pytest.approx(other.strength, abs=1e-6)
         assert one["low"] == pytest.approx(other.low, abs=1e-3)
@@ -410,3 +414,54 @@ def test_a_vote_needs_two_settings(tmp_path: Path) -> None:
     make_sweep(tmp_path / "one", Shape(num_epochs=1, num_optimizers=1, dims=(4,)))
     with pytest.raises(DatasetError, match="no two settings"):
         vote_page(tmp_path / "one")
+
+
+SIMULATED = """([truth, numVotes, numSessions, ofCells, seed]) => {
+  // mulberry32, so that every run of the test draws the same
+  let state = seed;
+  const random = () => {
+    state = (state + 0x6D2B79F5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+  const pairs = truth.flatMap((_, i) => truth.slice(i + 1).map((__, j) => [i, i + 1 + j]));
+  const mean = truth.reduce((sum, one) => sum + one, 0) / truth.length;
+  let held = 0, num = 0, led = 0;
+  for (let session = 0; session < numSessions; session += 1) {
+    const cells = truth.map(() => Array.from({ length: 8 }, () => ofCells * normal()));
+    const votes = [];
+    for (let vote = 0; vote < numVotes; vote += 1) {
+      const [first, second] = optbench.choosePair(votes, pairs, truth.length, random);
+      const cell = Math.floor(random() * 8);
+      const gap = truth[first] + cells[first][cell] - truth[second] - cells[second][cell];
+      votes.push({ first, second, winner: random() < 1 / (1 + Math.exp(-gap)) ? 0 : 1,
+        cell: String(cell), runs: [String(first), String(second)] });
+    }
+    const strengths = optbench.strengths(votes);
+    led += strengths[0].index === 0;
+    for (const one of strengths) {
+      num += 1;
+      held += one.low <= truth[one.index] - mean && truth[one.index] - mean <= one.high;
+    }
+  }
+  return [100 * held / num, 100 * led / numSessions];
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_cells", [0.0, 1.0])
+@pytest.mark.parametrize("truth", [[0.0, 0.0, 0.0, 0.0], [1.0, 0.8, -0.9, -0.9]])
+def test_choosing_close_pairs_leaves_the_intervals_valid(
+    viewer: Viewer, truth: list[float], of_cells: float
+) -> None:
+    for num_votes in (40, 100):
+        held, _ = viewer.page.evaluate(SIMULATED, [truth, num_votes, 150, of_cells, 7])
+        assert held >= 92, (num_votes, held)
+
+
+@pytest.mark.slow
+def test_close_pairs_first_finds_a_leader_at_least_as_often(viewer: Viewer) -> None:
+    _, led = viewer.page.evaluate(SIMULATED, [[0.8, 0.3, -0.3, -0.8], 40, 200, 0.0, 9])
+    assert led >= 70

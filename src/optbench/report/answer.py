@@ -180,7 +180,7 @@ class Judgement:
 def people_prefer(strengths: Sequence[Strength]) -> Judgement | None:
     """Return what people prefer, None where no setting is shown to win against the average one."""
     first = max(strengths, key=lambda strength: strength.strength, default=None)
-    if first is None or first.low <= 0:
+    if first is None or not first.is_preferred:
         return None
     share = f"{100 * first.win_share:.0f} % of votes against the average setting"
     trainings = "one training" if first.num_runs < 2 else f"{first.num_runs} trainings"

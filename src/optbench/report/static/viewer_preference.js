@@ -6,6 +6,7 @@
   const PRECISION = 1 / 9, CONFIDENCE = 0.95, MOST_CELLS = 60, MANY = 1e6, STEPS = 60, CLOSE = 1e-8;
   const TERMS = [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]];  // of s_i, s_j and log v in log P(first), P(second), P(tie)
   const AT_RANDOM = 0.25, LEAST_HOPE = 0.05, CLEARLY = 3;
+  const WIDENED = 1.6;  // as the report has it: people stop when they like the answer
 
   // Solve a x = b for every column of b, by elimination; a is symmetric and positive.
   function solve(a, b) {
@@ -164,8 +165,8 @@
   ob.votesToGo = function (strengths, numVotes) {
     const [first] = strengths;
     if (!first || strengths.length < 2 || first.strength <= 0 || numVotes === 0) { return null; }
-    if (first.low > 0) { return 0; }
-    const allowed = first.variance * (first.strength / first.half) ** 2, lasting = first.variance - first.ownVariance;
+    if (first.strength > WIDENED * first.half) { return 0; }
+    const allowed = first.variance * (first.strength / first.half / WIDENED) ** 2, lasting = first.variance - first.ownVariance;
     if (lasting > CLEARLY * first.ownVariance && lasting > allowed) { return Infinity; }
     return Math.max(1, Math.ceil(numVotes * (first.variance / allowed - 1)));
   };
