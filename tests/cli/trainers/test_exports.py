@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from optbench.cli.trainers import export_command, formats
 from optbench.cli.trainers.export_command import EXPORTERS
-from optbench.cli.trainers.exported import Exported, Run, files_of
+from optbench.cli.trainers.exported import Exported, Run, files_of, unscaled
 from optbench.cli.trainers.imported import Imported
 from optbench.config import rules
 from optbench.storage import resources
@@ -293,3 +293,26 @@ def test_the_command_writes_for_each_trainer(
     assert "sd-scripts" in capsys.readouterr().out
     assert export_command.main([str(run.path), "--for=nobody"]) == 2
     assert "onetrainer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lr_role", "lr_scale", "lr_scales", "words"),
+    [
+        ("manual", 40.0, {"mine": 40.0}, "by 40 "),
+        ("manual", 60.0, {"mine": None}, "by 60 "),
+        ("manual", 1.0, {}, ""),
+        ("multiplier", 1.5, {"mine": 1.5}, "by 1.5 "),
+        ("multiplier", 60.0, {"mine": None}, ""),  # no such recipe's rate is multiplied by it
+        ("automatic", 60.0, {}, ""),
+    ],
+)
+def test_what_suited_the_embedded_base_is_taken_out_of_the_rates(
+    lr_role: str, lr_scale: float, lr_scales: dict[str, float | None], words: str
+) -> None:
+    config = {
+        "base": {"lr_scale": lr_scale, "lr_scales": lr_scales},
+        "optimizer": {"name": "mine", "traits": {"lr_role": lr_role}},
+    }
+    sentence = unscaled(config)
+    assert words in sentence
+    assert bool(sentence) == bool(words)

@@ -93,9 +93,8 @@ class Run:
         base = self.config["base"]
         if base["name"] == "tiny":
             self.lost.append(
-                "base.path: no other trainer loads the embedded base; name your checkpoint, and "
-                f"divide the rates by base.lr_scale ({base['lr_scale']:g}) unless you gave them "
-                "yourself"
+                "base.path: no other trainer loads the embedded base; name your checkpoint"
+                + unscaled(self.config)
             )
 
     def say_unless(self, *supported: str) -> None:
@@ -194,3 +193,15 @@ def files_of(script: str) -> Iterator[tuple[str, str]]:
                     break
                 text.append(inner)
             yield line.split()[2], "\n".join(text) + "\n"
+
+
+def unscaled(config: Mapping[str, Any]) -> str:
+    """Return what to do with rates that suit the base they were trained on, if they do."""
+    base, optimizer = config["base"], config["optimizer"]
+    role = optimizer["traits"]["lr_role"]
+    scale = base["lr_scale"] if role == "manual" else None
+    if role == "multiplier":
+        scale = (base.get("lr_scales") or {}).get(optimizer["name"])
+    if scale in (None, 1):
+        return ""
+    return f", and divide the rates by {scale:g} unless you gave them yourself"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optbench.cli.trainers.exported import Exported
+from optbench.cli.trainers.exported import Exported, unscaled
 from optbench.cli.trainers.kohya import option_names
 from optbench.cli.trainers.options import options
 from optbench.lora.blocks import block_numbers
@@ -278,14 +278,9 @@ def _lost(config: Mapping[str, Any], total_steps: int | None) -> Iterator[str]:
 def _lost_files(config: Mapping[str, Any]) -> Iterator[str]:
     base, dataset = config["base"], config["dataset"]
     if base["name"] == "tiny":
-        optimizer = config["optimizer"]
-        scale = base["lr_scale"]
-        if optimizer["traits"]["lr_role"] != "manual":
-            scale = (base.get("lr_scales") or {}).get(optimizer["name"]) or 1
-        divided = f", and divide the rates by {scale:g} unless you gave them yourself"
         yield (
             "base.path: no other trainer loads the embedded base; put your checkpoint behind "
-            f"--pretrained_model_name_or_path{divided if scale != 1 else ''}"
+            f"--pretrained_model_name_or_path{unscaled(config)}"
         )
     if base["v_parameterization"] is None and base["family"] != "sd15":
         yield (
