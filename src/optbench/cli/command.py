@@ -120,7 +120,9 @@ def in_words(name: str, arguments: Sequence[str], work: Callable[[], int]) -> in
 
 def refuse(problems: Sequence[Problem]) -> int:
     """Print problems on the standard error; return the exit code of bad input."""
-    print_problems(problems, errors())
+    from optbench.cli.hints import with_hints  # reads tables that nothing else needs
+
+    print_problems(with_hints(problems), errors())
     return BAD_INPUT
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optbench.cli.commands import COMMANDS, split_bare_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from optbench.errors import Problem
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif bare_words and not any(flag in arguments for flag in _HELP):
         from optbench.cli.command import refuse
 
-        return refuse([_unknown_command(bare_words[0])])
+        return refuse(_flag_problems(arguments) or [_unknown_word(bare_words[0], arguments)])
     else:
         name = "train"
     if any(flag in arguments for flag in _HELP):
@@ -52,12 +52,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print_help(name, only=bare_words)
         return 0
+    if COMMANDS[name].config is not None and (problems := _flag_problems(arguments)):
+        from optbench.cli.command import refuse
+
+        return refuse(problems)
     from importlib import import_module
 
     from optbench.cli.command import in_words
 
     command = import_module(COMMANDS[name].module).main
     return in_words(name, arguments, lambda: int(command(arguments)))
+
+
+def _flag_problems(arguments: Sequence[str]) -> list[Problem]:
+    """Return the problems of flags that Hydra does not know: other trainers' settings are such."""
+    flags = [word for word in arguments if word.startswith("--") and len(word) > len("--")]
+    if not flags:
+        return []
+    from hydra._internal.utils import get_args_parser
+
+    known = get_args_parser()._option_string_actions
+    problems = []
+    for place, word in enumerate(arguments):
+        if word not in flags or _is_short_for(word.partition("=")[0], known):
+            continue
+        from optbench.cli.hints import flag_problem
+
+        following = arguments[place + 1] if place + 1 < len(arguments) else ""
+        problems.append(flag_problem(word, following if following.isidentifier() else ""))
+    return problems
+
+
+def _is_short_for(flag: str, known: Iterable[str]) -> bool:
+    return any(name.startswith(flag) for name in known)
+
+
+def _unknown_word(word: str, arguments: Sequence[str]) -> Problem:
+    from optbench.errors import Problem
+
+    place = arguments.index(word)
+    if place and "=" in arguments[place - 1] and arguments[place - 1].endswith(","):
+        before = arguments[place - 1]
+        return Problem(
+            before.partition("=")[0],
+            f"{before} {word}, with a blank behind the comma",
+            "values without blanks between them",
+            f"write {before}{word}",
+        )
+    return _unknown_command(word)
 
 
 def _unknown_command(word: str) -> Problem:

@@ -15,6 +15,7 @@ from optbench.config.untrusted import import_notices
 from optbench.errors import ConfigError, OptbenchError, Problem
 from optbench.metrics.build import check_metric
 from optbench.metrics.measure import measure_runs
+from optbench.report.wording import times
 from optbench.schema import MetricOptions
 from optbench.storage.resources import command_line
 from optbench.terminal import say, tell, working
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str]) -> int:
             for run_dir in runs_in(folder)
         ]
         started = time.perf_counter()
-        with working(f"measuring the images of {len(run_dirs)} runs") as show:
+        num_runs = times(len(run_dirs), "run")
+        with working(f"measuring the images of {num_runs}") as show:
             tally = measure_runs(run_dirs, options, show=show)
     except OptbenchError as error:
         return refuse(error.problems)
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         tell(notice)
     seconds = time.perf_counter() - started
     say(
-        f"{len(run_dirs)} runs: {tally.num_measured} images measured, {tally.num_kept} reused, "
+        f"{num_runs}: {tally.num_measured} images measured, {tally.num_kept} reused, "
         f"{seconds:.1f} s (an image counts once for each metric)"
     )
     if tally.unwritten:

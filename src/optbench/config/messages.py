@@ -18,6 +18,8 @@ from optbench.storage.nested import flatten
 from optbench.storage.secrets import hide_in_arguments
 from optbench.terminal import Terminal
 
+UNKNOWN_SETTING = "an unknown setting"  # what a key that does not exist is found to be
+
 
 def explain_refusal(override: str, error: HydraException, tree: DictConfig) -> Problem:
     """Return why Hydra refused one override.
@@ -72,7 +74,7 @@ def unknown_key(key: str, siblings: Sequence[str], *, everywhere: Sequence[str] 
     near = near or [name for name in everywhere if _last(name) == last]
     return Problem(
         key,
-        "an unknown setting",
+        UNKNOWN_SETTING,
         f"one of {', '.join(siblings)}",
         did_you_mean(near) or f"{resources.program()} train --help lists every setting",
     )
@@ -128,6 +130,13 @@ def unreadable_override(override: str, error: HydraException, *, where: str) -> 
             hidden(override),
             "key=value, group=option or key=value,value",
             f"write it as one word: key=value ({first_line(error)})",
+        )
+    if value.endswith(",") and value[0] not in "[{\"'":
+        return Problem(
+            key if where == "the command line" else f"{key} in {where}",
+            hidden(override),
+            "a value behind every comma, and no blank",
+            f"write {for_shell(override.rstrip(','))},NEXT without a blank, or leave the comma out",
         )
     closing = {"[": "]", "{": "}"}.get(value[0], "")
     if closing and not value.endswith(closing):
