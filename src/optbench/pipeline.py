@@ -284,6 +284,7 @@ def finish(lane: ImageLane) -> None:
             run_images.draw_run_sheets(
                 lane.run, config.prompts, config.render, num_epochs=lane.finished.epoch
             )
-    tensorboard.write_end(lane.run, hide_in_settings(config_tree(config)))
+    tree = hide_in_settings(config_tree(config))
+    tensorboard.write_end(lane.run, tree, lane.plan.changed_settings)
     state.forget_previous(lane.run)
     rundir.write_status(lane.run.path, "done", made_as=lane.made_as)

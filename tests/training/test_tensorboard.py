@@ -15,7 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 
 from optbench.records import StepRecord
 from optbench.storage import files
-from optbench.training.tensorboard import write_end, write_pictures, write_scalars
+from optbench.training.tensorboard import (
+    write_end,
+    write_metrics,
+    write_pictures,
+    write_scalars,
+)
 from tests.builders.image_runs import make_run
 
 
@@ -127,7 +132,9 @@ def test_pictures_and_sheets_come_back_at_their_steps_and_settings_beside_final_
         for group in ("base", "dataset", "network", "optimizer", "lr_scheduler", "train", "loss")
     }
     write_pictures(run, {0: 0, 1: 9, 2: 18})
-    write_end(run, {**config, "seed": 3, "lr_mult": 1.0})
+    write_end(
+        run, {**config, "seed": 3, "lr_mult": 1.0}, ["optimizer.rate", "loss.note", "runs_dir"]
+    )
     read = EventAccumulator(str(run.tensorboard_dir), size_guidance={"images": 0}).Reload()
     assert set(read.Tags()["images"]) == {"pictures/a-64x96", "sheets/a"}
     pictures = read.Images("pictures/a-64x96")
@@ -138,4 +145,23 @@ def test_pictures_and_sheets_come_back_at_their_steps_and_settings_beside_final_
     assert b"optimizer.rate" in plugin
     assert b"seed" in plugin
     assert b"note" not in plugin
+    assert b"network.rate" not in plugin  # nobody changed it: a column that says nothing
+    assert b"runs_dir" not in plugin
     assert read.Scalars("final/mean_loss")[0].value == 0.5
+
+
+def test_numbers_of_images_are_scalars_of_their_epochs_each_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path, epochs=2)
+    files.append_rows(run.epochs_path, [{"epoch": 1, "step": 9}, {"epoch": 2, "step": 18}])
+    rows = [
+        {"epoch": epoch, "metric": "resistance", "value": value}
+        for epoch, value in ((0, 0.9), (1, 0.5), (1, 0.7), (2, 0.25))
+    ]
+    files.write_rows(run.path / "metrics.jsonl", rows)
+    write_scalars(run.tensorboard_dir, [step_row(9)])
+    for _ in range(2):
+        write_metrics(run)
+    read = read_back(run.tensorboard_dir)
+    assert [step for step, _ in read["images/resistance"]] == [9, 18]
+    assert read["images/resistance"][0][1] == pytest.approx(0.6)
+    assert "loss" in read

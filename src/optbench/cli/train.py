@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from optbench.cli.command import run_command
 from optbench.cli.live import live_report
 from optbench.config.compose import CONFIG_NAME, SweepPlan, compose_runs, flags_first
 from optbench.config.messages import print_problems
 from optbench.config.untrusted import import_notices
-from optbench.errors import OptbenchError
+from optbench.errors import DamagedFileError, OptbenchError
 from optbench.launch import guard
 from optbench.metrics.build import build_metrics, foreign_targets
 from optbench.storage.resources import command_line
+from optbench.storage.rundir import RunDir
 from optbench.terminal import errors, link, say, tell, working
 
 
@@ -57,6 +60,8 @@ def _finish(plan: SweepPlan) -> str | None:
     if metric.enabled:
         with working("measuring the images") as show:
             tally = measure_runs(run_dirs, metric, show=show)
+            if tally.num_measured:
+                _log_metrics(run_dirs)
         for notice in tally.notices:
             tell(notice)
         if tally.unwritten and (page := _conclude(plan)) is not None:
@@ -66,6 +71,16 @@ def _finish(plan: SweepPlan) -> str | None:
             tell(f"  {command_line('metrics', str(plan.sweep_dir))}")
             return None
     return _conclude(plan)
+
+
+def _log_metrics(run_dirs: Sequence[Path]) -> None:
+    """Give TensorBoard the numbers of images, of runs that have its files."""
+    from optbench.training.tensorboard import write_metrics
+
+    for run_dir in run_dirs:
+        if (run := RunDir(run_dir)).tensorboard_dir.is_dir():
+            with contextlib.suppress(DamagedFileError):  # the report names it
+                write_metrics(run)
 
 
 def _conclude(plan: SweepPlan) -> str | None:

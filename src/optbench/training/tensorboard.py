@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import statistics
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,16 +18,18 @@ from numpy.typing import NDArray
 
 from optbench.storage import files
 from optbench.storage.images import opened_rendered
-from optbench.storage.rundir import RunDir
+from optbench.storage.nested import flatten
+from optbench.storage.rundir import METRICS_NAME, RunDir
 
 _PICTURE_PX = 256  # the height of an image in a row of an epoch
 _SHEET_PX = 2048  # the longer side of a sheet
 _END_PREFIX = "final/"
 _LONGEST_TEXT = 80
 _NOT_FINAL = ("epoch", "step")
-# Beside everything else, places and texts would make a table nobody can read.
+# TensorBoard shows a handful of columns: these, and what the command line changed.
+_HPARAMS = ("optimizer", "network.dim", "lr_mult", "seed")
 _HPARAM_GROUPS = ("base", "dataset", "network", "optimizer", "lr_scheduler", "train", "loss")
-_HPARAM_KEYS = ("seed", "lr_mult")
+_METRICS_FILE = "events.out.tfevents.0000000000.metrics"
 
 
 def write_scalars(folder: Path, rows: Iterable[Mapping[str, float | int]]) -> None:
@@ -72,8 +75,36 @@ def write_pictures(run: RunDir, steps: Mapping[int, int]) -> None:
     _write_events(run.tensorboard_dir, events)
 
 
-def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
-    """Append the run's sheets, and its settings beside its final numbers (the tab HPARAMS)."""
+def write_metrics(run: RunDir) -> None:
+    """Write the run's numbers of images as scalars, the mean of each epoch, in place of older ones.
+
+    They are measured after the training, at the steps of epochs that are over.
+    """
+    steps = {row["epoch"]: row["step"] for row in files.read_rows(run.epochs_path)}
+    values: dict[tuple[str, int], list[float]] = {}
+    for row in files.read_rows(run.path / METRICS_NAME):
+        value, step = row.get("value"), steps.get(row.get("epoch"))
+        if step is not None and isinstance(value, (int, float)):
+            values.setdefault((str(row["metric"]), step), []).append(float(value))
+    if not values:
+        return
+    from torch.utils.tensorboard.summary import scalar
+
+    events = [
+        (scalar(f"images/{metric}", statistics.fmean(of_epoch)), step)
+        for (metric, step), of_epoch in sorted(values.items(), key=lambda item: item[0][1])
+    ]
+    _write_events(run.tensorboard_dir, events, name=_METRICS_FILE)
+
+
+def write_end(run: RunDir, config: Mapping[str, Any], changed: Iterable[str] = ()) -> None:
+    """Append the run's sheets, and its settings beside its final numbers (the tab HPARAMS).
+
+    Args:
+        run: The run.
+        config: Its settings, nested.
+        changed: The settings that the command line changed: what is swept is among them.
+    """
     epochs = files.read_rows(run.epochs_path)
     if not epochs:
         return
@@ -93,13 +124,17 @@ def write_end(run: RunDir, config: Mapping[str, Any]) -> None:
             small = picture.convert("RGB")
         small.thumbnail((_SHEET_PX, _SHEET_PX))
         events.append((image(f"sheets/{path.stem}", np.asarray(small), dataformats="HWC"), step))
-    events += [(summary, 0) for summary in hparams(_hparams(config), final)]
+    events += [(summary, 0) for summary in hparams(_hparams(config, changed), final)]
     events += [(scalar(name, value), step) for name, value in final.items()]
     _write_events(run.tensorboard_dir, events)
 
 
-def _write_events(folder: Path, summaries: Iterable[tuple[Any, int]]) -> None:
+def _write_events(
+    folder: Path, summaries: Iterable[tuple[Any, int]], *, name: str | None = None
+) -> None:
     """Write summaries, each with its step, as one event file, whole or not at all.
+
+    Its name is the next one, or `name`.
 
     Not by SummaryWriter: it writes in a thread, in which a full disk is a traceback and no error.
     """
@@ -115,20 +150,23 @@ def _write_events(folder: Path, summaries: Iterable[tuple[Any, int]]) -> None:
     for summary, step in summaries:
         event = Event(wall_time=time.time(), step=step, summary=summary)
         records.write(event.SerializeToString())
-    # TensorBoard reads the files of a folder in the order of their names.
-    number = len(list(folder.glob("events.out.tfevents.*")))
-    name = f"events.out.tfevents.{int(now):010d}.{number:06d}"
+    if name is None:
+        # TensorBoard reads the files of a folder in the order of their names.
+        number = len(list(folder.glob("events.out.tfevents.*")))
+        name = f"events.out.tfevents.{int(now):010d}.{number:06d}"
     files.write_atomic(folder / name, content.getvalue())
 
 
-def _hparams(config: Mapping[str, Any]) -> dict[str, str | float | bool]:
-    """Return what affects the weights, by override name; the groups' own names first."""
-    settings: dict[str, str | float | bool] = {}
-    for group in _HPARAM_GROUPS:
-        for key, value in config[group].items():
-            if isinstance(value, (str, int, float)) and len(str(value)) <= _LONGEST_TEXT:
-                settings[group if key == "name" else f"{group}.{key}"] = value
-    return {**settings, **{key: config[key] for key in _HPARAM_KEYS}}
+def _hparams(config: Mapping[str, Any], changed: Iterable[str]) -> dict[str, str | float | bool]:
+    """Return the settings that tell runs apart, by override name."""
+    of_groups = tuple(f"{group}." for group in _HPARAM_GROUPS)
+    settings = {
+        key.removesuffix(".name"): value
+        for key, value in flatten(config).items()
+        if isinstance(value, (str, int, float)) and len(str(value)) <= _LONGEST_TEXT
+    }
+    keys = [key for key in changed if key.startswith(of_groups) or key in _HPARAM_GROUPS]
+    return {key: settings[key] for key in dict.fromkeys((*_HPARAMS, *keys)) if key in settings}
 
 
 def _rows(folder: Path) -> dict[str, NDArray[np.uint8]]:
