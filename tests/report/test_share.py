@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import yaml
 from PIL import Image
 
 from optbench.cli import share as share_command
-from optbench.report import share
+from optbench.report import build_report, share
+from optbench.report.grid_sheet import draw_grid
 from optbench.report.share import _Places, share_report
 from optbench.storage.rundir import read_config
 from tests.builders.fabricated_sweep import Shape, make_sweep
@@ -162,3 +164,34 @@ def test_the_command_writes_a_page_and_a_png_and_says_what_is_left_out(
     make_sweep(tmp_path / "other", Shape(num_optimizers=1))
     assert share_command.main([str(tmp_path)]) == 2
     assert "one sweep" in capsys.readouterr().err
+
+
+@needs_chromium
+def test_the_table_as_it_is_shown_is_saved_as_a_png(
+    browser: Any, shared: Path, tmp_path: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    viewer = Viewer(context.new_page()).open(shared)
+    with viewer.page.expect_download() as download:
+        viewer.page.evaluate("optbench.savePng(optbench.app)")
+    download.value.save_as(tmp_path / "table.png")
+    with Image.open(tmp_path / "table.png") as table:
+        colours = {colour for _, colour in table.convert("RGB").getcolors(2**24) or ()}
+    assert len(colours) > 100  # images, and no empty cells
+    assert viewer.faults == []
+    context.close()
+
+
+@needs_chromium
+def test_a_page_opened_by_double_click_says_what_to_type_for_the_png(
+    browser: Any, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "my runs" / "demo"
+    make_sweep(sweep, Shape(num_optimizers=1))
+    viewer = Viewer(browser.new_page()).open(build_report(sweep))
+    viewer.page.evaluate("optbench.savePng(optbench.app)")
+    command = viewer.page.locator("dialog[open] code").inner_text()
+    words = shlex.split(command)
+    assert words[:4] == ["optbench", "report", str(sweep), "--sheet"]
+    assert draw_grid(sweep, words[4]).is_file()
+    assert viewer.faults == []

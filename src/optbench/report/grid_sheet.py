@@ -4,8 +4,8 @@
     rows=epoch,columns=seed,prompt=a,run=NAME
     rows=optimizer,columns=network.dim,seed=1
 
-`run`, `epoch`, `prompt`, `seed` (of the images), `shot` (prompt and seed), `size`, and every
-setting that was varied, as `NAME` or `set.NAME`.
+`run`, `setting` (the runs of all seeds), `epoch`, `prompt`, `seed` (of the images), `shot` (prompt
+and seed), `size`, and every setting that was varied, as `NAME` or `set.NAME`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from optbench import analysis
 from optbench.analysis.evidence import RunEvidence, SweepEvidence, read_sweep
+from optbench.analysis.standings import rank_settings
 from optbench.errors import ConfigError, Problem, did_you_mean, near_names
 from optbench.render.sheet import Row, SheetPlan, Tile, write_sheet
 from optbench.report.links import refuse_links
@@ -102,7 +103,7 @@ def grid_plan(sweep: SweepEvidence, view: str, *, report_dir: Path) -> SheetPlan
     chosen = [
         image for image in images if all(axes[name].of(image) == v for name, v in choice.items())
     ]
-    has_runs = {rows.name, columns.name} & {"run"}
+    has_runs = rows.name in ("run", "setting")
     base = [image for image in images if image.epoch == 0] if has_runs else []
     # What a fixed epoch leaves out of the base is shown all the same, beside the runs.
     fixed = {name: value for name, value in choice.items() if name in _SHOT_AXES}
@@ -127,7 +128,7 @@ def grid_plan(sweep: SweepEvidence, view: str, *, report_dir: Path) -> SheetPlan
         )
         for row in row_values
     ]
-    if base and rows.name == "run":
+    if base:
         of_base = {columns.of(image): image for image in reversed(base)}
         if any(column in of_base for column in column_values):
             shown = tuple(tile(of_base.get(column)) for column in column_values)
@@ -183,6 +184,16 @@ def _axes(sweep: SweepEvidence, images: Sequence[_Image]) -> Mapping[str, _Axis]
         "shot": _Axis("shot", values(lambda i: i.shot), lambda i: i.shot),
         "size": _Axis("size", values(lambda i: i.size), lambda i: i.size),
     }
+    settings = {
+        name: setting.label
+        for setting in rank_settings(sweep.frames).settings
+        for name in setting.runs
+    }
+    axes["setting"] = _Axis(
+        "setting",
+        values(lambda i: settings.get(i.run.name, i.run.label)),
+        lambda i: settings.get(i.run.name, i.run.label),
+    )
     for name, of_setting in sweep.factors.items():
 
         def of(image: _Image, name: str = name) -> str:

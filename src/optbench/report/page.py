@@ -55,6 +55,7 @@ _VIEWER_SCRIPTS = (
     "viewer_preference.js",
     "viewer_vote.js",
     "viewer_controls.js",
+    "viewer_png.js",
     "viewer.js",  # starts it all, so it comes last
 )
 

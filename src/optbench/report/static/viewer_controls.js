@@ -178,7 +178,7 @@
       this.compare = this.button("", () => app.openMarked(), "key v");
       this.count = element("span", { class: "hint", role: "status" });
       place.append(this.compare, this.button("Vote for two minutes", () => app.startVote(), "which of two is better, without their names; key b"), this.count);
-      app.part("view").append(ob.copyButton("copy link", () => location.href), this.button("keys", () => app.part("help").showModal(), "key ?"));
+      app.part("view").append(ob.copyButton("copy link", () => location.href), this.button("PNG", () => ob.savePng(app), "save the table as it is shown as a PNG"), this.button("keys", () => app.part("help").showModal(), "key ?"));
     }
 
     goToFilter() {
