@@ -38,6 +38,7 @@ _NUM_TRIED = 12  # images that the size of all is estimated from
 _BASE = "epoch-0000"
 _OF_TRAINING = ("goal", "nearest")  # folders of the report with training images
 _DATA = "window.optbenchReport="
+_CHART_DATA = "optbenchCharts.add("
 # Two parts or more, so that a lone slash of a sentence is none.
 _PATH = re.compile(r"(?<![\w.~/:<\\…])(?:~|(?=/))(?:/[^\s/'\"<>,;:|()\[\]{}&]+){2,}/?")
 _STYLE = """
@@ -250,9 +251,13 @@ class _Rewriter(HTMLParser):
         self._parts.append(self._tag(tag, attrs))
         if tag == "body":
             self._parts.append("<script>")
-            files = {"files": self._images.files, "data": self._images.data}
+            inside = {
+                "files": self._images.files,
+                "data": self._images.data,
+                "scripts": dict(self._later_scripts()),
+            }
             self._add_script(
-                f"window.optbenchImages={json_text(files)};\n{static_text('share.js')}"
+                f"window.optbenchImages={json_text(inside)};\n{static_text('share.js')}"
             )
             self._parts.append("</script>")
 
@@ -305,6 +310,15 @@ class _Rewriter(HTMLParser):
         if isinstance(value, dict):
             return {key: self._without_places(item) for key, item in value.items()}
         return value
+
+    def _later_scripts(self) -> Iterator[tuple[str, str]]:
+        """Yield the scripts that the page's own load when they are needed, by their address."""
+        for path in sorted(self._folder.glob("*/*.js")):
+            text = read_text(path)
+            if text.startswith(_CHART_DATA):
+                text = self._places.hidden(text)
+            self._scripts.append(text)
+            yield path.relative_to(self._folder).as_posix(), text
 
     def _beside(self, address: str) -> str:
         path = self._folder / unquote(address.split("?")[0]).removeprefix("./")

@@ -30,6 +30,17 @@
     return name === "src" && asked.has(this) ? asked.get(this) : get.call(this, name);
   };
 
+  // A script that the page would load from beside it runs from inside, under the page's policy.
+  var scriptSource = Object.getOwnPropertyDescriptor(HTMLScriptElement.prototype, "src");
+  Object.defineProperty(HTMLScriptElement.prototype, "src", {
+    configurable: true, enumerable: true, get: scriptSource.get,
+    set: function (address) {
+      var script = this, name = String(address).replace(/^\.\//, "").split("?")[0];
+      if (!Object.hasOwn(images.scripts, name)) { setTimeout(function () { script.dispatchEvent(new Event("error")); }); return; }
+      script.textContent = images.scripts[name];
+      setTimeout(function () { script.dispatchEvent(new Event("load")); });
+    } });
+
   // A link to an image opens it in a window of its own; one to another file leads nowhere.
   document.addEventListener("click", function (event) {
     var link = event.target.closest ? event.target.closest("a[href]") : null;
