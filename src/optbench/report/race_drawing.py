@@ -244,7 +244,7 @@ def draw_expected(lines: Mapping[str, tuple[str, Sequence[ExpectedBest]]]) -> Ma
             f'text-anchor="middle">{number_text(epochs)}</text>'
         )
     parts.append(
-        f'<text x="{x(most) + 26:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs of tuning</text>'
+        f'<text x="{x(most) + 26:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs</text>'
     )
     for colour, line in known.values():
         upper = [f"{x(p.epochs):.1f},{y(p.high):.1f}" for p in line]
@@ -274,7 +274,7 @@ def _svg(
 ) -> Markup:
     # Names are escaped where they are put in; the rest is numbers and our words.
     return Markup(
-        f'<svg class="chart race {kind}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
+        f'<svg class="race {kind}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(words)}">{"".join(parts)}</svg>'
     )
 
