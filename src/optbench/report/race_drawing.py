@@ -243,9 +243,7 @@ def draw_expected(lines: Mapping[str, tuple[str, Sequence[ExpectedBest]]]) -> Ma
             f'<text class="axis" x="{x(epochs):.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}" '
             f'text-anchor="middle">{number_text(epochs)}</text>'
         )
-    parts.append(
-        f'<text x="{x(most) + 26:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs</text>'
-    )
+    parts.append(f'<text x="{x(most) + 26:.1f}" y="{_EXPECTED_HEIGHT - 12:.1f}">epochs</text>')
     for colour, line in known.values():
         upper = [f"{x(p.epochs):.1f},{y(p.high):.1f}" for p in line]
         lower = [f"{x(p.epochs):.1f},{y(p.low):.1f}" for p in reversed(line)]
