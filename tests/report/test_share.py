@@ -74,6 +74,9 @@ def test_it_works_alone_under_its_own_policy(browser: Any, shared: Path) -> None
     assert min(widths) > 1
     before = page.locator(".vg-cell img").first.evaluate("(image) => image.currentSrc.length")
     assert before > 100
+    chart = page.locator('figure[data-chart="loss"]')
+    chart.evaluate("(chart) => chart.scrollIntoView({ behavior: 'instant' })")
+    page.locator('figure[data-chart="loss"][data-drawn]').wait_for()
     page.locator(".vg-cell").first.click()
     page.locator("dialog[open]").wait_for()
     assert {url.partition(":")[0] for url in viewer.requests} <= {"file", "data", "blob"}

@@ -23,6 +23,7 @@ from PIL import Image
 
 from optbench.errors import DamagedFileError
 from optbench.report import build_report
+from optbench.report.charts.chart import FOLDER, LIBRARY
 from optbench.report.inline import json_text, static_text
 from optbench.storage.disk import read_text
 from optbench.storage.files import write_atomic
@@ -268,6 +269,8 @@ class _Rewriter(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self._raw = ""
+        if tag == "body":
+            self._add_charts()
         self._parts.append(f"{_STYLE}</style>" if tag == "style" else f"</{tag}>")
 
     def handle_data(self, data: str) -> None:
@@ -294,6 +297,21 @@ class _Rewriter(HTMLParser):
         if text.strip():
             self._scripts.append(text)
             self._parts.append(text)
+
+    def _add_charts(self) -> None:
+        """Put the library and the data of all charts inside, which a page else loads when seen."""
+        folder = self._folder / FOLDER
+        listed = sorted(path.stem for path in folder.glob("*.js") if path.name not in LIBRARY)
+        for name in listed:
+            head = f'optbenchCharts.add("{name}",'
+            data = json.loads(read_text(folder / f"{name}.js").removeprefix(head).rstrip(");\n"))
+            self._parts.append("<script>")
+            self._add_script(f"{head}{json_text(self._without_places(data))});\n")
+            self._parts.append("</script>")
+        for name in LIBRARY if listed else ():
+            self._parts.append("<script>")
+            self._add_script(self._beside(f"./{FOLDER}/{name}"))
+            self._parts.append("</script>")
 
     def _data(self, text: str) -> str:
         """Return the viewer's data without places on this machine and without training images."""

@@ -20,7 +20,7 @@ SCHEMA = 1  # of the files; raise it when charts.js could not read older ones
 FOLDER = "charts"  # beside the page
 _MAX_POINTS_OF_ALL = 16_000  # of one chart: more lines get fewer points each, or pages get slow
 _MAX_POINTS = 400  # of one line: a chart is no wider in pixels that count
-_LIBRARY = ("bokeh.min.js", "bokeh-api.min.js")  # come with the package bokeh
+LIBRARY = ("bokeh.min.js", "bokeh-api.min.js")  # come with the package bokeh
 
 XAxis = Literal["step", "epoch", "fixed"]  # steps and epochs can be drawn over one another and time
 
@@ -297,7 +297,7 @@ def write_charts(
         # Whoever puts it into a page must not end its script by a name of somebody's run.
         text = text.replace("<", "\\u003c")
         write_atomic(folder / f"{name}.js", f'optbenchCharts.add("{name}",{text});\n')
-    for name in _LIBRARY:
+    for name in LIBRARY:
         source = library_file(name)
         target = folder / name
         if not target.is_file() or target.stat().st_size != source.stat().st_size:
