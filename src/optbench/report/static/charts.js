@@ -190,6 +190,9 @@ window.optbenchCharts = (function () {
       axis.setv({ axis_label_text_color: look.ink, axis_label_text_font_style: "normal", axis_label_text_font_size: "13px", axis_label_text_font: "system-ui, sans-serif",
         major_label_text_color: look.faint, major_label_text_font_size: "12px", major_label_text_font: "system-ui, sans-serif", axis_line_color: look.rule, major_tick_line_color: look.rule, minor_tick_line_color: null });
     }
+    if (window.innerWidth < 600) {  // numbers must not run into one another
+      for (const axis of made.below) { if (axis.ticker.desired_num_ticks) { axis.ticker.desired_num_ticks = 3; } }
+    }
     for (const grid of made.center) { if (grid.grid_line_color !== undefined) { grid.grid_line_color = look.rule; } }
     return made;
   }
