@@ -50,7 +50,7 @@ def test_a_clear_winner_is_named(tmp_path: Path) -> None:
         "default."
     )
     assert [row.verdict for row in found.settings] == ["lowest", "worse"]
-    assert "hold together with 95 %, over 3 seeds" in said(found)
+    assert "hold at once with 95 %, over 3 seeds" in said(found)
     assert "show in most sweeps like this one" in said(found)
     assert "4 held-out images at 3 noise levels" in said(found)
 
@@ -59,8 +59,8 @@ def test_ties_are_called_ties_with_the_difference_that_would_show(tmp_path: Path
     found = findings_of(tmp_path, TIED)
     text = said(found)
     assert text.startswith(
-        "No winner: lion and adamw are tied. Their validation loss on held-out images cannot be "
-        "told apart. A gap of 0.0"
+        "No winner: lion and adamw are tied. Their validation loss on held-out images does not "
+        "separate them. A gap of 0.0"
     )
     assert [row.verdict for row in found.settings] == ["tied, lowest", "tied"]
     assert "seeds=6" in text
@@ -222,7 +222,7 @@ def test_a_value_is_judged_at_the_best_of_the_others(tmp_path: Path) -> None:
         "lion network.dim=8 and lion network.dim=16 are tied for best. Lowest "
     )
     assert "optimizer: at its best, lion is 0.01 (" in said(found)
-    assert "network.dim: 8 and 16 cannot be told apart; they differ by less than 0.0" in said(found)
+    assert "network.dim: 8 and 16 are tied; they differ by less than 0.0" in said(found)
     assert "Dim and learning rate move together here: alpha / dim is 0.5" in said(found)
 
 

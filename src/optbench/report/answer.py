@@ -272,7 +272,7 @@ def _by_loss(standings: Standings) -> tuple[str, Badge, str]:
         return (
             f"No winner: {_several(best, standings)} are tied",
             Badge(text="tied", kind="hint"),
-            f"Their {measure} cannot be told apart.{seen}{_condition(standings)}",
+            f"Their {measure} does not separate them.{seen}{_condition(standings)}",
         )
     return (
         f"{_several(best, standings)} are tied for best{_of_usable(standings)}",
@@ -457,7 +457,7 @@ def _luck(standings: Standings) -> str:
     return (
         f"Changing only the seed moves one run by about {_rounded(standings.deviation or 0.0)} "
         "(standard deviation, without what a seed does to all settings alike)."
-        f"{seen} Intervals hold together with 95 %, over {images}."
+        f"{seen} All intervals hold at once with 95 %, over {images}."
     )
 
 
@@ -490,7 +490,7 @@ def _factor_by_factor(standings: Standings) -> Iterator[str]:
             ]
             names = listed([str(best.name), *(str(other.name) for other in tied[:_MAX_NAMED])])
             yield (
-                f"{factor.factor}: {names} cannot be told apart; they differ by less than "
+                f"{factor.factor}: {names} are tied; they differ by less than "
                 f"{_rounded(max(ends))}."
             )
 
@@ -588,7 +588,7 @@ def _based_on(trainings: SweepEvidence, standings: Standings) -> Iterator[str]:
             "cannot be seen."
         )
     yield (
-        "The loss is no judge of obedience: past a point a lower one goes with prompts obeyed "
+        "The loss does not judge obedience: beyond a point, a lower loss means prompts followed "
         "less (docs/embedded-base.md). Look at the images before you choose."
     )
 
