@@ -229,7 +229,9 @@ def test_tables_group_seeds_filter_rows_and_hide_columns(browser: Any, tmp_path:
         config = yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))
         files.write_atomic(again / "config.yaml", yaml.safe_dump(config | {"seed": 2}))
     for page in opened(browser, build_report(tmp_path / "s"), DESK):
+        page.locator("nav a[href='#ranking']").click()  # far below nothing is laid out
         table = page.locator("#ranking table").first
+        table.locator("tbody tr.group b").first.wait_for()
         body = table.locator("tbody tr:visible")
         assert body.count() == 9
         assert "mean of 2" in body.first.inner_text()
