@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optbench.report.summary import SettingLine, read_summary
+from optbench.report.wording import NONE
 from optbench.terminal import Terminal
 
 MAX_LINES = 10  # of the table, with its head and the line that says how many more there are
@@ -27,7 +28,7 @@ def print_closing(page: Path, terminal: Terminal) -> None:
         return
     terminal.print()
     terminal.print(Text(summary.headline, style="bold"))
-    if len(summary.lines) > 1:
+    if len(summary.lines) > 1 and any(line.gain != NONE for line in summary.lines):
         shown = summary.lines
         if len(shown) >= MAX_LINES:
             shown = shown[: MAX_LINES - 2]
