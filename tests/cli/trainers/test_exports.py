@@ -268,6 +268,15 @@ def test_what_cannot_be_said_is_said(tmp_path: Path) -> None:
     assert "how many the run has is not known yet" in tiny.script
 
 
+def test_the_very_class_is_named_before_another_form_of_it(tmp_path: Path) -> None:
+    for recipe, name in (("adamw", "torch-adamw"), ("stableadamw", "optimi-stableadamw")):
+        found = exported("simpletuner", tmp_path, f"optimizer={recipe}")
+        assert f'"optimizer": "{name}"' in found.script
+    unknown = exported("simpletuner", tmp_path, "optimizer=came", "train.max_grad_norm=0")
+    assert '"optimizer": "torch-adamw"' in unknown.script
+    assert any("optimizer=came" in sentence for sentence in unknown.lost)
+
+
 def test_folders_arrive_with_their_repeats(tmp_path: Path) -> None:
     data = folder_of(tmp_path / "data")
     concepts = json.loads(dict(files_of(exported("onetrainer", data).script))["optbench.json"])

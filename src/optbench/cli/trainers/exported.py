@@ -150,7 +150,8 @@ class Run:
         Where it has none, AdamW's stands there and that is said.
         """
         optimizer = self.config["optimizer"]
-        for named in optimizers(trainer).values():
+        # The same class first, before another form of it that a remark tells of.
+        for named in sorted(optimizers(trainer).values(), key=lambda named: bool(named.remark)):
             recipe = named.recipe.removesuffix("_auto")
             is_class = not named.target and optimizer["name"].removesuffix("_auto") == recipe
             if recipe and (is_class or named.target == optimizer["_target_"]):
@@ -160,7 +161,11 @@ class Run:
         self.lost.append(
             f"optimizer={optimizer['name']}: that trainer does not build it; AdamW stands there"
         )
-        adamw = next(named for named in optimizers(trainer).values() if named.recipe == "adamw")
+        adamw = next(
+            named
+            for named in optimizers(trainer).values()
+            if named.recipe == "adamw" and not named.target and not named.remark
+        )
         return adamw.name, {}
 
     def prompts(self) -> list[dict[str, Any]]:

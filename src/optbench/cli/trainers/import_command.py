@@ -65,6 +65,8 @@ def sweep_file(imported: Imported, *, name: str) -> str:
         [
             "# @package _global_",
             f"# Question: what does this training of {title} give here?",
+            "hydra:",
+            "  mode: MULTIRUN",
             "settings:",
             f"  {safe}: >-",
             *lines,
