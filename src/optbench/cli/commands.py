@@ -240,11 +240,12 @@ COMMANDS: dict[str, CommandInfo] = {
     "export": CommandInfo(
         module="optbench.cli.trainers.export_command",
         line="a run -> a script for another trainer",
-        usage="RUN_DIR [--for=kohya|musubi|onetrainer|ai-toolkit|simpletuner|diffusers]",
+        usage="RUN_DIR [--for=TRAINER]",
         about=(
-            "Prints a shell script that trains the same LoRA with another trainer (without --for: "
-            "kohya's sd-scripts): it writes the files that trainer takes, and starts it. What it "
-            "cannot express is said in comments on top."
+            "Prints a shell script that trains the same LoRA with another trainer: kohya (kohya's "
+            "sd-scripts, also without --for), musubi, onetrainer, ai-toolkit, simpletuner or "
+            "diffusers. It writes the files that trainer takes, and starts it. What it cannot "
+            "express is said in comments on top."
         ),
         examples=(
             ("", "export runs/single/RUN > train.sh"),
