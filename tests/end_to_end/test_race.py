@@ -95,13 +95,16 @@ def running(sweep_dir: Path, *, fresh: bool) -> bool:
     return "running" in of_phase and bool({"stopped", "done"} & {*of_phase})
 
 
-@pytest.mark.parametrize("fresh", [False, True], ids=["tuning", "fresh-seeds"])
+# As many workers as one likes: they change nothing.
+@pytest.mark.parametrize(
+    ("fresh", "workers"), [(False, 2), (True, 1)], ids=["tuning", "fresh-seeds"]
+)
 def test_killed_amid_a_phase_the_same_command_ends_it_the_same(
-    race: Command, undisturbed: Path, tmp_path: Path, fresh: bool
+    race: Command, undisturbed: Path, tmp_path: Path, fresh: bool, workers: int
 ) -> None:
     sweep_dir = tmp_path / "race"
-    workers = ["launch.workers=2"]  # as many as one likes: they change nothing
-    kill_when(lambda: running(sweep_dir, fresh=fresh), [*race.arguments, *workers], tmp_path)
+    arguments = [*race.arguments, f"launch.workers={workers}"]
+    kill_when(lambda: running(sweep_dir, fresh=fresh), arguments, tmp_path)
     killed = {path.parent.name: path.read_bytes() for path in sweep_dir.glob("*/status.json")}
     assert killed
     race.run(tmp_path)
