@@ -301,3 +301,14 @@ def test_a_mistyped_scale_is_told_by_its_own_name() -> None:
     assert problem.where == "base.lr_scales.adamw"
     (problem,) = problems_of("base.lr_scales.adam=1")
     assert "base.lr_scales.adamw" in problem.fix
+
+
+def test_the_embedded_base_lists_every_recipe_that_takes_a_rate() -> None:
+    conf = resources.conf_dir()
+    recipes = [OmegaConf.load(path) for path in sorted((conf / "optimizer").glob("*.yaml"))]
+    rated = [
+        recipe.name
+        for recipe in recipes
+        if "traits" in recipe and recipe.traits.lr_role != "automatic"
+    ]
+    assert sorted(OmegaConf.load(conf / "base" / "tiny.yaml").lr_scales) == sorted(rated)
