@@ -495,7 +495,7 @@ def test_scores_survive_a_reload_and_leave_as_files(
     viewer.press("r")
     viewer.page.keyboard.type("83")
     viewer.press("Tab", "Tab")
-    viewer.page.get_by_label("note").fill(note)
+    viewer.page.get_by_label("note", exact=True).fill(note)
     viewer.page.get_by_label("its whole run").check()
     viewer.page.get_by_label("score", exact=True).fill("140")
     viewer.press("Tab")
