@@ -75,7 +75,14 @@ STATES = {
 }
 
 
-@pytest.fixture(params=[(size, scheme) for size in (_DESK, _PHONE) for scheme in ("light", "dark")])
+@pytest.fixture(
+    params=[
+        (_DESK, "light"),
+        (_DESK, "dark"),
+        (_PHONE, "light"),
+        pytest.param((_PHONE, "dark"), marks=pytest.mark.slow),
+    ]
+)
 def viewer(request: pytest.FixtureRequest, browser: Any, index: Path) -> Iterator[Viewer]:
     (width, height), scheme = request.param
     context = browser.new_context(
