@@ -366,7 +366,7 @@ def test_a_hundred_votes_find_a_known_preference(browser: Any, tmp_path: Path) -
     context = browser.new_context(viewport={"width": 1500, "height": 1300})
     viewer = Viewer(context.new_page()).open(index)
     taste = ["prodigy", "lion", "adamw", "dadaptlion"]
-    vote_by_taste(viewer, 100, taste, certainty=0.85)
+    vote_by_taste(viewer, 100, taste, certainty=0.98)
     viewer.press("Escape")
     names = viewer.page.locator(".vb-bars li .vb-name").all_inner_texts()
     assert names[0] == "prodigy"

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from optbench.analysis.stats.intervals import CONFIDENCE, Floats, student_quantile
 
-# So many half intervals above 0 the strongest of equal things comes at any time of a session in
-# under one of twenty sessions, where images have effects of their own in one of ten (simulated;
-# docs/evidence.md). viewer_preference.js has it too.
-WIDENED = 1.6
+# So many half intervals above 0 the strongest of four equal things comes at any time of a session
+# in about one of ten (simulated; docs/evidence.md). viewer_preference.js has it too.
+WIDENED = 1.3
 _PRECISION = 1 / 3**2
 _MOST_CELLS = 60  # refits; of more cells several are left out together
 _MANY = 1e6  # degrees of the votes' own variance, which the model gives

@@ -6,7 +6,7 @@
   const PRECISION = 1 / 9, CONFIDENCE = 0.95, MOST_CELLS = 60, MANY = 1e6, STEPS = 60, CLOSE = 1e-8;
   const TERMS = [[1, 0, 0], [0, 1, 0], [0.5, 0.5, 1]];  // of s_i, s_j and log v in log P(first), P(second), P(tie)
   const AT_RANDOM = 0.25, LEAST_HOPE = 0.05, CLEARLY = 3;
-  const WIDENED = 1.6;  // as the report has it: people stop when they like the answer
+  const WIDENED = 1.3;  // as the report has it: people stop when they like the answer
 
   // Solve a x = b for every column of b, by elimination; a is symmetric and positive.
   function solve(a, b) {
