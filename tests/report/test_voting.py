@@ -341,13 +341,16 @@ def vote_by_taste(viewer: Viewer, num: int, taste: list[str], certainty: float) 
     """Cast votes for the run whose name begins with what is liked more, mostly."""
     drawn = random.Random(3)
     start(viewer)
-    for _ in range(num):
+    viewer.page.evaluate(
+        "optbench.app.voting.endsAt = Infinity"
+    )  # a script may be slower than people
+    for num_given in range(1, num + 1):
         viewer.page.locator(READY).wait_for()
         runs = viewer.page.evaluate("optbench.app.voting.pair.cells.map((cell) => cell.run.name)")
         ranks = [next(i for i, one in enumerate(taste) if run.startswith(one)) for run in runs]
         is_left = (ranks[0] < ranks[1]) == (drawn.random() < certainty)
-        viewer.press("ArrowLeft" if is_left else "ArrowRight")
-        wait_until(viewer.page, f"!document.querySelector({READY!r})")
+        viewer.page.locator(READY).press("ArrowLeft" if is_left else "ArrowRight")
+        wait_until(viewer.page, f"optbench.app.voting.voting.own.length === {num_given}")
 
 
 @pytest.mark.slow
