@@ -108,6 +108,9 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         run_facts(sweep),
         report_dir,
     )
+    prompt_sheets = [] if build.is_live else sheets.epoch_sheets(rows, report_dir)
+    if not build.is_live:
+        sheets.remove_others(report_dir, [*prompt_sheets, *(resized.sheets if resized else ())])
     title = _title(sweep)
     num_pictures = write_data(
         sweep,
@@ -150,7 +153,7 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         "ranking": tables.ranking(trainings, findings.standings.settings),
         "epoch_times": tables.epoch_times(trainings, findings.standings.settings),
         "num_pictures": num_pictures,
-        "prompt_sheets": [] if build.is_live else sheets.epoch_sheets(rows, report_dir),
+        "prompt_sheets": prompt_sheets,
         "sheets_left_out": sheets.left_out(rows),
         "charts": charts,
         "changes": tables.change_rows(trainings, findings.tables["effects"]),

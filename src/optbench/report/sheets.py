@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,16 @@ def epoch_sheets(sweep: SweepEvidence, report_dir: Path) -> list[PromptSheets]:
         PromptSheets(prompt=prompts[name], anchor=f"sheet-{number}", epochs=tuple(by_epoch.items()))
         for number, (name, by_epoch) in enumerate(by_prompt.items(), start=1)
     ]
+
+
+def remove_others(report_dir: Path, shown: Iterable[PromptSheets]) -> None:
+    """Remove the sheets of epochs and prompts that are gone: they would pass for these runs'."""
+    kept = {
+        sheet.address for of_prompt in shown for _, parts in of_prompt.epochs for sheet in parts
+    }
+    for path in (report_dir / "sheets").glob("epoch-*/**/*.png"):
+        if address(path, report_dir) not in kept:
+            path.unlink()
 
 
 def _rows(

@@ -297,6 +297,9 @@ def write_charts(
         # Whoever puts it into a page must not end its script by a name of somebody's run.
         text = text.replace("<", "\\u003c")
         write_atomic(folder / f"{name}.js", f'optbenchCharts.add("{name}",{text});\n')
+    for path in folder.glob("*.js"):
+        if path.stem not in written and path.name not in LIBRARY:
+            path.unlink()  # a chart that an earlier report had
     for name in LIBRARY:
         source = library_file(name)
         target = folder / name
