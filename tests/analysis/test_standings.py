@@ -104,6 +104,44 @@ def test_a_value_is_judged_at_the_best_of_the_others(tmp_path: Path) -> None:
     assert optimizer.num_tried == {"adamw": 2, "lion": 2}
 
 
+def test_every_optimizer_contends_once_at_its_best_rate(tmp_path: Path) -> None:
+    rates = {("adamw", 0.5): -0.02, ("adamw", 1.0): -0.03, ("lion", 0.5): -0.031, ("lion", 1.0): 0}
+    for (optimizer, mult), gain in rates.items():
+        for seed in (1, 2):
+            make_run(
+                tmp_path / "s",
+                f"{optimizer}-{mult}-{seed}",
+                gain + 1e-4 * seed * (1 + mult),
+                optimizer=optimizer,
+                lr_mult=mult,
+                seed=seed,
+            )
+    standings = analysis.rank_settings(optbench.load(tmp_path / "s"))
+    contenders = [setting.label for setting in standings.contenders]
+    assert contenders == ["lion lr_mult=0.5", "adamw lr_mult=1"]
+
+
+def test_a_setting_that_forgets_too_much_does_not_contend_for_its_optimizer(tmp_path: Path) -> None:
+    for mult, gain, forgetting in ((0.5, -0.02, 0.001), (1.0, -0.03, 0.02)):
+        for optimizer in ("adamw", "lion"):
+            for seed in (1, 2):
+                make_run(
+                    tmp_path / "s",
+                    f"{optimizer}-{mult}-{seed}",
+                    gain + 1e-4 * seed * (1 + mult),
+                    optimizer=optimizer,
+                    lr_mult=mult,
+                    seed=seed,
+                    forgetting=forgetting,
+                    splits=("held_out", "others"),
+                )
+    standings = analysis.rank_settings(optbench.load(tmp_path / "s"))
+    assert {setting.label for setting in standings.contenders} == {
+        "adamw lr_mult=0.5",
+        "lion lr_mult=0.5",
+    }
+
+
 def test_the_best_at_the_last_rate_tried_is_at_the_edge(tmp_path: Path) -> None:
     for optimizer, gains in (("adamw", (-0.01, -0.02, -0.03)), ("lion", (-0.01, -0.03, -0.02))):
         for mult, gain in zip((0.3, 1.0, 3.0), gains, strict=True):

@@ -188,3 +188,31 @@ def test_the_studentized_range_is_scipys() -> None:
         assert stats.range_quantile(0.95, num_means, degrees) == pytest.approx(expected, rel=2e-4)
         table = stats.range_quantiles(0.95, num_means, np.asarray([degrees]))
         assert table[0] == pytest.approx(expected, rel=2e-3)
+
+
+def test_the_best_of_a_group_is_held_between_its_members_intervals() -> None:
+    drawn = np.random.default_rng(4)
+    model = stats.fit_two_way(
+        {i: dict(enumerate(drawn.normal(size=3) + 0.3 * i)) for i in range(6)}
+    )
+    first, second = (0, 1, 2), (3, 4, 5)
+    best = model.difference_of_bests(first, second)
+    pairs = {(i, j): model.difference(i, j) for i in first for j in second}
+    lows = {place: pair.low or 0.0 for place, pair in pairs.items()}
+    highs = {place: pair.high or 0.0 for place, pair in pairs.items()}
+    assert best.low == pytest.approx(max(min(lows[i, j] for j in second) for i in first))
+    assert best.high == pytest.approx(min(max(highs[i, j] for i in first) for j in second))
+    assert best.low != pytest.approx(min(lows.values()))
+
+
+def test_where_images_alone_differ_the_error_is_that_of_a_mean_over_them() -> None:
+    drawn = np.random.default_rng(5)
+    parts = drawn.normal(size=(2, 1, 20)) + 1e-4 * drawn.normal(size=(2, 4, 20))
+    values = {i: dict(enumerate(parts[i].mean(axis=1).tolist())) for i in range(2)}
+    images = {
+        i: {j: {"all": {str(p): parts[i, j, p] for p in range(20)}} for j in range(4)}
+        for i in range(2)
+    }
+    model = stats.fit_two_way(values, images)
+    gaps = parts[1].mean(axis=0) - parts[0].mean(axis=0)
+    assert model.errors[0, 1] == pytest.approx(gaps.std(ddof=1) / math.sqrt(20), rel=1e-2)

@@ -96,6 +96,21 @@ def test_a_held_run_is_refused_and_a_released_one_is_not(run: Path) -> None:
         assert again.number == 2
 
 
+def test_a_lock_that_a_living_process_has_released_is_free(run: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from optbench.storage import locks\n"
+        "with locks.hold_lock(Path(sys.argv[1])): pass\n"
+        "print('released', flush=True); sys.stdin.readline()\n"
+    )
+    other = start(code, run)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "released\n"
+    try:
+        assert locks.acquire(run) is not None
+    finally:
+        other.communicate("end\n", timeout=60)
+
+
 def test_only_lock_files_are_left_behind(run: Path) -> None:
     with locks.hold_lock(run):
         locks.acquire(run)
