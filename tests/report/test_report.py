@@ -263,12 +263,13 @@ def test_tables_lie_beside_the_page(sweep: Path) -> None:
 def test_sheets_and_charts_that_an_earlier_report_had_go(tmp_path: Path) -> None:
     make_run(tmp_path, "adamw", 8)
     report = build_report(tmp_path).parent
-    before = {path for path in report.rglob("*") if path.is_file()}
-    (report / "sheets" / "epoch-0009").mkdir()
-    for name in ("sheets/epoch-0009/a.png", "sheets/epoch-0001/gone.png", "charts/gone.js"):
+    before = set(report.rglob("*"))
+    (report / "sheets" / "epoch-0009" / "part-2").mkdir(parents=True)
+    gone = ("epoch-0009/a.png", "epoch-0009/part-2/a.png", "epoch-0001/gone.png")
+    for name in (*(f"sheets/{name}" for name in gone), "charts/gone.js"):
         (report / name).write_bytes(b"")
     build_report(tmp_path)
-    assert {path for path in report.rglob("*") if path.is_file()} == before
+    assert set(report.rglob("*")) == before
     assert (report / "sheets" / "epoch-0001" / "a.png") in before
 
 

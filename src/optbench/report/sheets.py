@@ -129,6 +129,9 @@ def remove_others(report_dir: Path, shown: Iterable[PromptSheets]) -> None:
     for path in (report_dir / "sheets").glob("epoch-*/**/*.png"):
         if address(path, report_dir) not in kept:
             path.unlink()
+    for folder in sorted((report_dir / "sheets").glob("epoch-*/**/"), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _rows(
