@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A letter that the terminal does not have is written as its code, and ends nothing.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # The bars of model libraries are gone before one can read them, and break our own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     bare_words, _ = split_bare_words(arguments)
     if bare_words and bare_words[0] in COMMANDS:
