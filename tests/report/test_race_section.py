@@ -13,6 +13,7 @@ import optbench
 from optbench import analysis
 from optbench.analysis.evidence import read_sweep
 from optbench.analysis.race import RaceVerdict, read_race, read_results, verdicts
+from optbench.report.charts.styles import run_styles
 from optbench.report.page import write_page
 from optbench.report.race_section import RaceSection, race_section
 from tests.builders.fabricated_race import make_race
@@ -40,7 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RaceVerdict]:
 
 
 def section_of(sweep: Path) -> RaceSection:
-    section = race_section(read_sweep(sweep))
+    evidence = read_sweep(sweep)
+    section = race_section(evidence, run_styles(evidence))
     assert section is not None
     return section
 
@@ -157,7 +159,7 @@ def test_a_spent_budget_says_what_more_would_buy(tmp_path: Path) -> None:
     race = dataclasses.replace(fabricated(budget=145.0), curves=equal)
     make_race(tmp_path / "tied", race)
     tied = section_of(tmp_path / "tied")
-    assert "are not told apart" in tied.ending
+    assert "are tied." in tied.ending
     assert re.search(r"would buy \d+ fresh seeds? more of", tied.more)
 
 
@@ -180,3 +182,14 @@ def test_a_corrupt_record_stops_no_page(tmp_path: Path) -> None:
     page = write_page(sweep).read_text()
     assert 'id="race"' not in page
     assert "race.json" in page
+
+
+def test_an_optimizer_has_one_colour_in_race_and_charts(whole: tuple[Path, RaceVerdict]) -> None:
+    sweep, _ = whole
+    record = read_race(sweep)
+    assert record is not None
+    styles = run_styles(read_sweep(sweep))
+    colours = {panel.arm: panel.colour for panel in section_of(sweep).panels}
+    assert len(set(colours.values())) == len(ARMS)
+    for name, place in record.runs.items():
+        assert styles[name].colour == colours[place.arm]

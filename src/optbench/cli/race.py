@@ -61,7 +61,7 @@ def print_race(console: Terminal, plan: SweepPlan, *, workers: int) -> None:
     in_epochs = plan_race(dataclasses.replace(fitted, epoch_cost={}, budget=None, finish_cost=0.0))
     for what, name in (
         ("at least, to the first look at fresh seeds", "first_look"),
-        ("at most, where nothing can be told apart (a widened bracket adds to it)", "whole"),
+        ("at most, where all are tied (a widened bracket adds to it)", "whole"),
         ("whole runs of every rate and seed would take", "plain"),
     ):
         time = f", {_time(getattr(expected, name))}" if hours else ""
@@ -156,7 +156,7 @@ def _standing(arm: ArmVerdict) -> str:
         case "lead":
             return f"{name}: the lowest loss, {seeds}"
         case "tied":
-            return f"{name}: not told apart from it, higher{difference or ' or lower'}, {seeds}"
+            return f"{name}: tied with it, higher{difference or ' or lower'}, {seeds}"
         case "worse":
             return f"{name}: worse{difference}, {seeds}"
         case "untested":

@@ -140,7 +140,7 @@ def _write(sweep_dir: Path, report_dir: Path, build: Build) -> None:
         },
         "train_command": command_line("", "-m", "optimizer=adamw,lion"),
         "trainings": trainings,
-        "race": race_section(sweep),
+        "race": race_section(sweep, styles),
         "resized": resized,
         "findings": findings,
         "metrics": findings.metrics,

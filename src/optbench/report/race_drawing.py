@@ -16,7 +16,6 @@ from optbench.analysis.race import (
     RaceDesign,
     Tried,
 )
-from optbench.report.charts.styles import COLOURS
 from optbench.report.wording import number_text
 
 _WIDTH = 620.0
@@ -36,13 +35,8 @@ class Entrant:
     arm: str
     tuning: ArmTuning
     design: RaceDesign
-    number: int  # among the arms, for its colour
+    colour: str  # as in every chart of the page
     best: Point | None  # by the fresh seeds; by the tuning seed before there are any
-
-    @property
-    def colour(self) -> str:
-        """Its colour, on white and on black."""
-        return COLOURS[self.number % len(COLOURS)]
 
     @property
     def ordered(self) -> list[Tried]:
@@ -160,9 +154,7 @@ def curves(entrant: Entrant) -> Markup:
     return _svg(_CURVE_HEIGHT, words, parts, "tournament")
 
 
-def forest(
-    arms: Sequence[ArmVerdict], tunings: Mapping[str, ArmTuning], design: RaceDesign
-) -> Markup:
+def forest(arms: Sequence[ArmVerdict], colours: Mapping[str, str], design: RaceDesign) -> Markup:
     """Return how far every arm is from the one that leads, with its interval."""
     known = [arm for arm in arms if arm.standing in ("lead", "tied", "worse")]
     ends = [
@@ -176,7 +168,6 @@ def forest(
     span = high - low or 1e-6
     low, high = low - 0.05 * span, high + 0.05 * span
     left, height = 250.0, _ROW * len(known) + 44
-    numbers = list(tunings)
 
     def x(value: float) -> float:
         return left + (_WIDTH + 130 - left - 16) * (value - low) / (high - low)
@@ -190,7 +181,7 @@ def forest(
     parts.append(f'<line class="level" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="6" y2="{bottom:.1f}"/>')
     for place, arm in enumerate(known):
         y = 6 + _ROW * (place + 0.5)
-        colour = COLOURS[numbers.index(arm.arm) % len(COLOURS)]
+        colour = colours[arm.arm]
         name = f"{arm.arm} {design.label(arm.point)}" if arm.point else arm.arm
         parts.append(
             f'<text class="name" x="{left - 14:.1f}" y="{y + 4:.1f}" text-anchor="end">'

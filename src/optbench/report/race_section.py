@@ -22,6 +22,7 @@ from optbench.analysis.race import (
     verdicts,
     what_more_buys,
 )
+from optbench.report.charts.styles import COLOURS, Styles
 from optbench.report.race_drawing import Entrant, curves, draw_expected, forest, tournament
 from optbench.report.rates import tuning_badge
 from optbench.report.wording import NONE, decimal_text, listed, seconds_text, times
@@ -98,22 +99,28 @@ class RaceSection:
     confidence: str
 
 
-def race_section(sweep: SweepEvidence) -> RaceSection | None:
+def race_section(sweep: SweepEvidence, styles: Styles) -> RaceSection | None:
     """Return what the page shows of a race; None where the sweep is none."""
     record = sweep.race
     if record is None:
         return None
     verdict = verdicts(record.design, read_results(sweep.frames, record))
-    return _section(sweep, record, verdict)
+    colours = dict.fromkeys(record.design.arms, COLOURS[0])
+    for name, place in record.runs.items():
+        if name in styles:
+            colours[place.arm] = styles[name].colour
+    return _section(sweep, record, verdict, colours)
 
 
-def _section(sweep: SweepEvidence, record: RaceRecord, verdict: RaceVerdict) -> RaceSection:
+def _section(
+    sweep: SweepEvidence, record: RaceRecord, verdict: RaceVerdict, colours: Mapping[str, str]
+) -> RaceSection:
     design = record.design
     seconds = _seconds(sweep, record)
     by_arm = {arm.arm: arm for arm in verdict.arms}
     entrants = [
-        Entrant(arm=arm, tuning=tuning, design=design, number=number, best=by_arm[arm].point)
-        for number, (arm, tuning) in enumerate(verdict.tunings.items())
+        Entrant(arm=arm, tuning=tuning, design=design, colour=colours[arm], best=by_arm[arm].point)
+        for arm, tuning in verdict.tunings.items()
     ]
     expected = {arm: expected_best(tuning) for arm, tuning in verdict.tunings.items()}
     is_compared = any(arm.against_lead is not None for arm in verdict.arms)
@@ -122,7 +129,7 @@ def _section(sweep: SweepEvidence, record: RaceRecord, verdict: RaceVerdict) -> 
         ending=_ending(design, verdict),
         sentences=tuple(_sentences(design, verdict, num_images)),
         more=_more(design, verdict, seconds),
-        forest=forest(verdict.arms, verdict.tunings, design) if is_compared else Markup(""),
+        forest=forest(verdict.arms, colours, design) if is_compared else Markup(""),
         panels=tuple(
             ArmPanel(
                 arm=entrant.arm,
@@ -190,7 +197,7 @@ def _sentences(design: RaceDesign, verdict: RaceVerdict, num_images: int) -> lis
         )
         is_worse = arm.standing == "worse"
         images = f"; {times(num_images, 'image')}" if num_images else ""
-        said = f"{size} lower" if is_worse else f"not told apart, {size} lower"
+        said = f"{size} lower" if is_worse else f"tied, {size} lower"
         sentences.append(
             f"{first} against {_name(design, arm)} ({_tuned(tuning)}): {said} "
             f"({low} to {high}; {times(arm.num_seeds, 'fresh seed')}{images})."
@@ -217,7 +224,7 @@ def _ending(design: RaceDesign, verdict: RaceVerdict) -> str:
         return f"{lead.arm} wins: every optimizer at its own best rate, with fresh seeds."
     if verdict.ending == "tied" and lead is not None:
         return (
-            f"{listed([lead.arm, *tied])} are not told apart by "
+            f"{listed([lead.arm, *tied])} are tied after "
             f"{times(design.confirm[1], 'fresh seed')}.{_smallest(verdict)}"
         )
     if verdict.ending == "none_left":
@@ -230,7 +237,7 @@ def _ending(design: RaceDesign, verdict: RaceVerdict) -> str:
                 "the rates below are chosen, and nothing is known of which optimizer is better."
             )
         left = listed([lead.arm, *tied])
-        return f"The budget of {budget} is spent: {left} are not told apart.{_smallest(verdict)}"
+        return f"The budget of {budget} is spent: {left} are tied.{_smallest(verdict)}"
     num_tuned = sum(tuning.is_complete for tuning in verdict.tunings.values())
     due = times(len(verdict.steps), "run")
     if num_tuned < len(design.arms):
