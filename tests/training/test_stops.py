@@ -17,6 +17,7 @@ from optbench.errors import DivergedError
 from optbench.lora.network import LoraNetwork
 from optbench.records import StepRecord
 from optbench.schema import OptimizerOptions
+from optbench.training import global_rng
 from tests.builders.small_training import (
     ADAMW,
     AVERAGED,
@@ -221,15 +222,14 @@ def test_training_ends_at_its_last_step_also_inside_an_epoch() -> None:
     assert len(base.draws) == 4
 
 
-def test_every_epoch_seeds_the_global_generators_anew() -> None:
+def test_every_epoch_seeds_the_global_generators_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """What libraries draw is no repetition of the epoch before."""
+    seeded: list[tuple[int, int]] = []
+    monkeypatch.setattr(global_rng, "seed_epoch", lambda seed, epoch: seeded.append((seed, epoch)))
     base = SmallBase()
     network = make_network(base)
-    optimizer = make_optimizer(network, NOISY)
-    drawn: list[Tensor] = []
-    optimizer.optimizer.register_step_pre_hook(lambda *_: drawn.append(torch.get_rng_state()))
-    train_one(base, network, optimizer, epochs=2)
-    assert not torch.equal(drawn[0], drawn[3])
+    train_one(base, network, make_optimizer(network), epochs=2, seed=5)
+    assert seeded == [(5, 1), (5, 2)]
 
 
 def told(record: StepRecord) -> dict[str, Any]:
